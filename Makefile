@@ -1,0 +1,180 @@
+# deepseek.c: `make` builds ./deepseek and build/libdeepseek.{a,so}; `make help` lists the targets.
+#
+#   BUILD=DIR     where everything that is built goes (default: build; elsewhere the program becomes DIR/deepseek)
+#   CC=clang      another compiler (gcc and clang are tested)
+#   WERROR=1      warnings are errors (make test sets it)
+#   CFLAGS=...    optimisation and debug flags (default: -O3 -g)
+#
+# Nothing here needs a compiler while the file is being read, because `make test` and `make demo` install one first.
+
+BUILD ?= build
+CFLAGS ?= -O3 -g
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(origin CXX),default)
+CXX := $(if $(findstring clang,$(CC)),clang++,g++)
+endif
+
+# Use every processor unless the caller says how many. Sub-makes inherit both settings.
+ifeq ($(MAKELEVEL),0)
+ifeq ($(filter -j%,$(MAKEFLAGS)),)
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+MAKEFLAGS += --output-sync=target
+endif
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.SUFFIXES:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := all
+
+# ---- Sources ---------------------------------------------------------------------------------------------------------
+
+folders     := base io kernels graph model text train infer serve
+sources     := $(sort $(foreach folder,$(folders),$(wildcard src/$(folder)/*.c)))
+cli_sources := $(sort $(wildcard src/cli/*.c))
+tests       := $(sort $(wildcard tests/*/test_*.c))
+benches     := $(sort $(wildcard bench/*.c))
+# Comparisons with oneDNN are built only where it is installed.
+ifneq ($(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),)
+peer_benches := $(sort $(wildcard bench/*_onednn.cpp))
+endif
+
+objects        := $(sources:%.c=$(BUILD)/%.o)
+cli_objects    := $(cli_sources:%.c=$(BUILD)/%.o)
+test_programs  := $(tests:%.c=$(BUILD)/%)
+bench_programs := $(benches:%.c=$(BUILD)/%) $(peer_benches:%.cpp=$(BUILD)/%)
+program        := $(if $(filter build,$(BUILD)),deepseek,$(BUILD)/deepseek)
+library        := $(BUILD)/libdeepseek.a
+shared_library := $(BUILD)/libdeepseek.so
+
+# ---- Flags -----------------------------------------------------------------------------------------------------------
+
+warnings := -Wall -Wextra -Wshadow -Wvla
+# -ffp-contract=off: the compiler must not fuse a multiplication and an addition on one machine and not on another.
+common := -D_GNU_SOURCE -Isrc -Iinclude -ffp-contract=off -fPIC -fno-semantic-interposition -pthread $(warnings)
+ifneq ($(SANITIZE),)
+common += -fsanitize=$(SANITIZE) -fno-sanitize-recover=all -fno-omit-frame-pointer
+endif
+c_flags   := -std=c17 $(common) -Wmissing-prototypes $(CFLAGS)
+cxx_flags := -std=c++17 $(common) $(CFLAGS)
+# Kept out of the two above, so that turning it on does not rebuild everything.
+werror    := $(if $(filter-out 0,$(WERROR)),-Werror)
+libraries := -ljansson -lxxhash -lm -pthread
+
+# A file's suffix names the instructions it may use; each variant is chosen at run time (src/base/cpu.c).
+# Elsewhere than on x86-64 these files compile to nothing.
+target := $(shell $(CC) -dumpmachine 2>/dev/null || uname -m)
+ifneq ($(filter x86_64%,$(target)),)
+flags_avx2       := -mavx2 -mfma -mf16c
+flags_avx512     := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vbmi -mfma -mf16c
+flags_avx512bf16 := $(flags_avx512) -mavx512bf16
+flags_amx        := $(flags_avx512bf16) -mamx-tile -mamx-bf16
+endif
+isa_flags = $(flags_$(lastword $(subst _, ,$(basename $(notdir $<)))))
+
+# ---- Building --------------------------------------------------------------------------------------------------------
+
+.PHONY: all tests-build run-tests test test-long asan tsan bench bench-build demo clean help
+all: $(library) $(if $(SANITIZE),,$(shared_library)) $(if $(cli_sources),$(program))
+tests-build: all $(test_programs)
+bench-build: all $(bench_programs)
+
+# What a build needs, checked once per build folder with a message that says what to install.
+$(BUILD)/checked: tools/check-packages.sh
+	@mkdir -p $(@D)
+	@CC='$(CC)' tools/check-packages.sh
+	@touch $@
+
+# Everything is rebuilt when the compiler or the flags change.
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@echo '$(CC) $(c_flags)' | cmp -s - $@ || echo '$(CC) $(c_flags)' >$@
+.PHONY: FORCE
+FORCE:
+
+$(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/checked
+	@mkdir -p $(@D)
+	$(CC) $(c_flags) $(werror) $(isa_flags) -MMD -MP -c $< -o $@
+
+$(BUILD)/%.o: %.cpp $(BUILD)/flags | $(BUILD)/checked
+	@mkdir -p $(@D)
+	$(CXX) $(cxx_flags) $(werror) -MMD -MP -c $< -o $@
+
+# The list of objects, so that the libraries are made anew when a source is removed.
+$(BUILD)/objects: FORCE
+	@mkdir -p $(@D)
+	@echo '$(objects)' | cmp -s - $@ || echo '$(objects)' >$@
+
+$(library): $(objects) $(BUILD)/objects
+	@rm -f $@
+	ar rcs $@ $(objects)
+
+$(shared_library): $(objects) $(BUILD)/objects
+	$(CC) $(c_flags) -shared $(objects) -o $@ $(libraries)
+
+$(program): $(cli_objects) $(library)
+	$(CC) $(c_flags) $(cli_objects) $(library) -o $@ $(libraries)
+
+$(test_programs): $(BUILD)/%: $(BUILD)/%.o $(library)
+	$(CC) $(c_flags) $< $(library) -o $@ -lcmocka $(libraries)
+
+$(benches:%.c=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
+	$(CC) $(c_flags) $< $(library) -o $@ $(libraries)
+
+$(peer_benches:%.cpp=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
+	$(CXX) $(cxx_flags) $< $(library) -o $@ -ldnnl $(libraries)
+
+.SECONDARY:   # keep the objects of tests and benches
+-include $(patsubst %.o,%.d,$(objects) $(cli_objects) $(test_programs:%=%.o) $(bench_programs:%=%.o))
+
+# ---- Targets for people ----------------------------------------------------------------------------------------------
+
+# The tests run in a make of their own without output-sync, so that their lines appear as they come.
+test:
+	@tools/install-packages.sh
+	@$(MAKE) WERROR=1 tests-build
+	@$(MAKE) --output-sync=none run-tests
+
+test-long:
+	@tools/install-packages.sh
+	@$(MAKE) WERROR=1 tests-build
+	@$(MAKE) --output-sync=none TEST_LONG=1 run-tests
+
+run-tests:
+	@BUILD='$(BUILD)' DEEPSEEK='$(program)' TEST_LONG='$(TEST_LONG)' TEST_ONLY='$(TEST_ONLY)' tests/run.sh
+
+# The test programs alone under the sanitizers; scripts test the command line, which takes too long there.
+asan:
+	@tools/install-packages.sh
+	@$(MAKE) BUILD='$(BUILD)/asan' SANITIZE=address,undefined CFLAGS='-O1 -g' tests-build
+	@UBSAN_OPTIONS=print_stacktrace=1 $(MAKE) --output-sync=none BUILD='$(BUILD)/asan' SANITIZE=address,undefined \
+	    CFLAGS='-O1 -g' TEST_ONLY=programs run-tests
+
+tsan:
+	@tools/install-packages.sh
+	@$(MAKE) BUILD='$(BUILD)/tsan' SANITIZE=thread CFLAGS='-O1 -g' tests-build
+	@$(MAKE) --output-sync=none BUILD='$(BUILD)/tsan' SANITIZE=thread CFLAGS='-O1 -g' TEST_ONLY=programs run-tests
+
+bench:
+	@$(MAKE) bench-build
+	@+$(if $(wildcard bench/run.sh),BUILD='$(BUILD)' DEEPSEEK='$(program)' bench/run.sh,echo 'bench: nothing to run')
+
+demo:
+	@tools/install-packages.sh
+	@$(MAKE) all
+	@+BUILD='$(BUILD)' DEEPSEEK='$(program)' tools/demo.sh
+
+clean:
+	rm -rf $(BUILD) $(program)
+
+help:
+	@echo 'make            ./deepseek, build/libdeepseek.a and build/libdeepseek.so'
+	@echo 'make demo       train a small model and let it write (installs missing packages)'
+	@echo 'make test       build with warnings as errors and run every test (installs missing packages)'
+	@echo 'make test-long  the same with the long sweeps'
+	@echo 'make asan       the test programs under the address and undefined-behaviour sanitizers'
+	@echo 'make tsan       the test programs under the thread sanitizer'
+	@echo 'make bench      the benchmarks'
+	@echo 'make clean      remove what was built'
+	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1'

@@ -1,0 +1,28 @@
+/* Arenas: memory that is given out piece by piece and taken back all at once.
+ * One lives as long as a model, one as long as a request. An arena maps its pages lazily and in huge pages where it can. */
+#ifndef DEEPSEEK_BASE_ARENA_H
+#define DEEPSEEK_BASE_ARENA_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "base/error.h"
+
+struct arena_chunk;
+
+struct arena {
+    struct arena_chunk *chunks;
+    size_t used;   /* bytes given out, padding included */
+};
+
+/* Zeroed memory, aligned to 64 bytes; NULL when the system has none left. A zeroed `struct arena` is an empty arena. */
+void *arena_alloc(struct arena *arena, size_t bytes);
+char *arena_string(struct arena *arena, const char *text);
+char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
+void arena_free(struct arena *arena);
+
+/* Whole mappings outside any arena: zeroed, page-aligned, with huge pages where the system offers them. */
+void *pages_alloc(size_t bytes);
+void pages_free(void *pages, size_t bytes);
+
+#endif

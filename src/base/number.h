@@ -1,0 +1,48 @@
+/* Number formats and their exact conversions. Every conversion from float rounds to nearest, ties to even.
+ *
+ *   bf16     8 exponent bits, 7 mantissa bits; NaN stays NaN (quiet), overflow goes to infinity
+ *   f16      IEEE half
+ *   e4m3     "FN": bias 7, no infinity, 0x7F and 0xFF are NaN, saturates at 448 (spec/v1-v3.md section 4.4)
+ *   e8m0     2^(e-127), 0xFF is NaN, no sign, no zero
+ *   e2m1     0 .5 1 1.5 2 3 4 6 and their negatives, saturates at 6
+ */
+#ifndef DEEPSEEK_BASE_NUMBER_H
+#define DEEPSEEK_BASE_NUMBER_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* Element types, named as in safetensors. */
+enum dtype {
+    DTYPE_F32, DTYPE_BF16, DTYPE_F16, DTYPE_F64,
+    DTYPE_F8_E4M3, DTYPE_F8_E5M2, DTYPE_F8_E8M0, DTYPE_F8_E4M3FNUZ, DTYPE_F8_E5M2FNUZ, DTYPE_F4, DTYPE_F6_E2M3, DTYPE_F6_E3M2,
+    DTYPE_BOOL, DTYPE_U8, DTYPE_I8, DTYPE_I16, DTYPE_U16, DTYPE_I32, DTYPE_U32, DTYPE_I64, DTYPE_U64, DTYPE_C64,
+    DTYPE_COUNT
+};
+
+const char *dtype_name(enum dtype dtype);            /* "F32", "BF16", ... */
+int dtype_bits(enum dtype dtype);                    /* per element */
+int dtype_from_name(const char *name, size_t length); /* an enum dtype, or -1 */
+static inline size_t dtype_bytes(enum dtype dtype, size_t count) { return count * (size_t)dtype_bits(dtype) / 8; }
+
+static inline float float_from_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
+static inline uint32_t bits_from_float(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }
+
+static inline float bf16_to_float(uint16_t code) { return float_from_bits((uint32_t)code << 16); }
+static inline uint16_t bf16_from_float(float x) {
+    uint32_t u = bits_from_float(x);
+    if ((u & 0x7FFFFFFFu) > 0x7F800000u) return (uint16_t)((u >> 16) | 0x0040u);
+    return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
+}
+
+float f16_to_float(uint16_t code);
+uint16_t f16_from_float(float x);
+float e4m3_to_float(uint8_t code);
+uint8_t e4m3_from_float(float x);
+float e8m0_to_float(uint8_t code);
+uint8_t e8m0_from_float_up(float x);   /* smallest power of two not below x > 0, clamped to [2^-126, 2^127]: the scale rule of section 4.2 */
+float e2m1_to_float(uint8_t code);     /* the low four bits */
+uint8_t e2m1_from_float(float x);
+
+#endif
