@@ -4,6 +4,7 @@
 #   CC=clang      another compiler (gcc and clang are tested)
 #   WERROR=1      warnings are errors (make test sets it)
 #   CFLAGS=...    optimisation and debug flags (default: -O3 -g)
+#   T=PART        only tests with PART in their path, as in `make test T=base/`
 #
 # Nothing here needs a compiler while the file is being read, because `make test` and `make demo` install one first.
 
@@ -33,7 +34,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 folders     := base io kernels graph model text train infer serve
 sources     := $(sort $(foreach folder,$(folders),$(wildcard src/$(folder)/*.c)))
 cli_sources := $(sort $(wildcard src/cli/*.c))
-tests       := $(sort $(wildcard tests/*/test_*.c))
+tests       := $(sort $(foreach test,$(wildcard tests/*/test_*.c),$(if $(findstring $(T),$(test)),$(test))))
 benches     := $(sort $(wildcard bench/*.c))
 # Comparisons with oneDNN are built only where it is installed.
 ifneq ($(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),)
@@ -142,7 +143,7 @@ test-long:
 	@$(MAKE) --output-sync=none TEST_LONG=1 run-tests
 
 run-tests:
-	@BUILD='$(BUILD)' DEEPSEEK='$(program)' TEST_LONG='$(TEST_LONG)' TEST_ONLY='$(TEST_ONLY)' tests/run.sh
+	@BUILD='$(BUILD)' DEEPSEEK='$(program)' TEST_LONG='$(TEST_LONG)' TEST_ONLY='$(TEST_ONLY)' tests/run.sh $(T)
 
 # The test programs alone under the sanitizers; scripts test the command line, which takes too long there.
 asan:
@@ -177,4 +178,4 @@ help:
 	@echo 'make tsan       the test programs under the thread sanitizer'
 	@echo 'make bench      the benchmarks'
 	@echo 'make clean      remove what was built'
-	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1'
+	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  T=PART (only tests with PART in their path)'

@@ -19,6 +19,8 @@ struct arena {
 void *arena_alloc(struct arena *arena, size_t bytes);
 char *arena_string(struct arena *arena, const char *text);
 char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Takes everything back but keeps the chunks, so that the same use again asks the system for nothing. */
+void arena_reset(struct arena *arena);
 void arena_free(struct arena *arena);
 
 /* Whole mappings outside any arena: zeroed, page-aligned, with huge pages where the system offers them. */
