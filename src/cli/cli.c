@@ -1,0 +1,506 @@
+/* Options, help, messages, signals and figures of the command line (cli.h). */
+#include "cli/cli.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <getopt.h>
+#include <limits.h>
+#include <math.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/names.h"
+
+static const char *current_command;   /* of messages; NULL before one is known */
+
+/* ---- messages --------------------------------------------------------------------------------------------------------------- */
+
+static void message_begin(void) {
+    fflush(stdout);
+    fprintf(stderr, current_command ? "deepseek %s: " : "deepseek: ", current_command);
+}
+
+int cli_fail(const struct error *error) {
+    message_begin();
+    fprintf(stderr, "%s\n", error->message);
+    return CLI_FAILED;
+}
+
+int cli_wrong(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    message_begin();
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fprintf(stderr, current_command ? " (see `deepseek %s --help`)\n" : " (see `deepseek --help`)\n", current_command);
+    return CLI_WRONG_USAGE;
+}
+
+void cli_warn(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    message_begin();
+    fputs("warning: ", stderr);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+}
+
+void cli_note(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    fflush(stdout);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+    va_end(arguments);
+}
+
+/* ---- the nearest name, for suggestions -------------------------------------------------------------------------------------- */
+
+#define LONGEST_NAME 63
+
+/* Edits (insert, delete, replace, swap neighbours) that turn a into b: optimal string alignment. */
+static int edit_distance(const char *a, const char *b) {
+    int rows[3][LONGEST_NAME + 2];
+    int n = (int)strlen(a), m = (int)strlen(b);
+    if (n > LONGEST_NAME || m > LONGEST_NAME) return INT_MAX;
+    int *before = rows[0], *last = rows[1], *row = rows[2];
+    for (int j = 0; j <= m; j++) last[j] = j;
+    for (int i = 1; i <= n; i++) {
+        row[0] = i;
+        for (int j = 1; j <= m; j++) {
+            int best = last[j - 1] + (a[i - 1] != b[j - 1]);
+            if (last[j] + 1 < best) best = last[j] + 1;
+            if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && before[j - 2] + 1 < best) best = before[j - 2] + 1;
+            row[j] = best;
+        }
+        int *recycled = before;
+        before = last, last = row, row = recycled;
+    }
+    return last[m];
+}
+
+void nearest_begin(struct nearest *nearest, const char *wanted) {
+    *nearest = (struct nearest){ wanted, NULL, INT_MAX };
+}
+
+void nearest_try(struct nearest *nearest, const char *name) {
+    int distance = edit_distance(nearest->wanted, name);
+    size_t length = strlen(nearest->wanted);
+    if (length >= 2 && strncmp(nearest->wanted, name, length) == 0) distance = 1;
+    if (distance > 1 + (int)length / 3 || distance >= nearest->distance) return;
+    nearest->distance = distance;
+    nearest->name = name;
+}
+
+/* ---- values ----------------------------------------------------------------------------------------------------------------- */
+
+static int64_t as_integer(double limit) {
+    return limit >= 9223372036854775807.0 ? INT64_MAX : limit <= -9223372036854775808.0 ? INT64_MIN : (int64_t)limit;
+}
+
+bool cli_parse_integer(const char *what, const char *text, double minimum, double maximum, int64_t *value, struct error *error) {
+    char *end = NULL;
+    bool limited = minimum != 0 || maximum != 0;
+    errno = 0;
+    long long parsed = strtoll(text, &end, 10);
+    bool whole = *text && (isdigit((unsigned char)*text) || *text == '-') && *end == 0;
+    if (whole && errno == 0 && (!limited || ((double)parsed >= minimum && (double)parsed <= maximum))) {
+        *value = parsed;
+        return true;
+    }
+    if (!limited) error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer", what, text);
+    else if (maximum >= 9e18) error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer of at least %lld", what, text, (long long)as_integer(minimum));
+    else error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer from %lld to %lld", what, text, (long long)as_integer(minimum), (long long)as_integer(maximum));
+    return false;
+}
+
+bool cli_parse_number(const char *what, const char *text, double minimum, double maximum, double *value, struct error *error) {
+    char *end = NULL;
+    bool limited = minimum != 0 || maximum != 0;
+    double parsed = strtod(text, &end);
+    bool whole = *text && (isdigit((unsigned char)*text) || *text == '-' || *text == '.') && *end == 0 && !strpbrk(text, "xX");
+    if (whole && isfinite(parsed) && (!limited || (parsed >= minimum && parsed <= maximum))) {
+        *value = parsed;
+        return true;
+    }
+    if (limited) error_set(error, STATUS_INVALID, "%s: found `%s`, expected a number from %g to %g", what, text, minimum, maximum);
+    else error_set(error, STATUS_INVALID, "%s: found `%s`, expected a number", what, text);
+    return false;
+}
+
+static bool parse_integers(const struct cli_option *option, const char *what, const char *text, struct error *error) {
+    struct cli_integers *list = option->value;
+    int count = 1;
+    for (const char *c = text; *c; c++) count += *c == ',';
+    char *copy = strdup(text);
+    int64_t *items = malloc((size_t)count * sizeof *items);
+    bool fine = copy && items;
+    char *rest = copy;
+    for (int i = 0; fine && i < count; i++) {
+        char *part = strsep(&rest, ",");
+        fine = cli_parse_integer(what, part, option->minimum, option->maximum, &items[i], error);
+    }
+    if (!copy || !items) error_set(error, STATUS_NO_MEMORY, "%s: no memory for %d values", what, count);
+    free(copy);
+    if (!fine) {
+        free(items);
+        return false;
+    }
+    free(list->items);
+    *list = (struct cli_integers){ items, count };
+    return true;
+}
+
+static bool parse_choice(const struct cli_option *option, const char *what, const char *text, struct error *error) {
+    char known[256];
+    size_t used = 0;
+    for (int i = 0; option->choices[i]; i++) {
+        if (strcmp(option->choices[i], text) == 0) {
+            *(int *)option->value = i;
+            return true;
+        }
+        const char *joint = i == 0 ? "" : option->choices[i + 1] ? ", " : " or ";
+        used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", joint, option->choices[i]);
+        if (used >= sizeof known) used = sizeof known - 1;
+    }
+    error_set(error, STATUS_INVALID, "%s: found `%s`, expected %s", what, text, known);
+    return false;
+}
+
+static bool option_set(const struct cli_option *option, const char *text, struct error *error) {
+    char what[LONGEST_NAME + 3];
+    snprintf(what, sizeof what, "--%s", option->name);
+    switch (option->kind) {
+    case CLI_FLAG: *(bool *)option->value = true; return true;
+    case CLI_STRING: *(const char **)option->value = text; return true;
+    case CLI_INTEGER: return cli_parse_integer(what, text, option->minimum, option->maximum, option->value, error);
+    case CLI_NUMBER: return cli_parse_number(what, text, option->minimum, option->maximum, option->value, error);
+    case CLI_CHOICE: return parse_choice(option, what, text, error);
+    case CLI_INTEGERS: return parse_integers(option, what, text, error);
+    case CLI_LIST: break;
+    }
+    struct cli_list *list = option->value;
+    const char **items = realloc(list->items, (size_t)(list->count + 1) * sizeof *items);
+    if (!items) {
+        error_set(error, STATUS_NO_MEMORY, "%s: no memory", what);
+        return false;
+    }
+    items[list->count++] = text;
+    list->items = items;
+    return true;
+}
+
+/* ---- help ------------------------------------------------------------------------------------------------------------------- */
+
+/* Words of `text` in lines up to `width` columns; the first line continues at `column`, the others begin at `indent`. */
+static void print_wrapped(const char *text, int column, int indent, int width) {
+    bool first = true;
+    while (*text) {
+        size_t length = strcspn(text, " \n");
+        if (!first && column + 1 + (int)length > width) {
+            printf("\n%*s", indent, "");
+            column = indent, first = true;
+        }
+        if (!first) column += printf(" ");
+        column += printf("%.*s", (int)length, text);
+        first = false;
+        text += length;
+        if (*text == '\n') {
+            printf("\n%*s", indent, "");
+            column = indent, first = true;
+        }
+        if (*text) text++;
+    }
+    printf("\n");
+}
+
+/* " (default 16)", from the value that stands there before parsing. */
+static void describe_default(const struct cli_option *option, char *text, size_t size) {
+    *text = 0;
+    if (option->fallback) {
+        if (*option->fallback) snprintf(text, size, " (default: %s)", option->fallback);
+        return;
+    }
+    if (option->required) return;
+    switch (option->kind) {
+    case CLI_STRING: if (*(const char **)option->value) snprintf(text, size, " (default %s)", *(const char **)option->value); break;
+    case CLI_INTEGER: snprintf(text, size, " (default %lld)", (long long)*(int64_t *)option->value); break;
+    case CLI_NUMBER: snprintf(text, size, " (default %g)", *(double *)option->value); break;
+    case CLI_CHOICE: snprintf(text, size, " (default %s)", option->choices[*(int *)option->value]); break;
+    case CLI_FLAG: case CLI_LIST: case CLI_INTEGERS: break;
+    }
+}
+
+#define HELP_COLUMN 26
+
+static void print_entry(const char *left, const char *help, const char *fallback, int width) {
+    char text[1024];
+    snprintf(text, sizeof text, "%s%s", help, fallback);
+    int column = printf("  %s", left);
+    if (column + 2 > HELP_COLUMN) {
+        printf("\n");
+        column = 0;
+    }
+    printf("%*s", HELP_COLUMN - column, "");
+    print_wrapped(text, HELP_COLUMN, HELP_COLUMN, width);
+}
+
+static void print_help(const struct cli_usage *usage) {
+    int width = cli_terminal_width(stdout);
+    if (width > 110) width = 110;
+    if (width < 60) width = 60;
+    printf("usage: deepseek %s", usage->command);
+    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
+        printf(operand->optional ? " [%s]" : " %s", operand->name);
+    for (const struct cli_option *option = usage->options; option && option->name; option++) {
+        if (!option->required) continue;
+        if (option->letter) printf(" -%c %s", option->letter, option->argument);
+        else printf(" --%s %s", option->name, option->argument);
+    }
+    printf(" [OPTION]...\n\n");
+    print_wrapped(usage->about, 0, 0, width);
+    printf("\n");
+    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
+        print_entry(operand->name, operand->help, "", width);
+    if (usage->operands && usage->operands->name) printf("\n");
+    for (const struct cli_option *option = usage->options; option && option->name; option++) {
+        char left[128], fallback[160];
+        int used = option->letter ? snprintf(left, sizeof left, "-%c, --%s", option->letter, option->name) : snprintf(left, sizeof left, "    --%s", option->name);
+        if (option->argument) snprintf(left + used, sizeof left - (size_t)used, " %s", option->argument);
+        describe_default(option, fallback, sizeof fallback);
+        print_entry(left, option->help, fallback, width);
+    }
+    print_entry("-h, --help", "this text", "", width);
+    if (usage->notes) printf("\n%s", usage->notes);
+    if (usage->examples) {
+        printf("\nExamples:\n");
+        for (const char *line = usage->examples; *line;) {
+            size_t length = strcspn(line, "\n");
+            printf("  %.*s\n", (int)length, line);
+            line += length + (line[length] == '\n');
+        }
+    }
+}
+
+/* ---- parsing ---------------------------------------------------------------------------------------------------------------- */
+
+#define MAX_OPTIONS 64
+enum { LONG_VALUE = 256, HELP_VALUE = LONG_VALUE + MAX_OPTIONS };
+
+static int wrong_option(const struct cli_usage *usage, char **argv) {
+    if (optopt >= LONG_VALUE) {
+        const char *name = optopt == HELP_VALUE ? "help" : usage->options[optopt - LONG_VALUE].name;
+        return cli_wrong("--%s takes no value", name);
+    }
+    if (optopt) return cli_wrong("unknown option -%c", optopt);
+    char given[LONGEST_NAME + 1];
+    snprintf(given, sizeof given, "%s", argv[optind - 1] + 2);
+    given[strcspn(given, "=")] = 0;
+    struct nearest nearest;
+    nearest_begin(&nearest, given);
+    for (const struct cli_option *option = usage->options; option && option->name; option++) nearest_try(&nearest, option->name);
+    nearest_try(&nearest, "help");
+    if (nearest.name) return cli_wrong("unknown option --%s, did you mean --%s?", given, nearest.name);
+    return cli_wrong("unknown option --%s", given);
+}
+
+int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
+    current_command = usage->command;
+    struct option names[MAX_OPTIONS + 2];
+    bool given[MAX_OPTIONS] = { false };
+    char letters[3 * MAX_OPTIONS + 4] = ":h";
+    size_t used = 2;
+    int count = 0;
+    for (; usage->options && usage->options[count].name && count < MAX_OPTIONS; count++) {
+        const struct cli_option *option = &usage->options[count];
+        int takes = option->kind == CLI_FLAG ? no_argument : required_argument;
+        names[count] = (struct option){ option->name, takes, NULL, LONG_VALUE + count };
+        if (!option->letter) continue;
+        letters[used++] = option->letter;
+        if (takes == required_argument) letters[used++] = ':';
+    }
+    letters[used] = 0;
+    names[count] = (struct option){ "help", no_argument, NULL, HELP_VALUE };
+    names[count + 1] = (struct option){ 0 };
+
+    /* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. */
+    opterr = 0;
+    optind = 0;
+    for (int got; (got = getopt_long(argc, argv, letters, names, NULL)) != -1;) {
+        if (got != 'h' && got != HELP_VALUE) continue;
+        print_help(usage);
+        return CLI_DONE;
+    }
+    optind = 0;
+    for (int got; (got = getopt_long(argc, argv, letters, names, NULL)) != -1;) {
+        if (got == '?') return wrong_option(usage, argv);
+        int index = got - LONG_VALUE;
+        int wanted = got == ':' ? optopt : got;
+        if (wanted < LONG_VALUE)
+            for (int i = 0; i < count; i++)
+                if (usage->options[i].letter == wanted) index = i;
+        if (got == ':') {
+            if (wanted >= LONG_VALUE) index = wanted - LONG_VALUE;
+            return cli_wrong("--%s needs a value: %s", usage->options[index].name, usage->options[index].argument);
+        }
+        struct error error;
+        if (!option_set(&usage->options[index], optarg, &error)) return cli_wrong("%s", error.message);
+        given[index] = true;
+    }
+    const struct cli_operand *operand = usage->operands;
+    for (; operand && operand->name; operand++) {
+        if (optind < argc) *operand->value = argv[optind++];
+        else if (!operand->optional) return cli_wrong("%s is missing: %s", operand->name, operand->help);
+    }
+    if (optind < argc) return cli_wrong("unexpected argument `%s`", argv[optind]);
+    for (int i = 0; i < count; i++)
+        if (usage->options[i].required && !given[i]) return cli_wrong("--%s is missing: %s", usage->options[i].name, usage->options[i].help);
+    return CLI_GO_ON;
+}
+
+/* ---- signals and standard output -------------------------------------------------------------------------------------------- */
+
+static volatile sig_atomic_t interrupted;
+
+static void on_interrupt(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+void cli_catch_interrupts(void) {
+    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART) };
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+bool cli_interrupted(void) { return interrupted != 0; }
+
+static int output_errno;   /* of the first failed write */
+
+bool cli_output_flush(void) {
+    if (output_errno) return false;
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout)) return true;
+    output_errno = errno ? errno : EIO;
+    return false;
+}
+
+int cli_output_errno(void) { return output_errno; }
+
+enum status cli_check_writable(const char *path, struct error *error) {
+    struct stat about;
+    if (stat(path, &about) == 0) {
+        if (S_ISDIR(about.st_mode)) return error_set(error, STATUS_IO, "%s: is a folder, expected the name of a file to write", path);
+        if (!S_ISREG(about.st_mode)) return error_set(error, STATUS_IO, "%s: is not a regular file; the result is written beside it and renamed over it", path);
+    }
+    char *folder = strdup(path);
+    if (!folder) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
+    char *slash = strrchr(folder, '/');
+    const char *parent = !slash ? "." : slash == folder ? "/" : folder;
+    if (slash) *slash = 0;
+    if (slash == folder) parent = "/";
+    enum status status = STATUS_OK;
+    if (stat(parent, &about)) status = error_set(error, STATUS_IO, "%s: the folder %s: %s", path, parent, strerror(errno));
+    else if (!S_ISDIR(about.st_mode)) status = error_set(error, STATUS_IO, "%s: %s is not a folder", path, parent);
+    else if (access(parent, W_OK | X_OK)) status = error_set(error, STATUS_IO, "%s: the folder %s cannot be written: %s", path, parent, strerror(errno));
+    free(folder);
+    return status;
+}
+
+/* ---- the machine ------------------------------------------------------------------------------------------------------------ */
+
+static const char *const compute_names[] = { "fp32", "bf16", NULL };
+static const int compute_types[] = { DTYPE_F32, DTYPE_BF16 };
+#define COMPUTE_NOT_GIVEN (-1)
+
+const char *cli_compute_name(int compute) { return compute == DTYPE_BF16 ? "bf16" : "fp32"; }
+
+struct cli_option cli_threads_option(struct cli_machine *machine) {
+    return (struct cli_option){ "threads", 0, "N", CLI_INTEGER, &machine->threads, .minimum = 0, .maximum = 1024,
+                                .fallback = "every processor", .help = "threads to compute with; no result depends on their number" };
+}
+
+struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback) {
+    machine->compute_choice = COMPUTE_NOT_GIVEN;
+    return (struct cli_option){ "compute", 0, "TYPE", CLI_CHOICE, &machine->compute_choice, .choices = compute_names, .fallback = fallback,
+                                .help = "type of the matrix products, fp32 or bf16 (with fp32 sums)" };
+}
+
+enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
+    machine->compute = machine->compute_choice == COMPUTE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
+    enum status status = isa_select(&machine->isa, error);
+    if (status) return status;
+    machine->kernels = kernels_for(machine->isa);
+    return pool_create(&machine->pool, (int)machine->threads, error);
+}
+
+void cli_machine_close(struct cli_machine *machine) {
+    pool_destroy(machine->pool);
+    machine->pool = NULL;
+}
+
+/* ---- figures ---------------------------------------------------------------------------------------------------------------- */
+
+double cli_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+int cli_terminal_width(FILE *stream) {
+    struct winsize size;
+    if (isatty(fileno(stream)) && ioctl(fileno(stream), TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+    return 80;
+}
+
+/* Three significant digits and the largest prefix that leaves a whole part. */
+static char *format_scaled(char *text, double value, double base, const char *const *prefixes, const char *unit) {
+    int i = 0;
+    while (fabs(value) >= (i ? 0.9995 : 1) * base && prefixes[i + 1]) value /= base, i++;
+    int decimals = i == 0 ? 0 : fabs(value) < 9.995 ? 2 : fabs(value) < 99.95 ? 1 : 0;
+    if (i == 0 && value != floor(value)) decimals = fabs(value) < 9.995 ? 2 : 1;
+    snprintf(text, CLI_FIGURE, "%.*f%s%s%s", decimals, value, *prefixes[i] || *unit ? " " : "", prefixes[i], unit);
+    return text;
+}
+
+char *cli_format_count(char text[CLI_FIGURE], double value) {
+    static const char *const prefixes[] = { "", "K", "M", "G", "T", "P", "E", NULL };
+    return format_scaled(text, value, 1000, prefixes, "");
+}
+
+char *cli_format_bytes(char text[CLI_FIGURE], double bytes) {
+    static const char *const prefixes[] = { "", "Ki", "Mi", "Gi", "Ti", "Pi", NULL };
+    return format_scaled(text, bytes, 1024, prefixes, "B");
+}
+
+char *cli_format_duration(char text[CLI_FIGURE], double seconds) {
+    if (!(seconds >= 0) || seconds > 1e9) snprintf(text, CLI_FIGURE, "?");
+    else if (seconds < 9.995) snprintf(text, CLI_FIGURE, "%.2f s", seconds);
+    else if (seconds < 59.5) snprintf(text, CLI_FIGURE, "%.0f s", seconds);
+    else {
+        long long whole = llround(seconds);
+        if (whole < 3600) snprintf(text, CLI_FIGURE, "%lld:%02lld", whole / 60, whole % 60);
+        else snprintf(text, CLI_FIGURE, "%lld:%02lld:%02lld", whole / 3600, whole / 60 % 60, whole % 60);
+    }
+    return text;
+}
+
+char *cli_format_grouped(char text[CLI_FIGURE], int64_t value) {
+    char digits[24];
+    int length = snprintf(digits, sizeof digits, "%lld", (long long)value), used = 0;
+    for (int i = 0; i < length; i++) {
+        if (i > 0 && digits[i - 1] != '-' && (length - i) % 3 == 0) text[used++] = ' ';
+        text[used++] = digits[i];
+    }
+    text[used] = 0;
+    return text;
+}

@@ -1,0 +1,101 @@
+/* deepseek COMMAND ...: the table of commands, and what surrounds every run: signals, the check of standard output. */
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/names.h"
+
+struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv);
+};
+
+static const struct command commands[] = {
+    { "train", "train a model on text, from scratch or from a checkpoint", command_train },
+    { "generate", "continue a text", command_generate },
+    { "eval", "loss, perplexity and bits per byte of a model on a text", command_eval },
+    { "bench", "measure prefill and decoding against the limits of this machine", command_bench },
+    { "info", "parameters, cache, FLOPs and memory of a model or a config.json", command_info },
+    { "logits", "write the logits of every position of token arrays", command_logits },
+    { "grads", "write losses and every parameter's gradient", command_grads },
+    { "steps", "take optimizer steps on given tokens and write the parameters after them", command_steps },
+};
+#define COMMANDS (sizeof commands / sizeof *commands)
+
+static const struct command *find_command(const char *name) {
+    for (size_t i = 0; i < COMMANDS; i++)
+        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+    return NULL;
+}
+
+static void print_overview(FILE *stream) {
+    fprintf(stream, "usage: deepseek COMMAND [ARGUMENT]...\n\n"
+                    "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).\n\n");
+    for (size_t i = 0; i < COMMANDS; i++) fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].summary);
+    fprintf(stream, "\n  deepseek help COMMAND    what a command does, its options and examples\n"
+                    "  deepseek --version\n");
+}
+
+static int run_help(const char *topic) {
+    if (!topic) {
+        print_overview(stdout);
+        return CLI_DONE;
+    }
+    const struct command *command = find_command(topic);
+    char *arguments[] = { (char *)(command ? command->name : ""), "--help", NULL };
+    return command ? command->run(2, arguments) : CLI_GO_ON;
+}
+
+static int unknown_command(const char *name) {
+    struct nearest nearest;
+    nearest_begin(&nearest, name);
+    for (size_t i = 0; i < COMMANDS; i++) nearest_try(&nearest, commands[i].name);
+    nearest_try(&nearest, "help");
+    if (nearest.name) return cli_wrong("unknown command `%s`, did you mean `%s`?", name, nearest.name);
+    return cli_wrong("unknown command `%s`", name);
+}
+
+static int run(int argc, char **argv) {
+    if (argc < 2) {
+        print_overview(stderr);
+        return CLI_WRONG_USAGE;
+    }
+    const char *name = argv[1];
+    if (strcmp(name, "--version") == 0) {
+        printf("deepseek %s\n", DEEPSEEK_VERSION);
+        return CLI_DONE;
+    }
+    bool help = strcmp(name, "help") == 0;
+    if (help || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        int code = run_help(help && argc > 2 ? argv[2] : NULL);
+        return code == CLI_GO_ON ? unknown_command(argv[2]) : code;
+    }
+    const struct command *command = find_command(name);
+    if (!command) return name[0] == '-' ? cli_wrong("unknown option %s before a command", name) : unknown_command(name);
+    return command->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+    /* A descriptor that was closed must not become the number of a file that a command opens. These refuse what is asked of them. */
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
+            int opened = open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
+            if (opened != fd && opened >= 0) close(opened);
+        }
+    signal(SIGPIPE, SIG_IGN);   /* a closed pipe and a file size limit are failed writes, reported as such */
+    signal(SIGXFSZ, SIG_IGN);
+
+    int code = run(argc, argv);
+    if (!cli_output_flush()) {
+        if (cli_output_errno() != EPIPE) fprintf(stderr, "deepseek: standard output: %s\n", strerror(cli_output_errno()));
+        if (code == CLI_DONE) code = CLI_FAILED;
+    }
+    if (fclose(stdout) && errno != EPIPE && errno != EBADF && code == CLI_DONE) {
+        fprintf(stderr, "deepseek: standard output: %s\n", strerror(errno));
+        code = CLI_FAILED;
+    }
+    return code;
+}
