@@ -209,6 +209,32 @@ static inline float vf_largest(vf x) {
     return _mm_cvtss_f32(_mm_max_ss(y, _mm_shuffle_ps(y, y, 1)));
 }
 
+/* Doubles, for sums that must not lose a float's last bits: the halves of a vf, VF / 2 lanes each. */
+#if VF == 16
+typedef __m512d vd;
+static inline vd vd_zero(void) { return _mm512_setzero_pd(); }
+static inline vd vd_low(vf x) { return _mm512_cvtps_pd(vf_low_half(x)); }
+static inline vd vd_high(vf x) { return _mm512_cvtps_pd(vf_high_half(x)); }
+static inline vd vd_add(vd a, vd b) { return _mm512_add_pd(a, b); }
+static inline vd vd_fma(vd a, vd b, vd c) { return _mm512_fmadd_pd(a, b, c); }
+static inline void vd_store(double *p, vd x) { _mm512_storeu_pd(p, x); }
+#else
+typedef __m256d vd;
+static inline vd vd_zero(void) { return _mm256_setzero_pd(); }
+static inline vd vd_low(vf x) { return _mm256_cvtps_pd(vf_low_half(x)); }
+static inline vd vd_high(vf x) { return _mm256_cvtps_pd(vf_high_half(x)); }
+static inline vd vd_add(vd a, vd b) { return _mm256_add_pd(a, b); }
+static inline vd vd_fma(vd a, vd b, vd c) { return _mm256_fmadd_pd(a, b, c); }
+static inline void vd_store(double *p, vd x) { _mm256_storeu_pd(p, x); }
+#endif
+/* The lanes are added from the first to the last. */
+static inline double vd_sum(vd x) {
+    double lanes[VF / 2], sum = 0.0;
+    vd_store(lanes, x);
+    for (int i = 0; i < VF / 2; i++) sum += lanes[i];
+    return sum;
+}
+
 /* ---- exp and log ---------------------------------------------------------------------------------------------------------------- */
 
 /* exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts, exp(r) by a polynomial of degree 6 that is the best in

@@ -1,0 +1,35 @@
+/* Cross entropy, split by rows. */
+#ifndef DEEPSEEK_KERNELS_ROWS_LOSS_H
+#define DEEPSEEK_KERNELS_ROWS_LOSS_H
+
+#include "kernels/rows_split.h"
+
+struct cross_entropy_call {
+    real *loss;                /* [rows] */
+    real *logits;              /* [rows, vocab], row stride `stride`; their gradient afterwards if there are weights */
+    const int32_t *targets;    /* [rows], negative: none */
+    const real *weights;       /* [rows] or NULL */
+    int64_t stride, rows, vocab;
+};
+
+/* The variant's loop over one row with a target; weight is NULL or the row's. Returns the loss. */
+static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight);
+
+static void cross_entropy_task(void *context, int thread, int threads) {
+    const struct cross_entropy_call *c = context;
+    int64_t begin, end;
+    pool_share(c->rows, 1, thread, threads, &begin, &end);
+    for (int64_t t = begin; t < end; t++) {
+        real *logits = c->logits + t * c->stride;
+        c->loss[t] = 0;
+        if (c->targets[t] >= 0) c->loss[t] = cross_entropy_row(logits, c->vocab, c->targets[t], c->weights ? c->weights + t : NULL);
+        else if (c->weights) for (int64_t v = 0; v < c->vocab; v++) logits[v] = 0;
+    }
+}
+
+static inline void rows_cross_entropy(struct pool *pool, real *loss, real *logits, int64_t stride, const int32_t *targets, const real *weights, int64_t rows, int64_t vocab) {
+    struct cross_entropy_call call = {.loss = loss, .logits = logits, .stride = stride, .targets = targets, .weights = weights, .rows = rows, .vocab = vocab};
+    rows_run(pool, cross_entropy_task, &call, rows * vocab);
+}
+
+#endif

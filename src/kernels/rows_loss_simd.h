@@ -1,0 +1,78 @@
+/* Cross entropy over vectors. The row is read from memory once for the loss and once, from the cache, for the gradient:
+ * in blocks that stay in the first cache the maximum is found, then exp is summed relative to the maximum so far. */
+#ifndef DEEPSEEK_KERNELS_ROWS_LOSS_SIMD_H
+#define DEEPSEEK_KERNELS_ROWS_LOSS_SIMD_H
+
+#include <math.h>
+
+#include "kernels/rows_loss.h"
+#include "kernels/rows_simd.h"
+
+#define LOSS_BLOCK 1024   /* logits; a multiple of 4 VF */
+
+/* Up to four vectors of a block that ends at `count`; lanes past the end are -inf, which neither the maximum nor the sum sees. */
+ROWS_INLINE vf loss_load(const float *x, int64_t i, int64_t count) {
+    if (i + VF <= count) return vf_load(x + i);
+    if (i >= count) return vf_set(-INFINITY);
+    int n = (int)(count - i);
+    return vf_select(vm_first(n), vf_load_part(x + i, n), vf_set(-INFINITY));
+}
+
+ROWS_INLINE float block_largest(const float *x, int64_t count) {
+    vf m[4];
+    for (int j = 0; j < 4; j++) m[j] = vf_set(-INFINITY);
+    int64_t i = 0;
+    for (; i + 4 * VF <= count; i += 4 * VF)
+        for (int j = 0; j < 4; j++) m[j] = vf_max(m[j], vf_load(x + i + j * VF));
+    if (i < count)
+        for (int j = 0; j < 4; j++) m[j] = vf_max(m[j], loss_load(x, i + j * VF, count));
+    return vf_largest(vf_max(vf_max(m[0], m[1]), vf_max(m[2], m[3])));
+}
+
+/* sum of exp(x - shift) */
+ROWS_INLINE float block_exp_sum(const float *x, int64_t count, vf shift) {
+    vf s[4];
+    for (int j = 0; j < 4; j++) s[j] = vf_zero();
+    int64_t i = 0;
+    for (; i + 4 * VF <= count; i += 4 * VF)
+        for (int j = 0; j < 4; j++) s[j] = vf_add(s[j], vf_exp(vf_sub(vf_load(x + i + j * VF), shift)));
+    if (i < count)
+        for (int j = 0; j < 4; j++) s[j] = vf_add(s[j], vf_exp(vf_sub(loss_load(x, i + j * VF, count), shift)));
+    return rows_sum4(s[0], s[1], s[2], s[3]);
+}
+
+ROWS_INLINE float exp_of_one(float x) {
+    float lanes[VF];
+    vf_store(lanes, vf_exp(vf_set(x)));
+    return lanes[0];
+}
+
+/* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
+static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight) {
+    float largest = -INFINITY, shift = 0.0f;   /* shift is the maximum so far, 0 while that is -inf */
+    double sum = 0.0;                          /* of exp(logit - shift) */
+    for (int64_t v = 0; v < vocab; v += LOSS_BLOCK) {
+        int64_t count = vocab - v < LOSS_BLOCK ? vocab - v : LOSS_BLOCK;
+        float m = block_largest(logits + v, count);
+        if (m > largest) {
+            if (sum > 0.0) sum *= (double)exp_of_one(shift - m);
+            largest = shift = m;
+        }
+        sum += (double)block_exp_sum(logits + v, count, vf_set(shift));
+    }
+    float at_target = logits[target];
+    double loss = simd_log(sum) + ((double)shift - (double)at_target);
+    if (weight) {
+        vf s = vf_set(shift), scale = vf_set((float)((double)*weight / sum));
+        int64_t v = 0;
+        for (; v + VF <= vocab; v += VF) vf_store(logits + v, vf_mul(scale, vf_exp(vf_sub(vf_load(logits + v), s))));
+        if (v < vocab) {
+            int n = (int)(vocab - v);
+            vf_store_part(logits + v, vf_mul(scale, vf_exp(vf_sub(vf_load_part(logits + v, n), s))), n);
+        }
+        logits[target] = (float)((double)*weight * ((double)exp_of_one(at_target - shift) / sum - 1.0));
+    }
+    return (float)loss;
+}
+
+#endif

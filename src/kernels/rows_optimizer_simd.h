@@ -1,0 +1,58 @@
+/* AdamW and the sum of squares over vectors. */
+#ifndef DEEPSEEK_KERNELS_ROWS_OPTIMIZER_SIMD_H
+#define DEEPSEEK_KERNELS_ROWS_OPTIMIZER_SIMD_H
+
+#include "kernels/rows_optimizer.h"
+#include "kernels/rows_simd.h"
+
+struct adamw_constants { vf grad_scale, beta1, rest1, beta2, rest2, decay, rate, root_scale, eps; };
+
+/* The order of operations of each element, where [..] is rounded once:
+ *   g = [gradient grad_scale];  m = [beta1 m + [(1 - beta1) g]];  v = [beta2 v + [[(1 - beta2) g] g]]
+ *   p = [p - [lr weight_decay] p];  p = [p - [[m [lr / correction1]] / [[sqrt(v)] [1 / sqrt(correction2)] + eps]]] */
+ROWS_INLINE void adamw_vector(vf *p, vf g, vf *m, vf *v, const struct adamw_constants *c) {
+    g = vf_mul(g, c->grad_scale);
+    *m = vf_fma(c->beta1, *m, vf_mul(c->rest1, g));
+    *v = vf_fma(c->beta2, *v, vf_mul(vf_mul(c->rest2, g), g));
+    vf update = vf_div(vf_mul(*m, c->rate), vf_fma(vf_sqrt(*v), c->root_scale, c->eps));
+    *p = vf_sub(vf_fnma(c->decay, *p, *p), update);
+}
+
+static inline void rows_adamw(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step) {
+    struct adamw_constants c = {
+        .grad_scale = vf_set(step->grad_scale), .beta1 = vf_set(step->beta1), .rest1 = vf_set(1.0f - step->beta1),
+        .beta2 = vf_set(step->beta2), .rest2 = vf_set(1.0f - step->beta2), .decay = vf_set(step->learning_rate * step->weight_decay),
+        .rate = vf_set(step->learning_rate / step->bias_correction1), .root_scale = vf_div(vf_set(1.0f), vf_sqrt(vf_set(step->bias_correction2))),
+        .eps = vf_set(step->eps),
+    };
+    vf pi, mi, vi_;
+    int64_t i = 0;
+    for (; i + VF <= count; i += VF) {
+        pi = vf_load(p + i), mi = vf_load(m + i), vi_ = vf_load(v + i);
+        adamw_vector(&pi, vf_load(g + i), &mi, &vi_, &c);
+        vf_store(p + i, pi), vf_store(m + i, mi), vf_store(v + i, vi_);
+    }
+    if (i < count) {
+        int n = (int)(count - i);
+        pi = vf_load_part(p + i, n), mi = vf_load_part(m + i, n), vi_ = vf_load_part(v + i, n);
+        adamw_vector(&pi, vf_load_part(g + i, n), &mi, &vi_, &c);
+        vf_store_part(p + i, pi, n), vf_store_part(m + i, mi, n), vf_store_part(v + i, vi_, n);
+    }
+}
+
+static inline double sum_of_squares_block(const float *x, int64_t count) {
+    vd s0 = vd_zero(), s1 = vd_zero(), s2 = vd_zero(), s3 = vd_zero();
+    int64_t i = 0;
+    for (; i + 2 * VF <= count; i += 2 * VF) {
+        vf a = vf_load(x + i), b = vf_load(x + i + VF);
+        s0 = vd_fma(vd_low(a), vd_low(a), s0), s1 = vd_fma(vd_high(a), vd_high(a), s1);
+        s2 = vd_fma(vd_low(b), vd_low(b), s2), s3 = vd_fma(vd_high(b), vd_high(b), s3);
+    }
+    for (; i < count; i += VF) {
+        vf a = vf_load_part(x + i, count - i < VF ? (int)(count - i) : VF);
+        s0 = vd_fma(vd_low(a), vd_low(a), s0), s1 = vd_fma(vd_high(a), vd_high(a), s1);
+    }
+    return vd_sum(vd_add(vd_add(s0, s1), vd_add(s2, s3)));
+}
+
+#endif
