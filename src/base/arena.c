@@ -118,6 +118,26 @@ char *arena_printf(struct arena *arena, const char *format, ...) {
     return text;
 }
 
+/* Several chunks become one that holds as much: the second time the same use fits into it. */
+void arena_reset(struct arena *arena) {
+    struct arena_chunk *chunk = arena->chunks;
+    if (chunk && chunk->next) {
+        size_t size = 0;
+        for (const struct arena_chunk *each = chunk; each; each = each->next) size += each->size;
+        arena_free(arena);
+        if ((chunk = pages_alloc(size))) {
+            *chunk = (struct arena_chunk){.size = size, .used = ALIGNMENT};
+            poison((uint8_t *)chunk + ALIGNMENT, size - ALIGNMENT);
+        }
+    } else if (chunk) {
+        unpoison((uint8_t *)chunk + ALIGNMENT, chunk->used - ALIGNMENT);
+        memset((uint8_t *)chunk + ALIGNMENT, 0, chunk->used - ALIGNMENT);   /* memory is given out zeroed */
+        poison((uint8_t *)chunk + ALIGNMENT, chunk->used - ALIGNMENT);
+        chunk->used = ALIGNMENT;
+    }
+    *arena = (struct arena){.chunks = chunk};
+}
+
 void arena_free(struct arena *arena) {
     for (struct arena_chunk *chunk = arena->chunks, *next; chunk; chunk = next) {
         next = chunk->next;

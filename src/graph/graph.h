@@ -1,0 +1,163 @@
+/* Tensors and the tape.
+ *
+ * A graph is one forward pass and, when it records, the backward pass that follows. An operation (graph/op_*.c) is a forward and a
+ * backward that call kernels; calling it runs the forward and, on a recording graph, puts it on the tape. Walking the tape in reverse
+ * gives the gradients. The same calls serve training, prefill and decoding: at inference the graph does not record.
+ *
+ * Memory: all data and gradients of a pass live in one block of step memory. A buffer is freed as soon as nobody can need it: on a recording
+ * graph, a tensor's data and gradient go when its producer's backward has run; on the others, at the end of its scope. `recompute` is a
+ * property of a tensor: its data goes at the end of its scope and is computed again, from its producer's inputs, when a backward asks for it.
+ *
+ * A planning graph runs the same code without data: it counts bytes and FLOPs, and so predicts the peak that the pass will have. */
+#ifndef DEEPSEEK_GRAPH_GRAPH_H
+#define DEEPSEEK_GRAPH_GRAPH_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "kernels/kernels.h"
+
+/* ---- step memory: best fit with coalescing inside one mapping (graph/memory.c) --------------------------------------------- */
+
+struct memory_span { size_t offset, bytes; struct memory_span *next; };
+
+struct memory {
+    uint8_t *base;                 /* NULL: planning, addresses are never touched */
+    size_t capacity, peak, used;   /* peak: highest end of a buffer so far */
+    struct memory_span *free_spans, *spare;
+    struct arena arena;            /* for the spans */
+};
+
+enum status memory_create(struct memory *memory, size_t capacity, struct error *error);   /* 0: a planning memory, without limit */
+void memory_destroy(struct memory *memory);
+void memory_reset(struct memory *memory);                       /* everything free again, the peak stays */
+void *memory_take(struct memory *memory, size_t bytes);         /* 64-byte aligned, not zeroed; NULL when it does not fit */
+void memory_give(struct memory *memory, void *data, size_t bytes);
+
+/* ---- parameters ------------------------------------------------------------------------------------------------------------ */
+
+#define PARAMETER_MAX_RANK 4
+
+/* A learned array under its checkpoint name. A matrix is [out, in], row-major. Training holds `value` and `grad` in fp32;
+ * inference holds `stored` as in the file, or nothing but a packed copy. */
+struct parameter {
+    const char *name;
+    int rank;
+    int64_t shape[PARAMETER_MAX_RANK];
+    int64_t count;              /* elements */
+    bool trainable;
+
+    float *value;               /* fp32 master, or NULL at inference */
+    const void *stored;         /* row-major data for reading, NULL when only a packed copy is left */
+    enum dtype stored_dtype;
+    float *grad;                /* fp32, NULL outside training */
+    bool grad_written;          /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
+
+    /* Packed copies for matrix products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
+    void *packed[2];
+    enum dtype packed_dtype;    /* the compute type they were packed for */
+};
+
+/* ---- tensors and operations ------------------------------------------------------------------------------------------------ */
+
+struct op;
+
+struct tensor {                 /* an activation [rows, width], row-major and dense */
+    int64_t rows, width;
+    enum dtype dtype, grad_dtype;
+    void *data;                 /* NULL: dropped or not yet computed */
+    void *grad;                 /* NULL: no contribution yet */
+    struct op *producer;
+    struct tensor *older;       /* the one made before it in this pass */
+    bool recompute;
+};
+
+#define OP_MAX 4
+
+struct graph;
+struct op_kind {
+    const char *name;
+    void (*forward)(struct graph *graph, struct op *op);    /* inputs present, outputs allocated */
+    void (*backward)(struct graph *graph, struct op *op);   /* at least one output has a gradient */
+    unsigned reads_inputs, reads_outputs;   /* bit i: the backward needs the data of in[i], out[i] */
+    bool moves_input;    /* out[0] takes over the buffer of in[0], whose data is gone then; so do their gradients */
+};
+
+struct op {
+    const struct op_kind *kind;
+    struct tensor *in[OP_MAX], *out[OP_MAX];
+    struct parameter *parameters[OP_MAX];
+    int ins, outs;
+    void *extra;         /* the operation's own record, in graph->arena */
+    struct op *previous;
+};
+
+struct graph {
+    const struct kernels *kernels;
+    struct pool *pool;
+    struct memory *memory;
+    struct arena arena;          /* tensors and ops; reset with the graph */
+    enum dtype compute;          /* F32 or BF16: type of linear products and of the activations between them */
+    bool recording, planning;
+    struct op *last;             /* the tape */
+    struct tensor *newest;       /* all tensors of the pass, linked by age */
+    double flops;                /* of matrix products and attention, forward and backward, as run */
+    enum status status;          /* first failure (memory); later operations do nothing */
+};
+
+void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory, enum dtype compute, bool recording, bool planning);
+void graph_reset(struct graph *graph);     /* forgets the pass: its tensors, its tape, its memory */
+void graph_destroy(struct graph *graph);
+
+/* Scopes nest. They bound the life of intermediate tensors. At the end everything made inside is dropped but `keep`
+ * (on a recording graph: only what is marked recompute, or everything when `recompute` is set). */
+struct tensor *scope_begin(const struct graph *graph);
+void scope_end(struct graph *graph, const struct tensor *scope, const struct tensor *keep, bool recompute);
+
+/* The forward has no further use for a tensor that outlived its scope: on a graph that does not record, its data is freed. */
+void tensor_done(struct graph *graph, struct tensor *tensor);
+
+/* Runs the tape backwards. The gradients of losses are set by their operations. */
+void graph_backward(struct graph *graph);
+
+/* ---- for operations -------------------------------------------------------------------------------------------------------- */
+
+static inline size_t tensor_bytes(const struct tensor *t) { return dtype_bytes(t->dtype, (size_t)(t->rows * t->width)); }
+struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_bytes);
+void op_input(struct op *op, struct tensor *tensor);
+struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype, enum dtype grad_dtype);
+void op_run(struct graph *graph, struct op *op);           /* forward, then onto the tape */
+void *scratch_take(struct graph *graph, size_t bytes);     /* until scratch_give; an address nobody may touch while planning */
+void scratch_give(struct graph *graph, void *scratch, size_t bytes);
+static inline bool graph_computes(const struct graph *graph) { return !graph->planning && graph->status == STATUS_OK; }
+/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution. */
+void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate);
+/* The same, for kernels that can only add: zeroed at its first use. */
+void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
+
+/* ---- the operations (graph/op_*.c) ----------------------------------------------------------------------------------------- */
+
+/* x[t] = table[ids[t]]: fp32 [rows, width]. */
+struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows);
+/* RMSNorm in the compute type, fp32 inside. */
+struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
+/* y_i = W_i x for up to three matrices that share x. Outputs have the compute type. */
+void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs);
+/* Rotary embedding in place: the result takes over x's buffer. table [rows, dims] as in kernels.h, with position = row. */
+struct rope { const float *table; int heads, head_dim, offset, dims; bool interleaved; const int32_t *positions; };
+struct tensor *op_rope(struct graph *graph, struct tensor *x, const struct rope *rope);
+/* silu(gate) * up */
+struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor *up);
+/* a + b in fp32. */
+struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b);
+/* Causal attention. On a recording graph, and wherever jobs[i].kv is NULL, keys and values live in step memory; else in the jobs' stores. The jobs are copied. */
+struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count);
+/* Cross-entropy fused with the output head, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
+ * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss. */
+void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses);
+/* logits = W h in fp32, for the given rows of h (inference). `rows` NULL: all. Result is written to logits [count, vocab]. */
+void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count, float *logits);
+
+#endif

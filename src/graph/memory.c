@@ -1,0 +1,95 @@
+/* Step memory: one block, given out by best fit, neighbours coalesced when they come back. The order of calls alone decides the addresses,
+ * so a planning run predicts the peak exactly. */
+#include <stdint.h>
+
+#include "graph/graph.h"
+
+#define MEMORY_ALIGNMENT 64u
+#define PLANNING_BASE ((uintptr_t)1 << 40)   /* addresses handed out while planning; never touched */
+#define PLANNING_CAPACITY ((size_t)1 << 62)
+
+static size_t round_up(size_t bytes) { return (bytes + MEMORY_ALIGNMENT - 1) & ~(size_t)(MEMORY_ALIGNMENT - 1); }
+
+static struct memory_span *span_new(struct memory *memory, size_t offset, size_t bytes) {
+    struct memory_span *span = memory->spare;
+    if (span) memory->spare = span->next;
+    else span = arena_alloc(&memory->arena, sizeof *span);
+    if (span) *span = (struct memory_span){offset, bytes, NULL};
+    return span;
+}
+
+void memory_reset(struct memory *memory) {
+    while (memory->free_spans) {
+        struct memory_span *span = memory->free_spans;
+        memory->free_spans = span->next;
+        span->next = memory->spare;
+        memory->spare = span;
+    }
+    memory->used = 0;
+    memory->free_spans = span_new(memory, 0, memory->capacity);
+}
+
+enum status memory_create(struct memory *memory, size_t capacity, struct error *error) {
+    *memory = (struct memory){.capacity = capacity ? round_up(capacity) : PLANNING_CAPACITY};
+    if (capacity) {
+        memory->base = pages_alloc(memory->capacity);
+        if (!memory->base) return error_set(error, STATUS_NO_MEMORY, "step memory of %zu bytes: the system has no more memory", memory->capacity);
+    }
+    memory_reset(memory);
+    if (!memory->free_spans) {
+        memory_destroy(memory);
+        return error_set(error, STATUS_NO_MEMORY, "step memory: the system has no more memory");
+    }
+    return STATUS_OK;
+}
+
+void memory_destroy(struct memory *memory) {
+    if (memory->base) pages_free(memory->base, memory->capacity);
+    arena_free(&memory->arena);
+    *memory = (struct memory){0};
+}
+
+void *memory_take(struct memory *memory, size_t bytes) {
+    bytes = round_up(bytes ? bytes : 1);
+    struct memory_span **best = NULL;
+    for (struct memory_span **at = &memory->free_spans; *at; at = &(*at)->next)
+        if ((*at)->bytes >= bytes && (!best || (*at)->bytes < (*best)->bytes)) best = at;
+    if (!best) return NULL;
+    struct memory_span *span = *best;
+    const size_t offset = span->offset;
+    span->offset += bytes;
+    span->bytes -= bytes;
+    if (span->bytes == 0) {
+        *best = span->next;
+        span->next = memory->spare;
+        memory->spare = span;
+    }
+    memory->used += bytes;
+    if (offset + bytes > memory->peak) memory->peak = offset + bytes;
+    return memory->base ? (void *)(memory->base + offset) : (void *)(PLANNING_BASE + offset);
+}
+
+void memory_give(struct memory *memory, void *data, size_t bytes) {
+    if (!data) return;
+    bytes = round_up(bytes ? bytes : 1);
+    const size_t offset = memory->base ? (size_t)((uint8_t *)data - memory->base) : (size_t)((uintptr_t)data - PLANNING_BASE);
+    memory->used -= bytes;
+    struct memory_span *before = NULL, *after = memory->free_spans;   /* the list is in order of addresses */
+    while (after && after->offset < offset) { before = after; after = after->next; }
+    if (before && before->offset + before->bytes == offset) {
+        before->bytes += bytes;
+    } else {
+        struct memory_span *span = span_new(memory, offset, bytes);
+        if (!span) return;   /* lost until the next reset */
+        span->next = after;
+        if (before) before->next = span;
+        else memory->free_spans = span;
+        before = span;
+    }
+    if (after && before->offset + before->bytes == after->offset) {
+        before->bytes += after->bytes;
+        before->next = after->next;
+        after->next = memory->spare;
+        memory->spare = after;
+    }
+}

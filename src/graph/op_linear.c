@@ -1,0 +1,125 @@
+/* Linear layers y_i = W_i x that share their input (spec/v1-v3.md section 7: dx = sum_i W_i^T dy_i, dW_i += dy_i x^T). */
+#include "graph/weights.h"
+
+struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
+    const int64_t out = w->shape[0], in = w->shape[1];
+    return (struct matrix){
+        .data = w->value ? (const void *)w->value : w->stored,
+        .dtype = w->value ? DTYPE_F32 : w->stored_dtype,
+        .rows = transposed ? in : out, .cols = transposed ? out : in, .stride = in, .transposed = transposed,
+    };
+}
+
+size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side) {
+    if (w->packed[side]) return 0;
+    const int64_t out = w->shape[0], in = w->shape[1];
+    return side == 0 ? graph->kernels->matmul.packed_bytes(in, out, graph->compute) : graph->kernels->matmul.packed_bytes(out, in, graph->compute);
+}
+
+const void *weight_packed(const struct graph *graph, const struct parameter *w, int side, void *scratch) {
+    if (w->packed[side]) return w->packed[side];
+    const struct matrix b = matrix_of_parameter(w, side == 0);
+    matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, graph->compute);
+    return scratch;
+}
+
+float *parameter_gradient_zeroed(struct parameter *w) {
+    if (!w->grad_written) memset(w->grad, 0, (size_t)w->count * sizeof(float));
+    w->grad_written = true;
+    return w->grad;
+}
+
+/* y_i [rows, out_i] = x W_i^T */
+static void linear_forward(struct graph *graph, struct op *op) {
+    const struct tensor *x = op->in[0];
+    const struct matmul_kernels *matmul = &graph->kernels->matmul;
+    const size_t matmul_bytes = matmul->scratch_bytes(x->rows, x->width, graph->compute, pool_threads(graph->pool));
+    void *matmul_scratch = scratch_take(graph, matmul_bytes);
+    void *weight_scratch[OP_MAX];
+    size_t weight_bytes[OP_MAX];
+    for (int i = 0; i < op->outs; i++) {
+        weight_bytes[i] = weight_scratch_bytes(graph, op->parameters[i], 0);
+        weight_scratch[i] = weight_bytes[i] ? scratch_take(graph, weight_bytes[i]) : NULL;
+        graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
+    }
+    if (graph_computes(graph)) {
+        struct matmul_product products[OP_MAX];
+        for (int i = 0; i < op->outs; i++)
+            products[i] = (struct matmul_product){
+                .packed = weight_packed(graph, op->parameters[i], 0, weight_scratch[i]),
+                .n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype,
+            };
+        const struct matrix a = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
+        matmul->run(graph->pool, &a, graph->compute, products, op->outs, matmul_scratch);
+    }
+    for (int i = 0; i < op->outs; i++) scratch_give(graph, weight_scratch[i], weight_bytes[i]);
+    scratch_give(graph, matmul_scratch, matmul_bytes);
+}
+
+/* dx += dy_i W_i */
+static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
+    const struct matmul_kernels *matmul = &graph->kernels->matmul;
+    struct tensor *x = op->in[0];
+    const struct tensor *y = op->out[i];
+    bool accumulate;
+    void *dx = gradient_of(graph, x, &accumulate);
+    const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, graph->compute, pool_threads(graph->pool));
+    const size_t weight_bytes = weight_scratch_bytes(graph, op->parameters[i], 1);
+    void *scratch = scratch_take(graph, scratch_bytes), *weight_scratch = weight_bytes ? scratch_take(graph, weight_bytes) : NULL;
+    graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
+    if (graph_computes(graph)) {
+        const struct matrix a = {.data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width};
+        const struct matmul_product product = {
+            .packed = weight_packed(graph, op->parameters[i], 1, weight_scratch),
+            .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate,
+        };
+        matmul->run(graph->pool, &a, graph->compute, &product, 1, scratch);
+    }
+    scratch_give(graph, weight_scratch, weight_bytes);
+    scratch_give(graph, scratch, scratch_bytes);
+}
+
+/* dW += A B with A = dY^T [out, rows] and B = X [rows, in] */
+void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t rows, const void *packed_x) {
+    const struct matmul_kernels *matmul = &graph->kernels->matmul;
+    const int64_t out = w->shape[0], in = w->shape[1];
+    const size_t scratch_bytes = matmul->scratch_bytes(out, rows, graph->compute, pool_threads(graph->pool));
+    void *scratch = scratch_take(graph, scratch_bytes);
+    graph->flops += 2.0 * (double)rows * (double)w->count;
+    if (graph_computes(graph)) {
+        const struct matrix a = {.data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true};
+        const struct matmul_product product = {.packed = packed_x, .n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written};
+        matmul->run(graph->pool, &a, graph->compute, &product, 1, scratch);
+        w->grad_written = true;
+    }
+    scratch_give(graph, scratch, scratch_bytes);
+}
+
+static void linear_backward(struct graph *graph, struct op *op) {
+    struct tensor *x = op->in[0];
+    for (int i = 0; i < op->outs; i++)
+        if (op->out[i]->grad) linear_input_gradient(graph, op, i);
+    const size_t packed_bytes = graph->kernels->matmul.packed_bytes(x->rows, x->width, graph->compute);
+    void *packed = scratch_take(graph, packed_bytes);
+    if (graph_computes(graph)) {
+        const struct matrix b = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
+        matmul_pack(graph->pool, &graph->kernels->matmul, packed, &b, graph->compute);
+    }
+    for (int i = 0; i < op->outs; i++)
+        if (op->out[i]->grad) weight_gradient(graph, op->parameters[i], op->out[i]->grad, op->out[i]->grad_dtype, op->out[i]->width, x->rows, packed);
+    scratch_give(graph, packed, packed_bytes);
+}
+
+static const struct op_kind linear_kind = {.name = "linear", .forward = linear_forward, .backward = linear_backward, .reads_inputs = 1};
+
+void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs) {
+    for (int i = 0; i < count; i++) outputs[i] = NULL;
+    struct op *op = op_new(graph, &linear_kind, 0);
+    if (!op) return;
+    op_input(op, x);
+    for (int i = 0; i < count; i++) {
+        op->parameters[i] = weights[i];
+        outputs[i] = op_output(graph, op, x->rows, weights[i]->shape[0], graph->compute, graph->compute);
+    }
+    op_run(graph, op);
+}

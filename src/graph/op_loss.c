@@ -1,0 +1,101 @@
+/* The output head: logits at inference, and cross-entropy fused with it in training (spec/v1-v3.md section 7.1).
+ * Logits exist for a chunk of rows at a time. On a recording graph a chunk's gradients follow at once, while its logits are in the caches:
+ *   dlogits[t] = weights[t] (softmax(logits[t]) - onehot(target[t])),  dh = dlogits W,  dW += dlogits^T h */
+#include "graph/weights.h"
+
+#define CHUNK_BYTES ((int64_t)64 << 20)   /* of fp32 logits; larger chunks accumulate dW less often */
+
+struct cross_entropy { const int32_t *targets; const float *weights; float *losses; };
+
+static int64_t chunk_rows(int64_t rows, int64_t vocab) {
+    int64_t chunk = CHUNK_BYTES / (vocab * (int64_t)sizeof(float)) / MATMUL_GRAIN * MATMUL_GRAIN;
+    if (chunk < MATMUL_GRAIN) chunk = MATMUL_GRAIN;
+    return chunk < rows ? chunk : rows;
+}
+
+static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, const void *packed, void *c, enum dtype c_dtype, int64_t n, void *scratch) {
+    graph->flops += 2.0 * (double)rows * (double)width * (double)n;
+    if (!graph_computes(graph)) return;
+    const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = width};
+    const struct matmul_product product = {.packed = packed, .n = n, .c = c, .c_stride = n, .c_dtype = c_dtype};
+    graph->kernels->matmul.run(graph->pool, &a, graph->compute, &product, 1, scratch);
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+static void cross_entropy_forward(struct graph *graph, struct op *op) {
+    const struct cross_entropy *loss = op->extra;
+    const struct matmul_kernels *matmul = &graph->kernels->matmul;
+    struct tensor *h = op->in[0];
+    struct parameter *head = op->parameters[0];
+    const int64_t vocab = head->shape[0], width = h->width, chunk = chunk_rows(h->rows, vocab);
+    const int threads = pool_threads(graph->pool);
+    const bool backward = graph->recording;
+
+    bool accumulate = false;
+    uint8_t *dh = backward ? gradient_of(graph, h, &accumulate) : NULL;   /* written whole: the loss is the first to reach h */
+    const size_t logits_bytes = (size_t)(chunk * vocab) * sizeof(float);
+    const size_t packed_bytes[2] = {weight_scratch_bytes(graph, head, 0), backward ? weight_scratch_bytes(graph, head, 1) : 0};
+    const size_t h_packed_bytes = backward ? matmul->packed_bytes(chunk, width, graph->compute) : 0;
+    const size_t scratch_bytes = larger(matmul->scratch_bytes(chunk, width, graph->compute, threads), backward ? matmul->scratch_bytes(chunk, vocab, graph->compute, threads) : 0);
+    float *logits = scratch_take(graph, logits_bytes);
+    void *packed_scratch[2] = {packed_bytes[0] ? scratch_take(graph, packed_bytes[0]) : NULL, packed_bytes[1] ? scratch_take(graph, packed_bytes[1]) : NULL};
+    void *h_packed = h_packed_bytes ? scratch_take(graph, h_packed_bytes) : NULL;
+    void *scratch = scratch_take(graph, scratch_bytes);
+    const void *packed[2] = {NULL, NULL};
+    if (graph_computes(graph)) {
+        packed[0] = weight_packed(graph, head, 0, packed_scratch[0]);
+        if (backward) packed[1] = weight_packed(graph, head, 1, packed_scratch[1]);
+    }
+
+    for (int64_t row = 0; row < h->rows; row += chunk) {
+        const int64_t rows = h->rows - row < chunk ? h->rows - row : chunk;
+        const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
+        head_product(graph, x, h->dtype, rows, width, packed[0], logits, DTYPE_F32, vocab, scratch);
+        if (graph_computes(graph))
+            graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, rows, vocab);
+        if (!backward) continue;
+        head_product(graph, logits, DTYPE_F32, rows, vocab, packed[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, width, scratch);
+        if (graph_computes(graph)) {
+            const struct matrix b = {.data = x, .dtype = h->dtype, .rows = rows, .cols = width, .stride = width};
+            matmul_pack(graph->pool, matmul, h_packed, &b, graph->compute);
+        }
+        weight_gradient(graph, head, logits, DTYPE_F32, vocab, rows, h_packed);
+    }
+    scratch_give(graph, scratch, scratch_bytes);
+    scratch_give(graph, h_packed, h_packed_bytes);
+    scratch_give(graph, packed_scratch[1], packed_bytes[1]);
+    scratch_give(graph, packed_scratch[0], packed_bytes[0]);
+    scratch_give(graph, logits, logits_bytes);
+}
+
+/* No output, hence no backward: the forward has left dh in h's gradient. */
+static const struct op_kind cross_entropy_kind = {.name = "cross_entropy", .forward = cross_entropy_forward};
+
+void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses) {
+    struct op *op = op_new(graph, &cross_entropy_kind, sizeof(struct cross_entropy));
+    if (!op) return;
+    *(struct cross_entropy *)op->extra = (struct cross_entropy){targets, weights, losses};
+    op->parameters[0] = head;
+    op_input(op, h);
+    op_run(graph, op);
+}
+
+void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count, float *logits) {
+    if (graph->status != STATUS_OK || count == 0) return;
+    const int64_t vocab = head->shape[0], width = h->width;
+    const size_t row_bytes = dtype_bytes(h->dtype, (size_t)width), gathered_bytes = rows ? row_bytes * (size_t)count : 0;
+    const size_t packed_bytes = weight_scratch_bytes(graph, head, 0);
+    const size_t scratch_bytes = graph->kernels->matmul.scratch_bytes(count, width, graph->compute, pool_threads(graph->pool));
+    uint8_t *gathered = rows ? scratch_take(graph, gathered_bytes) : h->data;
+    void *packed_scratch = packed_bytes ? scratch_take(graph, packed_bytes) : NULL, *scratch = scratch_take(graph, scratch_bytes);
+    const void *packed = NULL;
+    if (graph_computes(graph)) {
+        for (int64_t i = 0; rows && i < count; i++) memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
+        packed = weight_packed(graph, head, 0, packed_scratch);
+    }
+    head_product(graph, gathered, h->dtype, count, width, packed, logits, DTYPE_F32, vocab, scratch);
+    scratch_give(graph, scratch, scratch_bytes);
+    scratch_give(graph, packed_scratch, packed_bytes);
+    if (rows) scratch_give(graph, gathered, gathered_bytes);
+}

@@ -1,0 +1,17 @@
+/* What the operations with a weight matrix share (graph/op_linear.c). side 0: B = W^T for y = W x; side 1: B = W for dx = W^T dy. */
+#ifndef DEEPSEEK_GRAPH_WEIGHTS_H
+#define DEEPSEEK_GRAPH_WEIGHTS_H
+
+#include "graph/graph.h"
+
+/* The matrix as a right-hand operand: transposed for side 0. */
+struct matrix matrix_of_parameter(const struct parameter *w, bool transposed);
+/* The packed copy, or a fresh one in `scratch` of weight_scratch_bytes (0 where a copy exists). */
+size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side);
+const void *weight_packed(const struct graph *graph, const struct parameter *w, int side, void *scratch);
+/* dW += dY^T X;  dy [rows, out], packed_x: X [rows, in] as matmul_pack wrote it. */
+void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t rows, const void *packed_x);
+/* A parameter's gradient for kernels that can only add: zeroed at its first use in a step. */
+float *parameter_gradient_zeroed(struct parameter *w);
+
+#endif

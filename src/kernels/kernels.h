@@ -1,0 +1,156 @@
+/* The numerical loops, which know nothing of models, behind one table per instruction set.
+ *
+ * `reference` is plain C and defines the meaning; the others are variants of it, chosen once at start-up (base/cpu.h).
+ * Rules for every kernel:
+ *   - it splits its work over `pool` itself (NULL: one thread), by outputs or by fixed-size blocks, so that the result does not
+ *     depend on the number of threads, nor on how many rows a call holds: the result of a row depends on that row alone;
+ *   - a buffer has a dtype of F32 or BF16 where its type is a parameter; arithmetic is fp32; BF16 is rounded to nearest even once, at the store;
+ *   - nothing is allocated: scratch memory comes from the caller, its size from a function beside the kernel;
+ *   - sizes may be odd; pointers of activations and parameters are at least 4-byte aligned unless said otherwise.
+ */
+#ifndef DEEPSEEK_KERNELS_KERNELS_H
+#define DEEPSEEK_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/cpu.h"
+#include "base/number.h"
+#include "base/pool.h"
+
+/* ---- matrix products (kernels/matmul_*.c) ---------------------------------------------------------------------------------- */
+
+/* A matrix in memory: element (i, j) at data[i * stride + j], or at data[j * stride + i] when `transposed`. */
+struct matrix {
+    const void *data;
+    enum dtype dtype;      /* F32 or BF16 */
+    int64_t rows, cols;    /* of the matrix as it is used, i.e. after transposition */
+    int64_t stride;        /* elements */
+    bool transposed;
+};
+
+/* One product C = A B or C += A B of a call, with B packed. */
+struct matmul_product {
+    const void *packed;    /* B [k, n] as matmul_pack wrote it, 64-byte aligned */
+    int64_t n;
+    void *c;               /* [m, n], row stride c_stride */
+    int64_t c_stride;
+    enum dtype c_dtype;    /* F32, or BF16 without accumulate */
+    bool accumulate;       /* C += A B (C holds fp32; the product is summed onto C as the chain's start) */
+};
+
+/* Compute type F32: fp32 products, fused multiply-add. Compute type BF16: both operands rounded to bf16, fp32 accumulation.
+ * Each output has one accumulator that walks k from 0 upwards; blocking k through memory does not change it. */
+struct matmul_kernels {
+    /* Bytes of a packed B [k, n]. Panels of outputs, interleaved so that one sequential stream feeds the product. */
+    size_t (*packed_bytes)(int64_t k, int64_t n, enum dtype compute);
+    /* Packs rows k0..k1 and columns n0..n1 of B on the calling thread. k0 and n0 are multiples of MATMUL_GRAIN, k1 and n1 too or the end. Padding is written as zeros. */
+    void (*pack_part)(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1);
+    /* Scratch for a call with these sizes (A is packed into it), and the call: `count` products of one A [m, k] with several B. */
+    size_t (*scratch_bytes)(int64_t m, int64_t k, enum dtype compute, int threads);
+    void (*run)(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch);
+};
+#define MATMUL_GRAIN 64
+
+/* Packs a whole B on all threads. */
+void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b, enum dtype compute);
+
+/* ---- attention (kernels/attention_*.c) ------------------------------------------------------------------------------------- */
+
+/* Causal softmax attention of grouped query heads: head h reads key/value head h / (heads / kv_heads).
+ *   score[t][s] = scale * q[t] . k[s] for s <= t,   o[t] = sum_s softmax(score[t])[s] v[s]
+ * No T x T matrix exists. Keys are visited in blocks that start at absolute positions, so that a query's result does not depend on the chunk it came in.
+ * With kv dtype BF16 the unnormalised softmax is rounded to bf16 for the product with V, and q to bf16 for the product with K; sums are fp32. */
+struct attention_shape {
+    int heads, kv_heads;
+    int qk_dim, v_dim;     /* per head; they differ in MLA */
+    float scale;
+    enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16 */
+};
+
+/* A store of keys and values for one sequence of one layer, in the variant's own layout; zeroed before first use; 64-byte aligned.
+ * `capacity` positions, each [kv_heads, qk_dim] keys and [kv_heads, v_dim] values. */
+struct attention_job {
+    void *kv;              /* the store */
+    int64_t capacity;      /* it was sized for */
+    int64_t row;           /* first row of this job's queries in q and o */
+    int64_t position;      /* absolute position of that row; its keys 0..position+count-1 are in the store */
+    int64_t count;
+};
+
+struct attention_kernels {
+    size_t (*kv_bytes)(const struct attention_shape *shape, int64_t capacity);
+    /* Writes keys k and values v of each job's rows at its positions. k: [rows, kv_heads, qk_dim] with row stride k_stride, v alike with v_dim. */
+    void (*kv_write)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                     const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype, int64_t v_stride);
+    size_t (*scratch_bytes)(const struct attention_shape *shape, int64_t max_position, int threads);
+    /* o [rows, heads, v_dim], lse [heads, rows] (log-sum-exp, may be NULL). q: [rows, heads, qk_dim]. */
+    void (*forward)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                    const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, float *lse, int64_t rows, void *scratch);
+    /* Training: the jobs are whole sequences (position 0), k and v as given to kv_write; `kv` of the jobs is not read. Writes dq, dk, dv (no accumulation). */
+    size_t (*backward_scratch_bytes)(const struct attention_shape *shape, int64_t max_count, int threads);
+    void (*backward)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                     const void *q, const void *k, const void *v, const void *o, const void *d_o, enum dtype dtype,   /* all of one type */
+                     int64_t q_stride, int64_t k_stride, int64_t v_stride, int64_t o_stride,                           /* d_* have their twin's stride */
+                     const float *lse, int64_t rows, void *dq, void *dk, void *dv, void *scratch);
+};
+
+/* ---- everything by rows (kernels/rows_*.c) ---------------------------------------------------------------------------------- */
+
+struct adamw_step {
+    float learning_rate, beta1, beta2, eps, weight_decay;
+    float grad_scale;                    /* clipping and the like, applied to the gradient as it is read */
+    float bias_correction1, bias_correction2;   /* 1 - beta1^step, 1 - beta2^step */
+};
+
+struct row_kernels {
+    void (*convert)(struct pool *pool, void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count);
+    /* y = a + b, F32 out; b F32 or BF16. y may be a. */
+    void (*add)(struct pool *pool, float *y, const float *a, const void *b, enum dtype b_dtype, int64_t count);
+
+    /* y[i] = w[i] x[i] r, r = 1 / sqrt(mean(x^2) + eps); rstd [rows] receives r (may be NULL). */
+    void (*rmsnorm_forward)(struct pool *pool, void *y, enum dtype y_dtype, int64_t y_stride, float *rstd, const void *x, enum dtype x_dtype, int64_t x_stride,
+                            const float *w, int64_t rows, int64_t width, float eps);
+    /* g = w dy;  dx += r g - x r^3 mean(g x);  dw += sum over rows dy x r (in row blocks of fixed size).
+     * scratch: rmsnorm_backward_scratch(rows, width) bytes. */
+    size_t (*rmsnorm_backward_scratch)(int64_t rows, int64_t width);
+    void (*rmsnorm_backward)(struct pool *pool, float *dx, int64_t dx_stride, float *dw, const void *dy, enum dtype dy_dtype, int64_t dy_stride, const void *x, enum dtype x_dtype, int64_t x_stride,
+                             const float *w, const float *rstd, int64_t rows, int64_t width, void *scratch);
+
+    /* Rotates `dims` elements from `offset` on in each of `heads` heads of width `head_dim`, in place. angles: cos and sin of row t at
+     * table[position[t]][0 .. dims/2) and [dims/2 .. dims). half-split pairs (i, i + dims/2), interleaved pairs (2i, 2i + 1). inverse: by -angle (the backward). */
+    void (*rope)(struct pool *pool, void *x, enum dtype dtype, int64_t stride, int64_t rows, int heads, int head_dim, int offset, int dims,
+                 const float *table, const int32_t *positions, bool interleaved, bool inverse);
+
+    /* h = silu(gate) up;  silu(a) = a / (1 + exp(-a)). Backward: dup = dh silu(gate), dgate = dh up sigma (1 + gate (1 - sigma)). All of one dtype.
+     * dgate and dup may be gate and up themselves. */
+    void (*swiglu_forward)(struct pool *pool, void *h, const void *gate, const void *up, enum dtype dtype, int64_t count);
+    void (*swiglu_backward)(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t count);
+
+    /* x[t] = table[ids[t]];  backward dtable[ids[t]] += dx[t], rows in order. */
+    void (*embedding_forward)(struct pool *pool, float *x, const void *table, enum dtype table_dtype, const int32_t *ids, int64_t rows, int64_t width);
+    void (*embedding_backward)(struct pool *pool, float *dtable, const float *dx, const int32_t *ids, int64_t rows, int64_t width);
+
+    /* Per row: loss[t] = log sum_v exp(logits[t][v]) - logits[t][target[t]], 0 where target is negative. With `weights` (may be NULL: loss only) the
+     * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. */
+    void (*cross_entropy)(struct pool *pool, float *loss, float *logits, int64_t stride, const int32_t *targets, const float *weights, int64_t rows, int64_t vocab);
+
+    /* One AdamW update of `count` elements on the calling thread: g = gradient * grad_scale; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+     * p -= lr weight_decay p; p -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps). */
+    void (*adamw)(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step);
+    /* Sum of squares in double, in blocks of fixed size added in order. */
+    double (*sum_of_squares)(struct pool *pool, const float *x, int64_t count);
+};
+
+struct kernels {
+    enum isa isa;
+    struct matmul_kernels matmul;
+    struct attention_kernels attention;
+    struct row_kernels rows;
+};
+
+/* The table of a variant that the machine has. */
+const struct kernels *kernels_for(enum isa isa);
+
+#endif

@@ -1,0 +1,67 @@
+/* V1's attention: multi-head or grouped-query with half-split rotary embedding (spec/v1-v3.md section 2.2).
+ *
+ *   q = Wq x   k = Wk x   v = Wv x;   rope on q and k;   o = softmax(q k^T / sqrt(head_dim), causal) v;   y = Wo o
+ *
+ * State of a sequence: the store of rotated keys and of values that the attention kernel defines. */
+#include <math.h>
+
+#include "model/blocks.h"
+
+struct gqa { struct parameter *q, *k, *v, *o; };
+
+static enum status gqa_declare(struct model *model, struct layer *layer, struct error *error) {
+    const struct config *config = &model->config;
+    const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
+    struct gqa *gqa = layer->attention_weights = arena_alloc(&model->arena, sizeof *gqa);
+    if (!gqa) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    gqa->q = model_declare(model, layer->index, "self_attn.q_proj.weight", query, d);
+    gqa->k = model_declare(model, layer->index, "self_attn.k_proj.weight", kv, d);
+    gqa->v = model_declare(model, layer->index, "self_attn.v_proj.weight", kv, d);
+    gqa->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, query);
+    return gqa->q && gqa->k && gqa->v && gqa->o ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+}
+
+static struct attention_shape gqa_shape(const struct model *model) {
+    const struct config *config = &model->config;
+    return (struct attention_shape){
+        .heads = (int)config->num_attention_heads, .kv_heads = (int)config->num_key_value_heads,
+        .qk_dim = (int)config->head_dim, .v_dim = (int)config->head_dim,
+        .scale = (float)(1.0 / sqrt((double)config->head_dim)), .kv_dtype = model->compute,
+    };
+}
+
+static size_t gqa_state_bytes(const struct model *model, const struct layer *layer, int64_t capacity) {
+    (void)layer;
+    const struct attention_shape shape = gqa_shape(model);
+    return model->kernels->attention.kv_bytes(&shape, capacity);
+}
+
+static struct tensor *gqa_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
+    struct graph *graph = pass->graph;
+    const struct config *config = &pass->model->config;
+    const struct gqa *gqa = layer->attention_weights;
+    struct tensor *qkv[3];
+    op_linear(graph, x, (struct parameter *[]){gqa->q, gqa->k, gqa->v}, 3, qkv);
+
+    struct rope rope = {.table = pass->rope, .heads = (int)config->num_attention_heads, .head_dim = (int)config->head_dim, .dims = (int)config->head_dim, .positions = pass->row_numbers};
+    struct tensor *q = op_rope(graph, qkv[0], &rope);
+    rope.heads = (int)config->num_key_value_heads;
+    struct tensor *k = op_rope(graph, qkv[1], &rope);
+
+    const struct attention_shape shape = gqa_shape(pass->model);
+    struct attention_job *jobs = arena_alloc(&graph->arena, (size_t)pass->batch->span_count * sizeof *jobs);
+    if (!jobs) { graph->status = STATUS_NO_MEMORY; return NULL; }
+    for (int i = 0; i < pass->batch->span_count; i++) {
+        const struct span *span = &pass->batch->spans[i];
+        jobs[i] = (struct attention_job){
+            .kv = span->sequence ? sequence_state(span->sequence, layer) : NULL,
+            .capacity = span->sequence ? span->sequence->capacity : span->count,
+            .row = span->row, .position = span->position, .count = span->count,
+        };
+    }
+    struct tensor *o = op_attention(graph, q, k, qkv[2], &shape, jobs, pass->batch->span_count), *y;
+    op_linear(graph, o, (struct parameter *[]){gqa->o}, 1, &y);
+    return y;
+}
+
+const struct block attention_gqa_block = {.name = "gqa", .declare = gqa_declare, .forward = gqa_forward, .state_bytes = gqa_state_bytes};

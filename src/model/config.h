@@ -1,0 +1,67 @@
+/* config.json -> struct config -> the layer plan.
+ *
+ * Both spellings are read: as published, and as transformers 5 saves it (rope_parameters, layer_types, dtype). An unknown key is a warning that
+ * names it; a known key whose value asks for something that is not implemented is an error. A generation is data: this file alone knows
+ * model types; the rest of the program sees layers with an attention kind, an FFN kind and a residual kind. */
+#ifndef DEEPSEEK_MODEL_CONFIG_H
+#define DEEPSEEK_MODEL_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "base/error.h"
+#include "base/number.h"
+#include "io/json.h"
+
+enum attention_kind { ATTENTION_GQA };
+enum ffn_kind { FFN_DENSE };
+enum residual_kind { RESIDUAL_ADD };
+
+/* One row of the layer plan. */
+struct layer_plan {
+    enum attention_kind attention;
+    enum ffn_kind ffn;
+    enum residual_kind residual;
+    int64_t intermediate_size;   /* of the dense FFN */
+};
+
+#define CONFIG_MAX_EOS 8
+
+struct config {
+    const char *model_type;      /* "llama" */
+    const char *architecture;    /* "LlamaForCausalLM" */
+    int64_t hidden_size, intermediate_size, num_hidden_layers;
+    int64_t num_attention_heads, num_key_value_heads, head_dim;
+    int64_t vocab_size;          /* 0 in a training config that leaves it to the tokenizer */
+    int64_t max_position_embeddings;
+    double rms_norm_eps, rope_theta, initializer_range;
+    int64_t bos_token_id, eos_token_id[CONFIG_MAX_EOS];   /* -1: none */
+    int eos_count;
+    enum dtype dtype;            /* torch_dtype / dtype */
+
+    struct layer_plan *layers;   /* [num_hidden_layers] */
+    const char *const *warnings; /* unknown keys and the like */
+    int warning_count;
+    json_t *source;              /* the JSON it was read from, without `train`: config.json is written from it. Owned. */
+};
+
+/* `origin` names the source in messages. Keys "train" are ignored here (train/settings.h reads them). Strings live in `arena`. */
+enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena, struct error *error);
+/* A folder with config.json, or the path of a JSON file. */
+enum status config_load(struct config *config, const char *path, struct arena *arena, struct error *error);
+void config_release(struct config *config);   /* the JSON; the rest is the arena's */
+
+/* config.json as transformers reads it, deterministic. dtype: of the tensors beside it. Returns a new reference. */
+json_t *config_to_json(const struct config *config, enum dtype dtype);
+
+/* Closed forms from the layer plan alone, no memory needed. */
+struct config_sizes {
+    int64_t parameters, active_parameters;   /* total, and those a token meets (embedding and head included) */
+    int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
+    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16;
+    double attention_flops_per_position;     /* one query against one key, all layers, forward: 2 heads (qk_dim + v_dim) layers */
+};
+void config_sizes(const struct config *config, struct config_sizes *sizes);
+
+#endif

@@ -1,0 +1,26 @@
+/* The dense SwiGLU feed-forward layer (spec/v1-v3.md section 2.1):  y = W_down ( silu(W_gate x) * W_up x ). */
+#include "model/blocks.h"
+
+struct ffn { struct parameter *gate, *up, *down; };
+
+static enum status ffn_declare(struct model *model, struct layer *layer, struct error *error) {
+    const int64_t d = model->config.hidden_size, f = layer->plan->intermediate_size;
+    struct ffn *ffn = layer->ffn_weights = arena_alloc(&model->arena, sizeof *ffn);
+    if (!ffn) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    ffn->gate = model_declare(model, layer->index, "mlp.gate_proj.weight", f, d);
+    ffn->up = model_declare(model, layer->index, "mlp.up_proj.weight", f, d);
+    ffn->down = model_declare(model, layer->index, "mlp.down_proj.weight", d, f);
+    return ffn->gate && ffn->up && ffn->down ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+}
+
+static struct tensor *ffn_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
+    const struct ffn *ffn = layer->ffn_weights;
+    struct tensor *gate_up[2], *y;
+    op_linear(pass->graph, x, (struct parameter *[]){ffn->gate, ffn->up}, 2, gate_up);
+    struct tensor *h = op_swiglu(pass->graph, gate_up[0], gate_up[1]);
+    if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+    op_linear(pass->graph, h, (struct parameter *[]){ffn->down}, 1, &y);
+    return y;
+}
+
+const struct block ffn_dense_block = {.name = "dense", .declare = ffn_declare, .forward = ffn_forward};

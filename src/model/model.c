@@ -1,0 +1,387 @@
+/* The model as a description: parameters declared block by block, memory for training, the forward pass. */
+#include "model/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/random.h"
+#include "model/blocks.h"
+
+static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block};
+static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block};
+
+/* ---- declaration ----------------------------------------------------------------------------------------------------------------- */
+
+struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns) {
+    enum { GROW = 64 };
+    if (model->parameter_count % GROW == 0) {   /* the arena keeps the old list; the lists together stay small */
+        struct parameter **list = arena_alloc(&model->arena, (size_t)(model->parameter_count * 2 + GROW) * sizeof *list);
+        if (!list) return NULL;
+        if (model->parameter_count) memcpy(list, model->parameters, (size_t)model->parameter_count * sizeof *list);
+        model->parameters = list;
+    }
+    struct parameter *parameter = arena_alloc(&model->arena, sizeof *parameter);
+    if (!parameter) return NULL;
+    *parameter = (struct parameter){
+        .name = layer < 0 ? arena_string(&model->arena, name) : arena_printf(&model->arena, "model.layers.%d.%s", layer, name),
+        .rank = columns ? 2 : 1, .shape = {rows, columns}, .count = columns ? rows * columns : rows, .trainable = true,
+    };
+    if (!parameter->name) return NULL;
+    return model->parameters[model->parameter_count++] = parameter;
+}
+
+struct parameter *model_parameter(const struct model *model, const char *name) {
+    for (int i = 0; i < model->parameter_count; i++)
+        if (strcmp(model->parameters[i]->name, name) == 0) return model->parameters[i];
+    return NULL;
+}
+
+static enum status declare_all(struct model *model, struct error *error) {
+    const int64_t d = model->config.hidden_size;
+    model->layers = arena_alloc(&model->arena, (size_t)model->config.num_hidden_layers * sizeof *model->layers);
+    bool complete = model->layers && (model->embedding = model_declare(model, -1, "model.embed_tokens.weight", model->config.vocab_size, d));
+    for (int i = 0; complete && i < (int)model->config.num_hidden_layers; i++) {
+        struct layer *layer = &model->layers[i];
+        layer->index = i;
+        layer->plan = &model->config.layers[i];
+        layer->attention = attention_blocks[layer->plan->attention];
+        layer->ffn = ffn_blocks[layer->plan->ffn];
+        complete = complete && (layer->input_norm = model_declare(model, i, "input_layernorm.weight", d, 0));
+        if (complete && layer->attention->declare(model, layer, error)) return error->code;
+        complete = complete && (layer->post_attention_norm = model_declare(model, i, "post_attention_layernorm.weight", d, 0));
+        if (complete && layer->ffn->declare(model, layer, error)) return error->code;
+    }
+    complete = complete && (model->final_norm = model_declare(model, -1, "model.norm.weight", d, 0));
+    complete = complete && (model->head = model_declare(model, -1, "lm_head.weight", model->config.vocab_size, d));
+    return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+}
+
+enum status model_create(struct model **out, struct config *config, const struct kernels *kernels, struct pool *pool, enum dtype compute, struct error *error) {
+    if (config->vocab_size < 1) return error_set(error, STATUS_INVALID, "config: vocab_size is missing, expected the number of token ids");
+    struct error local;
+    if (!error) error = &local;
+    struct model *model = calloc(1, sizeof *model);
+    if (!model) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    model->config = *config;
+    model->kernels = kernels;
+    model->pool = pool;
+    model->compute = compute;
+    model->recompute = RECOMPUTE_CHEAP;
+    const enum status status = declare_all(model, error);
+    if (status) {
+        arena_free(&model->arena);
+        free(model);
+        return status;
+    }
+    config->source = NULL;   /* taken over */
+    *out = model;
+    return STATUS_OK;
+}
+
+void model_destroy(struct model *model) {
+    if (!model) return;
+    for (int i = 0; i < 2; i++) pages_free(model->pages[i], model->page_bytes[i]);
+    safetensors_close(model->checkpoint);
+    config_release(&model->config);
+    arena_free(&model->arena);
+    arena_free(&model->config_arena);
+    free(model);
+}
+
+/* ---- memory for training ----------------------------------------------------------------------------------------------------------- */
+
+static size_t round_up_64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
+bool model_multiplies(const struct model *model, const struct parameter *p) { return p->rank == 2 && p != model->embedding; }
+
+static size_t packed_bytes(const struct model *model, const struct parameter *p, int side) {
+    return round_up_64(side == 0 ? model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], model->compute) : model->kernels->matmul.packed_bytes(p->shape[0], p->shape[1], model->compute));
+}
+
+enum status model_allocate_packed(struct model *model, int sides, struct error *error) {
+    size_t bytes = 0;
+    for (int i = 0; i < model->parameter_count; i++)
+        for (int side = 0; side < sides; side++)
+            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side);
+    if (!bytes) return STATUS_OK;
+    uint8_t *at = model->pages[1] = pages_alloc(bytes);
+    if (!at) return error_set(error, STATUS_NO_MEMORY, "packed weights need %.2f GB, the system has no more memory", (double)bytes / 1e9);
+    model->page_bytes[1] = bytes;
+    for (int i = 0; i < model->parameter_count; i++)
+        for (int side = 0; side < sides; side++)
+            if (model_multiplies(model, model->parameters[i])) {
+                model->parameters[i]->packed[side] = at;
+                model->parameters[i]->packed_dtype = model->compute;
+                at += packed_bytes(model, model->parameters[i], side);
+            }
+    return STATUS_OK;
+}
+
+enum status model_allocate_training(struct model *model, struct error *error) {
+    size_t bytes = 0;
+    for (int i = 0; i < model->parameter_count; i++) bytes += 2 * round_up_64((size_t)model->parameters[i]->count * sizeof(float));
+    uint8_t *at = model->pages[0] = pages_alloc(bytes);
+    if (!at) return error_set(error, STATUS_NO_MEMORY, "parameters and gradients need %.2f GB, the system has no more memory", (double)bytes / 1e9);
+    model->page_bytes[0] = bytes;
+    for (int i = 0; i < model->parameter_count; i++) {
+        struct parameter *p = model->parameters[i];
+        p->value = (float *)(void *)at;
+        at += round_up_64((size_t)p->count * sizeof(float));
+        p->grad = (float *)(void *)at;
+        at += round_up_64((size_t)p->count * sizeof(float));
+    }
+    /* In fp32 a packed copy saves little; in bf16 it halves what a product reads. */
+    return model->compute == DTYPE_BF16 ? model_allocate_packed(model, 2, error) : STATUS_OK;
+}
+
+void parameter_repack(const struct model *model, const struct parameter *p, int64_t r0, int64_t r1) {
+    const struct matmul_kernels *matmul = &model->kernels->matmul;
+    const int64_t out = p->rank == 2 ? p->shape[0] : 0, in = p->shape[1];
+    struct matrix b = {.data = p->value, .dtype = DTYPE_F32, .rows = in, .cols = out, .stride = in, .transposed = true};
+    if (p->packed[0]) matmul->pack_part(p->packed[0], &b, model->compute, 0, in, r0, r1);
+    b = (struct matrix){.data = p->value, .dtype = DTYPE_F32, .rows = out, .cols = in, .stride = in};
+    if (p->packed[1]) matmul->pack_part(p->packed[1], &b, model->compute, r0, r1, 0, in);
+}
+
+void model_repack(struct model *model) {
+    for (int i = 0; i < model->parameter_count; i++) {
+        const struct parameter *p = model->parameters[i];
+        for (int side = 0; side < 2; side++)
+            if (p->packed[side] && p->value) {
+                const int64_t out = p->shape[0], in = p->shape[1];
+                const struct matrix b = {.data = p->value, .dtype = DTYPE_F32, .rows = side == 0 ? in : out, .cols = side == 0 ? out : in, .stride = in, .transposed = side == 0};
+                matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, model->compute);
+            }
+    }
+}
+
+/* ---- initial values ------------------------------------------------------------------------------------------------------------------ */
+
+struct initialise { struct parameter *parameter; uint64_t seed; float deviation; };
+
+/* Four normals from one counter (Box-Muller on two pairs of 32-bit words): element i is number i % 4 of counter i / 4. */
+static void normals(uint64_t seed, uint64_t stream, uint64_t counter, float out[4]) {
+    uint32_t words[4];
+    random_words(seed, stream, counter, words);
+    for (int pair = 0; pair < 2; pair++) {
+        const double radius = sqrt(-2.0 * log(((double)words[2 * pair] + 0.5) * 0x1p-32)), angle = 6.283185307179586 * 0x1p-32 * (double)words[2 * pair + 1];
+        out[2 * pair] = (float)(radius * cos(angle));
+        out[2 * pair + 1] = (float)(radius * sin(angle));
+    }
+}
+
+static void initialise_part(void *context, int thread, int threads) {
+    const struct initialise *task = context;
+    struct parameter *p = task->parameter;
+    const uint64_t stream = random_stream(p->name);
+    int64_t begin, end;
+    pool_share(p->count, 4, thread, threads, &begin, &end);
+    for (int64_t i = begin; i < end; i += 4) {
+        float x[4];
+        normals(task->seed, stream, (uint64_t)(i / 4), x);
+        for (int64_t j = 0; j < 4 && i + j < end; j++) p->value[i + j] = p->rank == 1 ? 1.0f : task->deviation * x[j];
+    }
+}
+
+void model_initialise(struct model *model, uint64_t seed) {
+    for (int i = 0; i < model->parameter_count; i++) {
+        struct initialise task = {model->parameters[i], seed, (float)model->config.initializer_range};
+        pool_run(model->pool, initialise_part, &task);
+    }
+    model_repack(model);
+}
+
+/* ---- sequences ------------------------------------------------------------------------------------------------------------------------- */
+
+enum status sequence_create(struct sequence **out, const struct model *model, int64_t capacity, struct error *error) {
+    struct sequence *sequence = calloc(1, sizeof *sequence);
+    size_t *offsets = calloc((size_t)model->config.num_hidden_layers, sizeof *offsets), bytes = 0;
+    if (!sequence || !offsets) goto no_memory;
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+        const struct layer *layer = &model->layers[i];
+        offsets[i] = bytes;
+        if (layer->attention->state_bytes) bytes += round_up_64(layer->attention->state_bytes(model, layer, capacity));
+    }
+    *sequence = (struct sequence){.model = model, .capacity = capacity, .state_bytes = bytes, .layer_offset = offsets};
+    sequence->state = pages_alloc(bytes ? bytes : 1);
+    if (!sequence->state) goto no_memory;
+    *out = sequence;
+    return STATUS_OK;
+no_memory:
+    free(offsets);
+    free(sequence);
+    return error_set(error, STATUS_NO_MEMORY, "the state of a sequence of %lld tokens needs %.2f GB, the system has no more memory", (long long)capacity, (double)bytes / 1e9);
+}
+
+void sequence_destroy(struct sequence *sequence) {
+    if (!sequence) return;
+    pages_free(sequence->state, sequence->state_bytes ? sequence->state_bytes : 1);
+    free(sequence->layer_offset);
+    free(sequence);
+}
+
+void sequence_rewind(struct sequence *sequence, int64_t length) {
+    if (length >= 0 && length < sequence->length) sequence->length = length;
+}
+
+void *sequence_state(const struct sequence *sequence, const struct layer *layer) { return sequence->state + sequence->layer_offset[layer->index]; }
+
+/* ---- the forward pass -------------------------------------------------------------------------------------------------------------------- */
+
+struct rope_rows { float *table; const int32_t *positions; int64_t rows, dims; double theta; };
+
+/* angle = position * theta^(-2i / dims), in double;  table[row] = cos [dims / 2], sin [dims / 2] */
+static void fill_rope(void *context, int thread, int threads) {
+    const struct rope_rows *rope = context;
+    const int64_t half = rope->dims / 2;
+    int64_t begin, end;
+    pool_share(rope->rows, 1, thread, threads, &begin, &end);
+    for (int64_t i = 0; i < half; i++) {
+        const double frequency = pow(rope->theta, -2.0 * (double)i / (double)rope->dims);
+        for (int64_t row = begin; row < end; row++) {
+            const double angle = (double)rope->positions[row] * frequency;
+            rope->table[row * rope->dims + i] = (float)cos(angle);
+            rope->table[row * rope->dims + half + i] = (float)sin(angle);
+        }
+    }
+}
+
+/* What every layer needs to know of the batch's rows. False: no memory. */
+static bool prepare(struct forward *pass) {
+    struct graph *graph = pass->graph;
+    const int64_t rows = pass->batch->rows, dims = pass->model->config.head_dim;
+    int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions), *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);
+    float *table = scratch_take(graph, (size_t)(rows * dims) * sizeof *table);   /* until the pass ends */
+    if (!positions || !numbers) graph->status = STATUS_NO_MEMORY;
+    if (graph->status != STATUS_OK) return false;
+    for (int s = 0; s < pass->batch->span_count; s++) {
+        const struct span *span = &pass->batch->spans[s];
+        for (int64_t i = 0; i < span->count; i++) positions[span->row + i] = (int32_t)(span->position + i);
+    }
+    for (int64_t i = 0; i < rows; i++) numbers[i] = (int32_t)i;
+    if (!graph->planning) {
+        struct rope_rows task = {table, positions, rows, dims, pass->model->config.rope_theta};
+        pool_run(graph->pool, fill_rope, &task);
+    }
+    pass->positions = positions;
+    pass->row_numbers = numbers;
+    pass->rope = table;
+    return true;
+}
+
+/* x + block( RMSNorm(x) ): one half of a layer. */
+static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *x) {
+    struct graph *graph = pass->graph;
+    const struct tensor *scope = scope_begin(graph);
+    struct tensor *normed = op_rmsnorm(graph, x, norm, (float)pass->model->config.rms_norm_eps);
+    if (normed) normed->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+    struct tensor *sum = graph->status == STATUS_OK ? op_add(graph, x, block->forward(pass, layer, normed)) : NULL;
+    scope_end(graph, scope, sum, pass->model->recompute == RECOMPUTE_BLOCKS);
+    tensor_done(graph, x);
+    return sum;
+}
+
+struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) {
+    struct forward pass = {.graph = graph, .model = model, .batch = batch};
+    if (!prepare(&pass)) return NULL;
+    struct tensor *x = op_embedding(graph, model->embedding, batch->ids, batch->rows);
+    for (int64_t i = 0; i < model->config.num_hidden_layers && graph->status == STATUS_OK; i++) {
+        const struct layer *layer = &model->layers[i];
+        x = half_layer(&pass, layer, layer->attention, layer->input_norm, x);
+        if (graph->status == STATUS_OK) x = half_layer(&pass, layer, layer->ffn, layer->post_attention_norm, x);
+    }
+    if (graph->status != STATUS_OK) return NULL;
+    struct tensor *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
+    tensor_done(graph, x);
+    if (graph_computes(graph))
+        for (int s = 0; s < batch->span_count; s++)
+            if (batch->spans[s].sequence) batch->spans[s].sequence->length = batch->spans[s].position + batch->spans[s].count;
+    return h;
+}
+
+/* ---- training ------------------------------------------------------------------------------------------------------------------------------ */
+
+/* The pass itself, planned or computed. Losses land in `losses` [rows]. */
+static void train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, int64_t predicted, float *losses) {
+    const int64_t rows = sequences * length;
+    struct span *spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *spans);
+    float *weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *weights);
+    if (!spans || !weights) { graph->status = STATUS_NO_MEMORY; return; }
+    for (int64_t i = 0; i < sequences; i++) spans[i] = (struct span){.row = i * length, .count = length};
+    for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)predicted);
+    const struct batch batch = {tokens, rows, spans, (int)sequences};
+    struct tensor *h = model_forward(graph, model, &batch);
+    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses);
+    if (graph->recording) graph_backward(graph);
+}
+
+enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+                                    int64_t predicted, double *loss_sum, float *position_losses, struct error *error) {
+    const int64_t rows = sequences * length, vocab = model->config.vocab_size;
+    for (int64_t i = 0; i < rows; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab || targets[i] >= vocab)
+            return error_set(error, STATUS_INVALID, "sequence %lld, position %lld: token id %d (target %d), expected ids from 0 to %lld", (long long)(i / length), (long long)(i % length), tokens[i], targets[i], (long long)vocab - 1);
+    graph_reset(graph);
+    float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
+    if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
+    train_pass(graph, model, tokens, targets, sequences, length, predicted, losses);
+    if (graph->status != STATUS_OK) return error_set(error, graph->status, "a training pass of %lld sequences of %lld tokens needs more than the %.2f GB of step memory it was given", (long long)sequences, (long long)length, (double)graph->memory->capacity / 1e9);
+    *loss_sum = 0;
+    for (int64_t i = 0; i < rows; i++) *loss_sum += (double)losses[i];
+    return STATUS_OK;
+}
+
+/* ---- planning: the same code without data ---------------------------------------------------------------------------------------------------- */
+
+/* While a model is only described, products are planned with the packed copies it will have. */
+static void pretend_packed(struct model *model, int sides, bool pretend) {
+    static uint8_t stand_in;
+    for (int i = 0; i < model->parameter_count; i++)
+        for (int side = 0; side < sides; side++) {
+            void **packed = &model->parameters[i]->packed[side];
+            if (pretend && !*packed && model_multiplies(model, model->parameters[i])) *packed = &stand_in;
+            if (!pretend && *packed == &stand_in) *packed = NULL;
+        }
+}
+
+size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, double *flops) {
+    struct memory memory;
+    struct graph graph;
+    if (memory_create(&memory, 0, NULL)) return 0;
+    graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, true);
+    const int sides = model->compute == DTYPE_BF16 ? 2 : 0;
+    pretend_packed(model, sides, true);
+    train_pass(&graph, model, NULL, NULL, sequences, length, 1, NULL);
+    pretend_packed(model, sides, false);
+    const size_t bytes = memory.peak;
+    if (flops) *flops = graph.flops;
+    graph_destroy(&graph);
+    memory_destroy(&memory);
+    return bytes;
+}
+
+size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows) {
+    struct memory memory;
+    struct graph graph;
+    if (memory_create(&memory, 0, NULL)) return 0;
+    graph_init(&graph, model->kernels, model->pool, &memory, model->compute, false, true);
+    struct span *spans = arena_alloc(&graph.arena, (size_t)sequences * sizeof *spans);
+    struct sequence stand_in = {.model = model, .capacity = max_position, .layer_offset = arena_alloc(&graph.arena, (size_t)model->config.num_hidden_layers * sizeof(size_t))};
+    stand_in.state = (uint8_t *)&stand_in;   /* any address: a plan touches no state */
+    if (spans && stand_in.layer_offset) {
+        for (int64_t i = 0; i < sequences; i++) {
+            const int64_t count = rows / sequences + (i < rows % sequences);
+            spans[i] = (struct span){.sequence = &stand_in, .row = i == 0 ? 0 : spans[i - 1].row + spans[i - 1].count, .count = count, .position = max_position > count ? max_position - count : 0};
+        }
+        pretend_packed(model, 1, true);
+        const struct batch batch = {NULL, rows, spans, (int)sequences};
+        struct tensor *h = model_forward(&graph, model, &batch);
+        int32_t some_rows;
+        if (h) op_logits(&graph, h, model->head, &some_rows, logit_rows, NULL);
+        pretend_packed(model, 1, false);
+    }
+    const size_t bytes = memory.peak;
+    graph_destroy(&graph);
+    memory_destroy(&memory);
+    return bytes;
+}

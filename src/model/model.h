@@ -1,0 +1,137 @@
+/* The model: a layer plan, its blocks, and the binding of checkpoint tensors to parameters.
+ *
+ * A block (model/attention_gqa.c, model/ffn_dense.c) declares its parameters and defines its forward once, for training, prefill and decoding. */
+#ifndef DEEPSEEK_MODEL_MODEL_H
+#define DEEPSEEK_MODEL_MODEL_H
+
+#include "graph/graph.h"
+#include "io/safetensors.h"
+#include "model/config.h"
+
+struct model;
+struct layer;
+
+/* ---- one ragged batch: which tokens of which sequences this pass computes -------------------------------------------------- */
+
+struct sequence;    /* decoding state of one sequence, below */
+
+struct span {
+    struct sequence *sequence;   /* NULL in training: keys and values live in step memory */
+    int64_t row;                 /* first row in ids */
+    int64_t count;
+    int64_t position;            /* absolute position of the first token; with a sequence, its length */
+};
+
+struct batch {
+    const int32_t *ids;          /* [rows] */
+    int64_t rows;
+    const struct span *spans;    /* in order of rows, covering all */
+    int span_count;
+};
+
+/* ---- blocks ---------------------------------------------------------------------------------------------------------------- */
+
+struct forward {                 /* what a block sees of a pass */
+    struct graph *graph;
+    struct model *model;
+    const struct batch *batch;
+    const int32_t *positions;    /* [rows] */
+    const int32_t *row_numbers;  /* 0, 1, 2, ...: index into the rope tables */
+    const float *rope;           /* [rows, head_dim]: cos and sin for the batch's positions */
+};
+
+struct block {
+    const char *name;
+    enum status (*declare)(struct model *model, struct layer *layer, struct error *error);
+    struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);   /* x: normalised input; result is added to the residual */
+    size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);   /* of one sequence; NULL: keeps nothing */
+};
+
+struct layer {
+    int index;
+    const struct layer_plan *plan;
+    const struct block *attention, *ffn;
+    struct parameter *input_norm, *post_attention_norm;
+    void *attention_weights, *ffn_weights;   /* the block's own record of parameters */
+};
+
+/* ---- the model ------------------------------------------------------------------------------------------------------------- */
+
+enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
+
+/* What a training pass computes twice to save memory: nothing; results that are cheap to compute again (norms, SwiGLU products); or everything but the
+ * residual stream between half-blocks. The gradients' bits are the same. */
+enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCKS };
+
+struct model {
+    struct config config;
+    struct arena arena, config_arena;   /* the description's; the config's, where the model owns it */
+    const struct kernels *kernels;
+    struct pool *pool;
+    enum dtype compute;
+    struct layer *layers;
+    struct parameter **parameters;   /* in declaration order, which is the order of the forward */
+    int parameter_count;
+    struct parameter *embedding, *final_norm, *head;
+    enum recompute recompute;
+    const char **warnings;           /* unused tensors and the like */
+    int warning_count;
+    /* owned mappings */
+    struct safetensors *checkpoint;
+    void *pages[2];                  /* values and gradients; packed copies */
+    size_t page_bytes[2];
+};
+
+/* Declares all parameters (shapes and names, no memory for values). Takes over `config`. */
+enum status model_create(struct model **model, struct config *config, const struct kernels *kernels, struct pool *pool, enum dtype compute, struct error *error);
+void model_destroy(struct model *model);
+struct parameter *model_parameter(const struct model *model, const char *name);
+
+/* Training: fp32 values and gradients (and packed copies when compute is BF16) for every parameter. */
+enum status model_allocate_training(struct model *model, struct error *error);
+/* Normal(0, initializer_range) for matrices, ones for norms; a function of (seed, parameter name, index) alone. */
+void model_initialise(struct model *model, uint64_t seed);
+/* Refreshes the packed copies after values changed (all parameters; the optimizer does it piece by piece through parameter_repack). */
+void model_repack(struct model *model);
+/* Rows r0..r1 (multiples of MATMUL_GRAIN, or the end) of one matrix into its packed copies, on the calling thread. */
+void parameter_repack(const struct model *model, const struct parameter *parameter, int64_t r0, int64_t r1);
+
+/* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32 values (training) or
+ * packs for the compute type (inference). */
+enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
+/* config + weights in one call, for commands: compute DTYPE_COUNT means the checkpoint's own (F32 -> F32, BF16 -> BF16). */
+enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, int compute, enum model_use use, struct error *error);
+/* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype` (F32 or BF16). The tokenizer's files are the caller's. */
+enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error);
+
+/* ---- sequences ------------------------------------------------------------------------------------------------------------- */
+
+struct sequence {
+    const struct model *model;
+    int64_t length, capacity;    /* tokens whose state is held, tokens there is room for */
+    uint8_t *state;              /* every layer's state, one mapping */
+    size_t state_bytes;
+    size_t *layer_offset;        /* [num_hidden_layers] */
+};
+
+enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity, struct error *error);
+void sequence_destroy(struct sequence *sequence);
+void sequence_rewind(struct sequence *sequence, int64_t length);   /* length <= sequence->length: forgets the tokens after it */
+void *sequence_state(const struct sequence *sequence, const struct layer *layer);
+
+/* ---- passes ---------------------------------------------------------------------------------------------------------------- */
+
+/* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's sequences (not while planning). */
+struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
+
+/* Training losses of a micro-batch of `sequences` rows of `length` tokens: forward, and backward into the parameters' gradients when the graph records.
+ * loss.main is the mean over the predicted positions of the whole optimizer step (`predicted` positions). Sum of the rows' losses goes to *loss_sum. 
+ * position_losses (may be NULL) [sequences * length] receives each position's own. */
+enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+                                    int64_t predicted, double *loss_sum, float *position_losses, struct error *error);
+
+/* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). */
+size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, double *flops);
+size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows);
+
+#endif
