@@ -1,0 +1,23 @@
+/* Reading and writing JSON with jansson: size and depth limits, duplicate keys refused, errors with file, line and column. */
+#ifndef DEEPSEEK_IO_JSON_H
+#define DEEPSEEK_IO_JSON_H
+
+#include <jansson.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+#define JSON_FILE_LIMIT (256u << 20)   /* bytes; a V4 tokenizer.json has 6 MiB, an index of 163 shards 9 MiB */
+
+enum status json_load_path(json_t **root, const char *path, struct error *error);
+enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error);
+enum status json_save_path(const json_t *root, const char *path, struct error *error);   /* indented, keys in insertion order, atomic */
+
+/* The text that json_save_path writes, in malloc'ed memory: two spaces of indentation, flat arrays of scalars on one line,
+ * reals in the fewest digits that read back as the same double. */
+enum status json_format(const json_t *root, char **text, size_t *size, struct error *error);
+
+/* Writes a string with its quotes and escapes. `text` is valid UTF-8. */
+void json_put_string(FILE *stream, const char *text, size_t length);
+
+#endif
