@@ -70,9 +70,9 @@ static inline double number_at(const void *x, enum dtype dtype, int64_t i) {
     return dtype == DTYPE_F64 ? ((const double *)x)[i] : (double)((const float *)x)[i];
 }
 
-/* |got - want| <= relative |want| + absolute, and for a BF16 buffer half a unit of bf16 more. */
+/* |got - want| <= relative |want| + absolute, and for a BF16 buffer half a unit in its last place more. */
 static inline void check_close(const char *what, const char *variant, const void *got, enum dtype dtype, const double *want, int64_t count, double relative, double absolute) {
-    if (dtype == DTYPE_BF16) relative += 0x1.01p-9;
+    if (dtype == DTYPE_BF16) relative += 0x1.01p-8;
     for (int64_t i = 0; i < count; i++) {
         double x = number_at(got, dtype, i), allowed = relative * fabs(want[i]) + absolute;
         if (!(fabs(x - want[i]) <= allowed))
