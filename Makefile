@@ -34,7 +34,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 folders     := base io kernels graph model text train infer serve
 sources     := $(sort $(foreach folder,$(folders),$(wildcard src/$(folder)/*.c)))
 cli_sources := $(sort $(wildcard src/cli/*.c))
-tests       := $(sort $(foreach test,$(wildcard tests/*/test_*.c),$(if $(findstring $(T),$(test)),$(test))))
+tests       := $(sort $(wildcard tests/*/test_*.c))
+ifneq ($(T),)
+tests       := $(foreach test,$(tests),$(if $(findstring $(T),$(test)),$(test)))
+endif
 benches     := $(sort $(wildcard bench/*.c))
 # Comparisons with oneDNN are built only where it is installed.
 ifneq ($(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),)
