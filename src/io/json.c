@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "io/lfs.h"
@@ -26,6 +27,9 @@ enum status json_load_path(json_t **root, const char *path, struct error *error)
     *root = NULL;
     char *text = NULL;
     size_t size = 0;
+    struct stat about;
+    if (stat(path, &about) == 0 && about.st_size > (off_t)JSON_FILE_LIMIT)   /* before reading a quarter of a gigabyte to find out */
+        return error_set(error, STATUS_INVALID, "%s: %lld bytes of JSON, expected at most %u", path, (long long)about.st_size, JSON_FILE_LIMIT);
     enum status status = file_read(path, JSON_FILE_LIMIT, &text, &size, error);
     if (status != STATUS_OK) return status;
     status = json_parse(root, text, size, path, error);
