@@ -1,0 +1,145 @@
+/* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 and the packing of B are those of matmul_avx512.c:
+ * 16 pairs of k by 16 columns of its panels are a tile of B.
+ *
+ * A tile of A is packed as [k / 32][height][16 pairs], height 32 or, for blocks of up to 16 rows, their number. */
+#if defined(__x86_64__)
+#include "kernels/matmul.h"
+#include "kernels/matmul_simd.h"
+
+enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL };   /* A_ROW, B_ROW: bytes */
+
+/* palette 1: bytes per row and rows of the eight tiles */
+struct tile_configuration {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+};
+
+/* The compiler is not told which memory the tile instructions read: this makes it finish the stores before. */
+static always_inline void memory_is_read(void) { __asm__ volatile("" ::: "memory"); }
+
+/* Tiles 0 1 / 2 3 are C, 4 / 5 A, 6 7 B. */
+static void configure(int height) {
+    _Alignas(64) struct tile_configuration configuration = {.palette = 1};
+    for (int tile = 0; tile < 8; tile++) {
+        configuration.row_bytes[tile] = 64;
+        configuration.rows[tile] = (uint8_t)(tile >= 6 || height > 16 ? 16 : height);
+    }
+    memory_is_read();
+    _tile_loadconfig(&configuration);
+}
+
+static void release(void) { _tile_release(); }
+
+static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
+
+static inline void prefetch_part(const char **ahead, const char *end) {
+    for (int i = 0; i < 2 && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
+}
+
+static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
+                         int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
+    const char *a = a_packed, *b = b_packed, *ahead_end = ahead + ahead_bytes;
+    memory_is_read();
+    int64_t in_bytes = in_stride * 4, out_bytes = out_stride * 4;
+    if (rows <= 16) {   /* the upper half alone */
+        if (c_in) {
+            _tile_loadd(0, c_in, in_bytes);
+            _tile_loadd(1, c_in + 16, in_bytes);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+        }
+        for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
+            for (int i = 0; i < AMX_K / 2 * B_ROW; i += 64) __builtin_prefetch(b + MATMUL_STREAM_AHEAD + i);
+            _tile_loadd(4, a, A_ROW);
+            _tile_loadd(6, b, B_ROW);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b + 64, B_ROW);
+            _tile_dpbf16ps(1, 4, 7);
+            a += height * A_ROW;
+            b += AMX_K / 2 * B_ROW;
+        }
+        _tile_stored(0, c_out, out_bytes);
+        _tile_stored(1, c_out + 16, out_bytes);
+        return;
+    }
+    if (c_in) {
+        _tile_loadd(0, c_in, in_bytes);
+        _tile_loadd(1, c_in + 16, in_bytes);
+        _tile_loadd(2, c_in + 16 * in_stride, in_bytes);
+        _tile_loadd(3, c_in + 16 * in_stride + 16, in_bytes);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
+        prefetch_part(&ahead, ahead_end);
+        _tile_loadd(4, a, A_ROW);
+        _tile_loadd(6, b, B_ROW);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, b + 64, B_ROW);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, a + 16 * A_ROW, A_ROW);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        a += AMX_ROWS * A_ROW;
+        b += AMX_K / 2 * B_ROW;
+    }
+    _tile_stored(0, c_out, out_bytes);
+    _tile_stored(1, c_out + 16, out_bytes);
+    _tile_stored(2, c_out + 16 * out_stride, out_bytes);
+    _tile_stored(3, c_out + 16 * out_stride + 16, out_bytes);
+}
+
+static always_inline void pack_a_as(uint32_t *to, int height, const struct matrix *a, enum dtype dtype, int64_t row, int rows, int64_t k0, int64_t k1) {
+    if (!a->transposed) {
+        for (int r = 0; r < height; r++)
+            for (int64_t k = k0; k < k1; k += AMX_K)
+                vi_store(to + ((k - k0) / AMX_K * height + r) * 16,
+                         r < rows ? load_units(a->data, dtype, (row + r) * a->stride + k, k1 - k, UNIT_PAIR) : vi_zero());
+        return;
+    }
+    for (int64_t k = k0; k < k1; k += AMX_K, to += height * 16) {
+        for (int g = 0; g < height; g += 16) {
+            vi x[16];
+            int valid = lanes(rows - g, 16);
+            UNROLL for (int p = 0; p < 16; p++)
+                x[p] = valid && k + 2 * p < k1 ? gather_units(a->data, dtype, a->stride, k + 2 * p, k1, row + g, valid, UNIT_PAIR) : vi_zero();
+            vi_transpose(x);
+            if (height - g >= 16) {
+                UNROLL for (int r = 0; r < 16; r++) vi_store(to + (g + r) * 16, x[r]);
+            } else {
+                for (int r = 0; r < height - g; r++) vi_store(to + (g + r) * 16, x[r]);
+            }
+        }
+    }
+}
+
+static void pack_a_amx(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+    if (a->dtype == DTYPE_BF16) pack_a_as(packed, height, a, DTYPE_BF16, row, rows, k0, k1);
+    else pack_a_as(packed, height, a, DTYPE_F32, row, rows, k0, k1);
+}
+
+static const struct matmul_kind kind = {
+    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2,
+    .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true,
+    .height = height_of, .pack_a = pack_a_amx, .multiply = multiply_amx, .multiply_single = multiply_amx, .begin = configure, .end = release,
+};
+
+static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_avx512.packed_bytes(k, n, compute); }
+static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+    matmul_avx512.pack_part(packed, b, compute, k0, k1, n0, n1);
+}
+static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
+    return compute == DTYPE_BF16 ? matmul_kind_scratch_bytes(&kind, m, k, threads) : matmul_avx512.scratch_bytes(m, k, compute, threads);
+}
+static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
+    if (compute == DTYPE_BF16) matmul_kind_run(&kind, pool, a, products, count, scratch);
+    else matmul_avx512.run(pool, a, compute, products, count, scratch);
+}
+
+const struct matmul_kernels matmul_amx = {packed_bytes, pack_part, scratch_bytes, run};
+#endif

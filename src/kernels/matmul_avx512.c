@@ -1,0 +1,6 @@
+/* Matrix products with AVX-512 without its BF16 instructions: tiles of 14 x 32. */
+#if defined(__x86_64__)
+#include "kernels/matmul_fma.h"
+
+const struct matmul_kernels matmul_avx512 = {packed_bytes, pack_part, scratch_bytes, run};
+#endif

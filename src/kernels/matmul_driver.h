@@ -1,0 +1,300 @@
+/* The blocked matrix product around a register tile, shared by every variant with packed panels.
+ *
+ * C [m, n] is cut into tiles of `height` rows and one panel of columns. A kernel computes one tile over one block of k:
+ *
+ *     for each block of rows            (its A is packed, for all of k: it stays in the second-level cache block of k by block of k)
+ *       for each block of columns       (its partial sums stay in the second-level cache)
+ *         for each block of k
+ *           for each panel of columns   (this part of B stays in the first-level cache)
+ *             for each tile of rows     (A streams from the second level)
+ *
+ * Between two blocks of k a partial sum waits in scratch memory as fp32, which is exact, so blocking changes no bit.
+ * Threads split the rows when there are many, with private packed A; otherwise the panels, with one packed A.
+ * A block of a single tile needs no blocks of k: every panel is read once from begin to end, as decoding wants it. */
+#ifndef DEEPSEEK_KERNELS_MATMUL_DRIVER_H
+#define DEEPSEEK_KERNELS_MATMUL_DRIVER_H
+
+#include <string.h>
+
+#include "kernels/kernels.h"
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+/* c_out[height][panel] = (c_in or 0) + A B for one tile over k values of k; of its rows, `rows` count. a: packed rows of one tile, b: part of a panel.
+ * `ahead`: memory that will be needed next and whose `ahead_bytes` are worth a prefetch (NULL: none). */
+typedef void matmul_tile(int height, int rows, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out,
+                         int64_t out_stride, const char *ahead, int64_t ahead_bytes);
+
+/* One arithmetic of one variant. */
+struct matmul_kind {
+    int tile_rows;          /* largest height of a tile */
+    int panel;              /* columns of a panel, a divisor of MATMUL_GRAIN */
+    int a_multiple;         /* k of a packed tile of A is padded with zeros to a multiple of this */
+    int b_multiple;         /* the same of B */
+    int a_bytes, b_bytes;   /* per packed element */
+    int m_block, n_block, k_block;
+    bool stream_c;          /* write a large C around the caches */
+    int (*height)(int64_t rows);   /* of the tiles of a block with so many rows */
+    void (*pack_a)(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1);
+    matmul_tile *multiply;
+    matmul_tile *multiply_single;  /* of a block that is one tile; reads B as packed even where there is `expand` */
+    void (*expand)(void *expanded, const void *b, int64_t k);   /* makes of a part of a panel what `multiply` reads; NULL: nothing to do */
+    void (*begin)(int height);     /* thread state around a block's tiles; may be NULL */
+    void (*end)(void);
+};
+
+static inline int64_t matmul_min(int64_t a, int64_t b) { return a < b ? a : b; }
+static inline int64_t matmul_round_up(int64_t a, int64_t multiple) { return (a + multiple - 1) / multiple * multiple; }
+
+static inline size_t matmul_kind_packed_bytes(const struct matmul_kind *kind, int64_t k, int64_t n) {
+    return (size_t)matmul_round_up(n, kind->panel) * (size_t)matmul_round_up(k, kind->b_multiple) * (size_t)kind->b_bytes;
+}
+
+/* Height of tiles no higher than the kind's, as even as possible. */
+static inline int matmul_even_height(int64_t rows, int tile_rows) {
+    int64_t tiles = (rows + tile_rows - 1) / tile_rows;
+    return tiles ? (int)((rows + tiles - 1) / tiles) : 1;
+}
+
+/* ---- sizes ------------------------------------------------------------------------------------------------------------------ */
+
+/* A block with no more rows takes the panels one by one, in the order they have in memory. */
+#define MATMUL_FEW_ROWS 64
+
+struct matmul_area { size_t a, partial, expanded; };   /* bytes, multiples of 64 */
+
+static inline struct matmul_area matmul_block_area(const struct matmul_kind *kind, int64_t rows, int64_t k) {
+    int64_t padded_rows = rows <= kind->tile_rows / 2 ? rows : matmul_round_up(rows, kind->tile_rows);
+    bool blocked = rows > kind->tile_rows && k > kind->k_block;
+    int64_t columns = rows <= MATMUL_FEW_ROWS ? kind->panel : kind->n_block;
+    struct matmul_area area;
+    area.a = (size_t)(padded_rows * matmul_round_up(k, kind->a_multiple) * kind->a_bytes + 63) / 64 * 64;
+    area.partial = blocked ? (size_t)(padded_rows * columns) * sizeof(float) : 0;
+    area.expanded = kind->expand && rows > kind->tile_rows ? (size_t)matmul_min(matmul_round_up(k, 2), kind->k_block) * (size_t)kind->panel * sizeof(float) : 0;
+    area.expanded = (area.expanded + 63) / 64 * 64;
+    area.partial = (area.partial + 63) / 64 * 64;
+    return area;
+}
+
+static inline int64_t matmul_block_rows(const struct matmul_kind *kind, int64_t rows) {
+    int64_t blocks = (rows + kind->m_block - 1) / kind->m_block;
+    return blocks > 1 ? matmul_round_up((rows + blocks - 1) / blocks, kind->tile_rows) : rows;
+}
+
+/* Enough for both ways to split the work: a shared A with one block of rows, or an A for each thread. */
+static inline size_t matmul_kind_scratch_bytes(const struct matmul_kind *kind, int64_t m, int64_t k, int threads) {
+    int64_t share = matmul_min(m, matmul_round_up((m + threads - 1) / threads, kind->tile_rows) + kind->tile_rows);
+    struct matmul_area whole = matmul_block_area(kind, matmul_min(m, kind->m_block + kind->tile_rows), k);
+    struct matmul_area part = matmul_block_area(kind, matmul_min(share, kind->m_block + kind->tile_rows), k);
+    size_t by_columns = whole.a + (size_t)threads * (whole.partial + whole.expanded);
+    size_t by_rows = (size_t)threads * (part.a + part.partial + part.expanded);
+    return (by_columns > by_rows ? by_columns : by_rows) + 64;
+}
+
+/* ---- edges: tiles that a kernel cannot read or write in place ---------------------------------------------------------------- */
+
+static inline void matmul_load_edge(float *tile, int height, int panel, const float *c, int64_t stride, int rows, int columns) {
+    memset(tile, 0, (size_t)height * (size_t)panel * sizeof(float));
+    for (int r = 0; r < rows; r++) memcpy(tile + (int64_t)r * panel, c + r * stride, (size_t)columns * sizeof(float));
+}
+
+static inline void matmul_store_edge(void *c, enum dtype dtype, int64_t stride, const float *tile, int panel, int rows, int columns, bool stream) {
+    for (int r = 0; r < rows; r++) {
+        const float *from = tile + (int64_t)r * panel;
+        if (dtype == DTYPE_BF16) {
+            uint16_t *to = (uint16_t *)c + r * stride;
+            for (int j = 0; j < columns; j++) to[j] = bf16_from_float(from[j]);
+            continue;
+        }
+        float *to = (float *)c + r * stride;
+#if defined(__SSE2__)
+        if (stream && ((uintptr_t)to & 15) == 0) {
+            int j = 0;
+            for (; j + 4 <= columns; j += 4) _mm_stream_ps(to + j, _mm_loadu_ps(from + j));
+            for (; j < columns; j++) to[j] = from[j];
+            continue;
+        }
+#endif
+        (void)stream;
+        memcpy(to, from, (size_t)columns * sizeof(float));
+    }
+}
+
+/* ---- the product --------------------------------------------------------------------------------------------------------------- */
+
+struct matmul_call {
+    const struct matmul_kind *kind;
+    struct pool *pool;
+    const struct matrix *a;
+    const struct matmul_product *products;
+    int count;
+    char *scratch;
+};
+
+/* One block of rows: `a` packed in tiles of `height`, in blocks of `k_block`. */
+struct matmul_block {
+    int64_t row, rows, k, k_block;
+    int height;
+    char *a;
+    float *partial;
+    void *expanded;
+};
+
+static inline int64_t matmul_block_tiles(const struct matmul_block *block) { return (block->rows + block->height - 1) / block->height; }
+
+/* Packs the tiles of a block over the blocks of k, split over threads by pieces of k. */
+static inline void matmul_pack_block(const struct matmul_kind *kind, const struct matmul_block *block, const struct matrix *a, int thread, int threads) {
+    int64_t begin, end, tiles = matmul_block_tiles(block);
+    pool_share(block->k, MATMUL_GRAIN, thread, threads, &begin, &end);
+    /* Short pieces of k keep the rows of a transposed A in the cache from one tile to the next. */
+    int64_t piece = a->transposed ? MATMUL_GRAIN : block->k_block;
+    for (int64_t k0 = begin; k0 < end;) {
+        int64_t in_block = k0 % block->k_block, first = k0 - in_block;
+        int64_t length = matmul_min(block->k - first, block->k_block), k1 = matmul_min(matmul_min(k0 + piece, first + length), end);
+        int64_t padded = matmul_round_up(length, kind->a_multiple);
+        char *to = block->a + (matmul_round_up(first, kind->a_multiple) * tiles * block->height + in_block * block->height) * kind->a_bytes;
+        for (int64_t tile = 0; tile < tiles; tile++) {
+            int64_t row = tile * block->height;
+            kind->pack_a(to, block->height, a, block->row + row, (int)matmul_min(block->height, block->rows - row), k0, k1);
+            to += padded * block->height * kind->a_bytes;
+        }
+        k0 = k1;
+    }
+}
+
+/* Panels panel_begin..panel_end of one product for one block of rows. */
+static inline void matmul_block_product(const struct matmul_kind *kind, const struct matmul_block *block, const struct matmul_product *product,
+                                        int64_t panel_begin, int64_t panel_end, bool stream) {
+    int panel = kind->panel, height = block->height;
+    int64_t tiles = matmul_block_tiles(block), tile_size = (int64_t)height * panel;
+    int64_t panel_bytes = matmul_round_up(block->k, kind->b_multiple) * panel * kind->b_bytes;
+    int64_t step = block->rows <= MATMUL_FEW_ROWS ? 1 : kind->n_block / panel;   /* panels at a time */
+    bool single = tiles == 1;
+    matmul_tile *multiply = single ? kind->multiply_single : kind->multiply;
+    _Alignas(64) float edge[32 * 64];
+
+    for (int64_t j0 = panel_begin; j0 < panel_end; j0 += step) {
+        int64_t j1 = matmul_min(j0 + step, panel_end);
+        int64_t k0 = 0;
+        do {
+            int64_t k_length = matmul_min(block->k - k0, block->k_block);
+            bool first = k0 == 0, last = k0 + k_length >= block->k;
+            int64_t a_tile = matmul_round_up(k_length, kind->a_multiple) * height * kind->a_bytes;
+            for (int64_t j = j0; j < j1; j++) {
+                const char *a = block->a + matmul_round_up(k0, kind->a_multiple) * tiles * height * kind->a_bytes;
+                const char *packed = (const char *)product->packed + j * panel_bytes + k0 * panel * kind->b_bytes;
+                const void *b = packed;
+                if (kind->expand && !single) {
+                    kind->expand(block->expanded, b, k_length);
+                    b = block->expanded;
+                }
+                /* What follows this part of the panel: the same of the next panel, or the next block of k of the first. */
+                int64_t part = k_length * panel * kind->b_bytes;
+                const char *next = single ? packed + part : j + 1 < j1 ? packed + panel_bytes : !last ? packed - (j - j0) * panel_bytes + part : packed + panel_bytes;
+                int64_t share = (matmul_round_up(part, 64) / 64 + tiles - 1) / tiles * 64;
+                int columns = (int)matmul_min(panel, product->n - j * panel);
+                for (int64_t i = 0; i < tiles; i++, a += a_tile) {
+                    int rows = (int)matmul_min(height, block->rows - i * height);
+                    int64_t offset = (block->row + i * height) * product->c_stride + j * panel;
+                    bool whole = columns == panel && rows == height;
+                    float *partial = block->partial + ((j - j0) * tiles + i) * tile_size;
+                    float *c = (float *)product->c + offset;
+                    const float *in = partial;
+                    float *out = partial;
+                    int64_t in_stride = panel, out_stride = panel;
+                    if (first) {
+                        in = NULL;
+                        if (product->accumulate) {
+                            in = c;
+                            in_stride = product->c_stride;
+                            if (!whole) {
+                                matmul_load_edge(edge, height, panel, c, product->c_stride, rows, columns);
+                                in = edge;
+                                in_stride = panel;
+                            }
+                        }
+                    }
+                    bool direct = last && whole && product->c_dtype == DTYPE_F32 && !stream;
+                    if (direct) {
+                        out = c;
+                        out_stride = product->c_stride;
+                    } else if (last) {
+                        out = edge;
+                    }
+                    multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, next + i * share, share);
+                    if (last && !direct)
+                        matmul_store_edge((char *)product->c + (size_t)offset * (product->c_dtype == DTYPE_BF16 ? 2 : 4), product->c_dtype,
+                                          product->c_stride, edge, panel, rows, columns, stream);
+                }
+            }
+            k0 += k_length;
+        } while (k0 < block->k);
+    }
+}
+
+static inline void matmul_task(void *context, int thread, int threads) {
+    const struct matmul_call *call = context;
+    const struct matmul_kind *kind = call->kind;
+    int64_t m = call->a->rows, k = call->a->cols, panels = 0;
+    for (int i = 0; i < call->count; i++) panels += (call->products[i].n + kind->panel - 1) / kind->panel;
+
+    /* Rows for each thread while that leaves every thread a full block, or when there are too few panels to go round. */
+    bool by_rows = m >= (int64_t)threads * kind->m_block || panels < threads;
+    int64_t row_begin = 0, row_end = m, panel_begin = 0, panel_end = panels;
+    int pack_thread = 0, pack_threads = 1;
+    if (by_rows) {
+        pool_share(m, kind->tile_rows, thread, threads, &row_begin, &row_end);
+    } else {
+        pool_share(panels, 1, thread, threads, &panel_begin, &panel_end);
+        pack_thread = thread;
+        pack_threads = threads;
+    }
+
+    int64_t share = by_rows ? matmul_min(m, matmul_round_up((m + threads - 1) / threads, kind->tile_rows) + kind->tile_rows) : m;
+    struct matmul_area area = matmul_block_area(kind, matmul_min(share, kind->m_block + kind->tile_rows), k);
+    char *scratch = (char *)(((uintptr_t)call->scratch + 63) / 64 * 64);
+    char *private = by_rows ? scratch + (size_t)thread * (area.a + area.partial + area.expanded)
+                            : scratch + area.a + (size_t)thread * (area.partial + area.expanded);
+    struct matmul_block block = {.k = k};
+    block.a = by_rows ? private : scratch;
+    block.partial = (float *)(by_rows ? private + area.a : private);
+    block.expanded = (char *)block.partial + area.partial;
+
+    int64_t block_rows = matmul_block_rows(kind, row_end - row_begin);
+    for (block.row = row_begin; block.row < row_end; block.row += block_rows) {
+        block.rows = matmul_min(block_rows, row_end - block.row);
+        block.height = kind->height(block.rows);
+        block.k_block = k;
+        if (matmul_block_tiles(&block) > 1 && k > kind->k_block) {
+            int64_t blocks = (k + kind->k_block - 1) / kind->k_block;
+            block.k_block = matmul_round_up((k + blocks - 1) / blocks, MATMUL_GRAIN);
+        }
+        if (pack_threads > 1 && block.row > row_begin) pool_barrier(call->pool);   /* the others may still read the block before */
+        matmul_pack_block(kind, &block, call->a, pack_thread, pack_threads);
+        if (pack_threads > 1) pool_barrier(call->pool);
+
+        if (kind->begin) kind->begin(block.height);
+        int64_t before = 0;
+        for (int i = 0; i < call->count; i++) {
+            const struct matmul_product *product = &call->products[i];
+            int64_t own = (product->n + kind->panel - 1) / kind->panel;
+            int64_t j0 = panel_begin > before ? panel_begin - before : 0, j1 = matmul_min(panel_end - before, own);
+            bool stream = kind->stream_c && !product->accumulate && product->c_dtype == DTYPE_F32 && m * product->n >= 1 << 20;
+            if (j0 < j1) matmul_block_product(kind, &block, product, j0, j1, stream);
+            before += own;
+        }
+        if (kind->end) kind->end();
+    }
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+static inline void matmul_kind_run(const struct matmul_kind *kind, struct pool *pool, const struct matrix *a, const struct matmul_product *products,
+                                   int count, void *scratch) {
+    struct matmul_call call = {kind, pool, a, products, count, scratch};
+    pool_run(pool, matmul_task, &call);
+}
+
+#endif

@@ -1,0 +1,51 @@
+/* The table of a variant that multiplies with fused multiply-adds, for both compute types: included by matmul_avx2.c and matmul_avx512.c.
+ *
+ * Compute type BF16: A is rounded when it is packed and kept as fp32, B is kept as pairs of bf16 and expanded: in the tile where a block has
+ * one tile, otherwise once for all tiles. Both walk k one by one, so that every number of rows gives the same bits. */
+#include "kernels/matmul.h"
+#include "kernels/matmul_simd.h"
+
+TILE_KERNEL(multiply_f32, STEP_F32, false)
+TILE_KERNEL(stream_f32, STEP_F32, true)
+TILE_KERNEL(stream_expand, STEP_EXPAND, true)
+
+static void expand_pairs(void *expanded, const void *b, int64_t k) {
+    float *to = expanded;
+    const uint32_t *from = b;
+    for (int64_t u = 0; u < (k + 1) / 2; u++, from += PANEL, to += 2 * PANEL) {
+        for (int j = 0; j < PANEL; j += VF) {
+            vi pairs = vi_load(from + j);
+            vf_store(to + j, vf_even(pairs));
+            vf_store(to + PANEL + j, vf_odd(pairs));
+        }
+    }
+}
+
+static void pack_a_f32(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k1, UNIT_F32);
+}
+static void pack_a_rounded(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k1, UNIT_ROUNDED);
+}
+
+static const struct matmul_kind kind_f32 = {
+    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 1, .a_bytes = 4, .b_bytes = 4,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 8 * MATMUL_GRAIN / 2, .k_block = 384,
+    .height = tile_height, .pack_a = pack_a_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
+};
+static const struct matmul_kind kind_bf16 = {
+    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 32, .a_bytes = 4, .b_bytes = 2,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 8 * MATMUL_GRAIN / 2, .k_block = 384,
+    .height = tile_height, .pack_a = pack_a_rounded, .multiply = multiply_f32, .multiply_single = stream_expand, .expand = expand_pairs,
+};
+
+static const struct matmul_kind *kind_of(enum dtype compute) { return compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32; }
+
+static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_kind_packed_bytes(kind_of(compute), k, n); }
+static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+    pack_panels(kind_of(compute), packed, b, compute == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32, k0, k1, n0, n1);
+}
+static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) { return matmul_kind_scratch_bytes(kind_of(compute), m, k, threads); }
+static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
+    matmul_kind_run(kind_of(compute), pool, a, products, count, scratch);
+}

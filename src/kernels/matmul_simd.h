@@ -1,0 +1,323 @@
+/* Packing and register tiles of the matrix products over vectors of VF floats, for matmul_avx2.c, matmul_avx512.c, matmul_avx512bf16.c and matmul_amx.c.
+ *
+ * A packed strip holds units of four bytes: unit u of output r at strip[u * width + r].
+ *
+ *     UNIT_F32       one fp32 number; k = u
+ *     UNIT_ROUNDED   one number rounded to bf16, kept as fp32; k = u
+ *     UNIT_PAIR      two bf16 numbers, k = 2u in the lower half and k = 2u + 1 in the upper
+ *
+ * The panels of B are strips as wide as two vectors, the tiles of A strips as wide as the tile is high. */
+#ifndef DEEPSEEK_KERNELS_MATMUL_SIMD_H
+#define DEEPSEEK_KERNELS_MATMUL_SIMD_H
+
+#include "kernels/matmul_driver.h"
+#include "kernels/simd.h"
+
+#define PANEL (2 * VF)
+#define MATMUL_STREAM_AHEAD 2048   /* bytes between the use of B and its prefetch where it streams from memory */
+#undef always_inline
+#define always_inline inline __attribute__((always_inline))
+
+/* Loops over registers: unrolled whole, so that arrays of vectors stay in registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+enum unit { UNIT_F32, UNIT_ROUNDED, UNIT_PAIR };
+
+/* ---- integer vectors of units ------------------------------------------------------------------------------------------------ */
+
+#if VF == 16
+static always_inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static always_inline vi vi_from(vf x) { return _mm512_castps_si512(x); }
+static always_inline vf vf_from(vi x) { return _mm512_castsi512_ps(x); }
+static always_inline vi vi_load(const void *p) { return _mm512_loadu_si512(p); }
+static always_inline void vi_store_part(uint32_t *p, vi x, int n) { _mm512_mask_storeu_epi32(p, vm_first(n), x); }
+static always_inline void vi_store(uint32_t *p, vi x) { _mm512_storeu_si512(p, x); }
+/* Up to 2 VF codes. */
+static always_inline vi vi_load_codes(const uint16_t *p, int n) { return _mm512_maskz_loadu_epi16((__mmask32)(n >= 32 ? ~0u : (1u << n) - 1u), p); }
+/* fp32 numbers rounded to bf16 in place: the upper half of every lane; the rule of base/number.h. */
+static always_inline vi vi_round(vf x) {
+    vi u = _mm512_castps_si512(x), low = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+    vi rounded = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), low);
+    rounded = _mm512_mask_or_epi32(rounded, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), u, _mm512_set1_epi32(0x400000));
+    return _mm512_and_si512(rounded, _mm512_set1_epi32((int)0xFFFF0000));
+}
+/* Lane i: the upper halves of lane i of `even` and of `odd`. */
+static always_inline vi vi_pair(vi even, vi odd) { return _mm512_or_si512(_mm512_srli_epi32(even, 16), odd); }
+/* The upper halves of a, then of b, in order. */
+static always_inline vi vi_join(vi a, vi b) {
+    const vi index = _mm512_add_epi16(_mm512_set1_epi16(1), _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,
+                                                                            30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0));
+    return _mm512_permutex2var_epi16(a, index, b);
+}
+static always_inline vf vf_even(vi pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+static always_inline vf vf_odd(vi pairs) { return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xFFFF0000))); }
+
+static always_inline void vi_transpose(vi x[VF]) {
+    vi y[16];
+    UNROLL for (int i = 0; i < 16; i += 2) {      /* pairs of lanes */
+        y[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {      /* fours: x[i + j] has columns j, 4 + j, 8 + j, 12 + j of rows i .. i + 3 */
+        x[i] = _mm512_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm512_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm512_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm512_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    UNROLL for (int j = 0; j < 4; j++) {          /* quarters of 128 bits */
+        y[j] = _mm512_shuffle_i32x4(x[j], x[j + 4], 0x88);
+        y[j + 4] = _mm512_shuffle_i32x4(x[j], x[j + 4], 0xDD);
+        y[j + 8] = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0x88);
+        y[j + 12] = _mm512_shuffle_i32x4(x[j + 8], x[j + 12], 0xDD);
+    }
+    UNROLL for (int j = 0; j < 4; j++) {
+        x[j] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0x88);
+        x[j + 8] = _mm512_shuffle_i32x4(y[j], y[j + 8], 0xDD);
+        x[j + 4] = _mm512_shuffle_i32x4(y[j + 4], y[j + 12], 0x88);
+        x[j + 12] = _mm512_shuffle_i32x4(y[j + 4], y[j + 12], 0xDD);
+    }
+}
+#else
+static always_inline vi vi_zero(void) { return _mm256_setzero_si256(); }
+static always_inline vi vi_from(vf x) { return _mm256_castps_si256(x); }
+static always_inline vf vf_from(vi x) { return _mm256_castsi256_ps(x); }
+static always_inline vi vi_load(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static always_inline void vi_store_part(uint32_t *p, vi x, int n) { _mm256_maskstore_epi32((int *)(void *)p, vi_first(n), x); }
+static always_inline void vi_store(uint32_t *p, vi x) { _mm256_storeu_si256((__m256i *)(void *)p, x); }
+static always_inline vi vi_load_codes(const uint16_t *p, int n) {
+    if (n >= 2 * VF) return vi_load(p);
+    uint16_t codes[2 * VF] = {0};
+    for (int i = 0; i < n; i++) codes[i] = p[i];
+    return vi_load(codes);
+}
+static always_inline vi vi_round(vf x) {
+    vi u = _mm256_castps_si256(x), low = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+    vi rounded = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), low);
+    vi nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    rounded = _mm256_blendv_epi8(rounded, _mm256_or_si256(u, _mm256_set1_epi32(0x400000)), nan);
+    return _mm256_and_si256(rounded, _mm256_set1_epi32((int)0xFFFF0000));
+}
+static always_inline vi vi_pair(vi even, vi odd) { return _mm256_or_si256(_mm256_srli_epi32(even, 16), odd); }
+static always_inline vi vi_join(vi a, vi b) {
+    return _mm256_permute4x64_epi64(_mm256_packus_epi32(_mm256_srli_epi32(a, 16), _mm256_srli_epi32(b, 16)), 0xD8);
+}
+static always_inline vf vf_even(vi pairs) { return _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16)); }
+static always_inline vf vf_odd(vi pairs) { return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32((int)0xFFFF0000))); }
+
+static always_inline void vi_transpose(vi x[VF]) {
+    vi y[8];
+    UNROLL for (int i = 0; i < 8; i += 2) {
+        y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 8; i += 4) {       /* x[i + j] has columns j and 4 + j of rows i .. i + 3 */
+        x[i] = _mm256_unpacklo_epi64(y[i], y[i + 2]);
+        x[i + 1] = _mm256_unpackhi_epi64(y[i], y[i + 2]);
+        x[i + 2] = _mm256_unpacklo_epi64(y[i + 1], y[i + 3]);
+        x[i + 3] = _mm256_unpackhi_epi64(y[i + 1], y[i + 3]);
+    }
+    UNROLL for (int j = 0; j < 4; j++) {
+        y[j] = _mm256_permute2x128_si256(x[j], x[j + 4], 0x20);
+        y[j + 4] = _mm256_permute2x128_si256(x[j], x[j + 4], 0x31);
+    }
+    UNROLL for (int j = 0; j < 8; j++) x[j] = y[j];
+}
+#endif
+
+/* ---- packing ------------------------------------------------------------------------------------------------------------------- */
+
+static always_inline int lanes(int64_t left, int limit) { return left >= limit ? limit : left > 0 ? (int)left : 0; }
+
+/* Numbers i .. of a row in memory, `left` of them valid, as the upper halves (or all) of fp32. */
+static always_inline vi load_numbers(const void *data, enum dtype dtype, int64_t i, int64_t left, enum unit unit) {
+    int n = lanes(left, VF);
+    vf x = n == VF ? vf_load_as(data, dtype, i) : vf_load_as_part(data, dtype, i, n);
+    return unit == UNIT_F32 || dtype == DTYPE_BF16 ? vi_from(x) : vi_round(x);
+}
+
+/* VF units along a row of numbers that follow each other in k. */
+static always_inline vi load_units(const void *data, enum dtype dtype, int64_t i, int64_t left, enum unit unit) {
+    if (unit != UNIT_PAIR) return load_numbers(data, dtype, i, left, unit);
+    if (dtype == DTYPE_BF16) return vi_load_codes((const uint16_t *)data + i, lanes(left, 2 * VF));
+    return vi_join(load_numbers(data, dtype, i, left, unit), load_numbers(data, dtype, i + VF, left - VF, unit));
+}
+
+/* VF units across outputs, for one unit of k: rows k and, for pairs, k + 1 of the source. */
+static always_inline vi gather_units(const void *data, enum dtype dtype, int64_t stride, int64_t k, int64_t k_end, int64_t r, int64_t left, enum unit unit) {
+    if (unit != UNIT_PAIR) return load_numbers(data, dtype, k * stride + r, left, unit);
+    vi even = k < k_end ? load_numbers(data, dtype, k * stride + r, left, unit) : vi_zero();
+    vi odd = k + 1 < k_end ? load_numbers(data, dtype, (k + 1) * stride + r, left, unit) : vi_zero();
+    return vi_pair(even, odd);
+}
+
+/* Writes the units of outputs r0 .. r0 + rows, padded with zeros to `width`, and of k0 .. k1, padded to k_padded. Number (r, k) of the source is at
+ * [r * stride + k] when `along_k`, else at [k * stride + r]. */
+static always_inline void pack_strip_as(uint32_t *strip, int width, const void *data, enum dtype dtype, int64_t stride, bool along_k, int64_t r0, int rows,
+                                        int64_t k0, int64_t k1, int64_t k_padded, enum unit unit) {
+    int per_unit = unit == UNIT_PAIR ? 2 : 1;
+    int64_t units = (k_padded - k0 + per_unit - 1) / per_unit;
+    for (int g = 0; g < width; g += VF) {
+        int kept = lanes(width - g, VF), valid = lanes(rows - g, VF);
+        uint32_t *to = strip + g;
+        if (!along_k) {
+            for (int64_t u = 0; u < units; u++, to += width) {
+                int64_t k = k0 + u * per_unit;
+                vi x = k < k1 && valid ? gather_units(data, dtype, stride, k, k1, r0 + g, valid, unit) : vi_zero();
+                if (kept == VF) vi_store(to, x);
+                else vi_store_part(to, x, kept);
+            }
+            continue;
+        }
+        for (int64_t u = 0; u < units; u += VF) {
+            vi x[VF];
+            int64_t k = k0 + u * per_unit;
+            if (valid == VF && k1 - k >= VF * per_unit) {
+                UNROLL for (int r = 0; r < VF; r++) x[r] = load_units(data, dtype, (r0 + g + r) * stride + k, VF * per_unit, unit);
+            } else {
+                for (int r = 0; r < VF; r++) x[r] = r < valid && k < k1 ? load_units(data, dtype, (r0 + g + r) * stride + k, k1 - k, unit) : vi_zero();
+            }
+            vi_transpose(x);
+            int count = lanes(units - u, VF);
+            if (kept == VF && count == VF) {
+                UNROLL for (int i = 0; i < VF; i++) vi_store(to + i * width, x[i]);
+            } else {
+                for (int i = 0; i < count; i++) vi_store_part(to + i * width, x[i], kept);
+            }
+            to += VF * width;
+        }
+    }
+}
+
+static void pack_strip(uint32_t *strip, int width, const void *data, enum dtype dtype, int64_t stride, bool along_k, int64_t r0, int rows, int64_t k0,
+                       int64_t k1, int64_t k_padded, enum unit unit) {
+#define PACK(DTYPE, ALONG, UNIT) pack_strip_as(strip, width, data, DTYPE, stride, ALONG, r0, rows, k0, k1, k_padded, UNIT)
+#define PACK_UNITS(DTYPE, ALONG)                        \
+    if (unit == UNIT_F32) PACK(DTYPE, ALONG, UNIT_F32); \
+    else if (unit == UNIT_ROUNDED) PACK(DTYPE, ALONG, UNIT_ROUNDED); \
+    else PACK(DTYPE, ALONG, UNIT_PAIR)
+    if (dtype == DTYPE_BF16) {
+        if (along_k) { PACK_UNITS(DTYPE_BF16, true); }
+        else { PACK_UNITS(DTYPE_BF16, false); }
+    } else {
+        if (along_k) { PACK_UNITS(DTYPE_F32, true); }
+        else { PACK_UNITS(DTYPE_F32, false); }
+    }
+#undef PACK_UNITS
+#undef PACK
+}
+
+/* A part of B [k, n] into panels. */
+static inline void pack_panels(const struct matmul_kind *kind, void *packed, const struct matrix *b, enum unit unit, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+    int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), k_padded = k1 == b->rows ? k_total : k1;
+    for (int64_t n = n0; n < n1; n += PANEL) {
+        char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
+        pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit);
+    }
+}
+
+/* ---- tiles of fused multiply-adds ------------------------------------------------------------------------------------------------ */
+
+/* What one step of a tile does: one k of fp32; or one pair of bf16 in B against two rounded fp32 of A; or one pair against one pair by the bf16 dot instruction. */
+enum step { STEP_F32, STEP_EXPAND, STEP_DOT };
+
+/* rows x PANEL accumulators over all steps. `streaming`: B comes from memory in one long stream, otherwise from the cache. */
+static always_inline void multiply_tile(const int rows, const enum step step, const bool streaming, int64_t k, const void *a_packed, const void *b_packed,
+                                        const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
+    vf sum[16][2];
+    const uint32_t *a = a_packed, *b = b_packed;
+    int64_t steps = step == STEP_F32 ? k : step == STEP_EXPAND ? k / 2 : (k + 1) / 2;
+    if (c_in) {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) sum[r][j] = vf_load(c_in + r * in_stride + j * VF);
+    } else {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) sum[r][j] = vf_zero();
+    }
+    if (!streaming) {
+        UNROLL for (int r = 0; r < rows; r++) __builtin_prefetch(c_out + r * out_stride, 1);
+        for (int64_t i = 0; i < ahead_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
+    }
+    for (int64_t s = 0; s < steps; s++) {
+        if (streaming) {
+            __builtin_prefetch((const char *)b + MATMUL_STREAM_AHEAD);
+            if (VF == 16) __builtin_prefetch((const char *)b + MATMUL_STREAM_AHEAD + 64);
+        }
+        if (step == STEP_F32) {
+            vf b0 = vf_from(vi_load(b)), b1 = vf_from(vi_load(b + VF));
+            UNROLL for (int r = 0; r < rows; r++) {
+                vf x = vf_set(((const float *)(const void *)a)[r]);
+                sum[r][0] = vf_fma(x, b0, sum[r][0]);
+                sum[r][1] = vf_fma(x, b1, sum[r][1]);
+            }
+            a += rows;
+        } else if (step == STEP_EXPAND) {
+            vi pair0 = vi_load(b), pair1 = vi_load(b + VF);
+            vf b0 = vf_even(pair0), b1 = vf_even(pair1);
+            UNROLL for (int r = 0; r < rows; r++) {
+                vf x = vf_set(((const float *)(const void *)a)[r]);
+                sum[r][0] = vf_fma(x, b0, sum[r][0]);
+                sum[r][1] = vf_fma(x, b1, sum[r][1]);
+            }
+            b0 = vf_odd(pair0), b1 = vf_odd(pair1);
+            UNROLL for (int r = 0; r < rows; r++) {
+                vf x = vf_set(((const float *)(const void *)a)[rows + r]);
+                sum[r][0] = vf_fma(x, b0, sum[r][0]);
+                sum[r][1] = vf_fma(x, b1, sum[r][1]);
+            }
+            a += 2 * rows;
+        } else {
+#if defined(__AVX512BF16__)
+            __m512bh b0 = (__m512bh)vi_load(b), b1 = (__m512bh)vi_load(b + VF);
+            UNROLL for (int r = 0; r < rows; r++) {
+                __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[r]);
+                sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, b0);
+                sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
+            }
+#endif
+            a += rows;
+        }
+        b += PANEL;
+    }
+    if (step == STEP_EXPAND && k % 2) {
+        vf b0 = vf_even(vi_load(b)), b1 = vf_even(vi_load(b + VF));
+        UNROLL for (int r = 0; r < rows; r++) {
+            vf x = vf_set(((const float *)(const void *)a)[r]);
+            sum[r][0] = vf_fma(x, b0, sum[r][0]);
+            sum[r][1] = vf_fma(x, b1, sum[r][1]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + j * VF, sum[r][j]);
+}
+
+/* A function for each height of a tile, and the one that picks it: NAME(height, ...). */
+#define TILE_PARAMETERS \
+    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const char *ahead, int64_t ahead_bytes
+#define TILE_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
+    static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
+        multiply_tile(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead, ahead_bytes); \
+    }
+#define TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING) \
+    F(NAME, STEP, STREAMING, 1) F(NAME, STEP, STREAMING, 2) F(NAME, STEP, STREAMING, 3) F(NAME, STEP, STREAMING, 4) F(NAME, STEP, STREAMING, 5) F(NAME, STEP, STREAMING, 6)
+#if VF == 16
+#define TILE_ROWS 14
+#define TILE_HEIGHTS(F, NAME, STEP, STREAMING) \
+    TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING) F(NAME, STEP, STREAMING, 7) F(NAME, STEP, STREAMING, 8) F(NAME, STEP, STREAMING, 9) F(NAME, STEP, STREAMING, 10) \
+    F(NAME, STEP, STREAMING, 11) F(NAME, STEP, STREAMING, 12) F(NAME, STEP, STREAMING, 13) F(NAME, STEP, STREAMING, 14)
+#else
+#define TILE_ROWS 6
+#define TILE_HEIGHTS(F, NAME, STEP, STREAMING) TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING)
+#endif
+#define TILE_NAME(NAME, STEP, STREAMING, HEIGHT) NAME##_##HEIGHT,
+#define TILE_KERNEL(NAME, STEP, STREAMING) \
+    TILE_HEIGHTS(TILE_OF_HEIGHT, NAME, STEP, STREAMING) \
+    static void NAME(int height, int rows, TILE_PARAMETERS) { \
+        static void (*const of_height[TILE_ROWS])(TILE_PARAMETERS) = {TILE_HEIGHTS(TILE_NAME, NAME, STEP, STREAMING)}; \
+        (void)rows; \
+        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead, ahead_bytes); \
+    }
+
+static inline int tile_height(int64_t rows) { return matmul_even_height(rows, TILE_ROWS); }
+
+#endif

@@ -1,0 +1,312 @@
+/* Matrix products: every variant that the machine has, against sums in double, and the rules about bits. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "kernels/matmul.h"
+
+typedef double real;
+#define real_fma fma
+#include "kernels/matmul_reference.h"
+
+static const struct matmul_kernels *const variants[ISA_COUNT] = {
+    [ISA_REFERENCE] = &matmul_reference,
+#if defined(__x86_64__)
+    [ISA_AVX2] = &matmul_avx2, [ISA_AVX512] = &matmul_avx512, [ISA_AVX512_BF16] = &matmul_avx512bf16, [ISA_AMX] = &matmul_amx,
+#endif
+};
+
+static bool tested(int isa) { return variants[isa] && isa_available((enum isa)isa); }
+
+static struct pool *pools[4];   /* by number of threads; 1: none */
+
+static uint64_t random_state = 88172645463325252u;
+static uint32_t random_bits(void) {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+static float random_number(void) { return ((float)(random_bits() >> 8) / 8388608.0f - 1.0f); }
+
+static void *aligned(size_t bytes) {
+    void *p = NULL;
+    assert_int_equal(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
+    return p;
+}
+
+/* A random matrix in a buffer without one byte to spare. */
+static struct matrix matrix_create(int64_t rows, int64_t cols, bool transposed, enum dtype dtype) {
+    int64_t inner = transposed ? rows : cols, outer = transposed ? cols : rows, stride = inner + random_bits() % 5;
+    size_t count = (size_t)((outer - 1) * stride + inner);
+    void *data = malloc(count * (dtype == DTYPE_BF16 ? 2 : 4));
+    for (size_t i = 0; i < count; i++) {
+        if (dtype == DTYPE_BF16) ((uint16_t *)data)[i] = bf16_from_float(random_number());
+        else ((float *)data)[i] = random_number();
+    }
+    return (struct matrix){data, dtype, rows, cols, stride, transposed};
+}
+static void matrix_free(struct matrix *matrix) { free((void *)(uintptr_t)matrix->data); }
+
+static void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum dtype compute, struct pool *pool) {
+    size_t bytes = kernels->packed_bytes(b->rows, b->cols, compute);
+    void *packed = aligned(bytes);
+    memset(packed, 0xFF, bytes);   /* NaN wherever packing forgets something */
+    matmul_pack(pool, kernels, packed, b, compute);
+    return packed;
+}
+
+static void multiply(const struct matmul_kernels *kernels, int threads, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count) {
+    size_t bytes = kernels->scratch_bytes(a->rows, a->cols, compute, threads), guard = 64;
+    unsigned char *scratch = malloc(bytes + guard);
+    memset(scratch, 0xFF, bytes + guard);
+    kernels->run(pools[threads], a, compute, products, count, scratch);
+    for (size_t i = 0; i < guard; i++) assert_int_equal(scratch[bytes + i], 0xFF);
+    free(scratch);
+}
+
+/* C with a row stride above n; what lies between the rows must stay as it is. */
+struct output {
+    void *data;
+    int64_t m, n, stride;
+    enum dtype dtype;
+};
+static struct output output_create(int64_t m, int64_t n, enum dtype dtype) {
+    struct output output = {NULL, m, n, n + random_bits() % 4, dtype};
+    size_t bytes = (size_t)(m * output.stride) * (dtype == DTYPE_BF16 ? 2 : 4);
+    output.data = malloc(bytes);
+    memset(output.data, 0x55, bytes);
+    return output;
+}
+static float output_get(const struct output *output, int64_t i, int64_t j) {
+    int64_t at = i * output->stride + j;
+    return output->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)output->data)[at]) : ((const float *)output->data)[at];
+}
+static void output_check_gaps(const struct output *output) {
+    size_t bytes = output->dtype == DTYPE_BF16 ? 2 : 4;
+    for (int64_t i = 0; i < output->m; i++)
+        for (size_t at = (size_t)(i * output->stride + output->n) * bytes; at < (size_t)((i + 1) * output->stride) * bytes; at++)
+            assert_int_equal(((unsigned char *)output->data)[at], 0x55);
+}
+static struct matmul_product product_of(const void *packed, const struct output *output, bool accumulate) {
+    return (struct matmul_product){packed, output->n, output->data, output->stride, output->dtype, accumulate};
+}
+
+/* One output against the double sum. A chain of k fused steps in fp32 is off by at most k ulp/2 of the largest partial sum, which sum |a b| bounds;
+ * products of bf16 pairs that are summed in another order, with subnormals flushed, stay within twice that. */
+static void check_output(const struct output *output, const struct output *before, const struct matrix *a, const struct matrix *b, enum dtype compute,
+                         const double *a_rows, const double *b_columns, int64_t i, int64_t j) {
+    (void)compute;
+    int64_t k = a->cols;
+    double sum = before ? output_get(before, i, j) : 0.0, size = fabs(sum);
+    for (int64_t p = 0; p < k; p++) {
+        sum = fma(a_rows[i * k + p], b_columns[j * k + p], sum);
+        size += fabs(a_rows[i * k + p] * b_columns[j * k + p]);
+    }
+    double bound = (double)(k + 2) * 0x1p-23 * size;
+    if (output->dtype == DTYPE_BF16) bound += (fabs(sum) + bound) * 0x1p-8;
+    double found = output_get(output, i, j);
+    if (!(fabs(found - sum) <= bound)) fail_msg("C[%d][%d] of %d x %d x %d: %.9g, expected %.9g +- %.3g", (int)i, (int)j, (int)a->rows, (int)k, (int)b->cols, found, sum, bound);
+}
+
+static double *expand(const struct matrix *matrix, enum dtype compute, bool by_columns) {
+    double *to = malloc((size_t)(matrix->rows * matrix->cols) * sizeof *to);
+    for (int64_t i = 0; i < matrix->rows; i++)
+        for (int64_t j = 0; j < matrix->cols; j++) to[by_columns ? j * matrix->rows + i : i * matrix->cols + j] = matmul_element(matrix, compute, i, j);
+    return to;
+}
+
+/* Two products of one A (n and 3 n / 2 + 1 columns), the second accumulated or stored as bf16. */
+static void check_product(const struct matmul_kernels *kernels, int64_t m, int64_t k, int64_t n, enum dtype compute, int kinds, int threads) {
+    struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32);
+    struct matrix b[2] = {matrix_create(k, n, kinds & 4, kinds & 8 ? DTYPE_BF16 : DTYPE_F32), matrix_create(k, 3 * n / 2 + 1, !(kinds & 4), kinds & 8 ? DTYPE_F32 : DTYPE_BF16)};
+    struct output c[2] = {output_create(m, b[0].cols, DTYPE_F32), output_create(m, b[1].cols, kinds & 16 ? DTYPE_BF16 : DTYPE_F32)}, before = c[1];
+    bool accumulate = c[1].dtype == DTYPE_F32;
+    if (accumulate)
+        for (int64_t i = 0; i < m; i++)
+            for (int64_t j = 0; j < c[1].n; j++) ((float *)c[1].data)[i * c[1].stride + j] = 4.0f * random_number();
+    size_t c_bytes = (size_t)(m * c[1].stride) * (accumulate ? 4 : 2);
+    before.data = malloc(c_bytes);
+    memcpy(before.data, c[1].data, c_bytes);
+    void *packed[2] = {pack(kernels, &b[0], compute, pools[threads]), pack(kernels, &b[1], compute, pools[threads])};
+    struct matmul_product products[2] = {product_of(packed[0], &c[0], false), product_of(packed[1], &c[1], accumulate)};
+    multiply(kernels, threads, &a, compute, products, 2);
+    double *a_rows = expand(&a, compute, false);
+    for (int p = 0; p < 2; p++) {
+        double *b_columns = expand(&b[p], compute, true);
+        output_check_gaps(&c[p]);
+        int64_t every = 1 + m * c[p].n / 3000;   /* of the outputs; always the last */
+        for (int64_t at = 0; at < m * c[p].n; at += every) check_output(&c[p], p && accumulate ? &before : NULL, &a, &b[p], compute, a_rows, b_columns, at / c[p].n, at % c[p].n);
+        check_output(&c[p], p && accumulate ? &before : NULL, &a, &b[p], compute, a_rows, b_columns, m - 1, c[p].n - 1);
+        free(b_columns);
+    }
+    for (int p = 0; p < 2; p++) matrix_free(&b[p]), free(c[p].data), free(packed[p]);
+    matrix_free(&a);
+    free(before.data);
+    free(a_rows);
+}
+
+static const enum dtype computes[2] = {DTYPE_F32, DTYPE_BF16};
+
+static void products_are_right(void **state) {
+    (void)state;
+    static const int shapes[][3] = {{1, 1, 1}, {3, 1, 17}, {1, 3, 65}, {2, 31, 33}, {17, 17, 3}, {6, 64, 32}, {14, 65, 31}, {15, 33, 96}, {16, 130, 64}, {33, 129, 17}, {65, 66, 65}, {47, 257, 1}};
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        for (int compute = 0; compute < 2 && tested(isa); compute++)
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                for (int kinds = 0; kinds < 32; kinds++) check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute], kinds, 1 + (kinds + (int)s) % 3);
+}
+
+/* Several blocks of rows, of columns and of k. */
+static void blocked_products_are_right(void **state) {
+    (void)state;
+    static const int shapes[][3] = {{130, 1601, 97}, {70, 1100, 333}, {1100, 70, 40}};
+    for (int isa = 1; isa < ISA_COUNT; isa++)
+        for (int compute = 0; compute < 2 && tested(isa); compute++)
+            for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+                for (int i = 0; i < 3; i++)
+                    check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute], (int)(random_bits() % 32), 1 + i);
+}
+
+/* Any number of rows and of threads gives a row the same bits. */
+static void rows_do_not_depend_on_the_call(void **state) {
+    (void)state;
+    enum { M = 1100, K = 801, N = 41 };
+    static const int calls[] = {1, 2, 7, 16, 17, 33, 64, 300, M};
+    struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, true, DTYPE_BF16);
+    for (int isa = 1; isa < ISA_COUNT; isa++) {
+        for (int compute = 0; compute < 2 && tested(isa); compute++) {
+            const struct matmul_kernels *kernels = variants[isa];
+            void *packed = pack(kernels, &b, computes[compute], NULL);
+            for (int kind = 0; kind < 3; kind++) {   /* stored, accumulated, stored as bf16 */
+                enum dtype dtype = kind == 2 ? DTYPE_BF16 : DTYPE_F32;
+                size_t row_bytes = (size_t)N * (kind == 2 ? 2 : 4);
+                char *expected = malloc(M * row_bytes), *found = malloc(M * row_bytes);
+                for (int c = (int)(sizeof calls / sizeof *calls) - 1; c >= 0; c--) {
+                    for (int threads = 1; threads <= 3; threads++) {
+                        for (int start = 0; start + calls[c] <= M && start <= 141; start += 141) {
+                            struct matrix part = a;
+                            part.data = (const float *)a.data + start * a.stride;
+                            part.rows = calls[c];
+                            char *c_data = calls[c] == M && threads == 1 ? expected : found;
+                            size_t size = (size_t)calls[c] * row_bytes;
+                            for (size_t i = 0; i < size / 4; i++) ((float *)(void *)c_data)[i] = kind == 1 ? (float)((i + (size_t)start * N) % 13) - 6.0f : 1e30f;
+                            struct matmul_product product = {packed, N, c_data, N, dtype, kind == 1};
+                            multiply(kernels, threads, &part, computes[compute], &product, 1);
+                            if (c_data == found) assert_memory_equal(found, expected + (size_t)start * row_bytes, size);
+                        }
+                    }
+                }
+                free(expected);
+                free(found);
+            }
+            free(packed);
+        }
+    }
+    matrix_free(&a);
+    matrix_free(&b);
+}
+
+/* Variants without bf16 instructions compute the same chain: the reference's. */
+static void chains_of_fma_are_equal(void **state) {
+    (void)state;
+    enum { M = 37, K = 901, N = 70 };
+    struct matrix a = matrix_create(M, K, true, DTYPE_F32), b = matrix_create(K, N, false, DTYPE_F32);
+    for (int compute = 0; compute < 2; compute++) {
+        float *expected = malloc(M * N * 4), *found = malloc(M * N * 4);
+        for (int isa = 0; isa < ISA_COUNT; isa++) {
+            if (!tested(isa) || (computes[compute] == DTYPE_BF16 && isa > ISA_AVX512)) continue;
+            void *packed = pack(variants[isa], &b, computes[compute], NULL);
+            for (int i = 0; i < M * N; i++) (isa ? found : expected)[i] = (float)i;
+            struct matmul_product product = {packed, N, isa ? found : expected, N, DTYPE_F32, true};
+            multiply(variants[isa], 2, &a, computes[compute], &product, 1);
+            if (isa) assert_memory_equal(found, expected, M * N * 4);
+            free(packed);
+        }
+        free(expected);
+        free(found);
+    }
+    matrix_free(&a);
+    matrix_free(&b);
+}
+
+/* Parts in any order give what the whole gives, and all of it is written. */
+static void parts_make_the_whole(void **state) {
+    (void)state;
+    enum { K = 197, N = 333 };
+    for (int kinds = 0; kinds < 4; kinds++) {
+        struct matrix b = matrix_create(K, N, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32);
+        for (int isa = 0; isa < ISA_COUNT; isa++) {
+            for (int compute = 0; compute < 2 && tested(isa); compute++) {
+                const struct matmul_kernels *kernels = variants[isa];
+                size_t bytes = kernels->packed_bytes(K, N, computes[compute]);
+                unsigned char *whole = pack(kernels, &b, computes[compute], NULL), *parts = aligned(bytes), *threaded = pack(kernels, &b, computes[compute], pools[3]);
+                memset(parts, 0xFF, bytes);
+                for (int64_t n0 = (N - 1) / 64 * 64; n0 >= 0; n0 -= 64)
+                    for (int64_t k0 = 0; k0 < K; k0 += 64)
+                        kernels->pack_part(parts, &b, computes[compute], k0, k0 + 64 < K ? k0 + 64 : K, n0, n0 + 64 < N ? n0 + 64 : N);
+                assert_memory_equal(parts, whole, bytes);
+                assert_memory_equal(threaded, whole, bytes);
+                for (size_t i = 0; i + 4 <= bytes; i += 4) {
+                    float x;
+                    memcpy(&x, whole + i, 4);
+                    assert_false(isnan(x));
+                }
+                free(whole);
+                free(parts);
+                free(threaded);
+            }
+        }
+        matrix_free(&b);
+    }
+}
+
+/* NaN and infinity of one output's operands reach that output, and no other through the padding. */
+static void special_numbers_stay_where_they_are(void **state) {
+    (void)state;
+    enum { M = 5, K = 35, N = 37 };
+    struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, false, DTYPE_F32);
+    ((float *)(uintptr_t)a.data)[2 * a.stride + 34] = NAN;
+    ((float *)(uintptr_t)b.data)[34 * b.stride + 36] = INFINITY;
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        for (int compute = 0; compute < 2 && tested(isa); compute++) {
+            void *packed = pack(variants[isa], &b, computes[compute], NULL);
+            float c[M][N];
+            struct matmul_product product = {packed, N, c, N, DTYPE_F32, false};
+            multiply(variants[isa], 1, &a, computes[compute], &product, 1);
+            for (int i = 0; i < M; i++) {
+                for (int j = 0; j < N; j++) {
+                    if (i == 2) assert_true(isnan(c[i][j]));
+                    else if (j == 36) assert_true(isinf(c[i][j]));
+                    else assert_true(isfinite(c[i][j]));
+                }
+            }
+            free(packed);
+        }
+    }
+    matrix_free(&a);
+    matrix_free(&b);
+}
+
+int main(void) {
+    for (int threads = 2; threads < 4; threads++)
+        if (pool_create(&pools[threads], threads, NULL) != STATUS_OK) return 1;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_are_right),
+        cmocka_unit_test(blocked_products_are_right),
+        cmocka_unit_test(rows_do_not_depend_on_the_call),
+        cmocka_unit_test(chains_of_fma_are_equal),
+        cmocka_unit_test(parts_make_the_whole),
+        cmocka_unit_test(special_numbers_stay_where_they_are),
+    };
+    int failed = cmocka_run_group_tests_name("matmul", tests, NULL, NULL);
+    for (int threads = 2; threads < 4; threads++) pool_destroy(pools[threads]);
+    return failed;
+}
