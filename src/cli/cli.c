@@ -448,6 +448,14 @@ void cli_machine_close(struct cli_machine *machine) {
     machine->pool = NULL;
 }
 
+enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
+    enum status status = model_open(model, folder, machine->kernels, machine->pool, machine->compute, use, error);
+    if (status || quiet) return status;
+    for (int i = 0; i < (*model)->config.warning_count; i++) cli_warn("%s", (*model)->config.warnings[i]);
+    for (int i = 0; i < (*model)->warning_count; i++) cli_warn("%s", (*model)->warnings[i]);
+    return STATUS_OK;
+}
+
 /* ---- figures ---------------------------------------------------------------------------------------------------------------- */
 
 double cli_seconds(void) {

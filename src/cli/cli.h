@@ -32,6 +32,7 @@
 
 #include "base/error.h"
 #include "kernels/kernels.h"
+#include "model/model.h"
 
 #define DEEPSEEK_VERSION "0.1.0"
 
@@ -126,6 +127,9 @@ struct cli_option cli_compute_option(struct cli_machine *machine, const char *fa
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error);
 void cli_machine_close(struct cli_machine *machine);
 const char *cli_compute_name(int compute);   /* "fp32", "bf16" */
+
+/* Opens a model folder on the machine, and passes its warnings on unless quiet. */
+enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error);
 
 /* ---- progress on standard error --------------------------------------------------------------------------------------------- */
 

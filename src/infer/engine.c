@@ -41,13 +41,30 @@ void engine_destroy(struct engine *engine) {
     free(engine);
 }
 
+static int compare_addresses(const void *a, const void *b) {
+    uintptr_t x = (uintptr_t)*(struct sequence *const *)a, y = (uintptr_t)*(struct sequence *const *)b;
+    return (x > y) - (x < y);
+}
+
+/* A sequence grows at one end only, so it may stand in one feed only. */
+static enum status check_distinct(const struct feed *feeds, int count, struct error *error) {
+    if (count < 2) return STATUS_OK;
+    struct sequence **sorted = malloc((size_t)count * sizeof *sorted);
+    if (!sorted) return error_set(error, STATUS_NO_MEMORY, "no memory for %d feeds", count);
+    for (int i = 0; i < count; i++) sorted[i] = feeds[i].sequence;
+    qsort(sorted, (size_t)count, sizeof *sorted, compare_addresses);
+    enum status status = STATUS_OK;
+    for (int i = 1; i < count && !status; i++)
+        if (sorted[i] == sorted[i - 1]) status = error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
+    free(sorted);
+    return status;
+}
+
 static enum status check_feeds(const struct engine *engine, const struct feed *feeds, int count, struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
     for (int i = 0; i < count; i++) {
         const struct feed *feed = &feeds[i];
         if (!feed->sequence || feed->sequence->model != engine->model) return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
-        for (int j = 0; j < i; j++)
-            if (feeds[j].sequence == feed->sequence) return error_set(error, STATUS_INVALID, "feeds %d and %d have the same sequence", j, i);
         if (feed->count < 0 || feed->count > feed->sequence->capacity - feed->sequence->length)
             return error_set(error, STATUS_INVALID, "feed %d: %lld new tokens after %lld, expected at most %lld in all (the sequence's capacity)", i, (long long)feed->count,
                              (long long)feed->sequence->length, (long long)feed->sequence->capacity);
@@ -55,7 +72,7 @@ static enum status check_feeds(const struct engine *engine, const struct feed *f
             if (feed->ids[t] < 0 || feed->ids[t] >= vocab)
                 return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i, (long long)t, feed->ids[t], (long long)vocab - 1);
     }
-    return STATUS_OK;
+    return check_distinct(feeds, count, error);
 }
 
 /* How many logits rows of this piece are wanted, and from which token of the piece on. */
@@ -71,6 +88,14 @@ static float *logit_destination(const struct feed *feed, int64_t token, int64_t 
     return feed->every_logit ? feed->logits + token * vocab : feed->logits;
 }
 
+static enum status replace_memory(struct engine *engine, size_t bytes, struct error *error) {
+    graph_reset(&engine->graph);
+    memory_destroy(&engine->memory);
+    enum status status = memory_create(&engine->memory, bytes, error);
+    if (status) engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
+    return status;
+}
+
 /* Step memory for a pass with this many rows and logits whose tokens end at `position`. A later pass that needs more makes it grow. */
 static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t position, int64_t logits, struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
@@ -82,13 +107,8 @@ static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t po
         if (logits > engine->planned_logits) engine->planned_logits = logits;
         size_t bytes = model_plan_inference(engine->model, engine->planned_rows, engine->planned_rows, engine->planned_position, engine->planned_logits);
         if (bytes > engine->memory.capacity || !engine->memory.base) {
-            graph_reset(&engine->graph);
-            memory_destroy(&engine->memory);
-            enum status status = memory_create(&engine->memory, bytes, error);
-            if (status) {
-                engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
-                return status;
-            }
+            enum status status = replace_memory(engine, bytes, error);
+            if (status) return status;
         }
     }
     int64_t staged = logits < STAGING_ROWS ? logits : STAGING_ROWS;
@@ -133,6 +153,17 @@ static void pass_logits(struct engine *engine, const struct feed *feeds, int pie
     if (staged) staged_logits(engine, h, staged, destinations);
 }
 
+/* Computes the batch in the step memory there is. On failure the sequences are as before. */
+static enum status compute_pass(struct engine *engine, const struct feed *feeds, const struct batch *batch) {
+    graph_reset(&engine->graph);
+    struct tensor *h = model_forward(&engine->graph, engine->model, batch);
+    if (!engine->graph.status) pass_logits(engine, feeds, batch->span_count, h);
+    enum status status = engine->graph.status;
+    graph_reset(&engine->graph);
+    for (int i = 0; i < batch->span_count && status; i++) sequence_rewind(batch->spans[i].sequence, batch->spans[i].position);
+    return status;
+}
+
 static enum status run_pass(struct engine *engine, const struct feed *feeds, int piece_count, struct error *error) {
     int64_t rows = 0, position = 0, logits = 0, first;
     for (int i = 0; i < piece_count; i++) {
@@ -146,12 +177,15 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     }
     enum status status = ensure_memory(engine, rows, position, logits, error);
     if (status) return status;
-    struct batch batch = { engine->ids, rows, engine->spans, piece_count };
-    graph_reset(&engine->graph);
-    struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
-    if (!engine->graph.status) pass_logits(engine, feeds, piece_count, h);
-    status = engine->graph.status;
-    graph_reset(&engine->graph);
+    const struct batch batch = { engine->ids, rows, engine->spans, piece_count };
+    status = compute_pass(engine, feeds, &batch);
+    if (status == STATUS_NO_MEMORY) {
+        /* A smaller pass than the planned one can leave other gaps between its buffers. Its own plan is exact. */
+        size_t bytes = model_plan_inference(engine->model, rows, piece_count, position, logits);
+        if (bytes < engine->memory.capacity) bytes = engine->memory.capacity;
+        if ((status = replace_memory(engine, bytes + bytes / 8, error))) return status;
+        status = compute_pass(engine, feeds, &batch);
+    }
     if (status) return error_set(error, status, "step memory of %zu bytes is too small for a pass of %lld tokens", engine->memory.capacity, (long long)rows);
     if (engine->watch && !engine->watch(engine->watch_context, rows)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     return STATUS_OK;
