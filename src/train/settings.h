@@ -1,0 +1,69 @@
+/* The `train` key of a training config: every key with its default, range and meaning in one table, which also prints the help.
+ * An unknown key is an error that names it and the keys that exist. */
+#ifndef DEEPSEEK_TRAIN_SETTINGS_H
+#define DEEPSEEK_TRAIN_SETTINGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/number.h"
+#include "io/json.h"
+#include "train/schedule.h"
+
+/* Parts of the loss beside the main one; a weight of 0 leaves a part out. */
+struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
+
+struct settings_numbers { double values[SCHEDULE_MAX_MILESTONES]; int count; };
+
+#define SETTINGS_TEXT 1024
+
+struct settings {
+    int64_t steps, sequence_length, batch_size, micro_batch_size;   /* micro_batch_size divides batch_size */
+    int64_t seed;
+    int compute_choice;                          /* 0 fp32, 1 bf16; see settings_compute */
+    bool recompute_blocks;
+    char tokenizer[SETTINGS_TEXT];               /* "bytes", "characters", or a path */
+
+    struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;
+    struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; } schedule;
+    struct loss_weights loss;
+    double clip_grad_norm;                       /* 0: no clipping */
+
+    int64_t eval_every, eval_batches;            /* 0: never; 0: the whole split */
+    double eval_fraction;
+    int64_t sample_every, sample_tokens;
+    double sample_temperature;
+    char sample_prompt[SETTINGS_TEXT];
+
+    int64_t save_every, keep;
+    int dtype_choice;                            /* of the exported model: 0 float32, 1 bfloat16; see settings_dtype */
+};
+
+/* Defaults, then what `train` (NULL: nothing) says. `origin` and `prefix` ("train.", or "" for a file that is nothing but settings) begin the messages. */
+enum status settings_parse(struct settings *settings, const json_t *train, const char *origin, const char *prefix, struct error *error);
+/* The settings of the doors `grads` and `steps`: {"loss":{}, "optimizer":{..., "clip_grad_norm":}, "bias_update_speed":}. NULL: all defaults. */
+enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error);
+
+static inline enum dtype settings_compute(const struct settings *s) { return s->compute_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
+static inline enum dtype settings_dtype(const struct settings *s) { return s->dtype_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
+struct schedule settings_schedule(const struct settings *settings);
+/* V1's loss has one part: a weight for another one is an error that names it. */
+enum status settings_check_loss(const struct settings *settings, const char *model_type, const char *origin, const char *prefix, struct error *error);
+
+/* All keys with the values in force. New reference. */
+json_t *settings_to_json(const struct settings *settings);
+
+/* Compares the configs (model keys and `train`) of a run and of its resumption. Keys that may change are skipped: those that do not enter the results
+ * (save_every, keep, sample_*, dtype), and steps, so that a run can be made longer. False: `error` names the first key that differs and both values. */
+enum status settings_same_run(const json_t *saved, const json_t *now, const char *origin, struct error *error);
+
+/* `--set a.b=value`: changes a config in memory. The value is JSON, or, where it does not parse, a string. Objects on the way are made. */
+enum status settings_set(json_t *root, const char *assignment, struct error *error);
+
+/* One line per key for `train --help`. */
+#define SETTINGS_RANGE 160
+struct settings_help { const char *key, *fallback, *range, *help; };
+int settings_help_count(void);
+struct settings_help settings_help_at(int index, char range[SETTINGS_RANGE]);
+
+#endif

@@ -1,0 +1,226 @@
+/* The `train` key, --set and the schedules. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "train/settings.h"
+
+static struct error error;
+
+static enum status parse(struct settings *settings, const char *text) {
+    json_t *root = json_loads(text, 0, NULL);
+    assert_non_null(root);
+    enum status status = settings_parse(settings, root, "c.json", "train.", &error);
+    json_decref(root);
+    return status;
+}
+
+static void defaults_are_those_of_the_help(void **state) {
+    (void)state;
+    struct settings s;
+    assert_int_equal(settings_parse(&s, NULL, "c.json", "train.", &error), STATUS_OK);
+    assert_int_equal(s.steps, 1000);
+    assert_int_equal(s.micro_batch_size, 16);
+    assert_int_equal(s.schedule.warmup_steps, 100);
+    assert_string_equal(s.tokenizer, "bytes");
+    assert_int_equal(settings_compute(&s), DTYPE_F32);
+    assert_int_equal(s.schedule.milestones.count, 2);
+    /* Every key of the help is a key that settings_to_json writes, with the default the help states. */
+    json_t *all = settings_to_json(&s);
+    int leaves = 0;
+    const char *name, *inner;
+    json_t *value, *leaf;
+    json_object_foreach(all, name, value) {
+        if (!json_is_object(value)) leaves++;
+        else json_object_foreach(value, inner, leaf) leaves++;
+    }
+    assert_int_equal(leaves, settings_help_count());
+    for (int i = 0; i < settings_help_count(); i++) {
+        char range[SETTINGS_RANGE], path[64];
+        struct settings_help help = settings_help_at(i, range);
+        snprintf(path, sizeof path, "%s", help.key);
+        char *dot = strchr(path, '.');
+        if (dot) *dot = '\0';
+        value = json_object_get(all, path);
+        if (dot) value = json_object_get(value, dot + 1);
+        assert_non_null(value);
+        json_t *stated = json_loads(help.fallback, JSON_DECODE_ANY, NULL);
+        if (stated && json_is_number(stated)) assert_true(json_number_value(stated) == json_number_value(value));
+        else if (stated) assert_true(json_equal(stated, value));
+        json_decref(stated);
+        assert_true(strlen(help.help) > 10 && strlen(range) > 5);
+    }
+    /* What it writes, it reads. */
+    struct settings again;
+    assert_int_equal(settings_parse(&again, all, "c.json", "train.", &error), STATUS_OK);
+    json_t *second = settings_to_json(&again);
+    assert_true(json_equal(all, second));
+    json_decref(all);
+    json_decref(second);
+}
+
+static void wrong_values_are_named(void **state) {
+    (void)state;
+    static const struct { const char *train, *message; } cases[] = {
+        { "{\"step\": 5}", "c.json: train.step: unknown key, expected one of steps, sequence_length, batch_size," },
+        { "{\"optimizer\": {\"lr\": 5}}", "c.json: train.optimizer.lr: unknown key, expected one of name, learning_rate," },
+        { "{\"optimizer\": 5}", "train.optimizer: expected an object" },
+        { "{\"optimizer.beta1\": 0.5, \"optimizer\": {\"x\": {}}}", "train.optimizer.x: unknown key" },
+        { "{\"steps\": 0}", "train.steps: found 0, expected an integer from 1 to 1000000000" },
+        { "{\"steps\": 1.5}", "train.steps: found 1.5, expected an integer" },
+        { "{\"steps\": \"5\"}", "train.steps: found \"5\", expected an integer" },
+        { "{\"steps\": true}", "train.steps: found true" },
+        { "{\"compute\": \"fp8\"}", "train.compute: found \"fp8\", expected \"fp32\", \"bf16\"" },
+        { "{\"optimizer\": {\"name\": \"sgd\"}}", "train.optimizer.name: found \"sgd\", expected \"adamw\"" },
+        { "{\"optimizer\": {\"eps\": 0}}", "expected a number above 0, up to 1" },
+        { "{\"optimizer\": {\"beta2\": 1}}", "train.optimizer.beta2: found 1, expected a number from 0 to 0.9999999" },
+        { "{\"eval_fraction\": 1}", "train.eval_fraction: found 1, expected a number from 0 to 0.9" },
+        { "{\"batch_size\": 12, \"micro_batch_size\": 5}", "train.micro_batch_size: found 5, expected a divisor of batch_size 12" },
+        { "{\"batch_size\": 16777216, \"sequence_length\": 16777216}", "at most 2^31 - 1 tokens" },
+        { "{\"steps\": 10, \"schedule\": {\"warmup_steps\": 11}}", "train.schedule.warmup_steps: found 11, expected at most steps, 10" },
+        { "{\"schedule\": {\"factors\": [0.5]}}", "train.schedule.factors: found 1 values, expected one for each of the 2" },
+        { "{\"schedule\": {\"milestones\": [0.9, 0.8]}}", "train.schedule.milestones: found 0.8 after 0.9" },
+        { "{\"schedule\": {\"milestones\": [1,1,1,1,1,1,1,1,1]}}", "expected a list of up to 8 numbers" },
+        { "{\"recompute_blocks\": 1}", "train.recompute_blocks: found 1, expected true or false" },
+        { "{\"tokenizer\": \"\"}", "train.tokenizer: found an empty text" },
+        { "{\"keep\": 0}", "train.keep: found 0" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct settings s;
+        assert_int_equal(parse(&s, cases[i].train), STATUS_INVALID);
+        if (!strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
+    }
+}
+
+static void values_are_read(void **state) {
+    (void)state;
+    struct settings s;
+    assert_int_equal(parse(&s, "{\"steps\": 2e3, \"batch_size\": 12, \"micro_batch_size\": null, \"compute\": \"bf16\", \"optimizer\": {\"learning_rate\": 1, \"decay_vectors\": true},"
+                               " \"schedule\": {\"name\": \"multi_step\", \"milestones\": [0.5], \"factors\": [0.25]}, \"dtype\": \"bfloat16\", \"sample_prompt\": \"KING\"}"), STATUS_OK);
+    assert_int_equal(s.steps, 2000);
+    assert_int_equal(s.micro_batch_size, 12);
+    assert_int_equal(settings_compute(&s), DTYPE_BF16);
+    assert_int_equal(settings_dtype(&s), DTYPE_BF16);
+    assert_true(s.optimizer.learning_rate == 1 && s.optimizer.decay_vectors && s.optimizer.beta1 == 0.9);
+    assert_int_equal(s.schedule.warmup_steps, 200);
+    assert_string_equal(s.sample_prompt, "KING");
+    assert_int_equal(settings_check_loss(&s, "llama", "c.json", "train.", &error), STATUS_OK);
+    assert_int_equal(parse(&s, "{\"loss\": {\"balance_device\": 0.5}}"), STATUS_OK);
+    assert_int_equal(settings_check_loss(&s, "llama", "c.json", "train.", &error), STATUS_UNSUPPORTED);
+    assert_string_equal(error.message, "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss");
+}
+
+static void doors_have_their_own_layout(void **state) {
+    (void)state;
+    struct settings s;
+    json_t *root = json_loads("{\"loss\": {}, \"optimizer\": {\"name\": \"adamw\", \"eps\": 1e-5, \"clip_grad_norm\": 0.5}, \"bias_update_speed\": 0.001}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_OK);
+    assert_true(s.clip_grad_norm == 0.5 && s.optimizer.eps == 1e-5);
+    assert_non_null(json_object_get(json_object_get(root, "optimizer"), "clip_grad_norm"));
+    json_decref(root);
+    root = json_loads("{\"optimizer\": {\"clip_grad_norm\": -1}}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "s.json: optimizer.clip_grad_norm: found -1"));
+    json_decref(root);
+    root = json_loads("{\"optimiser\": {}}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "s.json: optimiser: unknown key"));
+    json_decref(root);
+}
+
+static void set_overrides_any_key(void **state) {
+    (void)state;
+    json_t *root = json_loads("{\"hidden_size\": 64, \"rope_scaling\": null, \"train\": {\"steps\": 5}}", 0, NULL);
+    assert_int_equal(settings_set(root, "hidden_size=128", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "train.steps=7", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "train.optimizer.learning_rate=1e-4", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "train.tokenizer=characters", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "train.sample_prompt=a=b", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "rope_scaling.factor=4", &error), STATUS_OK);
+    assert_int_equal(settings_set(root, "train.schedule={\"name\":\"constant\"}", &error), STATUS_OK);
+    json_t *expected = json_loads("{\"hidden_size\": 128, \"rope_scaling\": {\"factor\": 4}, \"train\": {\"steps\": 7, \"optimizer\": {\"learning_rate\": 1e-4},"
+                                  "\"tokenizer\": \"characters\", \"sample_prompt\": \"a=b\", \"schedule\": {\"name\": \"constant\"}}}", 0, NULL);
+    assert_true(json_equal(root, expected));
+    static const struct { const char *assignment, *message; } cases[] = {
+        { "train.stepz=7", "--set: train.stepz: unknown key, expected one of steps" },
+        { "train.optimizer.lr=7", "--set: train.optimizer.lr: unknown key, expected one of name" },
+        { "steps=7", "did you mean train.steps?" },
+        { "optimizer.learning_rate=7", "did you mean train.optimizer.learning_rate?" },
+        { "hidden_size", "expected key=value" }, { "=7", "expected key=value" }, { "a..b=7", "empty part" }, { ".a=7", "empty part" }, { "a.=7", "empty part" },
+        { "hidden_size.x=7", "hidden_size is not an object" }, { "name=\xFF", "not valid UTF-8" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(settings_set(root, cases[i].assignment, &error), STATUS_INVALID);
+        if (!strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].assignment, cases[i].message, error.message);
+    }
+    assert_true(json_equal(root, expected));   /* a refused change changes nothing */
+    json_decref(root);
+    json_decref(expected);
+}
+
+static void a_resumed_run_has_the_same_config(void **state) {
+    (void)state;
+    json_t *a = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
+    json_t *b = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 9, \"save_every\": 4, \"seed\": 1.0, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
+    json_t *c = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.8}}}", 0, NULL);
+    json_t *d = json_loads("{\"hidden_size\": 64, \"more\": 1, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
+    assert_int_equal(settings_same_run(a, b, "run", &error), STATUS_OK);
+    assert_int_equal(settings_same_run(a, c, "run", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "run: the run was begun with train.optimizer.beta1 = 0.9, the config now says 0.8"));
+    assert_int_equal(settings_same_run(a, d, "run", &error), STATUS_INVALID);
+    assert_int_equal(settings_same_run(d, a, "run", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "more = 1, the config now says (absent)"));
+    json_decref(a);
+    json_decref(b);
+    json_decref(c);
+    json_decref(d);
+}
+
+static void check_rate(const struct schedule *schedule, int64_t step, double expected) {
+    double found = schedule_rate(schedule, step);
+    if (fabs(found - expected) > 1e-12) fail_msg("step %lld: %.15g, expected %.15g", (long long)step, found, expected);
+}
+
+static void rates_follow_the_formulas(void **state) {
+    (void)state;
+    /* V1's own numbers, spec/v1-v3.md section 5.1. */
+    struct schedule v1 = { .kind = SCHEDULE_MULTI_STEP, .steps = 100000, .warmup_steps = 2000, .learning_rate = 4.2e-4, .milestones = { 0.8, 0.9 }, .factors = { 0.316, 0.1 }, .milestone_count = 2 };
+    check_rate(&v1, 1, 4.2e-4 / 2000);
+    check_rate(&v1, 1000, 2.1e-4);
+    check_rate(&v1, 2000, 4.2e-4);
+    check_rate(&v1, 2001, 4.2e-4);
+    check_rate(&v1, 80000, 4.2e-4);
+    check_rate(&v1, 80001, 0.316 * 4.2e-4);
+    check_rate(&v1, 90000, 0.316 * 4.2e-4);
+    check_rate(&v1, 90001, 0.1 * 4.2e-4);
+    check_rate(&v1, 100000, 0.1 * 4.2e-4);
+    struct schedule cosine = { .kind = SCHEDULE_COSINE, .steps = 2000, .warmup_steps = 100, .learning_rate = 1e-3, .min_ratio = 0.1 };
+    check_rate(&cosine, 50, 5e-4);
+    check_rate(&cosine, 100, 1e-3);
+    check_rate(&cosine, 1050, 0.55e-3);              /* half way: the mean of both ends */
+    check_rate(&cosine, 575, 1e-3 * (0.1 + 0.9 * 0.5 * (1 + sqrt(0.5))));
+    check_rate(&cosine, 2000, 1e-4);
+    struct schedule constant = { .kind = SCHEDULE_CONSTANT, .steps = 10, .learning_rate = 2 };
+    check_rate(&constant, 1, 2);
+    check_rate(&constant, 10, 2);
+    struct schedule all_warmup = { .kind = SCHEDULE_COSINE, .steps = 10, .warmup_steps = 10, .learning_rate = 2, .min_ratio = 0.1 };
+    check_rate(&all_warmup, 10, 2);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(defaults_are_those_of_the_help),
+        cmocka_unit_test(wrong_values_are_named),
+        cmocka_unit_test(values_are_read),
+        cmocka_unit_test(doors_have_their_own_layout),
+        cmocka_unit_test(set_overrides_any_key),
+        cmocka_unit_test(a_resumed_run_has_the_same_config),
+        cmocka_unit_test(rates_follow_the_formulas),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
