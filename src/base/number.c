@@ -72,7 +72,7 @@ uint8_t e8m0_from_float_up(float x) {
     if (x != x) return 0xFF;
     if (!(x > 0)) return 1;
     uint32_t u = bits_from_float(x), exponent = (u >> 23) + ((u & 0x7FFFFF) != 0);
-    return (uint8_t)(exponent < 1 ? 1 : exponent > 254 ? 254 : exponent);
+    return (uint8_t)(exponent > 254 ? 254 : exponent);   /* never 0: all that is below 2^-126 has a mantissa */
 }
 
 float e2m1_to_float(uint8_t code) {

@@ -61,7 +61,9 @@ static void event_wait(struct pool *pool, struct event *event, unsigned old) {
                 if (atomic_load_explicit(&event->count, memory_order_acquire) != old) return;
                 spin_pause();
             }
-            if (!limit) limit = now_nanoseconds() + SPIN_NANOSECONDS;
+            /* The thread that we wait for may have been put on this very processor: after the first round let it in. */
+            if (limit) sched_yield();
+            else limit = now_nanoseconds() + SPIN_NANOSECONDS;
         } while (now_nanoseconds() < limit);
     }
     /* Either this thread's count of sleepers is seen by event_signal, which then takes the lock and wakes everybody, or the new

@@ -68,7 +68,7 @@ static double logarithm(double x) {
     double s = (m - 1) / (m + 1), z = s * s, z2 = z * z, z4 = z2 * z2;
     double low = (1.0 / 3 + z * (1.0 / 5)) + z2 * (1.0 / 7 + z * (1.0 / 9));
     double middle = (1.0 / 11 + z * (1.0 / 13)) + z2 * (1.0 / 15 + z * (1.0 / 17));
-    double high = (1.0 / 19 + z * (1.0 / 21)) + z2 * (1.0 / 23);
+    double high = 1.0 / 19 + z * (1.0 / 21);
     double tail = z * (low + z4 * (middle + z4 * high));
     return exponent * 0.69314718055994531 + 2 * (s + s * tail);
 }
