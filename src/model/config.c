@@ -102,8 +102,9 @@ static enum status read_rope(const struct reader *reader, struct config *config)
 }
 
 static enum status read_token_ids(const struct reader *reader, struct config *config) {
+    const int64_t vocab = config->vocab_size ? config->vocab_size : MAX_VOCAB;
     config->bos_token_id = -1;
-    enum status status = read_integer(reader, "bos_token_id", 0, MAX_VOCAB - 1, false, &config->bos_token_id);
+    enum status status = read_integer(reader, "bos_token_id", 0, vocab - 1, false, &config->bos_token_id);
     if (status) return status;
     const json_t *eos = json_object_get(reader->root, "eos_token_id");
     if (!eos || json_is_null(eos)) return STATUS_OK;
@@ -111,7 +112,7 @@ static enum status read_token_ids(const struct reader *reader, struct config *co
     if (count > CONFIG_MAX_EOS) return wrong(reader, "eos_token_id", eos, "at most 8 ids");
     for (size_t i = 0; i < count; i++) {
         const json_t *id = json_is_array(eos) ? json_array_get(eos, i) : eos;
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= MAX_VOCAB) return wrong(reader, "eos_token_id", eos, "a token id or an array of token ids");
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= vocab) return wrong(reader, "eos_token_id", eos, "a token id below vocab_size, or an array of them");
         config->eos_token_id[config->eos_count++] = json_integer_value(id);
     }
     return STATUS_OK;

@@ -9,6 +9,7 @@
 
 static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block};
 static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block};
+static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 
 /* ---- declaration ----------------------------------------------------------------------------------------------------------------- */
 
@@ -46,6 +47,7 @@ static enum status declare_all(struct model *model, struct error *error) {
         layer->plan = &model->config.layers[i];
         layer->attention = attention_blocks[layer->plan->attention];
         layer->ffn = ffn_blocks[layer->plan->ffn];
+        layer->residual = residuals[layer->plan->residual];
         complete = complete && (layer->input_norm = model_declare(model, i, "input_layernorm.weight", d, 0));
         if (complete && layer->attention->declare(model, layer, error)) return error->code;
         complete = complete && (layer->post_attention_norm = model_declare(model, i, "post_attention_layernorm.weight", d, 0));
@@ -269,28 +271,28 @@ static bool prepare(struct forward *pass) {
     return true;
 }
 
-/* x + block( RMSNorm(x) ): one half of a layer. */
-static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *x) {
-    struct graph *graph = pass->graph;
-    const struct tensor *scope = scope_begin(graph);
-    struct tensor *normed = op_rmsnorm(graph, x, norm, (float)pass->model->config.rms_norm_eps);
-    if (normed) normed->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
-    struct tensor *sum = graph->status == STATUS_OK ? op_add(graph, x, block->forward(pass, layer, normed)) : NULL;
-    scope_end(graph, scope, sum, pass->model->recompute == RECOMPUTE_BLOCKS);
-    tensor_done(graph, x);
-    return sum;
+/* One half of a layer: what it makes on the way goes with its scope. */
+static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *stream) {
+    if (pass->graph->status != STATUS_OK) return NULL;
+    const struct tensor *scope = scope_begin(pass->graph);
+    struct tensor *next = layer->residual->half(pass, layer, block, norm, stream);
+    scope_end(pass->graph, scope, next, pass->model->recompute == RECOMPUTE_BLOCKS);
+    tensor_done(pass->graph, stream);
+    return next;
 }
 
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) {
     struct forward pass = {.graph = graph, .model = model, .batch = batch};
     if (!prepare(&pass)) return NULL;
-    struct tensor *x = op_embedding(graph, model->embedding, batch->ids, batch->rows);
-    for (int64_t i = 0; i < model->config.num_hidden_layers && graph->status == STATUS_OK; i++) {
+    const struct residual *residual = model->layers[0].residual;
+    struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
         const struct layer *layer = &model->layers[i];
         x = half_layer(&pass, layer, layer->attention, layer->input_norm, x);
-        if (graph->status == STATUS_OK) x = half_layer(&pass, layer, layer->ffn, layer->post_attention_norm, x);
+        x = half_layer(&pass, layer, layer->ffn, layer->post_attention_norm, x);
     }
     if (graph->status != STATUS_OK) return NULL;
+    x = residual->end(&pass, x);
     struct tensor *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
     tensor_done(graph, x);
     if (graph_computes(graph))

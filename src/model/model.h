@@ -47,10 +47,19 @@ struct block {
     size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);   /* of one sequence; NULL: keeps nothing */
 };
 
+/* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one block, `end` leaves [rows, hidden]. */
+struct residual {
+    const char *name;
+    struct tensor *(*begin)(struct forward *pass, struct tensor *embedded);
+    struct tensor *(*half)(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *stream);
+    struct tensor *(*end)(struct forward *pass, struct tensor *stream);
+};
+
 struct layer {
     int index;
     const struct layer_plan *plan;
     const struct block *attention, *ffn;
+    const struct residual *residual;
     struct parameter *input_norm, *post_attention_norm;
     void *attention_weights, *ffn_weights;   /* the block's own record of parameters */
 };
