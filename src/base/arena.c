@@ -2,6 +2,7 @@
 #include "base/arena.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -40,8 +41,24 @@ static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / 
 
 /* ---- Whole mappings ---- */
 
+/* Linux promises memory it does not have and ends the process that uses it. So a large mapping is refused here when the machine
+ * could not back it now. True where the system does not tell. */
+static bool can_be_backed(size_t bytes) {
+    static const size_t small = (size_t)64 << 20;
+    if (bytes < small) return true;
+    FILE *file = fopen("/proc/meminfo", "r");
+    if (!file) return true;
+    char line[128];
+    unsigned long long kibibytes, available = 0;
+    bool known = false;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "MemAvailable: %llu", &kibibytes) == 1 || sscanf(line, "SwapFree: %llu", &kibibytes) == 1) available += kibibytes << 10, known = true;
+    fclose(file);
+    return !known || bytes <= available;
+}
+
 void *pages_alloc(size_t bytes) {
-    if (bytes > SIZE_MAX / 2) return NULL;
+    if (bytes > SIZE_MAX / 2 || !can_be_backed(bytes)) return NULL;
     size_t size = round_up(bytes ? bytes : 1, PAGE);
     size_t extra = size >= HUGE_PAGE ? HUGE_PAGE : 0;   /* room to begin at a multiple of 2 MiB */
     uint8_t *mapping = mmap(NULL, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

@@ -23,7 +23,8 @@ char *arena_printf(struct arena *arena, const char *format, ...) __attribute__((
 void arena_reset(struct arena *arena);
 void arena_free(struct arena *arena);
 
-/* Whole mappings outside any arena: zeroed, page-aligned, with huge pages where the system offers them. */
+/* Whole mappings outside any arena: zeroed, page-aligned, with huge pages where the system offers them. NULL also
+ * for a size that the machine could not back with memory now, which it would only tell by ending the process later. */
 void *pages_alloc(size_t bytes);
 void pages_free(void *pages, size_t bytes);
 
