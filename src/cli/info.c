@@ -92,7 +92,7 @@ static bool same_layer(const struct layer_plan *a, const struct layer_plan *b) {
 
 static void print_layers(const struct model *model) {
     const struct config *config = &model->config;
-    char names[48];
+    char names[64];
     printf("\nLayer plan\n");
     for (int64_t i = 0, j; i < config->num_hidden_layers; i = j) {
         for (j = i + 1; j < config->num_hidden_layers && same_layer(&config->layers[i], &config->layers[j]);) j++;
@@ -239,7 +239,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
         int64_t context = request->context ? request->context : model->config.max_position_embeddings;
         int64_t batch = request->batch ? request->batch : train ? settings.micro_batch_size : 1;
         int64_t length = request->length ? request->length : train ? settings.sequence_length : model->config.max_position_embeddings;
-        if (train && settings.recompute_blocks) model->recompute = RECOMPUTE_BLOCKS;
+        if (train) model->recompute = (enum recompute)settings.recompute;
         struct report report = { .request = request, .model = model };
         config_sizes(&model->config, &report.sizes);
         report.inference = plan_inference(model, context);
