@@ -33,7 +33,7 @@ static const struct key keys[] = {
     { "micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size", .help = "sequences computed at once; gradients of several micro batches add up" },
     { "seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples" },
     { "compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = { "fp32", "bf16" }, .help = "type of matrix products; master weights and sums are fp32" },
-    { "recompute_blocks", BOOLEAN, AT(recompute_blocks), "false", .help = "compute the blocks twice instead of keeping their activations" },
+    { "recompute", CHOICE, AT(recompute), "\"cheap\"", .choices = { "none", "cheap", "blocks" }, .help = "what the backward computes again instead of keeping: nothing, cheap operations, whole blocks" },
     { "tokenizer", TEXT, AT(tokenizer), "\"bytes\"", .help = "bytes, characters, or the path of a tokenizer.json; with --from, that model's tokenizer" },
     { "optimizer.name", CHOICE, AT(optimizer.name), "\"adamw\"", .choices = { "adamw" }, .help = "AdamW with decoupled weight decay" },
     { "optimizer.learning_rate", NUMBER, AT(optimizer.learning_rate), "0.001", 0, 1e3, .help = "the schedule's maximum" },

@@ -21,7 +21,7 @@ struct settings {
     int64_t steps, sequence_length, batch_size, micro_batch_size;   /* micro_batch_size divides batch_size */
     int64_t seed;
     int compute_choice;                          /* 0 fp32, 1 bf16; see settings_compute */
-    bool recompute_blocks;
+    int recompute;                               /* 0 none, 1 cheap, 2 blocks */
     char tokenizer[SETTINGS_TEXT];               /* "bytes", "characters", or a path */
 
     struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;

@@ -86,7 +86,8 @@ static void wrong_values_are_named(void **state) {
         { "{\"schedule\": {\"factors\": [0.5]}}", "train.schedule.factors: found 1 values, expected one for each of the 2" },
         { "{\"schedule\": {\"milestones\": [0.9, 0.8]}}", "train.schedule.milestones: found 0.8 after 0.9" },
         { "{\"schedule\": {\"milestones\": [1,1,1,1,1,1,1,1,1]}}", "expected a list of up to 8 numbers" },
-        { "{\"recompute_blocks\": 1}", "train.recompute_blocks: found 1, expected true or false" },
+        { "{\"optimizer\": {\"decay_vectors\": 1}}", "train.optimizer.decay_vectors: found 1, expected true or false" },
+        { "{\"recompute\": true}", "train.recompute: found true, expected \"none\", \"cheap\", \"blocks\"" },
         { "{\"tokenizer\": \"\"}", "train.tokenizer: found an empty text" },
         { "{\"keep\": 0}", "train.keep: found 0" },
     };
