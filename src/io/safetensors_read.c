@@ -449,10 +449,11 @@ static enum status parse_file(struct safetensors *st, int shard, struct error *e
         return error_set(error, STATUS_INVALID, "%s: the header's length is %llu, expected at most %u: this is not a safetensors file", file->path, (unsigned long long)length, SAFETENSORS_MAX_HEADER);
     if (!cursor_take(&cursor, (size_t)length, &header))
         return error_set(error, STATUS_INVALID, "%s: the header's length is %llu, but %zu bytes follow: the file is incomplete", file->path, (unsigned long long)length, cursor_left(&cursor));
-    if (!utf8_valid(header, (size_t)length, &bad))
-        return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: found byte 0x%02x (header byte %zu)", file->path, header[bad], bad);
-
     struct scan s = { .text = (const char *)header, .size = (size_t)length, .path = file->path, .error = error };
+    if (!utf8_valid(header, s.size, &bad)) {
+        if (bad == s.size) return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: it ends within a character", file->path);
+        return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: found byte 0x%02x (header byte %zu)", file->path, header[bad], bad);
+    }
     s.strings = file->strings = malloc((size_t)length + 1);
     if (!s.strings) return no_memory(error, file->path);
     enum status status = scan_header(&s, st, shard);

@@ -22,7 +22,7 @@ static enum status check_text(const char *text, const char *what, const char *pa
     char quoted[SAFETENSORS_QUOTED];
     size_t bad, length = strlen(text);
     if (!utf8_valid((const uint8_t *)text, length, &bad))
-        return error_set(error, STATUS_INVALID, "%s: the %s %s is not UTF-8: byte 0x%02x", path, what, safetensors_quote(quoted, text), (unsigned char)text[bad]);
+        return error_set(error, STATUS_INVALID, "%s: the %s %s is not UTF-8 (at byte %zu)", path, what, safetensors_quote(quoted, text), bad);
     return STATUS_OK;
 }
 

@@ -116,6 +116,7 @@ static const struct { const char *header; size_t data; enum status code; const c
     /* Strings. */
     { "{\"a\xff\":{}}", 0, STATUS_INVALID, "not UTF-8|0xff" },
     { "{\"a\xc0\xaf\":{}}", 0, STATUS_INVALID, "not UTF-8" },
+    { "{\"a\":{}} \xce", 0, STATUS_INVALID, "not UTF-8|ends within a character" },
     { "{\"a\xed\xa0\x80\":{}}", 0, STATUS_INVALID, "not UTF-8" },
     { "{\"a\\ud800\":{}}", 0, STATUS_INVALID, "lone surrogate|d800" },
     { "{\"a\\ud800\\u0041\":{}}", 0, STATUS_INVALID, "lone surrogate|d800" },
