@@ -1,5 +1,5 @@
-/* Step memory: one block, given out by best fit, neighbours coalesced when they come back. The order of calls alone decides the addresses,
- * so a planning run predicts the peak exactly. */
+/* Step memory: one block, given out by best fit, neighbours coalesced when they come back. The unused end of the block is taken last, so
+ * its size does not matter: the order of calls alone decides the addresses, and a planning run predicts the peak exactly. */
 #include <stdint.h>
 
 #include "graph/graph.h"
@@ -52,8 +52,10 @@ void memory_destroy(struct memory *memory) {
 void *memory_take(struct memory *memory, size_t bytes) {
     bytes = round_up(bytes ? bytes : 1);
     struct memory_span **best = NULL;
-    for (struct memory_span **at = &memory->free_spans; *at; at = &(*at)->next)
-        if ((*at)->bytes >= bytes && (!best || (*at)->bytes < (*best)->bytes)) best = at;
+    for (struct memory_span **at = &memory->free_spans; *at; at = &(*at)->next) {
+        const bool end = (*at)->offset + (*at)->bytes == memory->capacity;
+        if ((*at)->bytes >= bytes && (!best || (!end && (*at)->bytes < (*best)->bytes))) best = at;
+    }
     if (!best) return NULL;
     struct memory_span *span = *best;
     const size_t offset = span->offset;
