@@ -3,6 +3,7 @@
 #   BUILD=DIR     where everything that is built goes (default: build; elsewhere the program becomes DIR/deepseek)
 #   CC=clang      another compiler (gcc and clang are tested)
 #   WERROR=1      warnings are errors (make test sets it)
+#   V=1           print whole commands
 #   CFLAGS=...    optimisation and debug flags (default: -O3 -g)
 #   T=PART        only tests with PART in their path, as in `make test T=base/`
 #
@@ -79,6 +80,10 @@ isa_flags = $(flags_$(lastword $(subst _, ,$(basename $(notdir $<)))))
 
 # ---- Building --------------------------------------------------------------------------------------------------------
 
+# What is printed for a command: its kind and what it makes.
+quiet := $(if $(filter 1,$(V)),,@)
+say = $(if $(quiet),@echo '  $(1) $(2)')
+
 .PHONY: all tests-build run-tests test test-long asan tsan bench bench-build demo clean help
 all: $(library) $(if $(SANITIZE),,$(shared_library)) $(if $(cli_sources),$(program))
 tests-build: all $(test_programs)
@@ -93,17 +98,19 @@ $(BUILD)/checked: tools/check-packages.sh
 # Everything is rebuilt when the compiler or the flags change.
 $(BUILD)/flags: FORCE
 	@mkdir -p $(@D)
-	@echo '$(CC) $(c_flags)' | cmp -s - $@ || echo '$(CC) $(c_flags)' >$@
+	@echo '$(CC) $(c_flags) $(flags_amx)' | cmp -s - $@ || echo '$(CC) $(c_flags) $(flags_amx)' >$@
 .PHONY: FORCE
 FORCE:
 
 $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/checked
 	@mkdir -p $(@D)
-	$(CC) $(c_flags) $(werror) $(isa_flags) -MMD -MP -c $< -o $@
+	$(call say,CC  ,$<)
+	$(quiet)$(CC) $(c_flags) $(werror) $(isa_flags) -MMD -MP -c $< -o $@
 
 $(BUILD)/%.o: %.cpp $(BUILD)/flags | $(BUILD)/checked
 	@mkdir -p $(@D)
-	$(CXX) $(cxx_flags) $(werror) -MMD -MP -c $< -o $@
+	$(call say,CXX ,$<)
+	$(quiet)$(CXX) $(cxx_flags) $(werror) -MMD -MP -c $< -o $@
 
 # The list of objects, so that the libraries are made anew when a source is removed.
 $(BUILD)/objects: FORCE
@@ -111,23 +118,29 @@ $(BUILD)/objects: FORCE
 	@echo '$(objects)' | cmp -s - $@ || echo '$(objects)' >$@
 
 $(library): $(objects) $(BUILD)/objects
+	$(call say,AR  ,$@)
 	@rm -f $@
-	ar rcs $@ $(objects)
+	$(quiet)ar rcs $@ $(objects)
 
 $(shared_library): $(objects) $(BUILD)/objects
-	$(CC) $(c_flags) -shared $(objects) -o $@ $(libraries)
+	$(call say,LINK,$@)
+	$(quiet)$(CC) $(c_flags) -shared $(objects) -o $@ $(libraries)
 
 $(program): $(cli_objects) $(library)
-	$(CC) $(c_flags) $(cli_objects) $(library) -o $@ $(libraries)
+	$(call say,LINK,$@)
+	$(quiet)$(CC) $(c_flags) $(cli_objects) $(library) -o $@ $(libraries)
 
 $(test_programs): $(BUILD)/%: $(BUILD)/%.o $(library)
-	$(CC) $(c_flags) $< $(library) -o $@ -lcmocka $(libraries)
+	$(call say,LINK,$@)
+	$(quiet)$(CC) $(c_flags) $< $(library) -o $@ -lcmocka $(libraries)
 
 $(benches:%.c=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
-	$(CC) $(c_flags) $< $(library) -o $@ $(libraries)
+	$(call say,LINK,$@)
+	$(quiet)$(CC) $(c_flags) $< $(library) -o $@ $(libraries)
 
 $(peer_benches:%.cpp=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
-	$(CXX) $(cxx_flags) $< $(library) -o $@ -ldnnl $(libraries)
+	$(call say,LINK,$@)
+	$(quiet)$(CXX) $(cxx_flags) $< $(library) -o $@ -ldnnl $(libraries)
 
 .SECONDARY:   # keep the objects of tests and benches
 -include $(patsubst %.o,%.d,$(objects) $(cli_objects) $(test_programs:%=%.o) $(bench_programs:%=%.o))
@@ -181,4 +194,4 @@ help:
 	@echo 'make tsan       the test programs under the thread sanitizer'
 	@echo 'make bench      the benchmarks'
 	@echo 'make clean      remove what was built'
-	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  T=PART (only tests with PART in their path)'
+	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  V=1  T=PART (only tests with PART in their path)'

@@ -39,7 +39,7 @@ fi
 {
     echo "Missing to build deepseek.c:$missing (names of Debian and Ubuntu packages)"
     if tool apt-get; then
-        echo "Install with: sudo apt-get install$missing"
+        echo "Install with: sudo apt-get install$missing (make test and make demo do that by themselves)"
     fi
 } >&2
 exit 1
