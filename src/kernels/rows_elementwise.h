@@ -65,7 +65,7 @@ static void swiglu_forward_task(void *context, int thread, int threads) {
 
 static inline void rows_swiglu_forward(struct pool *pool, void *h, const void *gate, const void *up, enum dtype dtype, int64_t count) {
     struct swiglu_call call = {.h = h, .gate = gate, .up = up, .dtype = dtype, .count = count};
-    rows_run(pool, swiglu_forward_task, &call, count);
+    rows_run(pool, swiglu_forward_task, &call, 2 * count);   /* exp takes time */
 }
 
 static void swiglu_backward_task(void *context, int thread, int threads) {
@@ -77,7 +77,7 @@ static void swiglu_backward_task(void *context, int thread, int threads) {
 
 static inline void rows_swiglu_backward(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t count) {
     struct swiglu_call call = {.dgate = dgate, .dup = dup, .dh = dh, .gate = gate, .up = up, .dtype = dtype, .count = count};
-    rows_run(pool, swiglu_backward_task, &call, count);
+    rows_run(pool, swiglu_backward_task, &call, 2 * count);
 }
 
 #endif

@@ -18,7 +18,8 @@ ROWS_INLINE void adamw_vector(vf *p, vf g, vf *m, vf *v, const struct adamw_cons
     *p = vf_sub(vf_fnma(c->decay, *p, *p), update);
 }
 
-static inline void rows_adamw(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step) {
+/* Not inlined: it must run between the two writes of the control register in rows_adamw. */
+static __attribute__((noinline)) void adamw_loop(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step) {
     struct adamw_constants c = {
         .grad_scale = vf_set(step->grad_scale), .beta1 = vf_set(step->beta1), .rest1 = vf_set(1.0f - step->beta1),
         .beta2 = vf_set(step->beta2), .rest2 = vf_set(1.0f - step->beta2), .decay = vf_set(step->learning_rate * step->weight_decay),
@@ -38,6 +39,15 @@ static inline void rows_adamw(float *p, const float *g, float *m, float *v, int6
         adamw_vector(&pi, vf_load_part(g + i, n), &mi, &vi_, &c);
         vf_store_part(p + i, pi, n), vf_store_part(m + i, mi, n), vf_store_part(v + i, vi_, n);
     }
+}
+
+/* Numbers below 2^-126 count as zero here. The moments of a parameter that gets no gradient (the embedding of a rare token) decay into the subnormal
+ * range and stay there, and each operation on one costs the processor some 150 cycles. */
+static inline void rows_adamw(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step) {
+    unsigned control = _mm_getcsr();
+    _mm_setcsr(control | 0x8040);   /* flush results to zero, take operands as zero */
+    adamw_loop(p, g, m, v, count, step);
+    _mm_setcsr(control);
 }
 
 static inline double sum_of_squares_block(const float *x, int64_t count) {
