@@ -276,6 +276,11 @@ struct schedule settings_schedule(const struct settings *s) {
     return schedule;
 }
 
+struct optimizer_settings settings_optimizer(const struct settings *s) {
+    return (struct optimizer_settings){ .weight_decay = s->optimizer.weight_decay, .beta1 = s->optimizer.beta1, .beta2 = s->optimizer.beta2, .eps = s->optimizer.eps,
+                                        .clip_grad_norm = s->clip_grad_norm, .decay_vectors = s->optimizer.decay_vectors };
+}
+
 enum status settings_check_loss(const struct settings *settings, const char *model_type, const char *origin, const char *prefix, struct error *error) {
     for (int i = 0; i < KEY_COUNT; i++) {
         double weight;

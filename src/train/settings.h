@@ -8,6 +8,7 @@
 
 #include "base/number.h"
 #include "io/json.h"
+#include "train/optimizer.h"
 #include "train/schedule.h"
 
 /* Parts of the loss beside the main one; a weight of 0 leaves a part out. */
@@ -47,6 +48,7 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
 static inline enum dtype settings_compute(const struct settings *s) { return s->compute_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
 static inline enum dtype settings_dtype(const struct settings *s) { return s->dtype_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
 struct schedule settings_schedule(const struct settings *settings);
+struct optimizer_settings settings_optimizer(const struct settings *settings);
 /* V1's loss has one part: a weight for another one is an error that names it. */
 enum status settings_check_loss(const struct settings *settings, const char *model_type, const char *origin, const char *prefix, struct error *error);
 

@@ -1,0 +1,55 @@
+/* deepseek grads: losses and the gradient of every parameter, into a safetensors file. One of the doors. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/door.h"
+#include "io/safetensors.h"
+#include "train/trainer.h"
+
+/* `loss`, `loss.main` [1] and a gradient per parameter, zeros where none arrived. */
+static enum status write_gradients(const struct model *model, double loss, const char *path, struct error *error) {
+    int64_t count = model->parameter_count;
+    struct safetensors_source *sources = calloc((size_t)count + 2, sizeof *sources);
+    if (!sources) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %lld tensors", (long long)count);
+    float value = (float)loss;
+    for (int64_t i = 0; i < count; i++) {
+        struct parameter *p = model->parameters[i];
+        if (!p->grad_written) memset(p->grad, 0, (size_t)p->count * sizeof *p->grad);
+        sources[i] = door_source(p, p->grad);
+    }
+    sources[count] = (struct safetensors_source){ .name = "loss", .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &value };
+    sources[count + 1] = (struct safetensors_source){ .name = "loss.main", .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &value };
+    enum status status = safetensors_write(path, sources, count + 2, NULL, NULL, error);
+    free(sources);
+    return status;
+}
+
+static enum status run(const struct door_request *request, struct cli_machine *machine, struct error *error) {
+    struct settings settings;
+    struct cli_tokens tokens = { 0 };
+    struct model *model = NULL;
+    struct trainer *trainer = NULL;
+    int32_t *targets = NULL;
+    int64_t vocab;
+    double loss;
+    enum status status = door_begin(request, &settings, &vocab, error);
+    if (!status) status = cli_tokens_load(&tokens, request->tokens_path, vocab, error);
+    if (!status) status = door_targets(&tokens, request->tokens_path, &targets, error);
+    if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
+    if (!status) status = trainer_create(&trainer, model, NULL, tokens.count, tokens.longest, error);
+    if (!status) status = trainer_gradients(trainer, tokens.ids, targets, tokens.count, tokens.longest, &loss, error);
+    if (!status) status = write_gradients(model, loss, request->out_path, error);
+    trainer_destroy(trainer);
+    model_destroy(model);
+    free(targets);
+    cli_tokens_free(&tokens);
+    return status;
+}
+
+int command_grads(int argc, char **argv) {
+    static const char about[] = "Computes the loss of some token arrays of one length and its gradient with respect to every parameter. Writes F32 tensors: `loss` [1] the weighted "
+                                "total, `loss.main` [1] the mean over all positions that have a next token, and one gradient per parameter under the checkpoint's name.";
+    static const char examples[] = "deepseek grads MODEL --tokens tokens.json -o grads.safetensors\n";
+    return door_run(argc, argv, "grads", about, examples, false, run);
+}

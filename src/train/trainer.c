@@ -1,0 +1,77 @@
+/* One optimizer step: gradient accumulation, clipping, update. */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static void repack(void *context, const struct parameter *parameter, int64_t r0, int64_t r1) {
+    if (parameter->packed[0] || parameter->packed[1]) parameter_repack(context, parameter, r0, r1);
+}
+
+enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings, int64_t micro_batch_size, int64_t length, struct error *error) {
+    *out = NULL;
+    struct trainer *t = calloc(1, sizeof *t);
+    if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
+    t->model = model;
+    t->micro_batch_size = micro_batch_size;
+    t->length = length;
+    enum status status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->micro_batch_flops), error);
+    if (status != STATUS_OK) {
+        free(t);
+        return status;
+    }
+    graph_init(&t->training, model->kernels, model->pool, &t->memory, model->compute, true, false);
+    graph_init(&t->evaluation, model->kernels, model->pool, &t->memory, model->compute, false, false);
+    if (settings) {
+        status = optimizer_create(&t->optimizer, model->parameters, model->parameter_count, model->kernels, model->pool, settings, error);
+        if (status != STATUS_OK) {
+            trainer_destroy(t);
+            return status;
+        }
+        t->optimizer->updated = repack;
+        t->optimizer->updated_context = model;
+    }
+    *out = t;
+    return STATUS_OK;
+}
+
+void trainer_destroy(struct trainer *trainer) {
+    if (!trainer) return;
+    optimizer_destroy(trainer->optimizer);
+    graph_destroy(&trainer->training);
+    graph_destroy(&trainer->evaluation);
+    memory_destroy(&trainer->memory);
+    free(trainer);
+}
+
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss, struct error *error) {
+    int64_t predicted = 0;
+    for (int64_t i = 0; i < sequences * length; i++) predicted += targets[i] >= 0;
+    if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
+    for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
+    double sum = 0;
+    for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
+        int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
+        double part;
+        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, predicted, &part, NULL, error);
+        if (status != STATUS_OK) return status;
+        sum += part;
+    }
+    *loss = sum / (double)predicted;
+    return STATUS_OK;
+}
+
+enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
+                         struct trainer_result *result, struct error *error) {
+    enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, &result->loss, error);
+    if (status != STATUS_OK) return status;
+    if (!isfinite(result->loss)) return error_set(error, STATUS_INVALID, "the loss is %f", result->loss);
+    result->grad_norm = optimizer_grad_norm(trainer->optimizer);
+    if (!isfinite(result->grad_norm)) return error_set(error, STATUS_INVALID, "the norm of the gradients is %f", result->grad_norm);
+    optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
+    return STATUS_OK;
+}
+
+enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error) {
+    return model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, sequences * length, loss_sum, NULL, error);
+}

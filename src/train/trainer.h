@@ -1,0 +1,32 @@
+/* One optimizer step of a model: micro batches whose gradients add up, clipping, AdamW; and the loss alone, for evaluation. */
+#ifndef DEEPSEEK_TRAIN_TRAINER_H
+#define DEEPSEEK_TRAIN_TRAINER_H
+
+#include "model/model.h"
+#include "train/optimizer.h"
+
+struct trainer {
+    struct model *model;            /* the caller's */
+    struct optimizer *optimizer;    /* NULL: gradients only */
+    struct memory memory;           /* step memory of one micro batch, shared by both graphs */
+    struct graph training, evaluation;
+    int64_t micro_batch_size, length;
+    double micro_batch_flops;       /* of forward and backward, as run */
+};
+
+struct trainer_result { double loss, grad_norm; };
+
+/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. */
+enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, int64_t micro_batch_size, int64_t length, struct error *error);
+void trainer_destroy(struct trainer *trainer);
+
+/* Gradients of the mean loss over the targets that are not negative, and that mean. inputs, targets: [sequences, length].
+ * The first micro batch writes the gradients, the others add to them. */
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss, struct error *error);
+/* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but the gradients. */
+enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
+                         struct trainer_result *result, struct error *error);
+/* The sum of the losses of all targets that are not negative, without gradients. At most micro_batch_size sequences. */
+enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error);
+
+#endif
