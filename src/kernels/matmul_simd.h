@@ -224,9 +224,37 @@ static inline void pack_panels(const struct matmul_kind *kind, void *packed, con
 /* What one step of a tile does: one k of fp32; or one pair of bf16 in B against two rounded fp32 of A; or one pair against one pair by the bf16 dot instruction. */
 enum step { STEP_F32, STEP_EXPAND, STEP_DOT };
 
+/* sum[r][.] += a[r] b[.] for one k. */
+static always_inline void add_outer(vf sum[16][2], const int rows, const uint32_t *a, vf b0, vf b1) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        vf x = vf_set(((const float *)(const void *)a)[r]);
+        sum[r][0] = vf_fma(x, b0, sum[r][0]);
+        sum[r][1] = vf_fma(x, b1, sum[r][1]);
+    }
+}
+
+static always_inline void multiply_step(vf sum[16][2], const int rows, const enum step step, const uint32_t *a, const uint32_t *b) {
+    vi b0 = vi_load(b), b1 = vi_load(b + VF);
+    if (step == STEP_F32) {
+        add_outer(sum, rows, a, vf_from(b0), vf_from(b1));
+    } else if (step == STEP_EXPAND) {
+        add_outer(sum, rows, a, vf_even(b0), vf_even(b1));
+        add_outer(sum, rows, a + rows, vf_odd(b0), vf_odd(b1));
+    } else {
+#if defined(__AVX512BF16__)
+        UNROLL for (int r = 0; r < rows; r++) {
+            __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[r]);
+            sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, (__m512bh)b0);
+            sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, (__m512bh)b1);
+        }
+#endif
+    }
+}
+
 /* rows x PANEL accumulators over all steps. `streaming`: B comes from memory in one long stream, otherwise from the cache. */
 static always_inline void multiply_tile(const int rows, const enum step step, const bool streaming, int64_t k, const void *a_packed, const void *b_packed,
                                         const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
+    const int a_step = step == STEP_EXPAND ? 2 * rows : rows;
     vf sum[16][2];
     const uint32_t *a = a_packed, *b = b_packed;
     int64_t steps = step == STEP_F32 ? k : step == STEP_EXPAND ? k / 2 : (k + 1) / 2;
@@ -235,59 +263,22 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
     } else {
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) sum[r][j] = vf_zero();
     }
-    if (!streaming) {
-        UNROLL for (int r = 0; r < rows; r++) __builtin_prefetch(c_out + r * out_stride, 1);
-        for (int64_t i = 0; i < ahead_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
-    }
-    for (int64_t s = 0; s < steps; s++) {
-        if (streaming) {
+    if (streaming) {
+        for (const uint32_t *end = b + steps * PANEL; b < end; a += a_step, b += PANEL) {
             __builtin_prefetch((const char *)b + MATMUL_STREAM_AHEAD);
             if (VF == 16) __builtin_prefetch((const char *)b + MATMUL_STREAM_AHEAD + 64);
+            multiply_step(sum, rows, step, a, b);
         }
-        if (step == STEP_F32) {
-            vf b0 = vf_from(vi_load(b)), b1 = vf_from(vi_load(b + VF));
-            UNROLL for (int r = 0; r < rows; r++) {
-                vf x = vf_set(((const float *)(const void *)a)[r]);
-                sum[r][0] = vf_fma(x, b0, sum[r][0]);
-                sum[r][1] = vf_fma(x, b1, sum[r][1]);
-            }
-            a += rows;
-        } else if (step == STEP_EXPAND) {
-            vi pair0 = vi_load(b), pair1 = vi_load(b + VF);
-            vf b0 = vf_even(pair0), b1 = vf_even(pair1);
-            UNROLL for (int r = 0; r < rows; r++) {
-                vf x = vf_set(((const float *)(const void *)a)[r]);
-                sum[r][0] = vf_fma(x, b0, sum[r][0]);
-                sum[r][1] = vf_fma(x, b1, sum[r][1]);
-            }
-            b0 = vf_odd(pair0), b1 = vf_odd(pair1);
-            UNROLL for (int r = 0; r < rows; r++) {
-                vf x = vf_set(((const float *)(const void *)a)[rows + r]);
-                sum[r][0] = vf_fma(x, b0, sum[r][0]);
-                sum[r][1] = vf_fma(x, b1, sum[r][1]);
-            }
-            a += 2 * rows;
-        } else {
-#if defined(__AVX512BF16__)
-            __m512bh b0 = (__m512bh)vi_load(b), b1 = (__m512bh)vi_load(b + VF);
-            UNROLL for (int r = 0; r < rows; r++) {
-                __m512bh x = (__m512bh)_mm512_set1_epi32((int)a[r]);
-                sum[r][0] = _mm512_dpbf16_ps(sum[r][0], x, b0);
-                sum[r][1] = _mm512_dpbf16_ps(sum[r][1], x, b1);
-            }
-#endif
-            a += rows;
+    } else {
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) __builtin_prefetch(c_out + r * out_stride + 16 * j, 1);
+        const uint32_t *middle = b + matmul_min(steps, ahead_bytes / 64) * PANEL, *end = b + steps * PANEL;
+        for (; b < middle; a += a_step, b += PANEL, ahead += 64) {
+            __builtin_prefetch(ahead, 0, 2);
+            multiply_step(sum, rows, step, a, b);
         }
-        b += PANEL;
+        for (; b < end; a += a_step, b += PANEL) multiply_step(sum, rows, step, a, b);
     }
-    if (step == STEP_EXPAND && k % 2) {
-        vf b0 = vf_even(vi_load(b)), b1 = vf_even(vi_load(b + VF));
-        UNROLL for (int r = 0; r < rows; r++) {
-            vf x = vf_set(((const float *)(const void *)a)[r]);
-            sum[r][0] = vf_fma(x, b0, sum[r][0]);
-            sum[r][1] = vf_fma(x, b1, sum[r][1]);
-        }
-    }
+    if (step == STEP_EXPAND && k % 2) add_outer(sum, rows, a, vf_even(vi_load(b)), vf_even(vi_load(b + VF)));
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + j * VF, sum[r][j]);
 }
 

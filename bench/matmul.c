@@ -1,0 +1,113 @@
+/* The claim: matrix products run near the peak of the instruction that computes them, and with few rows near the speed of memory.
+ * Each shape with B packed beforehand and A packed inside the timed call, as shares of peaks measured in the same run.
+ *
+ *   matmul [--threads N] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]... */
+#include "base/arena.h"
+#include "kernels/matmul.h"
+#include "kernels/probe.h"
+
+#include "matmul_shapes.h"
+
+static const struct matmul_kernels *const tables[ISA_COUNT] = {
+    [ISA_REFERENCE] = &matmul_reference,
+#if defined(__x86_64__)
+    [ISA_AVX2] = &matmul_avx2, [ISA_AVX512] = &matmul_avx512, [ISA_AVX512_BF16] = &matmul_avx512bf16, [ISA_AMX] = &matmul_amx,
+#endif
+};
+
+struct context {
+    struct pool *pool;
+    const struct matmul_kernels *kernels;
+    struct matrix a;
+    enum dtype compute;
+    char *packed;
+    size_t packed_bytes;
+    int copies;
+    struct matmul_product product;
+    void *scratch;
+};
+
+static void call(void *p, int i) {
+    struct context *context = p;
+    context->product.packed = context->packed + (size_t)(i % context->copies) * context->packed_bytes;
+    context->kernels->run(context->pool, &context->a, context->compute, &context->product, 1, context->scratch);
+}
+
+static void *pages(size_t bytes) {
+    void *p = pages_alloc(bytes);
+    if (!p) {
+        fprintf(stderr, "matmul: no memory for %zu bytes\n", bytes);
+        exit(1);
+    }
+    return p;
+}
+
+static void measure(struct pool *pool, enum isa isa, enum dtype compute, struct matmul_shape shape, double peak, double memory) {
+    const struct matmul_kernels *kernels = tables[isa];
+    int bytes = compute == DTYPE_BF16 ? 2 : 4;
+    struct context context = {.pool = pool, .kernels = kernels, .compute = compute};
+    size_t a_bytes = (size_t)shape.m * shape.k * bytes, b_bytes = (size_t)shape.k * shape.n * bytes, c_bytes = (size_t)shape.m * shape.n * 4;
+    size_t scratch_bytes = kernels->scratch_bytes(shape.m, shape.k, compute, pool_threads(pool));
+    void *a = pages(a_bytes), *b = pages(b_bytes), *c = pages(c_bytes);
+    context.copies = matmul_copies(shape, bytes);
+    context.packed_bytes = (kernels->packed_bytes(shape.k, shape.n, compute) + 63) / 64 * 64;
+    context.packed = pages(context.packed_bytes * (size_t)context.copies);
+    context.scratch = pages(scratch_bytes);
+    context.a = (struct matrix){a, compute, shape.m, shape.k, shape.k, false};
+    context.product = (struct matmul_product){NULL, shape.n, c, shape.n, DTYPE_F32, false};
+    memset(a, 0x3C, a_bytes);   /* small normal numbers in both types */
+    memset(b, 0x3C, b_bytes);
+    struct matrix weights = {b, compute, shape.k, shape.n, shape.k, true};
+    for (int i = 0; i < context.copies; i++) matmul_pack(pool, kernels, context.packed + (size_t)i * context.packed_bytes, &weights, compute);
+    struct matmul_times times = matmul_time(call, &context);
+    matmul_report(isa_name(isa), compute == DTYPE_BF16 ? "bf16" : "f32", pool_threads(pool), shape, bytes, times, peak, memory);
+    pages_free(a, a_bytes);
+    pages_free(b, b_bytes);
+    pages_free(c, c_bytes);
+    pages_free(context.packed, context.packed_bytes * (size_t)context.copies);
+    pages_free(context.scratch, scratch_bytes);
+}
+
+int main(int argc, char **argv) {
+    int threads = 0;
+    bool large = false, small = false, types[2] = {false, false}, chosen[ISA_COUNT] = {false}, any = false;
+    for (int i = 1; i < argc; i++) {
+        bool known = false;
+        if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]), known = true;
+        if (!strcmp(argv[i], "large")) large = known = true;
+        if (!strcmp(argv[i], "small")) small = known = true;
+        if (!strcmp(argv[i], "f32")) types[0] = known = true;
+        if (!strcmp(argv[i], "bf16")) types[1] = known = true;
+        for (int isa = 0; isa < ISA_COUNT; isa++)
+            if (!strcmp(argv[i], isa_name((enum isa)isa))) chosen[isa] = any = known = true;
+        if (!known) {
+            fprintf(stderr, "usage: matmul [--threads N] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]...\n");
+            return 2;
+        }
+    }
+    struct error error;
+    struct pool *pool;
+    if (pool_create(&pool, threads, &error)) {
+        fprintf(stderr, "matmul: %s\n", error.message);
+        return 1;
+    }
+    printf("# %s, %d threads\n", cpu_model_name(), pool_threads(pool));
+    double memory = probe_memory_read(pool);
+    printf("# memory read %.1f GB/s\n", memory / 1e9);
+    for (int isa = any ? 0 : 1; isa < ISA_COUNT; isa++) {   /* the reference only when it is named: it takes minutes */
+        if ((any && !chosen[isa]) || !tables[isa] || !isa_available((enum isa)isa)) continue;
+        for (int type = 0; type < 2; type++) {
+            if (types[0] != types[1] && !types[type]) continue;
+            if (!any && !types[type] && type == 0 && isa > ISA_AVX512) continue;   /* the same code as avx512 */
+            enum dtype compute = type ? DTYPE_BF16 : DTYPE_F32;
+            double peak = probe_matmul_peak(pool, (enum isa)isa, compute);
+            printf("# %s %s peak %.1f GFLOP/s\n", isa_name((enum isa)isa), type ? "bf16" : "f32", peak / 1e9);
+            for (int i = 0; i < MATMUL_SHAPES; i++)
+                if (matmul_chosen(matmul_shapes[i], large, small)) measure(pool, (enum isa)isa, compute, matmul_shapes[i], peak, memory);
+        }
+    }
+    double after = probe_memory_read(pool);
+    printf("# memory read %.1f GB/s\n", after / 1e9);
+    pool_destroy(pool);
+    return 0;
+}
