@@ -46,6 +46,7 @@ static void drop_gradient(struct graph *graph, struct tensor *t) {
 
 void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate) {
     *accumulate = tensor->grad != NULL;
+    if (*accumulate && tensor->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;   /* a block that breaks the rule in graph.h */
     if (!tensor->grad) tensor->grad = take(graph, gradient_bytes(tensor));
     return tensor->grad;
 }
@@ -57,13 +58,20 @@ void *gradient_zeroed(struct graph *graph, struct tensor *tensor) {
     return grad;
 }
 
+void *gradient_sole(struct graph *graph, struct tensor *tensor) {
+    bool accumulate;
+    void *grad = gradient_of(graph, tensor, &accumulate);
+    if (accumulate) graph->status = STATUS_UNSUPPORTED;   /* likewise */
+    return grad;
+}
+
 /* ---- scopes ---------------------------------------------------------------------------------------------------------------- */
 
 struct tensor *scope_begin(const struct graph *graph) { return graph->newest; }
 
 void scope_end(struct graph *graph, const struct tensor *scope, const struct tensor *keep, bool recompute) {
     for (struct tensor *t = graph->newest; t != scope; t = t->older)
-        if (t != keep && (!graph->recording || recompute || t->recompute)) drop_data(graph, t);
+        if (t != keep && (!graph->recording || recompute || t->recompute || !t->needed)) drop_data(graph, t);
 }
 
 void tensor_done(struct graph *graph, struct tensor *tensor) {
@@ -72,7 +80,9 @@ void tensor_done(struct graph *graph, struct tensor *tensor) {
 
 /* ---- operations ------------------------------------------------------------------------------------------------------------ */
 
+/* NULL once the graph has failed, so that operations may be handed what failed operations returned. */
 struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_bytes) {
+    if (graph->status != STATUS_OK) return NULL;
     struct op *op = arena_alloc(&graph->arena, sizeof *op + extra_bytes);
     if (!op) { graph->status = STATUS_NO_MEMORY; return NULL; }
     op->kind = kind;
@@ -103,6 +113,8 @@ static void run_forward(struct graph *graph, struct op *op) {
 
 void op_run(struct graph *graph, struct op *op) {
     if (graph->status != STATUS_OK) return;
+    for (int i = 0; i < op->ins; i++) op->in[i]->needed |= op->kind->reads_inputs >> i & 1;
+    for (int i = 0; i < op->outs; i++) op->out[i]->needed |= op->kind->reads_outputs >> i & 1;
     run_forward(graph, op);
     op->previous = graph->last;
     graph->last = op;

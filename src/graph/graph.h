@@ -21,19 +21,21 @@
 
 /* ---- step memory: best fit with coalescing inside one mapping (graph/memory.c) --------------------------------------------- */
 
-struct memory_span { size_t offset, bytes; struct memory_span *next; };
+struct memory_span { size_t offset, bytes; struct memory_span *next; void *mapping; };
 
 struct memory {
     uint8_t *base;                 /* NULL: planning, addresses are never touched */
     size_t capacity, peak, used;   /* peak: highest end of a buffer so far */
     struct memory_span *free_spans, *spare;
+    struct memory_span *outside;   /* buffers that did not fit, each a mapping of its own: best fit is not monotone, a smaller pass may need more than a larger one */
     struct arena arena;            /* for the spans */
 };
 
-enum status memory_create(struct memory *memory, size_t capacity, struct error *error);   /* 0: a planning memory, without limit */
+enum status memory_create(struct memory *memory, size_t capacity, struct error *error);
+enum status memory_create_plan(struct memory *memory, struct error *error);   /* without limit and without memory */
 void memory_destroy(struct memory *memory);
 void memory_reset(struct memory *memory);                       /* everything free again, the peak stays */
-void *memory_take(struct memory *memory, size_t bytes);         /* 64-byte aligned, not zeroed; NULL when it does not fit */
+void *memory_take(struct memory *memory, size_t bytes);         /* 64-byte aligned, not zeroed; NULL when the system has no more */
 void memory_give(struct memory *memory, void *data, size_t bytes);
 
 /* ---- parameters ------------------------------------------------------------------------------------------------------------ */
@@ -55,9 +57,9 @@ struct parameter {
     float *grad;                /* fp32, NULL outside training */
     bool grad_written;          /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
 
-    /* Packed copies for matrix products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
+    enum dtype compute;         /* type of the products with it, F32 or BF16: the model's, but for parts that stay in fp32 */
+    /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
     void *packed[2];
-    enum dtype packed_dtype;    /* the compute type they were packed for */
 };
 
 /* ---- tensors and operations ------------------------------------------------------------------------------------------------ */
@@ -72,10 +74,12 @@ struct tensor {                 /* an activation [rows, width], row-major and de
     struct op *producer;
     struct tensor *older;       /* the one made before it in this pass */
     bool recompute;
+    bool needed;                /* by some backward */
 };
 
 #define OP_MAX 4
 
+/* A forward may run twice (recomputation): it has no effect but its outputs, unless the operation has no outputs. Shapes never depend on data, so that plans hold. */
 struct graph;
 struct op_kind {
     const char *name;
@@ -112,7 +116,7 @@ void graph_reset(struct graph *graph);     /* forgets the pass: its tensors, its
 void graph_destroy(struct graph *graph);
 
 /* Scopes nest. They bound the life of intermediate tensors. At the end everything made inside is dropped but `keep`
- * (on a recording graph: only what is marked recompute, or everything when `recompute` is set). */
+ * (on a recording graph: what no backward needs and what is marked recompute; everything when `recompute` is set). */
 struct tensor *scope_begin(const struct graph *graph);
 void scope_end(struct graph *graph, const struct tensor *scope, const struct tensor *keep, bool recompute);
 
@@ -132,10 +136,12 @@ void op_run(struct graph *graph, struct op *op);           /* forward, then onto
 void *scratch_take(struct graph *graph, size_t bytes);     /* until scratch_give; an address nobody may touch while planning */
 void scratch_give(struct graph *graph, void *scratch, size_t bytes);
 static inline bool graph_computes(const struct graph *graph) { return !graph->planning && graph->status == STATUS_OK; }
-/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution. */
+/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution (then it is F32: contributions add up in fp32 alone). */
 void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate);
 /* The same, for kernels that can only add: zeroed at its first use. */
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
+/* The same, for kernels that can only write: the operation must be the tensor's one reader. */
+void *gradient_sole(struct graph *graph, struct tensor *tensor);
 
 /* ---- the operations (graph/op_*.c) ----------------------------------------------------------------------------------------- */
 
@@ -143,7 +149,7 @@ void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
 struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows);
 /* RMSNorm in the compute type, fp32 inside. */
 struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
-/* y_i = W_i x for up to three matrices that share x. Outputs have the compute type. */
+/* y_i = W_i x for up to three matrices that share x. Outputs have the compute type of the matrices, which is one. */
 void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs);
 /* Rotary embedding in place: the result takes over x's buffer. table [rows, dims] as in kernels.h, with position = row. */
 struct rope { const float *table; int heads, head_dim, offset, dims; bool interleaved; const int32_t *positions; };
@@ -152,7 +158,7 @@ struct tensor *op_rope(struct graph *graph, struct tensor *x, const struct rope 
 struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor *up);
 /* a + b in fp32. */
 struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b);
-/* Causal attention. On a recording graph, and wherever jobs[i].kv is NULL, keys and values live in step memory; else in the jobs' stores. The jobs are copied. */
+/* Causal attention. Either every job brings its store, or none does (kv NULL, as in training): then the stores live in step memory. The jobs are copied. */
 struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count);
 /* Cross-entropy fused with the output head, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
  * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss. */

@@ -4,6 +4,7 @@
 
 struct attention {
     struct attention_shape shape;
+    bool own_stores;     /* in step memory, for the time of the forward */
     int count;
     struct attention_job jobs[];
 };
@@ -34,9 +35,8 @@ static void attention_forward(struct graph *graph, struct op *op) {
     const struct attention_kernels *kernels = &graph->kernels->attention;
     const struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2], *o = op->out[0], *lse = op->out[1];
 
-    size_t store_bytes = 0;   /* of the jobs that bring no store of their own */
-    for (int i = 0; i < attention->count; i++)
-        if (!attention->jobs[i].kv) store_bytes += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+    size_t store_bytes = 0;
+    for (int i = 0; attention->own_stores && i < attention->count; i++) store_bytes += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     const size_t scratch_bytes = kernels->scratch_bytes(shape, longest(attention), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
@@ -45,19 +45,12 @@ static void attention_forward(struct graph *graph, struct op *op) {
     if (graph_computes(graph)) {
         if (store) memset(store, 0, store_bytes);
         uint8_t *at = store;
-        for (int i = 0; i < attention->count; i++) {
-            struct attention_job *job = &attention->jobs[i];
-            if (!job->kv) {
-                job->kv = at;
-                at += (kernels->kv_bytes(shape, job->capacity) + 63) & ~(size_t)63;
-            }
+        for (int i = 0; attention->own_stores && i < attention->count; i++) {
+            attention->jobs[i].kv = at;
+            at += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
         }
         kernels->kv_write(graph->pool, shape, attention->jobs, attention->count, k->data, k->dtype, k->width, v->data, v->dtype, v->width);
         kernels->forward(graph->pool, shape, attention->jobs, attention->count, q->data, q->dtype, q->width, o->data, o->dtype, o->width, lse->data, o->rows, scratch);
-        for (int i = 0; i < attention->count; i++) {
-            uint8_t *kv = attention->jobs[i].kv;
-            if (store && kv >= store && kv < store + store_bytes) attention->jobs[i].kv = NULL;   /* it ends with the operation */
-        }
     }
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, store, store_bytes);
@@ -69,8 +62,7 @@ static void attention_backward(struct graph *graph, struct op *op) {
     const struct attention_kernels *kernels = &graph->kernels->attention;
     struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2];
     const struct tensor *o = op->out[0], *lse = op->out[1];
-    bool has_q, has_k, has_v;   /* never: they have no other reader */
-    void *dq = gradient_of(graph, q, &has_q), *dk = gradient_of(graph, k, &has_k), *dv = gradient_of(graph, v, &has_v);
+    void *dq = gradient_sole(graph, q), *dk = gradient_sole(graph, k), *dv = gradient_sole(graph, v);
     const size_t scratch_bytes = kernels->backward_scratch_bytes(shape, longest(attention), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.5 * attention_flops(attention);   /* five products where the forward has two */
@@ -90,6 +82,7 @@ struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor
     struct attention *attention = op->extra;
     attention->shape = *shape;
     attention->count = count;
+    attention->own_stores = jobs[0].kv == NULL;
     memcpy(attention->jobs, jobs, (size_t)count * sizeof *jobs);
     op_input(op, q);
     op_input(op, k);

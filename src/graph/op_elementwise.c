@@ -69,8 +69,7 @@ static void swiglu_forward(struct graph *graph, struct op *op) {
 static void swiglu_backward(struct graph *graph, struct op *op) {
     struct tensor *gate = op->in[0], *up = op->in[1];
     const struct tensor *h = op->out[0];
-    bool has_gate, has_up;   /* never: gate and up have no other reader */
-    void *dgate = gradient_of(graph, gate, &has_gate), *dup = gradient_of(graph, up, &has_up);
+    void *dgate = gradient_sole(graph, gate), *dup = gradient_sole(graph, up);
     if (!graph_computes(graph)) return;
     graph->kernels->rows.swiglu_backward(graph->pool, dgate, dup, h->grad, gate->data, up->data, h->dtype, h->rows * h->width);
 }
@@ -100,8 +99,7 @@ static void add_backward(struct graph *graph, struct op *op) {
     struct tensor *a = op->in[0], *b = op->in[1], *y = op->out[0];
     const struct row_kernels *rows = &graph->kernels->rows;
     const int64_t count = y->rows * y->width;
-    bool accumulate;
-    void *db = gradient_of(graph, b, &accumulate);   /* the branch's result has no other reader */
+    void *db = gradient_sole(graph, b);
     if (graph_computes(graph)) rows->convert(graph->pool, db, b->grad_dtype, y->grad, DTYPE_F32, count);
     if (a->grad) {
         if (graph_computes(graph)) rows->add(graph->pool, a->grad, a->grad, y->grad, DTYPE_F32, count);

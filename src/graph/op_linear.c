@@ -13,13 +13,13 @@ struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
 size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side) {
     if (w->packed[side]) return 0;
     const int64_t out = w->shape[0], in = w->shape[1];
-    return side == 0 ? graph->kernels->matmul.packed_bytes(in, out, graph->compute) : graph->kernels->matmul.packed_bytes(out, in, graph->compute);
+    return side == 0 ? graph->kernels->matmul.packed_bytes(in, out, w->compute) : graph->kernels->matmul.packed_bytes(out, in, w->compute);
 }
 
 const void *weight_packed(const struct graph *graph, const struct parameter *w, int side, void *scratch) {
     if (w->packed[side]) return w->packed[side];
     const struct matrix b = matrix_of_parameter(w, side == 0);
-    matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, graph->compute);
+    matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, w->compute);
     return scratch;
 }
 
@@ -33,7 +33,7 @@ float *parameter_gradient_zeroed(struct parameter *w) {
 static void linear_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0];
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    const size_t matmul_bytes = matmul->scratch_bytes(x->rows, x->width, graph->compute, pool_threads(graph->pool));
+    const size_t matmul_bytes = matmul->scratch_bytes(x->rows, x->width, op->parameters[0]->compute, pool_threads(graph->pool));
     void *matmul_scratch = scratch_take(graph, matmul_bytes);
     void *weight_scratch[OP_MAX];
     size_t weight_bytes[OP_MAX];
@@ -50,7 +50,7 @@ static void linear_forward(struct graph *graph, struct op *op) {
                 .n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype,
             };
         const struct matrix a = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
-        matmul->run(graph->pool, &a, graph->compute, products, op->outs, matmul_scratch);
+        matmul->run(graph->pool, &a, op->parameters[0]->compute, products, op->outs, matmul_scratch);
     }
     for (int i = 0; i < op->outs; i++) scratch_give(graph, weight_scratch[i], weight_bytes[i]);
     scratch_give(graph, matmul_scratch, matmul_bytes);
@@ -63,7 +63,7 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
     const struct tensor *y = op->out[i];
     bool accumulate;
     void *dx = gradient_of(graph, x, &accumulate);
-    const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, graph->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, op->parameters[i]->compute, pool_threads(graph->pool));
     const size_t weight_bytes = weight_scratch_bytes(graph, op->parameters[i], 1);
     void *scratch = scratch_take(graph, scratch_bytes), *weight_scratch = weight_bytes ? scratch_take(graph, weight_bytes) : NULL;
     graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
@@ -73,7 +73,7 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
             .packed = weight_packed(graph, op->parameters[i], 1, weight_scratch),
             .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate,
         };
-        matmul->run(graph->pool, &a, graph->compute, &product, 1, scratch);
+        matmul->run(graph->pool, &a, op->parameters[i]->compute, &product, 1, scratch);
     }
     scratch_give(graph, weight_scratch, weight_bytes);
     scratch_give(graph, scratch, scratch_bytes);
@@ -83,13 +83,13 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
 void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t rows, const void *packed_x) {
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
     const int64_t out = w->shape[0], in = w->shape[1];
-    const size_t scratch_bytes = matmul->scratch_bytes(out, rows, graph->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = matmul->scratch_bytes(out, rows, w->compute, pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * (double)rows * (double)w->count;
     if (graph_computes(graph)) {
         const struct matrix a = {.data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true};
         const struct matmul_product product = {.packed = packed_x, .n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written};
-        matmul->run(graph->pool, &a, graph->compute, &product, 1, scratch);
+        matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
         w->grad_written = true;
     }
     scratch_give(graph, scratch, scratch_bytes);
@@ -99,11 +99,11 @@ static void linear_backward(struct graph *graph, struct op *op) {
     struct tensor *x = op->in[0];
     for (int i = 0; i < op->outs; i++)
         if (op->out[i]->grad) linear_input_gradient(graph, op, i);
-    const size_t packed_bytes = graph->kernels->matmul.packed_bytes(x->rows, x->width, graph->compute);
+    const size_t packed_bytes = graph->kernels->matmul.packed_bytes(x->rows, x->width, op->parameters[0]->compute);
     void *packed = scratch_take(graph, packed_bytes);
     if (graph_computes(graph)) {
         const struct matrix b = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
-        matmul_pack(graph->pool, &graph->kernels->matmul, packed, &b, graph->compute);
+        matmul_pack(graph->pool, &graph->kernels->matmul, packed, &b, op->parameters[0]->compute);
     }
     for (int i = 0; i < op->outs; i++)
         if (op->out[i]->grad) weight_gradient(graph, op->parameters[i], op->out[i]->grad, op->out[i]->grad_dtype, op->out[i]->width, x->rows, packed);
@@ -119,7 +119,7 @@ void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *w
     op_input(op, x);
     for (int i = 0; i < count; i++) {
         op->parameters[i] = weights[i];
-        outputs[i] = op_output(graph, op, x->rows, weights[i]->shape[0], graph->compute, graph->compute);
+        outputs[i] = op_output(graph, op, x->rows, weights[i]->shape[0], weights[i]->compute, weights[i]->compute);
     }
     op_run(graph, op);
 }

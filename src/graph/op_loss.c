@@ -13,12 +13,12 @@ static int64_t chunk_rows(int64_t rows, int64_t vocab) {
     return chunk < rows ? chunk : rows;
 }
 
-static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, const void *packed, void *c, enum dtype c_dtype, int64_t n, void *scratch) {
+static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, enum dtype compute, const void *packed, void *c, enum dtype c_dtype, int64_t n, bool accumulate, void *scratch) {
     graph->flops += 2.0 * (double)rows * (double)width * (double)n;
     if (!graph_computes(graph)) return;
     const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = width};
-    const struct matmul_product product = {.packed = packed, .n = n, .c = c, .c_stride = n, .c_dtype = c_dtype};
-    graph->kernels->matmul.run(graph->pool, &a, graph->compute, &product, 1, scratch);
+    const struct matmul_product product = {.packed = packed, .n = n, .c = c, .c_stride = n, .c_dtype = c_dtype, .accumulate = accumulate};
+    graph->kernels->matmul.run(graph->pool, &a, compute, &product, 1, scratch);
 }
 
 static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
@@ -33,11 +33,11 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     const bool backward = graph->recording;
 
     bool accumulate = false;
-    uint8_t *dh = backward ? gradient_of(graph, h, &accumulate) : NULL;   /* written whole: the loss is the first to reach h */
+    uint8_t *dh = backward ? gradient_of(graph, h, &accumulate) : NULL;
     const size_t logits_bytes = (size_t)(chunk * vocab) * sizeof(float);
     const size_t packed_bytes[2] = {weight_scratch_bytes(graph, head, 0), backward ? weight_scratch_bytes(graph, head, 1) : 0};
-    const size_t h_packed_bytes = backward ? matmul->packed_bytes(chunk, width, graph->compute) : 0;
-    const size_t scratch_bytes = larger(matmul->scratch_bytes(chunk, width, graph->compute, threads), backward ? matmul->scratch_bytes(chunk, vocab, graph->compute, threads) : 0);
+    const size_t h_packed_bytes = backward ? matmul->packed_bytes(chunk, width, head->compute) : 0;
+    const size_t scratch_bytes = larger(matmul->scratch_bytes(chunk, width, head->compute, threads), backward ? matmul->scratch_bytes(chunk, vocab, head->compute, threads) : 0);
     float *logits = scratch_take(graph, logits_bytes);
     void *packed_scratch[2] = {packed_bytes[0] ? scratch_take(graph, packed_bytes[0]) : NULL, packed_bytes[1] ? scratch_take(graph, packed_bytes[1]) : NULL};
     void *h_packed = h_packed_bytes ? scratch_take(graph, h_packed_bytes) : NULL;
@@ -51,14 +51,14 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     for (int64_t row = 0; row < h->rows; row += chunk) {
         const int64_t rows = h->rows - row < chunk ? h->rows - row : chunk;
         const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
-        head_product(graph, x, h->dtype, rows, width, packed[0], logits, DTYPE_F32, vocab, scratch);
+        head_product(graph, x, h->dtype, rows, width, head->compute, packed[0], logits, DTYPE_F32, vocab, false, scratch);
         if (graph_computes(graph))
             graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, rows, vocab);
         if (!backward) continue;
-        head_product(graph, logits, DTYPE_F32, rows, vocab, packed[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, width, scratch);
+        head_product(graph, logits, DTYPE_F32, rows, vocab, head->compute, packed[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, width, accumulate, scratch);
         if (graph_computes(graph)) {
             const struct matrix b = {.data = x, .dtype = h->dtype, .rows = rows, .cols = width, .stride = width};
-            matmul_pack(graph->pool, matmul, h_packed, &b, graph->compute);
+            matmul_pack(graph->pool, matmul, h_packed, &b, head->compute);
         }
         weight_gradient(graph, head, logits, DTYPE_F32, vocab, rows, h_packed);
     }
@@ -86,7 +86,7 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
     const int64_t vocab = head->shape[0], width = h->width;
     const size_t row_bytes = dtype_bytes(h->dtype, (size_t)width), gathered_bytes = rows ? row_bytes * (size_t)count : 0;
     const size_t packed_bytes = weight_scratch_bytes(graph, head, 0);
-    const size_t scratch_bytes = graph->kernels->matmul.scratch_bytes(count, width, graph->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = graph->kernels->matmul.scratch_bytes(count, width, head->compute, pool_threads(graph->pool));
     uint8_t *gathered = rows ? scratch_take(graph, gathered_bytes) : h->data;
     void *packed_scratch = packed_bytes ? scratch_take(graph, packed_bytes) : NULL, *scratch = scratch_take(graph, scratch_bytes);
     const void *packed = NULL;
@@ -94,7 +94,7 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
         for (int64_t i = 0; rows && i < count; i++) memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
         packed = weight_packed(graph, head, 0, packed_scratch);
     }
-    head_product(graph, gathered, h->dtype, count, width, packed, logits, DTYPE_F32, vocab, scratch);
+    head_product(graph, gathered, h->dtype, count, width, head->compute, packed, logits, DTYPE_F32, vocab, false, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, packed_scratch, packed_bytes);
     if (rows) scratch_give(graph, gathered, gathered_bytes);

@@ -15,14 +15,21 @@ static void rmsnorm_backward(struct graph *graph, struct op *op) {
     struct tensor *x = op->in[0];
     const struct tensor *y = op->out[0], *rstd = op->out[1];
     struct parameter *w = op->parameters[0];
-    float *dx = gradient_zeroed(graph, x);
+    const bool direct = x->grad_dtype == DTYPE_F32;   /* else summed in fp32 beside it, then rounded once */
+    const int64_t count = x->rows * x->width;
+    const size_t dx_bytes = direct ? 0 : (size_t)count * sizeof(float);
+    float *dx = direct ? gradient_zeroed(graph, x) : scratch_take(graph, dx_bytes);
+    void *rounded = direct ? NULL : gradient_sole(graph, x);
     const size_t scratch_bytes = graph->kernels->rows.rmsnorm_backward_scratch(x->rows, x->width);
     void *scratch = scratch_take(graph, scratch_bytes);
     if (graph_computes(graph)) {
         float *dw = parameter_gradient_zeroed(w);
+        if (!direct) memset(dx, 0, dx_bytes);
         graph->kernels->rows.rmsnorm_backward(graph->pool, dx, x->width, dw, y->grad, y->grad_dtype, y->width, x->data, x->dtype, x->width, w->value, rstd->data, x->rows, x->width, scratch);
+        if (!direct) graph->kernels->rows.convert(graph->pool, rounded, x->grad_dtype, dx, DTYPE_F32, count);
     }
     scratch_give(graph, scratch, scratch_bytes);
+    if (!direct) scratch_give(graph, dx, dx_bytes);
 }
 
 static const struct op_kind rmsnorm_kind = {

@@ -180,7 +180,7 @@ static enum status refuse_unimplemented(const struct reader *reader) {
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
         if ((status = require_false(reader, flags[i]))) return status;
     const json_t *act = json_object_get(reader->root, "hidden_act");
-    if (act && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0)) return unsupported(reader, "hidden_act", act, "\"silu\"");
+    if (act && !json_is_null(act) && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0)) return unsupported(reader, "hidden_act", act, "\"silu\"");
     const json_t *dropout = json_object_get(reader->root, "attention_dropout");
     if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0)) return unsupported(reader, "attention_dropout", dropout, "0");
     static const char *const absent[] = {"quantization_config", "sliding_window"};

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "base/file.h"
+#include "graph/weights.h"
 #include "model/blocks.h"
 
 #define NAMES_SHOWN 5
@@ -107,8 +108,8 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     p->stored = wide ? (const void *)wide : entry->data;
     p->stored_dtype = wide ? DTYPE_F32 : entry->dtype;
     if (!packed) return STATUS_OK;
-    const struct matrix b = {.data = p->stored, .dtype = p->stored_dtype, .rows = p->shape[1], .cols = p->shape[0], .stride = p->shape[1], .transposed = true};
-    matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, model->compute);
+    const struct matrix b = matrix_of_parameter(p, true);
+    matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, p->compute);
     p->stored = NULL;
     free(wide);
     return STATUS_OK;
@@ -184,6 +185,7 @@ static json_t *generation_config(const struct config *config) {
 }
 
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error) {
+    if (!model->embedding->value) return error_set(error, STATUS_INVALID, "%s: a model opened for inference has no fp32 values to export", folder);
     enum status status = folder_create(folder, error);
     if (status) return status;
     const int64_t count = model->parameter_count;

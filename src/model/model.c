@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "base/random.h"
+#include "graph/weights.h"
 #include "model/blocks.h"
 
 static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block};
@@ -14,9 +15,8 @@ static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_ad
 /* ---- declaration ----------------------------------------------------------------------------------------------------------------- */
 
 struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns) {
-    enum { GROW = 64 };
-    if (model->parameter_count % GROW == 0) {   /* the arena keeps the old list; the lists together stay small */
-        struct parameter **list = arena_alloc(&model->arena, (size_t)(model->parameter_count * 2 + GROW) * sizeof *list);
+    if ((model->parameter_count & (model->parameter_count - 1)) == 0) {   /* doubled; the arena keeps the old lists, which together are no larger */
+        struct parameter **list = arena_alloc(&model->arena, (size_t)(model->parameter_count ? 2 * model->parameter_count : 1) * sizeof *list);
         if (!list) return NULL;
         if (model->parameter_count) memcpy(list, model->parameters, (size_t)model->parameter_count * sizeof *list);
         model->parameters = list;
@@ -25,16 +25,19 @@ struct parameter *model_declare(struct model *model, int layer, const char *name
     if (!parameter) return NULL;
     *parameter = (struct parameter){
         .name = layer < 0 ? arena_string(&model->arena, name) : arena_printf(&model->arena, "model.layers.%d.%s", layer, name),
-        .rank = columns ? 2 : 1, .shape = {rows, columns}, .count = columns ? rows * columns : rows, .trainable = true,
+        .rank = columns ? 2 : 1, .shape = {rows, columns}, .count = columns ? rows * columns : rows, .trainable = true, .compute = model->compute,
     };
     if (!parameter->name) return NULL;
     return model->parameters[model->parameter_count++] = parameter;
 }
 
+static int by_name(const void *a, const void *b) { return strcmp((*(struct parameter *const *)a)->name, (*(struct parameter *const *)b)->name); }
+
+static int name_against(const void *name, const void *parameter) { return strcmp(name, (*(struct parameter *const *)parameter)->name); }
+
 struct parameter *model_parameter(const struct model *model, const char *name) {
-    for (int i = 0; i < model->parameter_count; i++)
-        if (strcmp(model->parameters[i]->name, name) == 0) return model->parameters[i];
-    return NULL;
+    struct parameter **found = bsearch(name, model->sorted, (size_t)model->parameter_count, sizeof *model->sorted, name_against);
+    return found ? *found : NULL;
 }
 
 static enum status declare_all(struct model *model, struct error *error) {
@@ -55,7 +58,11 @@ static enum status declare_all(struct model *model, struct error *error) {
     }
     complete = complete && (model->final_norm = model_declare(model, -1, "model.norm.weight", d, 0));
     complete = complete && (model->head = model_declare(model, -1, "lm_head.weight", model->config.vocab_size, d));
-    return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    complete = complete && (model->sorted = arena_alloc(&model->arena, (size_t)model->parameter_count * sizeof *model->sorted));
+    if (!complete) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    memcpy(model->sorted, model->parameters, (size_t)model->parameter_count * sizeof *model->sorted);
+    qsort(model->sorted, (size_t)model->parameter_count, sizeof *model->sorted, by_name);
+    return STATUS_OK;
 }
 
 enum status model_create(struct model **out, struct config *config, const struct kernels *kernels, struct pool *pool, enum dtype compute, struct error *error) {
@@ -97,7 +104,7 @@ static size_t round_up_64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 bool model_multiplies(const struct model *model, const struct parameter *p) { return p->rank == 2 && p != model->embedding; }
 
 static size_t packed_bytes(const struct model *model, const struct parameter *p, int side) {
-    return round_up_64(side == 0 ? model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], model->compute) : model->kernels->matmul.packed_bytes(p->shape[0], p->shape[1], model->compute));
+    return round_up_64(side == 0 ? model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], p->compute) : model->kernels->matmul.packed_bytes(p->shape[0], p->shape[1], p->compute));
 }
 
 enum status model_allocate_packed(struct model *model, int sides, struct error *error) {
@@ -113,7 +120,6 @@ enum status model_allocate_packed(struct model *model, int sides, struct error *
         for (int side = 0; side < sides; side++)
             if (model_multiplies(model, model->parameters[i])) {
                 model->parameters[i]->packed[side] = at;
-                model->parameters[i]->packed_dtype = model->compute;
                 at += packed_bytes(model, model->parameters[i], side);
             }
     return STATUS_OK;
@@ -125,24 +131,21 @@ enum status model_allocate_training(struct model *model, struct error *error) {
     uint8_t *at = model->pages[0] = pages_alloc(bytes);
     if (!at) return error_set(error, STATUS_NO_MEMORY, "parameters and gradients need %.2f GB, the system has no more memory", (double)bytes / 1e9);
     model->page_bytes[0] = bytes;
-    for (int i = 0; i < model->parameter_count; i++) {
-        struct parameter *p = model->parameters[i];
-        p->value = (float *)(void *)at;
-        at += round_up_64((size_t)p->count * sizeof(float));
-        p->grad = (float *)(void *)at;
-        at += round_up_64((size_t)p->count * sizeof(float));
-    }
+    for (int half = 0; half < 2; half++)   /* all values, then all gradients */
+        for (int i = 0; i < model->parameter_count; i++) {
+            struct parameter *p = model->parameters[i];
+            *(half ? &p->grad : &p->value) = (float *)(void *)at;
+            at += round_up_64((size_t)p->count * sizeof(float));
+        }
     /* In fp32 a packed copy saves little; in bf16 it halves what a product reads. */
     return model->compute == DTYPE_BF16 ? model_allocate_packed(model, 2, error) : STATUS_OK;
 }
 
 void parameter_repack(const struct model *model, const struct parameter *p, int64_t r0, int64_t r1) {
     const struct matmul_kernels *matmul = &model->kernels->matmul;
-    const int64_t out = p->rank == 2 ? p->shape[0] : 0, in = p->shape[1];
-    struct matrix b = {.data = p->value, .dtype = DTYPE_F32, .rows = in, .cols = out, .stride = in, .transposed = true};
-    if (p->packed[0]) matmul->pack_part(p->packed[0], &b, model->compute, 0, in, r0, r1);
-    b = (struct matrix){.data = p->value, .dtype = DTYPE_F32, .rows = out, .cols = in, .stride = in};
-    if (p->packed[1]) matmul->pack_part(p->packed[1], &b, model->compute, r0, r1, 0, in);
+    const struct matrix transposed = matrix_of_parameter(p, true), plain = matrix_of_parameter(p, false);
+    if (p->packed[0]) matmul->pack_part(p->packed[0], &transposed, p->compute, 0, p->shape[1], r0, r1);
+    if (p->packed[1]) matmul->pack_part(p->packed[1], &plain, p->compute, r0, r1, 0, p->shape[1]);
 }
 
 void model_repack(struct model *model) {
@@ -150,9 +153,8 @@ void model_repack(struct model *model) {
         const struct parameter *p = model->parameters[i];
         for (int side = 0; side < 2; side++)
             if (p->packed[side] && p->value) {
-                const int64_t out = p->shape[0], in = p->shape[1];
-                const struct matrix b = {.data = p->value, .dtype = DTYPE_F32, .rows = side == 0 ? in : out, .cols = side == 0 ? out : in, .stride = in, .transposed = side == 0};
-                matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, model->compute);
+                const struct matrix b = matrix_of_parameter(p, side == 0);
+                matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, p->compute);
             }
     }
 }
@@ -323,6 +325,7 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
     for (int64_t i = 0; i < rows; i++)
         if (tokens[i] < 0 || tokens[i] >= vocab || targets[i] >= vocab)
             return error_set(error, STATUS_INVALID, "sequence %lld, position %lld: token id %d (target %d), expected ids from 0 to %lld", (long long)(i / length), (long long)(i % length), tokens[i], targets[i], (long long)vocab - 1);
+    if (predicted < 1) return error_set(error, STATUS_INVALID, "a micro-batch whose step predicts no position");
     graph_reset(graph);
     float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
     if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
@@ -335,13 +338,13 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
 
 /* ---- planning: the same code without data ---------------------------------------------------------------------------------------------------- */
 
-/* While a model is only described, products are planned with the packed copies it will have. */
+/* A model that is only described is planned with the packed copies that it will have; one that holds values, with those it has. */
 static void pretend_packed(struct model *model, int sides, bool pretend) {
     static uint8_t stand_in;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++) {
             void **packed = &model->parameters[i]->packed[side];
-            if (pretend && !*packed && model_multiplies(model, model->parameters[i])) *packed = &stand_in;
+            if (pretend && !*packed && !model->parameters[i]->value && model_multiplies(model, model->parameters[i])) *packed = &stand_in;
             if (!pretend && *packed == &stand_in) *packed = NULL;
         }
 }
@@ -349,7 +352,7 @@ static void pretend_packed(struct model *model, int sides, bool pretend) {
 size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, double *flops) {
     struct memory memory;
     struct graph graph;
-    if (memory_create(&memory, 0, NULL)) return 0;
+    if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, true);
     const int sides = model->compute == DTYPE_BF16 ? 2 : 0;
     pretend_packed(model, sides, true);
@@ -365,7 +368,7 @@ size_t model_plan_training(struct model *model, int64_t sequences, int64_t lengt
 size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows) {
     struct memory memory;
     struct graph graph;
-    if (memory_create(&memory, 0, NULL)) return 0;
+    if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, false, true);
     struct span *spans = arena_alloc(&graph.arena, (size_t)sequences * sizeof *spans);
     struct sequence stand_in = {.model = model, .capacity = max_position, .layer_offset = arena_alloc(&graph.arena, (size_t)model->config.num_hidden_layers * sizeof(size_t))};

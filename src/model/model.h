@@ -81,6 +81,7 @@ struct model {
     struct layer *layers;
     struct parameter **parameters;   /* in declaration order, which is the order of the forward */
     int parameter_count;
+    struct parameter **sorted;       /* the same by name */
     struct parameter *embedding, *final_norm, *head;
     enum recompute recompute;
     const char **warnings;           /* unused tensors and the like */

@@ -37,7 +37,7 @@ static void churn(struct memory *memory, bool real) {
 static void test_plan_and_run(void **state) {
     (void)state;
     struct memory plan, memory;
-    assert_int_equal(memory_create(&plan, 0, NULL), STATUS_OK);
+    assert_int_equal(memory_create_plan(&plan, NULL), STATUS_OK);
     churn(&plan, false);
     assert_int_equal(memory_create(&memory, plan.peak, NULL), STATUS_OK);   /* exactly what was planned suffices */
     churn(&memory, true);
@@ -54,9 +54,15 @@ static void test_full(void **state) {
     assert_int_equal(memory_create(&memory, 1000, NULL), STATUS_OK);
     void *all = memory_take(&memory, 1000);
     assert_non_null(all);
-    assert_null(memory_take(&memory, 1));
+    uint8_t *outside = memory_take(&memory, 5000);   /* does not fit: a mapping of its own */
+    assert_non_null(outside);
+    memset(outside, 1, 5000);
+    assert_int_equal(memory.peak, 1024);
+    memory_give(&memory, outside, 5000);
+    assert_null(memory.outside);
     memory_give(&memory, all, 1000);
-    assert_non_null(memory_take(&memory, 1024));
+    assert_int_equal(memory.used, 0);
+    assert_ptr_equal(memory_take(&memory, 1024), memory.base);
     memory_destroy(&memory);
 }
 

@@ -79,6 +79,7 @@ static void test_recompute_and_threads(void **state) {
                 set_up(&f, types[t], threads, (enum recompute)r);
                 assert_true(step(&f) == loss);
                 assert_same_gradients(&first, &f);
+                assert_null(f.memory.outside);
                 assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, NULL));   /* the plan is exact */
                 assert_int_equal(f.memory.used, (ROWS * 10 * 4 + 63) / 64 * 64);                          /* the rope table alone is still held */
                 assert_true(step(&f) == loss);                                                            /* and again in the same memory */
