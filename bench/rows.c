@@ -1,5 +1,5 @@
-/* The claim: the row kernels run at the speed of memory. GB/s of each kernel at training sizes, its buffers cold, beside a copy on the same
- * threads; then the time of one row, warm, as decoding sees it.
+/* The claim: the row kernels run at the speed of memory. GB/s of each kernel at training sizes, its buffers cold, as a share of the reading speed
+ * measured just before; then the time of one row, warm, as decoding sees it.
  *
  *   rows [--threads N] [reference|avx2|avx512]...
  *
@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "base/cpu.h"
+#include "kernels/probe.h"
 #include "kernels/rows.h"
 
 #define ARENA ((size_t)2 << 30)   /* larger than any cache: every repetition takes the next part */
@@ -186,7 +187,8 @@ static const struct bench_case {
 };
 
 static void bench_variant(const char *name) {
-    printf("\n%s, %d threads\n%-24s %8s %8s %12s %8s\n", name, pool_threads(pool), "", "rows", "width", "microseconds", "GB/s");
+    double memory = probe_memory_read(pool);
+    printf("\n%s, %d threads, memory is read at %.1f GB/s\n%-24s %8s %8s %12s %8s %6s\n", name, pool_threads(pool), memory * 1e-9, "", "rows", "width", "microseconds", "GB/s", "share");
     for (const struct bench_case *c = cases; c < cases + sizeof cases / sizeof *cases; c++) {
         double times[LONGEST], bytes = 0.0, begun;
         int n = 0, few = c->size.rows * c->size.width > 10000000 ? 7 : LONGEST;
@@ -210,7 +212,10 @@ static void bench_variant(const char *name) {
             }
         }
         qsort(times, (size_t)n, sizeof *times, ascending);
-        printf("%-24s %8lld %8lld %12.2f %8.1f\n", c->name, (long long)c->size.rows, (long long)c->size.width, times[n / 2] * 1e6, bytes / times[n / 2] * 1e-9);
+        double speed = bytes / times[n / 2];
+        printf("%-24s %8lld %8lld %12.2f %8.1f", c->name, (long long)c->size.rows, (long long)c->size.width, times[n / 2] * 1e6, speed * 1e-9);
+        if (one || memory <= 0.0) printf("\n");
+        else printf(" %5.0f%%\n", 100.0 * speed / memory);
     }
 }
 

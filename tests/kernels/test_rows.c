@@ -500,6 +500,23 @@ static void test_adamw(void **state) {
         }
 }
 
+/* The vector variants take subnormals for zeros, and leave the processor as it was. */
+static void test_adamw_subnormals(void **state) {
+    (void)state;
+    const struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .grad_scale = 1.0f, .bias_correction1 = 1.0f, .bias_correction2 = 1.0f};
+    for (const struct variant *v = variants; v < variants + variant_count; v++) {
+        float p[40], g[40], m[40], w[40];
+        for (int i = 0; i < 40; i++) p[i] = 1.0f, g[i] = 0.0f, m[i] = 1e-40f, w[i] = 1e-40f;
+        v->rows->adamw(p, g, m, w, 40, &step);
+        for (int i = 0; i < 40; i++) {
+            assert_true(p[i] == 1.0f);
+            assert_true(v->lanes == 1 ? m[i] > 0.0f && w[i] > 0.0f : m[i] == 0.0f && w[i] == 0.0f);
+        }
+        volatile float small = 1e-39f;
+        assert_true(small * 0.5f > 0.0f);
+    }
+}
+
 static void test_sum_of_squares(void **state) {
     (void)state;
     const int64_t most = (int64_t)SQUARES_BLOCK * SQUARES_BLOCKS + 12345;   /* more than one region */
@@ -531,7 +548,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_cross_entropy_gradient, teardown), cmocka_unit_test_teardown(test_convert_and_add, teardown),
         cmocka_unit_test_teardown(test_rmsnorm, teardown), cmocka_unit_test_teardown(test_rope, teardown),
         cmocka_unit_test_teardown(test_swiglu, teardown), cmocka_unit_test_teardown(test_embedding, teardown),
-        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test_teardown(test_adamw, teardown),
+        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test_teardown(test_adamw, teardown), cmocka_unit_test(test_adamw_subnormals),
         cmocka_unit_test_teardown(test_sum_of_squares, teardown),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
