@@ -10,12 +10,13 @@
 # Nothing here needs a compiler while the file is being read, because `make test` and `make demo` install one first.
 
 BUILD ?= build
+FUZZ_SECONDS ?= 60
 CFLAGS ?= -O3 -g
 ifeq ($(origin CC),default)
 CC := gcc
 endif
 ifeq ($(origin CXX),default)
-CXX := $(if $(findstring clang,$(CC)),clang++,g++)
+CXX := g++
 endif
 
 # Use every processor unless the caller says how many. Sub-makes inherit both settings.
@@ -40,7 +41,7 @@ ifneq ($(T),)
 tests       := $(foreach test,$(tests),$(if $(findstring $(T),$(test)),$(test)))
 endif
 benches     := $(sort $(wildcard bench/*.c))
-# Comparisons with oneDNN are built only where it is installed.
+# Comparisons with oneDNN are built only where it is installed; they use its threads, those of OpenMP.
 ifneq ($(wildcard /usr/include/dnnl.h /usr/local/include/dnnl.h),)
 peer_benches := $(sort $(wildcard bench/*_onednn.cpp))
 endif
@@ -49,6 +50,7 @@ objects        := $(sources:%.c=$(BUILD)/%.o)
 cli_objects    := $(cli_sources:%.c=$(BUILD)/%.o)
 test_programs  := $(tests:%.c=$(BUILD)/%)
 bench_programs := $(benches:%.c=$(BUILD)/%) $(peer_benches:%.cpp=$(BUILD)/%)
+fuzz_programs  := $(patsubst %.c,$(BUILD)/%,$(foreach test,$(sort $(wildcard tests/fuzz/fuzz_*.c)),$(if $(findstring $(T),$(test))$(if $(T),,all),$(test))))
 program        := $(if $(filter build,$(BUILD)),deepseek,$(BUILD)/deepseek)
 library        := $(BUILD)/libdeepseek.a
 shared_library := $(BUILD)/libdeepseek.so
@@ -84,7 +86,7 @@ isa_flags = $(flags_$(lastword $(subst _, ,$(basename $(notdir $<)))))
 quiet := $(if $(filter 1,$(V)),,@)
 say = $(if $(quiet),@echo '  $(1) $(2)')
 
-.PHONY: all tests-build run-tests test test-long asan tsan bench bench-build demo clean help
+.PHONY: all tests-build run-tests test test-long asan tsan fuzz fuzz-build run-fuzz bench bench-build demo clean help
 all: $(library) $(if $(SANITIZE),,$(shared_library)) $(if $(cli_sources),$(program))
 tests-build: all $(test_programs)
 bench-build: all $(bench_programs)
@@ -110,7 +112,7 @@ $(BUILD)/%.o: %.c $(BUILD)/flags | $(BUILD)/checked
 $(BUILD)/%.o: %.cpp $(BUILD)/flags | $(BUILD)/checked
 	@mkdir -p $(@D)
 	$(call say,CXX ,$<)
-	$(quiet)$(CXX) $(cxx_flags) $(werror) -MMD -MP -c $< -o $@
+	$(quiet)$(CXX) $(cxx_flags) -fopenmp $(werror) -MMD -MP -c $< -o $@
 
 # The list of objects, so that the libraries are made anew when a source is removed.
 $(BUILD)/objects: FORCE
@@ -140,10 +142,15 @@ $(benches:%.c=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
 
 $(peer_benches:%.cpp=$(BUILD)/%): $(BUILD)/%: $(BUILD)/%.o $(library)
 	$(call say,LINK,$@)
-	$(quiet)$(CXX) $(cxx_flags) $< $(library) -o $@ -ldnnl $(libraries)
+	$(quiet)$(CXX) $(cxx_flags) -fopenmp $< $(library) -o $@ -ldnnl $(libraries)
+
+# Linked only by the run that `make fuzz` starts: they need clang and its -fsanitize=fuzzer.
+$(fuzz_programs): $(BUILD)/%: $(BUILD)/%.o $(library)
+	$(call say,LINK,$@)
+	$(quiet)$(CC) $(c_flags) -fsanitize=fuzzer $< $(library) -o $@ $(libraries)
 
 .SECONDARY:   # keep the objects of tests and benches
--include $(patsubst %.o,%.d,$(objects) $(cli_objects) $(test_programs:%=%.o) $(bench_programs:%=%.o))
+-include $(patsubst %.o,%.d,$(objects) $(cli_objects) $(test_programs:%=%.o) $(bench_programs:%=%.o) $(fuzz_programs:%=%.o))
 
 # ---- Targets for people ----------------------------------------------------------------------------------------------
 
@@ -173,6 +180,22 @@ tsan:
 	@$(MAKE) BUILD='$(BUILD)/tsan' SANITIZE=thread CFLAGS='-O1 -g' tests-build
 	@$(MAKE) --output-sync=none BUILD='$(BUILD)/tsan' SANITIZE=thread CFLAGS='-O1 -g' TEST_ONLY=programs run-tests
 
+# Every tests/fuzz/fuzz_NAME.c for FUZZ_SECONDS, from its committed corpus on; what it finds is left under BUILD.
+fuzz:
+	@$(MAKE) CC=clang BUILD='$(BUILD)/fuzz' SANITIZE=address,undefined CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' fuzz-build
+	@$(MAKE) CC=clang BUILD='$(BUILD)/fuzz' SANITIZE=address,undefined CFLAGS='-O1 -g -fsanitize=fuzzer-no-link' --output-sync=none run-fuzz
+
+fuzz-build: $(fuzz_programs)
+
+run-fuzz:
+	@for program in $(fuzz_programs); do \
+	    name=$${program##*/fuzz_}; \
+	    mkdir -p "$(BUILD)/found/$$name"; \
+	    echo "fuzz  $$name for $(FUZZ_SECONDS) s"; \
+	    "$$program" -max_total_time=$(FUZZ_SECONDS) -timeout=10 -artifact_prefix="$(BUILD)/" -print_final_stats=1 \
+	        "$(BUILD)/found/$$name" "tests/fuzz/corpus/$$name" || exit 1; \
+	done
+
 bench:
 	@$(MAKE) bench-build
 	@+$(if $(wildcard bench/run.sh),BUILD='$(BUILD)' DEEPSEEK='$(program)' bench/run.sh,echo 'bench: nothing to run')
@@ -192,6 +215,7 @@ help:
 	@echo 'make test-long  the same with the long sweeps'
 	@echo 'make asan       the test programs under the address and undefined-behaviour sanitizers'
 	@echo 'make tsan       the test programs under the thread sanitizer'
+	@echo 'make fuzz       each fuzz target for FUZZ_SECONDS (default: 60), with clang'
 	@echo 'make bench      the benchmarks'
 	@echo 'make clean      remove what was built'
 	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  V=1  T=PART (only tests with PART in their path)'
