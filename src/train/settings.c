@@ -88,7 +88,7 @@ static void describe_range(const struct key *key, char *text, size_t size) {
     snprintf(low, sizeof low, "%.12g", key->minimum);
     snprintf(high, sizeof high, "%.12g", key->maximum);
     switch (key->kind) {
-    case INTEGER: snprintf(text, size, "an integer from %s to %s", low, high); break;
+    case INTEGER: snprintf(text, size, "an integer from %lld to %lld", (long long)key->minimum, (long long)key->maximum); break;
     case NUMBER: snprintf(text, size, key->above_minimum ? "a number above %s, up to %s" : "a number from %s to %s", low, high); break;
     case NUMBERS: snprintf(text, size, "a list of up to %d numbers from %s to %s", SCHEDULE_MAX_MILESTONES, low, high); break;
     case BOOLEAN: snprintf(text, size, "true or false"); break;

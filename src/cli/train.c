@@ -1,0 +1,275 @@
+/* deepseek train: from a config and a text to a model folder. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/cli.h"
+#include "cli/curve.h"
+#include "infer/infer.h"
+#include "kernels/probe.h"
+#include "train/loop.h"
+
+struct request {
+    const char *config, *data, *out, *from;
+    struct cli_list set;
+    bool resume, quiet;
+};
+
+struct view {
+    const struct request *request;
+    const struct cli_machine *machine;
+    struct training *training;
+    struct cli_progress progress;
+    double peak;             /* FLOP/s of the matrix units, 0: not measured */
+    double speed, loss;      /* FLOP/s and loss, averaged over the last steps */
+    double step_tokens;
+    struct engine *engine;   /* of the samples */
+};
+
+/* ---- what happens, told to people ------------------------------------------------------------------------------------------- */
+
+static bool stop(void *context) {
+    (void)context;
+    return cli_interrupted();
+}
+
+static void told_warning(void *context, const char *message) {
+    const struct view *view = context;
+    if (!view->request->quiet) cli_warn("%s", message);
+}
+
+static void told_step(void *context, const struct training_step *step) {
+    struct view *view = context;
+    double speed = step->flops / step->seconds, weight = 0.05;
+    view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
+    view->loss = isnan(view->loss) ? step->loss : view->loss + weight * (step->loss - view->loss);
+    char share[32] = "";
+    if (view->peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * view->speed / view->peak);
+    cli_progress_note(&view->progress, "step %lld  loss %.4f%s", (long long)step->step, view->loss, share);
+    cli_progress_update(&view->progress, (double)step->step * (double)step->tokens);
+}
+
+static void told_evaluation(void *context, int64_t step, double loss, int64_t targets, bool whole) {
+    struct view *view = context;
+    char figure[CLI_FIGURE];
+    cli_progress_line(&view->progress, "step %lld  held-out loss %.4f over %s tokens%s", (long long)step, loss, cli_format_count(figure, (double)targets), whole ? ", all of them" : "");
+}
+
+/* ---- samples ---------------------------------------------------------------------------------------------------------------- */
+
+/* The sample's beginning: the prompt, or the end-of-document token where the tokenizer does not know it. */
+static enum status begin_sample(const struct training *t, struct token_list *ids, struct error *error) {
+    const char *prompt = t->settings.sample_prompt;
+    enum status status = tokenizer_encode(t->tokenizer, prompt, strlen(prompt), true, ids, NULL, error);
+    if (status == STATUS_INVALID || (status == STATUS_OK && ids->count == 0)) {
+        int32_t eos = tokenizer_eos(t->tokenizer);
+        status = token_list_push(ids, eos >= 0 ? eos : 0, error);
+    }
+    return status;
+}
+
+/* Continues `ids` by `count` tokens or to the end of the document. The context is as long as the sequences of the training: when it is full, its last half goes on. */
+static enum status continue_sample(struct view *view, struct model *model, struct sequence *sequence, struct token_list *ids, int64_t count, uint64_t stream, float *logits, int32_t *order,
+                                   struct error *error) {
+    const struct training *t = view->training;
+    int64_t vocab = model->config.vocab_size, known = tokenizer_size(t->tokenizer), capacity = sequence->capacity;
+    struct sampling sampling = { .temperature = t->settings.sample_temperature, .top_p = 1, .seed = (uint64_t)t->settings.seed };
+    int64_t fed = ids->count > capacity ? ids->count - capacity : 0;
+    for (int64_t n = 0; n < count; n++) {
+        if (sequence->length + (ids->count - fed) > capacity) {
+            sequence_rewind(sequence, 0);
+            fed = ids->count - (capacity + 1) / 2;
+        }
+        struct feed feed = { .sequence = sequence, .ids = ids->ids + fed, .count = ids->count - fed, .logits = logits };
+        enum status status = engine_feed(view->engine, &feed, 1, 0, error);
+        fed = ids->count;
+        if (status) return status;
+        for (int64_t id = known; id < vocab; id++) logits[id] = -INFINITY;   /* padding of the vocabulary */
+        int32_t id = sample_token(logits, vocab, &sampling, stream, (uint64_t)ids->count, logits + vocab, order);
+        if (id == tokenizer_eos(t->tokenizer)) return STATUS_OK;
+        status = token_list_push(ids, id, error);
+        if (status) return status;
+    }
+    return STATUS_OK;
+}
+
+static enum status make_sample(void *context, struct model *model, int64_t step, char **text, struct error *error) {
+    struct view *view = context;
+    const struct training *t = view->training;
+    size_t vocab = (size_t)model->config.vocab_size, size;
+    struct token_list ids = { 0 };
+    struct sequence *sequence = NULL;
+    float *logits = malloc(2 * vocab * sizeof *logits);
+    int32_t *order = malloc(vocab * sizeof *order);
+    char *bytes = NULL;
+    *text = NULL;
+    enum status status = logits && order ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status && !view->engine) status = engine_create(&view->engine, model, 0, error);
+    if (!status) status = sequence_create(&sequence, model, t->settings.sequence_length > 1 ? t->settings.sequence_length : 2, error);
+    if (!status) status = begin_sample(t, &ids, error);
+    if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, order, error);
+    if (!status) status = tokenizer_decode(t->tokenizer, ids.ids, ids.count, true, &bytes, &size, error);
+    if (!status && !(*text = text_to_utf8(bytes, size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status) cli_progress_line(&view->progress, "--- sample at step %lld\n%s\n---", (long long)step, *text);
+    free(bytes);
+    free(logits);
+    free(order);
+    token_list_free(&ids);
+    sequence_destroy(sequence);
+    return status;
+}
+
+/* ---- the run ---------------------------------------------------------------------------------------------------------------- */
+
+static enum status load_config(const struct request *request, const struct cli_machine *machine, json_t **config, struct error *error) {
+    enum status status = json_load_path(config, request->config, error);
+    if (status) return status;
+    if (!json_is_object(*config)) status = error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", request->config);
+    for (int i = 0; i < request->set.count && !status; i++) status = settings_set(*config, request->set.items[i], error);
+    if (!status && machine->compute != DTYPE_COUNT) {   /* --compute is short for --set train.compute */
+        char assignment[64];
+        snprintf(assignment, sizeof assignment, "train.compute=%s", cli_compute_name(machine->compute));
+        status = settings_set(*config, assignment, error);
+    }
+    if (status) {
+        json_decref(*config);
+        *config = NULL;
+    }
+    return status;
+}
+
+static void introduce(const struct view *view) {
+    const struct training *t = view->training;
+    const struct settings *s = &t->settings;
+    struct config_sizes sizes;
+    char a[CLI_FIGURE], b[CLI_FIGURE], c[CLI_FIGURE];
+    config_sizes(&t->model->config, &sizes);
+    cli_note("model   %s parameters, %lld layers of width %lld, vocabulary %lld", cli_format_count(a, (double)sizes.parameters), (long long)t->model->config.num_hidden_layers,
+             (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size);
+    cli_note("data    %s tokens in %lld document%s, %s of them held out", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
+             cli_format_count(b, (double)(t->data.count - t->data.train_count)));
+    cli_note("steps   %lld of %lld x %lld tokens, %s", (long long)s->steps, (long long)s->batch_size, (long long)s->sequence_length, cli_compute_name((int)settings_compute(s)));
+    double bytes = (double)(t->model->page_bytes[0] + t->model->page_bytes[1] + t->trainer->optimizer->page_bytes);
+    cli_note("memory  %s of parameters, gradients and moments, %s of step memory; matrix peak %s FLOP/s (%s, %d thread%s)", cli_format_bytes(a, bytes),
+             cli_format_bytes(b, (double)t->trainer->memory.capacity), cli_format_count(c, view->peak), isa_name(view->machine->isa), pool_threads(view->machine->pool),
+             pool_threads(view->machine->pool) == 1 ? "" : "s");
+    if (t->first_step > 0 || t->saved_step >= 0) cli_note("resume  %s at step %lld", t->run.path, (long long)t->first_step);
+}
+
+static void conclude(const struct view *view) {
+    const struct training *t = view->training;
+    char path[RUN_PATH + 32];
+    snprintf(path, sizeof path, "%s/metrics.jsonl", t->run.path);
+    if (!view->request->quiet) curve_draw(stdout, path, cli_terminal_width(stdout));
+    if (isfinite(t->last_eval)) printf("step %lld, held-out loss %.4f, model in %s\n", (long long)t->state.step, t->last_eval, t->run.model);
+    else printf("step %lld, model in %s\n", (long long)t->state.step, t->run.model);
+}
+
+static enum status run(const struct request *request, const struct cli_machine *machine, json_t *config, const char *out, struct error *error) {
+    struct view view = { .request = request, .machine = machine, .loss = NAN };
+    const struct training_options options = { .config = config, .origin = request->config, .data = request->data, .run = out, .resume = request->resume, .from = request->from,
+                                              .kernels = machine->kernels, .pool = machine->pool };
+    const struct training_callbacks callbacks = { .context = &view, .stop = stop, .warn = told_warning, .step = told_step, .evaluated = told_evaluation, .sample = make_sample };
+    enum status status = training_open(&view.training, &options, &callbacks, error);
+    if (status) return status;
+    const struct training *t = view.training;
+    double step_tokens = (double)t->settings.batch_size * (double)t->settings.sequence_length;
+    if (!request->quiet) {
+        view.peak = probe_matmul_peak(machine->pool, machine->isa, settings_compute(&t->settings));
+        introduce(&view);
+    }
+    cli_progress_begin(&view.progress, "train", "tokens", step_tokens * (double)t->settings.steps, request->quiet);
+    view.progress.first = view.progress.done = step_tokens * (double)t->first_step;
+    status = training_run(view.training, error);
+    cli_progress_end(&view.progress);
+    if (!status) conclude(&view);
+    engine_destroy(view.engine);
+    training_close(view.training);
+    return status;
+}
+
+/* runs/NAME for CONFIG = .../NAME.json */
+static char *default_out(const char *config) {
+    const char *name = strrchr(config, '/') ? strrchr(config, '/') + 1 : config;
+    size_t length = strlen(name);
+    if (length > 5 && strcmp(name + length - 5, ".json") == 0) length -= 5;
+    char *path = NULL;
+    return asprintf(&path, "runs/%.*s", (int)length, name) < 0 ? NULL : path;
+}
+
+/* The help's list of keys, from the table that reads them. */
+static char *key_list(void) {
+    char *text = NULL, range[SETTINGS_RANGE];
+    size_t size;
+    FILE *stream = open_memstream(&text, &size);
+    if (!stream) return NULL;
+    fprintf(stream, "CONFIG.json is a model's config.json with one more key, `train`, an object of these keys (default in brackets):\n\n");
+    for (int i = 0; i < settings_help_count(); i++) {
+        struct settings_help key = settings_help_at(i, range);
+        fprintf(stream, "  %-27s %s\n  %27s %s  [%s]\n", key.key, key.help, "", key.range, key.fallback);
+    }
+    fprintf(stream, "\nA key with a dot is inside an object: {\"train\": {\"optimizer\": {\"learning_rate\": 1e-3}}}, or --set train.optimizer.learning_rate=1e-3.\n"
+                    "vocab_size may be left out: it is the tokenizer's then.\n\n"
+                    "RUN holds checkpoints/ (parameters and moments, checksummed), model/ (a model folder, renewed at every checkpoint), metrics.jsonl (loss, learning rate and\n"
+                    "gradient norm of each step, evaluations, samples), timing.jsonl and config.json (every key with the value in force). Ctrl-C saves and ends; --resume goes on,\n"
+                    "and comes to the same bytes as a run that was never interrupted, on any number of threads.\n");
+    if (fclose(stream) == 0) return text;
+    free(text);
+    return NULL;
+}
+
+int command_train(int argc, char **argv) {
+    struct request request = { 0 };
+    struct cli_machine machine = { 0 };
+    const struct cli_operand operands[] = { { "CONFIG.json", &request.config, "a model's config.json with a `train` key", false }, { 0 } };
+    const struct cli_option options[] = {
+        { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, or a folder whose *.txt are documents" },
+        { "out", 'o', "RUN", CLI_STRING, &request.out, .fallback = "runs/ and the config's name", .help = "the run's folder" },
+        { "resume", 0, NULL, CLI_FLAG, &request.resume, .help = "go on from the run's last complete checkpoint, or begin where there is none" },
+        { "from", 0, "MODEL", CLI_STRING, &request.from, .fallback = "", .help = "begin with the weights of a model folder, and with its tokenizer unless train.tokenizer names one" },
+        { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config, train.steps=100 for example; may be repeated" },
+        cli_compute_option(&machine, "train.compute"),
+        cli_threads_option(&machine),
+        { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings, no curve" },
+        { 0 },
+    };
+    char *notes = key_list();
+    const struct cli_usage usage = {
+        .command = "train",
+        .about = "Trains a model on text and writes a model folder that generate, eval and transformers load. Everything is decided by the config, the data and the seed: "
+                 "the same run gives the same bytes.",
+        .examples = "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/first\n"
+                    "# an ablation: the same run with another learning rate\n"
+                    "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/second --set train.optimizer.learning_rate=2e-3\n"
+                    "# after Ctrl-C, a crash or a power cut\n"
+                    "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/first --resume\n"
+                    "# fine-tuning: weights from a model folder, fresh optimizer state\n"
+                    "deepseek train MODEL/config.json --from MODEL --data notes/ --out runs/tuned --set train.steps=200\n",
+        .notes = notes,
+        .operands = operands,
+        .options = options,
+    };
+    int code = cli_parse(&usage, argc, argv);
+    free(notes);
+    if (code != CLI_GO_ON) {
+        free(request.set.items);
+        return code;
+    }
+    struct error error;
+    json_t *config = NULL;
+    char *fallback = request.out ? NULL : default_out(request.config);
+    cli_catch_interrupts();
+    enum status status = request.out || fallback ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory");
+    if (!status) status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+    if (!status) status = load_config(&request, &machine, &config, &error);
+    if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &error);
+    json_decref(config);
+    cli_machine_close(&machine);
+    free(request.set.items);
+    free(fallback);
+    if (status == STATUS_INTERRUPTED) {
+        cli_note("deepseek train: %s", error.message);
+        return CLI_DONE;
+    }
+    return status ? cli_fail(&error) : CLI_DONE;
+}

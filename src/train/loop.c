@@ -1,0 +1,382 @@
+/* The training loop. What decides the results of a step is a function of (config, seed, step), so that a resumed run continues byte for byte. */
+#include "train/loop.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/file.h"
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static bool asked_to_stop(const struct training *t) { return t->callbacks.stop && t->callbacks.stop(t->callbacks.context); }
+
+static void warn(const struct training *t, const char *message) {
+    if (t->callbacks.warn) t->callbacks.warn(t->callbacks.context, message);
+}
+
+/* ---- opening ---------------------------------------------------------------------------------------------------------------- */
+
+static bool is_absent(const json_t *root, const char *key) {
+    const json_t *value = json_object_get(root, key);
+    return !value || json_is_null(value);
+}
+
+/* With --from, the tokenizer and the vocabulary are that model's, unless the config says otherwise. */
+static enum status take_from(struct training *t, struct error *error) {
+    json_t *config = t->options.config, *other;
+    char path[4096];
+    snprintf(path, sizeof path, "%s/config.json", t->options.from);
+    enum status status = json_load_path(&other, path, error);
+    if (status != STATUS_OK) return status;
+    if (is_absent(config, "vocab_size") && !is_absent(other, "vocab_size")) json_object_set(config, "vocab_size", json_object_get(other, "vocab_size"));
+    json_decref(other);
+    if (is_absent(json_object_get(config, "train"), "tokenizer")) {
+        int length = snprintf(t->settings.tokenizer, sizeof t->settings.tokenizer, "%s/tokenizer.json", t->options.from);
+        if (length >= (int)sizeof t->settings.tokenizer) return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", t->options.from);
+        if (!file_exists(t->settings.tokenizer))
+            return error_set(error, STATUS_NOT_FOUND, "%s: no such file; name the tokenizer of %s with train.tokenizer", t->settings.tokenizer, t->options.from);
+    }
+    return STATUS_OK;
+}
+
+static enum status load_data(struct training *t, struct error *error) {
+    struct data_files files;
+    uint64_t replaced;
+    enum status status = data_files_list(&files, t->options.data, error);
+    if (status != STATUS_OK) return status;
+    status = data_make_tokenizer(&t->tokenizer, t->settings.tokenizer, &files, &replaced, error);
+    if (status == STATUS_OK) {
+        /* The config's vocabulary: the tokenizer's where it names none. */
+        json_t *config = t->options.config, *size = json_object_get(config, "vocab_size");
+        if (is_absent(config, "vocab_size")) json_object_set_new(config, "vocab_size", size = json_integer(tokenizer_size(t->tokenizer)));
+        int64_t vocab = json_is_integer(size) ? json_integer_value(size) : INT64_MAX;   /* what is no integer is refused with the config */
+        status = data_load(&t->data, &files, t->tokenizer, vocab, error);
+        if (status == STATUS_INVALID && tokenizer_size(t->tokenizer) > vocab) error_prefix(error, "%s", t->options.origin);
+    }
+    data_files_free(&files);
+    if (status != STATUS_OK) return status;
+    if (t->data.replaced) {
+        char message[160];
+        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences or NULs, which count as U+FFFD", (unsigned long long)t->data.replaced);
+        warn(t, message);
+    }
+    if (tokenizer_eos(t->tokenizer) < 0 && t->data.documents > 1) warn(t, "the tokenizer has no end-of-document token: documents follow each other without a boundary");
+    return data_split(&t->data, t->settings.eval_fraction, t->settings.sequence_length, error);
+}
+
+/* Token ids and the longest context, which the tokenizer and the settings know better than a config made for another vocabulary. */
+static void complete_config(struct training *t) {
+    json_t *config = t->options.config;
+    if (tokenizer_eos(t->tokenizer) >= 0) {
+        json_object_set_new(config, "bos_token_id", json_integer(tokenizer_eos(t->tokenizer)));
+        json_object_set_new(config, "eos_token_id", json_integer(tokenizer_eos(t->tokenizer)));
+    }
+    if (is_absent(config, "max_position_embeddings")) json_object_set_new(config, "max_position_embeddings", json_integer(t->settings.sequence_length));
+}
+
+static enum status make_model(struct training *t, struct error *error) {
+    struct arena arena = {0};
+    struct config config;
+    const struct settings *s = &t->settings;
+    enum status status = config_parse(&config, t->options.config, t->options.origin, &arena, error);
+    if (status == STATUS_OK) {
+        for (int i = 0; i < config.warning_count; i++) warn(t, config.warnings[i]);
+        if (s->sequence_length > config.max_position_embeddings)
+            status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", t->options.origin, (long long)s->sequence_length,
+                               (long long)config.max_position_embeddings);
+        if (status == STATUS_OK) status = settings_check_loss(s, config.model_type, t->options.origin, "train.", error);
+        if (status == STATUS_OK) status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
+        if (status != STATUS_OK) config_release(&config);
+    }
+    if (status != STATUS_OK) {
+        arena_free(&arena);
+        return status;
+    }
+    t->model->config_arena = arena;
+    t->model->recompute = (enum recompute)s->recompute;
+    return STATUS_OK;
+}
+
+/* The config as it is in force: what state.json keeps and a resumption is compared with. */
+static json_t *effective_config(const struct training *t) {
+    json_t *config = config_to_json(&t->model->config, DTYPE_F32);
+    json_object_set_new(config, "train", settings_to_json(&t->settings));
+    return config;
+}
+
+static enum status make_trainer(struct training *t, struct error *error) {
+    const struct settings *s = &t->settings;
+    struct optimizer_settings optimizer = settings_optimizer(s);
+    size_t count = (size_t)(s->batch_size * s->sequence_length);
+    t->inputs = malloc(count * sizeof *t->inputs);
+    t->targets = malloc(count * sizeof *t->targets);
+    if (!t->inputs || !t->targets) return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
+    return trainer_create(&t->trainer, t->model, &optimizer, s->micro_batch_size, s->sequence_length, error);
+}
+
+/* The run's last complete checkpoint. STATUS_NOT_FOUND: there is none. */
+static enum status find_checkpoint(struct training *t, struct checkpoint *checkpoint, struct error *error) {
+    enum status status = checkpoint_find(checkpoint, t->run.checkpoints, error);
+    if (status != STATUS_OK) return status;
+    if (checkpoint->damaged) {
+        char message[1400];
+        snprintf(message, sizeof message, "%d damaged checkpoint%s passed over, continuing from step %lld: %s", checkpoint->damaged, checkpoint->damaged > 1 ? "s" : "",
+                 (long long)checkpoint->state.step, checkpoint->damage.message);
+        warn(t, message);
+    }
+    status = settings_same_run(checkpoint->state.config, t->state.config, t->run.path, error);
+    if (status == STATUS_OK && checkpoint->state.data_fingerprint != t->data.fingerprint)
+        status = error_set(error, STATUS_INVALID, "%s: the data is not the data that the run was begun with (fingerprint %016llx, expected %016llx)", t->options.data,
+                           (unsigned long long)t->data.fingerprint, (unsigned long long)checkpoint->state.data_fingerprint);
+    if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
+        status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path, (long long)checkpoint->state.step, (long long)t->settings.steps);
+    if (status == STATUS_OK && checkpoint->state.sequences != checkpoint->state.step * t->settings.batch_size)
+        status = error_set(error, STATUS_INVALID, "%s: the position in the data is sequence %lld, expected %lld", checkpoint->path, (long long)checkpoint->state.sequences,
+                           (long long)(checkpoint->state.step * t->settings.batch_size));
+    if (status != STATUS_OK) checkpoint_release(checkpoint);
+    return status == STATUS_NOT_FOUND ? STATUS_INVALID : status;
+}
+
+static enum status continue_run(struct training *t, const struct checkpoint *checkpoint, struct error *error) {
+    enum status status = model_allocate_training(t->model, error);
+    if (status == STATUS_OK) status = make_trainer(t, error);
+    if (status == STATUS_OK) status = checkpoint_read(checkpoint, t->trainer->optimizer, error);
+    if (status != STATUS_OK) return status;
+    model_repack(t->model);
+    int64_t steps = json_integer_value(json_object_get(json_object_get(checkpoint->state.config, "train"), "steps"));
+    if (steps != t->settings.steps) warn(t, "train.steps has changed: from here on the learning rate follows the new number");
+    t->state.step = t->first_step = t->saved_step = checkpoint->state.step;
+    t->state.sequences = checkpoint->state.sequences;
+    bool now_last = steps != t->settings.steps && checkpoint->state.step == t->settings.steps;   /* then the last evaluation is still to come */
+    t->state.evaluated = checkpoint->state.evaluated && !now_last;
+    t->state.metrics_bytes = checkpoint->state.metrics_bytes;
+    t->state.timing_bytes = checkpoint->state.timing_bytes;
+    return STATUS_OK;
+}
+
+static enum status begin_run(struct training *t, struct error *error) {
+    enum status status;
+    if (t->options.from) {
+        status = model_load(t->model, t->options.from, MODEL_TRAINING, error);
+        for (int i = 0; status == STATUS_OK && i < t->model->warning_count; i++) warn(t, t->model->warnings[i]);
+    } else {
+        status = model_allocate_training(t->model, error);
+        if (status == STATUS_OK) model_initialise(t->model, (uint64_t)t->settings.seed);
+    }
+    t->state.evaluated = true;   /* nothing is due before the first step */
+    return status == STATUS_OK ? make_trainer(t, error) : status;
+}
+
+static enum status open_all(struct training *t, struct error *error) {
+    const struct training_options *o = &t->options;
+    enum status status = settings_parse(&t->settings, json_object_get(o->config, "train"), o->origin, "train.", error);
+    if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());   /* the config may leave vocab_size to the tokenizer */
+    if (status == STATUS_OK && !o->resume) status = run_check_unused(o->run, error);   /* before the data is read */
+    if (status == STATUS_OK && o->from) status = take_from(t, error);
+    if (status == STATUS_OK) status = load_data(t, error);
+    if (status == STATUS_OK) {
+        complete_config(t);
+        status = make_model(t, error);
+    }
+    if (status == STATUS_OK && !(t->state.config = effective_config(t))) status = error_set(error, STATUS_NO_MEMORY, "no memory left for the config");
+    if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);
+    if (status != STATUS_OK) return status;
+    t->schedule = settings_schedule(&t->settings);
+    t->state.data_fingerprint = t->data.fingerprint;
+
+    struct checkpoint checkpoint = {0};
+    status = o->resume ? find_checkpoint(t, &checkpoint, error) : STATUS_NOT_FOUND;
+    bool found = status == STATUS_OK;
+    if (status == STATUS_NOT_FOUND) status = begin_run(t, error);
+    else if (found) status = continue_run(t, &checkpoint, error);
+    checkpoint_release(&checkpoint);
+    bool lost = false;
+    if (status == STATUS_OK) status = checkpoint_clean(t->run.checkpoints, t->state.step, error);
+    if (status == STATUS_OK) status = run_start(&t->run, t->state.metrics_bytes, t->state.timing_bytes, &lost, error);
+    if (status == STATUS_OK) status = json_save_path(t->state.config, t->run.config, error);
+    if (lost) warn(t, "metrics.jsonl is shorter than it was at the checkpoint: lines are missing from it");
+    return status;
+}
+
+enum status training_open(struct training **out, const struct training_options *options, const struct training_callbacks *callbacks, struct error *error) {
+    *out = NULL;
+    struct training *t = calloc(1, sizeof *t);
+    if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left to train");
+    t->options = *options;
+    t->callbacks = *callbacks;
+    t->run.lock = -1;
+    t->saved_step = -1;
+    t->last_eval = NAN;
+    enum status status = open_all(t, error);
+    if (status == STATUS_OK) *out = t;
+    else training_close(t);
+    return status;
+}
+
+void training_close(struct training *training) {
+    if (!training) return;
+    trainer_destroy(training->trainer);
+    model_destroy(training->model);
+    tokenizer_destroy(training->tokenizer);
+    data_free(&training->data);
+    run_close(&training->run);
+    json_decref(training->state.config);
+    free(training->inputs);
+    free(training->targets);
+    free(training);
+}
+
+/* Completes the message about a value that is not finite: where, what is left, what helps. */
+static enum status diverged(const struct training *t, enum status status, int64_t step, struct error *error) {
+    error_prefix(error, "step %lld", (long long)step);
+    size_t used = strlen(error->message), left = sizeof error->message - used;
+    const char *advice = "try a smaller train.optimizer.learning_rate or more train.schedule.warmup_steps";
+    if (t->saved_step >= 0)
+        snprintf(error->message + used, left, "; the last complete checkpoint is that of step %lld in %.300s; %s", (long long)t->saved_step, t->run.checkpoints, advice);
+    else snprintf(error->message + used, left, "; there is no checkpoint yet; %s", advice);
+    return status;
+}
+
+/* ---- evaluation, samples, saving -------------------------------------------------------------------------------------------- */
+
+enum status training_evaluate(struct training *t, int64_t batches, double *loss, int64_t *targets, struct error *error) {
+    const struct settings *s = &t->settings;
+    int64_t length = s->sequence_length, all = data_eval_windows(&t->data, length), windows = all;
+    if (batches > 0 && batches < (all + s->batch_size - 1) / s->batch_size) windows = batches * s->batch_size;
+    double sum = 0;
+    *targets = 0;
+    for (int64_t w = 0; w < windows;) {
+        /* Whole windows together; a shorter last one alone. */
+        int64_t count = 0, rows = length;
+        while (count < s->micro_batch_size && w < windows) {
+            int64_t found = data_eval_window(&t->data, length, w * all / windows, t->inputs + count * length, t->targets + count * length);
+            if (found < length && count > 0) break;
+            rows = found;
+            count++;
+            w++;
+            if (found < length) break;
+        }
+        double part;
+        enum status status = trainer_loss(t->trainer, t->inputs, t->targets, count, rows, &part, error);
+        if (status != STATUS_OK) return status;
+        sum += part;
+        *targets += count * rows;
+        if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
+    }
+    *loss = sum / (double)*targets;
+    return STATUS_OK;
+}
+
+static enum status evaluate(struct training *t, bool whole, struct error *error) {
+    double loss;
+    int64_t targets;
+    enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &loss, &targets, error);
+    if (status != STATUS_OK) return status;
+    t->last_eval = loss;
+    if (!isfinite(loss)) return diverged(t, error_set(error, STATUS_INVALID, "the evaluation's loss is %f", loss), t->state.step, error);
+    if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, loss, targets, whole);
+    return run_log(&t->run, t->run.metrics, error, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld}", (long long)t->state.step, loss, (long long)targets);
+}
+
+static enum status sample(struct training *t, struct error *error) {
+    char *text = NULL;
+    enum status status = t->callbacks.sample(t->callbacks.context, t->model, t->state.step, &text, error);
+    if (status == STATUS_OK && text) {
+        FILE *log = t->run.metrics;
+        fprintf(log, "{\"step\": %lld, \"sample\": ", (long long)t->state.step);
+        json_put_string(log, text, strlen(text));
+        status = run_log(&t->run, log, error, "}");
+    }
+    free(text);
+    return status;
+}
+
+/* What is due after a step: evaluation and a sample. STATUS_INTERRUPTED leaves both for the resumption. */
+static enum status do_what_is_due(struct training *t, struct error *error) {
+    const struct settings *s = &t->settings;
+    int64_t step = t->state.step;
+    bool last = step == s->steps;
+    enum status status = STATUS_OK;
+    uint64_t metrics, timing;
+    if (t->state.evaluated) return STATUS_OK;
+    if (s->eval_fraction > 0 && (last || (s->eval_every > 0 && step % s->eval_every == 0))) {
+        status = evaluate(t, last, error);
+        if (status != STATUS_OK) return status;
+    }
+    if (t->callbacks.sample && s->sample_every > 0 && (last || step % s->sample_every == 0)) status = sample(t, error);
+    if (status == STATUS_OK) status = run_sync(&t->run, &metrics, &timing, error);
+    t->state.evaluated = status == STATUS_OK;
+    return status;
+}
+
+static enum status export_model(const struct training *t, struct error *error) {
+    enum status status = model_export(t->model, t->run.model, settings_dtype(&t->settings), error);
+    return status == STATUS_OK ? tokenizer_save(t->tokenizer, t->run.model, error) : status;
+}
+
+static enum status save(struct training *t, struct error *error) {
+    enum status status = run_sync(&t->run, &t->state.metrics_bytes, &t->state.timing_bytes, error);
+    if (status != STATUS_OK) return status;
+    if (t->saved_step == t->state.step) status = checkpoint_save_state(t->run.checkpoints, &t->state, error);
+    else status = checkpoint_save(t->run.checkpoints, &t->state, t->trainer->optimizer, t->settings.keep, error);
+    if (status == STATUS_OK) {
+        t->saved_step = t->state.step;
+        status = export_model(t, error);
+    }
+    if (status == STATUS_OK && t->callbacks.saved) t->callbacks.saved(t->callbacks.context, t->state.step, t->run.model);
+    return status;
+}
+
+/* ---- steps ------------------------------------------------------------------------------------------------------------------ */
+
+static enum status take_step(struct training *t, struct error *error) {
+    const struct settings *s = &t->settings;
+    double started = seconds_now();
+    int64_t step = t->state.step + 1, length = s->sequence_length, tokens = s->batch_size * length;
+    for (int64_t i = 0; i < s->batch_size; i++)
+        data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length, t->inputs + i * length, t->targets + i * length);
+    struct training_step told = { .step = step, .steps = s->steps, .tokens = tokens, .learning_rate = schedule_rate(&t->schedule, step),
+                                  .flops = t->trainer->micro_batch_flops * (double)(s->batch_size / s->micro_batch_size) };
+    struct trainer_result result;
+    enum status status = trainer_step(t->trainer, t->inputs, t->targets, s->batch_size, length, told.learning_rate, &result, error);
+    if (status == STATUS_INVALID) return diverged(t, status, step, error);
+    if (status != STATUS_OK) return status;
+    t->state.step = step;
+    t->state.sequences += s->batch_size;
+    t->state.evaluated = false;
+    told.loss = result.loss;
+    told.grad_norm = result.grad_norm;
+    told.seconds = seconds_now() - started;
+    status = run_log(&t->run, t->run.metrics, error, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld}", (long long)step, told.loss,
+                     told.learning_rate, told.grad_norm, (long long)(step * tokens));
+    if (status == STATUS_OK)
+        status = run_log(&t->run, t->run.timing, error, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)step, told.seconds, (double)tokens / told.seconds);
+    if (status == STATUS_OK && t->callbacks.step) t->callbacks.step(t->callbacks.context, &told);
+    return status;
+}
+
+enum status training_run(struct training *t, struct error *error) {
+    struct error local;
+    if (!error) error = &local;
+    const struct settings *s = &t->settings;
+    for (;;) {
+        enum status status = do_what_is_due(t, error);
+        bool stop = status == STATUS_INTERRUPTED || asked_to_stop(t), last = t->state.step == s->steps && status == STATUS_OK;
+        if (status != STATUS_OK && status != STATUS_INTERRUPTED) return status;
+        bool due = s->save_every > 0 && t->state.step % s->save_every == 0 && t->saved_step != t->state.step && t->state.step > 0;
+        if (due || stop || last) {
+            status = save(t, error);
+            if (status != STATUS_OK) return status;
+        }
+        if (last) return STATUS_OK;
+        if (stop) return error_set(error, STATUS_INTERRUPTED, "stopped at step %lld of %lld, which is saved; --resume continues", (long long)t->state.step, (long long)s->steps);
+        status = take_step(t, error);
+        if (status != STATUS_OK) return status;
+    }
+}

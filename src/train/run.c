@@ -1,0 +1,154 @@
+/* The folder of a training run. */
+#include "train/run.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+
+static enum status join(char path[RUN_PATH], const char *folder, const char *name, struct error *error) {
+    int length = snprintf(path, RUN_PATH, "%s/%s", folder, name);
+    if (length > 0 && length < RUN_PATH) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
+}
+
+/* Entries that a run leaves which ended before its first step. */
+static bool is_trace(const char *path, const char *name) {
+    char inner[RUN_PATH];
+    struct error ignored;
+    if (strcmp(name, "lock") == 0) return true;
+    if (strcmp(name, "checkpoints") || join(inner, path, name, &ignored) != STATUS_OK) return false;
+    DIR *stream = opendir(inner);
+    if (!stream) return false;
+    bool empty = true;
+    for (const struct dirent *entry; (entry = readdir(stream));) empty = empty && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
+    closedir(stream);
+    return empty;
+}
+
+enum status run_check_unused(const char *path, struct error *error) {
+    DIR *stream = opendir(path);
+    if (!stream) {
+        if (errno == ENOENT) return STATUS_OK;
+        return error_set(error, STATUS_IO, "cannot use %s for the run: %s", path, strerror(errno));
+    }
+    enum status status = STATUS_OK;
+    for (const struct dirent *entry; status == STATUS_OK && (entry = readdir(stream));) {
+        if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && !is_trace(path, entry->d_name))
+            status = error_set(error, STATUS_INVALID, "%s exists and is not empty; continue that run with --resume, or choose another folder with --out", path);
+    }
+    closedir(stream);
+    return status;
+}
+
+static enum status take_lock(struct run *run, struct error *error) {
+    char path[RUN_PATH];
+    enum status status = join(path, run->path, "lock", error);
+    if (status != STATUS_OK) return status;
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0) return error_set(error, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) return STATUS_OK;
+    int reason = errno;
+    close(run->lock);
+    run->lock = -1;
+    if (reason == EWOULDBLOCK) return error_set(error, STATUS_INVALID, "%s: another process is training in this folder", run->path);
+    return error_set(error, STATUS_IO, "cannot lock %s: %s", path, strerror(reason));
+}
+
+enum status run_open(struct run *run, const char *path, bool resume, struct error *error) {
+    *run = (struct run){ .lock = -1 };
+    int length = snprintf(run->path, RUN_PATH, "%s", path);
+    if (length <= 0 || length >= RUN_PATH) return error_set(error, STATUS_INVALID, "the run's path is %s", length <= 0 ? "empty" : "too long");
+    while (length > 1 && run->path[length - 1] == '/') run->path[--length] = '\0';
+    enum status status = join(run->checkpoints, run->path, "checkpoints", error);
+    if (status == STATUS_OK) status = join(run->model, run->path, "model", error);
+    if (status == STATUS_OK) status = join(run->config, run->path, "config.json", error);
+    if (status == STATUS_OK && !resume) status = run_check_unused(run->path, error);
+    if (status == STATUS_OK) status = folder_create(run->path, error);
+    if (status == STATUS_OK) status = take_lock(run, error);
+    if (status == STATUS_OK) status = folder_create(run->checkpoints, error);
+    if (status != STATUS_OK) run_close(run);
+    return status;
+}
+
+static bool ends_in(const char *name, const char *end) {
+    size_t length = strlen(name), tail = strlen(end);
+    return length > tail && strcmp(name + length - tail, end) == 0;
+}
+
+/* Files that an interrupted replacement left: NAME.PID-SERIAL.tmp. In the run's own folder only those of config.json. */
+static void remove_leftovers(const char *folder, const char *begin) {
+    DIR *stream = opendir(folder);
+    if (!stream) return;
+    for (const struct dirent *entry; (entry = readdir(stream));) {
+        if (strncmp(entry->d_name, begin, strlen(begin)) || !ends_in(entry->d_name, ".tmp")) continue;
+        unlinkat(dirfd(stream), entry->d_name, 0);   /* what cannot be removed does no harm */
+    }
+    closedir(stream);
+}
+
+static enum status open_log(FILE **log, const char *folder, const char *name, uint64_t bytes, bool *lost, struct error *error) {
+    char path[RUN_PATH];
+    struct stat about;
+    enum status status = join(path, folder, name, error);
+    if (status != STATUS_OK) return status;
+    int file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    if (file < 0) return error_set(error, STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    if (fstat(file, &about) == 0 && (uint64_t)about.st_size < bytes) *lost = true;
+    else if (ftruncate(file, (off_t)bytes) != 0) {
+        status = error_set(error, STATUS_IO, "cannot cut %s back: %s", path, strerror(errno));
+        close(file);
+        return status;
+    }
+    *log = fdopen(file, "a");
+    if (*log) return STATUS_OK;
+    close(file);
+    return error_set(error, STATUS_NO_MEMORY, "no memory left to open %s", path);
+}
+
+enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_bytes, bool *lost, struct error *error) {
+    *lost = false;
+    bool ignored;
+    remove_leftovers(run->path, "config.json.");
+    remove_leftovers(run->model, "");
+    enum status status = open_log(&run->metrics, run->path, "metrics.jsonl", metrics_bytes, lost, error);
+    return status == STATUS_OK ? open_log(&run->timing, run->path, "timing.jsonl", timing_bytes, &ignored, error) : status;
+}
+
+void run_close(struct run *run) {
+    if (run->metrics) fclose(run->metrics);
+    if (run->timing) fclose(run->timing);
+    if (run->lock >= 0) close(run->lock);
+    run->metrics = run->timing = NULL;
+    run->lock = -1;
+}
+
+static const char *log_name(const struct run *run, const FILE *log) { return log == run->metrics ? "metrics.jsonl" : "timing.jsonl"; }
+
+enum status run_log(const struct run *run, FILE *log, struct error *error, const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    int written = vfprintf(log, format, arguments);
+    va_end(arguments);
+    if (written >= 0 && fputc('\n', log) != EOF && fflush(log) == 0 && !ferror(log)) return STATUS_OK;
+    return error_set(error, STATUS_IO, "cannot write %s/%s: %s", run->path, log_name(run, log), strerror(errno));
+}
+
+static enum status sync_log(const struct run *run, FILE *log, uint64_t *bytes, struct error *error) {
+    struct stat about;
+    if (fflush(log) != 0 || (fsync(fileno(log)) != 0 && errno != EINVAL) || fstat(fileno(log), &about) != 0)
+        return error_set(error, STATUS_IO, "cannot write %s/%s: %s", run->path, log_name(run, log), strerror(errno));
+    *bytes = (uint64_t)about.st_size;
+    return STATUS_OK;
+}
+
+enum status run_sync(struct run *run, uint64_t *metrics_bytes, uint64_t *timing_bytes, struct error *error) {
+    enum status status = sync_log(run, run->metrics, metrics_bytes, error);
+    return status == STATUS_OK ? sync_log(run, run->timing, timing_bytes, error) : status;
+}

@@ -1,0 +1,35 @@
+/* The folder of a training run: RUN/lock, config.json, metrics.jsonl, timing.jsonl, checkpoints/, model/.
+ *
+ * metrics.jsonl holds one JSON object per line and no times, so that two runs can be compared byte for byte; times go to timing.jsonl. */
+#ifndef DEEPSEEK_TRAIN_RUN_H
+#define DEEPSEEK_TRAIN_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+#define RUN_PATH 4096
+
+struct run {
+    char path[RUN_PATH], checkpoints[RUN_PATH], model[RUN_PATH], config[RUN_PATH];
+    int lock;                  /* descriptor of RUN/lock, -1 when closed */
+    FILE *metrics, *timing;
+};
+
+/* Is the folder free for a new run: absent, empty, or left by a run that ended before its first step? */
+enum status run_check_unused(const char *path, struct error *error);
+/* Makes the folder and locks it. Without `resume`, a folder that holds anything is refused; another process's lock always is.
+ * Nothing in an existing run is changed. */
+enum status run_open(struct run *run, const char *path, bool resume, struct error *error);
+/* Opens the logs, cut back to these lengths, and removes what interrupted writes left behind. *lost: a log was shorter than that. */
+enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_bytes, bool *lost, struct error *error);
+void run_close(struct run *run);
+
+/* One line into a log; it is handed to the system at once. */
+enum status run_log(const struct run *run, FILE *log, struct error *error, const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* Flushes both logs to disk and returns their lengths. */
+enum status run_sync(struct run *run, uint64_t *metrics_bytes, uint64_t *timing_bytes, struct error *error);
+
+#endif
