@@ -114,6 +114,11 @@ $(BUILD)/%.o: %.cpp $(BUILD)/flags | $(BUILD)/checked
 	$(call say,CXX ,$<)
 	$(quiet)$(CXX) $(cxx_flags) -fopenmp $(werror) -MMD -MP -c $< -o $@
 
+# For the fuzzers the kernels, which parse nothing, are not instrumented: clang would take minutes for their unrolled loops.
+ifneq ($(findstring fuzzer-no-link,$(CFLAGS)),)
+$(BUILD)/src/kernels/%.o: c_flags := $(filter-out -fsanitize=%,$(c_flags))
+endif
+
 # The list of objects, so that the libraries are made anew when a source is removed.
 $(BUILD)/objects: FORCE
 	@mkdir -p $(@D)
