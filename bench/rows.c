@@ -182,13 +182,15 @@ static const struct bench_case {
     {"embedding forward", run_embedding, {2048, 768}}, {"embedding backward", run_embedding_backward, {2048, 768}},
     {"cross entropy", run_loss, {512, 32000}}, {"cross entropy", run_loss, {128, 129280}},
     {"sum of squares", run_squares, {24414, 4096}}, {"adamw", run_adamw, {24414, 4096}},   /* 100 M parameters */
-    {"rmsnorm one row", run_norm, {1, 4096}}, {"add one row", run_add, {1, 4096}}, {"rope one row", run_rope, {1, 4096}}, {"swiglu one row", run_swiglu, {1, 11008}},
+    {"rmsnorm one row", run_norm, {1, 4096}}, {"add one row", run_add, {1, 4096}}, {"rope one row", run_rope, {1, 4096}},
+    {"swiglu one row", run_swiglu, {1, 11008}},
     {"cross entropy one row", run_loss, {1, 102400}},
 };
 
 static void bench_variant(const char *name) {
     double memory = probe_memory_read(pool);
-    printf("\n%s, %d threads, memory is read at %.1f GB/s\n%-24s %8s %8s %12s %8s %6s\n", name, pool_threads(pool), memory * 1e-9, "", "rows", "width", "microseconds", "GB/s", "share");
+    printf("\n%s, %d threads, memory is read at %.1f GB/s\n%-24s %8s %8s %12s %8s %6s\n", name, pool_threads(pool), memory * 1e-9, "",
+           "rows", "width", "microseconds", "GB/s", "share");
     for (const struct bench_case *c = cases; c < cases + sizeof cases / sizeof *cases; c++) {
         double times[LONGEST], bytes = 0.0, begun;
         int n = 0, few = c->size.rows * c->size.width > 10000000 ? 7 : LONGEST;

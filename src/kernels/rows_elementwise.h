@@ -8,7 +8,8 @@
 static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin, int64_t end);
 static inline void add_part(real *y, const real *a, const void *b, enum dtype b_dtype, int64_t begin, int64_t end);
 static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end);
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end);
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
+                                        int64_t begin, int64_t end);
 
 struct convert_call {
     void *y;
@@ -75,7 +76,8 @@ static void swiglu_backward_task(void *context, int thread, int threads) {
     swiglu_backward_part(c->dgate, c->dup, c->dh, c->gate, c->up, c->dtype, begin, end);
 }
 
-static inline void rows_swiglu_backward(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t count) {
+static inline void rows_swiglu_backward(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up,
+                                        enum dtype dtype, int64_t count) {
     struct swiglu_call call = {.dgate = dgate, .dup = dup, .dh = dh, .gate = gate, .up = up, .dtype = dtype, .count = count};
     rows_run(pool, swiglu_backward_task, &call, 2 * count);
 }

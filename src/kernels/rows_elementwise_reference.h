@@ -23,7 +23,8 @@ static inline void swiglu_forward_part(void *h, const void *gate, const void *up
 }
 
 /* s = 1 / (1 + exp(-gate));  dup = dh gate s;  dgate = dh up s (1 + gate (1 - s)) */
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
+                                        int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
         real a = real_load(gate, dtype, i), b = real_load(up, dtype, i), d = real_load(dh, dtype, i);
         real s = 1 / (1 + real_exp(-a));

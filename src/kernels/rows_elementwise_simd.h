@@ -56,7 +56,8 @@ ROWS_INLINE void swiglu_gradient(vf dh, vf gate, vf up, vf *dgate, vf *dup) {
     *dgate = vf_mul(vf_mul(vf_mul(dh, up), s), vf_fma(gate, vf_sub(one, s), one));
 }
 
-ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
+                                      int64_t begin, int64_t end) {
     vf a, b;
     int64_t i = begin;
     for (; i + VF <= end; i += VF) {
@@ -72,7 +73,8 @@ ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, co
     }
 }
 
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
+                                        int64_t begin, int64_t end) {
     ROWS_WITH_DTYPE(T, dtype, swiglu_backward_span(dgate, dup, dh, gate, up, T, begin, end));
 }
 

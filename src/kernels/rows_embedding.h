@@ -25,7 +25,8 @@ static void embedding_forward_task(void *context, int thread, int threads) {
     }
 }
 
-static inline void rows_embedding_forward(struct pool *pool, real *x, const void *table, enum dtype table_dtype, const int32_t *ids, int64_t rows, int64_t width) {
+static inline void rows_embedding_forward(struct pool *pool, real *x, const void *table, enum dtype table_dtype, const int32_t *ids,
+                                          int64_t rows, int64_t width) {
     struct embedding_call call = {.x = x, .table = table, .table_dtype = table_dtype, .ids = ids, .rows = rows, .width = width};
     rows_run(pool, embedding_forward_task, &call, rows * width);
 }

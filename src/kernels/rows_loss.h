@@ -27,8 +27,10 @@ static void cross_entropy_task(void *context, int thread, int threads) {
     }
 }
 
-static inline void rows_cross_entropy(struct pool *pool, real *loss, real *logits, int64_t stride, const int32_t *targets, const real *weights, int64_t rows, int64_t vocab) {
-    struct cross_entropy_call call = {.loss = loss, .logits = logits, .stride = stride, .targets = targets, .weights = weights, .rows = rows, .vocab = vocab};
+static inline void rows_cross_entropy(struct pool *pool, real *loss, real *logits, int64_t stride, const int32_t *targets,
+                                      const real *weights, int64_t rows, int64_t vocab) {
+    struct cross_entropy_call call = {.loss = loss, .logits = logits, .stride = stride, .targets = targets, .weights = weights,
+                                      .rows = rows, .vocab = vocab};
     rows_run(pool, cross_entropy_task, &call, rows * vocab);
 }
 

@@ -53,7 +53,8 @@ static inline vf vf_load_bf16_part(const uint16_t *p, int n) { return vf_from_bf
 /* The codes of the lanes, u + 0x7FFF + (bit 16 of u) shifted down; NaN keeps its upper bits and becomes quiet. */
 static inline __m256i vf_bf16_codes(vf x) {
     vi u = _mm512_castps_si512(x), high = _mm512_srli_epi32(u, 16);
-    vi rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), _mm512_and_si512(high, _mm512_set1_epi32(1))), 16);
+    vi odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    vi rounded = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF)), odd), 16);
     vm nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
     return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
@@ -124,7 +125,8 @@ static inline vf vf_load_bf16_part(const uint16_t *p, int n) {
 /* The codes of the lanes, u + 0x7FFF + (bit 16 of u) shifted down; NaN keeps its upper bits and becomes quiet. */
 static inline __m128i vf_bf16_codes(vf x) {
     vi u = _mm256_castps_si256(x), high = _mm256_srli_epi32(u, 16);
-    vi rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), _mm256_and_si256(high, _mm256_set1_epi32(1))), 16);
+    vi odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    vi rounded = _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7FFF)), odd), 16);
     vi nan = _mm256_castps_si256(_mm256_cmp_ps(x, x, _CMP_UNORD_Q));
     vi codes = _mm256_blendv_epi8(rounded, _mm256_or_si256(high, _mm256_set1_epi32(0x40)), nan);
     return _mm_packus_epi32(_mm256_castsi256_si128(codes), _mm256_extracti128_si256(codes, 1));
@@ -256,7 +258,8 @@ static inline vf vf_exp(vf x) {
     return vf_select(tiny, vf_zero(), vf_scale_by_power(vf_add(p, vf_set(1.0f)), n));
 }
 
-/* log(x) of a normal x > 0, in double: x = 2^e m with m in [sqrt(1/2), sqrt(2)), log m = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), s = (m-1)/(m+1). */
+/* log(x) of a normal x > 0, in double: x = 2^e m with m in [sqrt(1/2), sqrt(2)),
+ * log m = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), s = (m-1)/(m+1). */
 static inline double simd_log(double x) {
     uint64_t u;
     memcpy(&u, &x, 8);

@@ -71,12 +71,14 @@ static inline double number_at(const void *x, enum dtype dtype, int64_t i) {
 }
 
 /* |got - want| <= relative |want| + absolute, and for a BF16 buffer half a unit in its last place more. */
-static inline void check_close(const char *what, const char *variant, const void *got, enum dtype dtype, const double *want, int64_t count, double relative, double absolute) {
+static inline void check_close(const char *what, const char *variant, const void *got, enum dtype dtype, const double *want, int64_t count,
+                               double relative, double absolute) {
     if (dtype == DTYPE_BF16) relative += 0x1.01p-8;
     for (int64_t i = 0; i < count; i++) {
         double x = number_at(got, dtype, i), allowed = relative * fabs(want[i]) + absolute;
         if (!(fabs(x - want[i]) <= allowed))
-            fail_msg("%s, %s %s: element %lld of %lld is %.9g, expected %.9g within %.3g (off by %.3g)", what, variant, dtype_name(dtype), (long long)i, (long long)count, x, want[i],
+            fail_msg("%s, %s %s: element %lld of %lld is %.9g, expected %.9g within %.3g (off by %.3g)", what, variant, dtype_name(dtype),
+                     (long long)i, (long long)count, x, want[i],
                      allowed, fabs(x - want[i]));
     }
 }

@@ -82,7 +82,8 @@ static void test_bf16(void **state) {
             vf_store(rounded, vf_round_to_bf16(vf_load(x)));
             for (int i = 0; i < VF; i++) {
                 uint16_t want = bf16_from_float(x[i]);
-                if (codes[i] != want) fail_msg("bf16 of %08x is %04x, expected %04x", (unsigned)bits_from_float(x[i]), (unsigned)codes[i], (unsigned)want);
+                if (codes[i] != want)
+                    fail_msg("bf16 of %08x is %04x, expected %04x", (unsigned)bits_from_float(x[i]), (unsigned)codes[i], (unsigned)want);
                 assert_int_equal(bits_from_float(back[i]), (uint32_t)want << 16);
                 assert_int_equal(bits_from_float(rounded[i]), (uint32_t)want << 16);
             }
@@ -153,7 +154,8 @@ static int run_simd_tests(enum isa isa) {
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp), cmocka_unit_test(test_log), cmocka_unit_test(test_bf16), cmocka_unit_test(test_parts), cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_exp), cmocka_unit_test(test_log), cmocka_unit_test(test_bf16), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_lanes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

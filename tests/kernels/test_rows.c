@@ -60,7 +60,8 @@ static void check_gradient(const char *what, double (*value)(void *context), voi
         x[i] = saved - step;
         double below = value(context), numeric = (above - below) / (2.0 * step);
         x[i] = saved;
-        if (!(fabs(numeric - gradient[i]) <= allowed)) fail_msg("%s: element %lld: %.12g, central difference %.12g", what, (long long)i, gradient[i], numeric);
+        if (!(fabs(numeric - gradient[i]) <= allowed))
+            fail_msg("%s: element %lld: %.12g, central difference %.12g", what, (long long)i, gradient[i], numeric);
     }
 }
 
@@ -81,14 +82,16 @@ static double norm_value(void *context) {
 static void test_rmsnorm_gradient(void **state) {
     (void)state;
     const int64_t rows = 2 * ROWS_BLOCK + 3, width = 5, n = rows * width;   /* several blocks of the sum over rows */
-    struct norm_case c = {random_doubles(n, 1, 1), random_doubles(width, 2, 1), zero_doubles(n), zero_doubles(rows), random_doubles(n, 3, 1), rows, width};
+    struct norm_case c = {random_doubles(n, 1, 1), random_doubles(width, 2, 1), zero_doubles(n), zero_doubles(rows),
+                          random_doubles(n, 3, 1), rows, width};
     double *dx = random_doubles(n, 4, 1), *dw = random_doubles(width, 5, 1), *dx0 = copy_of(dx, (size_t)n * 8), *dw0 = copy_of(dw, (size_t)width * 8);
     norm_value(&c);
     for (int64_t t = 0; t < rows; t++) {   /* the stored statistic is what it says */
         double mean = dot(c.x + t * width, c.x + t * width, width) / (double)width;
         assert_true(fabs(c.rstd[t] - 1.0 / sqrt(mean + (double)1e-2f)) < 1e-14 * c.rstd[t]);
     }
-    rows_rmsnorm_backward(NULL, dx, width, dw, c.dy, DTYPE_F64, width, c.x, DTYPE_F64, width, c.w, c.rstd, rows, width, piece(rows_rmsnorm_backward_scratch(rows, width)));
+    rows_rmsnorm_backward(NULL, dx, width, dw, c.dy, DTYPE_F64, width, c.x, DTYPE_F64, width, c.w, c.rstd, rows, width,
+                          piece(rows_rmsnorm_backward_scratch(rows, width)));
     for (int64_t i = 0; i < n; i++) dx[i] -= dx0[i];        /* they were added */
     for (int64_t i = 0; i < width; i++) dw[i] -= dw0[i];
     check_gradient("rmsnorm dx", norm_value, &c, c.x, dx, n);
@@ -198,7 +201,7 @@ static void test_cross_entropy_gradient(void **state) {
     check_gradient("cross_entropy", loss_value, &c, c.logits, gradient, n);
 }
 
-/* ---- variants ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- variants ------------------------------------------------------------------------------------------------------------ */
 
 static const int64_t counts[] = {0, 1, 5, 8, 15, 16, 17, 31, 33, 64, 100, 1023, 4099, 2 * ROWS_ALONE + 77};
 #define COUNTS (sizeof counts / sizeof *counts)
@@ -259,7 +262,8 @@ static void test_rmsnorm(void **state) {
                     double *w_exact = doubles_of(w, width), *y_exact = zero_doubles(rows * ys), *r_exact = zero_doubles(rows);
                     double *dx_exact = doubles_of(dx0, rows * xs), *dw_exact = doubles_of(dw0, width);
                     rows_rmsnorm_forward(NULL, y_exact, DTYPE_F64, ys, r_exact, x, xd, xs, w_exact, rows, width, eps);
-                    rows_rmsnorm_backward(NULL, dx_exact, xs, dw_exact, dy, yd, ys, x, xd, xs, w_exact, r_exact, rows, width, piece(rows_rmsnorm_backward_scratch(rows, width)));
+                    rows_rmsnorm_backward(NULL, dx_exact, xs, dw_exact, dy, yd, ys, x, xd, xs, w_exact, r_exact, rows, width,
+                                          piece(rows_rmsnorm_backward_scratch(rows, width)));
 
                     /* Bounds: the sums of squares have no cancellation; of dx and dw the sums of the terms' sizes count. */
                     double relative = UNIT * (chain(v, width) + 4.0), dx_size = 0.0, dw_size = 0.0;
@@ -285,7 +289,8 @@ static void test_rmsnorm(void **state) {
                         void *y = piece(y_bytes);
                         float *dx = copy_of(dx0, dx_bytes), *dw = copy_of(dw0, dw_bytes);
                         k->rmsnorm_forward(pools[p], y, yd, ys, rstd, x, xd, xs, w, rows, width, eps);
-                        k->rmsnorm_backward(pools[p], dx, xs, dw, dy, yd, ys, x, xd, xs, w, rstd, rows, width, piece(k->rmsnorm_backward_scratch(rows, width)));
+                        k->rmsnorm_backward(pools[p], dx, xs, dw, dy, yd, ys, x, xd, xs, w, rstd, rows, width,
+                                            piece(k->rmsnorm_backward_scratch(rows, width)));
                         if (p) {
                             check_same("rmsnorm y by threads", v->name, y, first_y, y_bytes);
                             check_same("rmsnorm dx by threads", v->name, dx, first_dx, dx_bytes);
@@ -296,8 +301,10 @@ static void test_rmsnorm(void **state) {
                         check_gaps("rmsnorm y", y, yd, rows, width, ys);
                         check_close("rmsnorm rstd", v->name, rstd, DTYPE_F32, r_exact, rows, relative, 0.0);
                         for (int64_t t = 0; t < rows; t++)
-                            check_close("rmsnorm y", v->name, (char *)y + dtype_bytes(yd, (size_t)(t * ys)), yd, y_exact + t * ys, width, relative, 0.0);
-                        check_close("rmsnorm dx", v->name, dx, DTYPE_F32, dx_exact, rows * xs, 0.0, dx_size * 3.0 * relative);   /* the gaps too, unchanged */
+                            check_close("rmsnorm y", v->name, (char *)y + dtype_bytes(yd, (size_t)(t * ys)), yd, y_exact + t * ys, width,
+                                        relative, 0.0);
+                        /* dx with its gaps, which are unchanged */
+                        check_close("rmsnorm dx", v->name, dx, DTYPE_F32, dx_exact, rows * xs, 0.0, dx_size * 3.0 * relative);
                         check_close("rmsnorm dw", v->name, dw, DTYPE_F32, dw_exact, width, 0.0, dw_size * (relative + UNIT * (double)rows));
                     }
                     /* the last row alone, without rstd */
@@ -311,7 +318,8 @@ static void test_rmsnorm(void **state) {
 static void test_rope(void **state) {
     (void)state;
     /* rows, heads, head_dim, offset, dims */
-    static const int sizes[][5] = {{1, 1, 2, 0, 2}, {3, 2, 7, 1, 6}, {5, 3, 40, 8, 32}, {4, 2, 64, 0, 64}, {3, 2, 192, 128, 64}, {9, 2, 51, 1, 50}, {150, 2, 68, 2, 62}, {2, 1, 22, 0, 22}};
+    static const int sizes[][5] = {{1, 1, 2, 0, 2}, {3, 2, 7, 1, 6}, {5, 3, 40, 8, 32}, {4, 2, 64, 0, 64}, {3, 2, 192, 128, 64}, {9, 2, 51, 1, 50},
+                                   {150, 2, 68, 2, 62}, {2, 1, 22, 0, 22}};
     int32_t positions[150];
     for (int t = 0; t < 150; t++) positions[t] = t * 7 % 31;
     for (const struct variant *v = variants; v < variants + variant_count; v++)
@@ -338,7 +346,8 @@ static void test_rope(void **state) {
                 }
                 const size_t row_bytes = dtype_bytes(dtype, (size_t)stride), at = (size_t)(rows - 1) * row_bytes;
                 void *alone = copy_of((char *)x0 + at, row_bytes);
-                v->rows->rope(pools[3], alone, dtype, stride, 1, heads, head_dim, offset, dims, float_table, positions + rows - 1, interleaved, inverse);
+                v->rows->rope(pools[3], alone, dtype, stride, 1, heads, head_dim, offset, dims, float_table, positions + rows - 1,
+                              interleaved, inverse);
                 check_same("rope of one row", v->name, alone, (char *)first + at, row_bytes);
             }
 }
@@ -354,7 +363,8 @@ static void test_swiglu(void **state) {
                 const size_t bytes = dtype_bytes(dtype, (size_t)n);
                 float *gates = random_floats(n, 1, 12);
                 if (n > 20) gates[3] = -200.0f, gates[4] = 200.0f, gates[5] = 0.0f, gates[6] = -88.0f;
-                void *gate = as_dtype(gates, n, dtype), *up = as_dtype(random_floats(n, 2, 1), n, dtype), *dh = as_dtype(random_floats(n, 3, 1), n, dtype);
+                void *gate = as_dtype(gates, n, dtype), *up = as_dtype(random_floats(n, 2, 1), n, dtype),
+                    *dh = as_dtype(random_floats(n, 3, 1), n, dtype);
                 double *h_exact = zero_doubles(n), *dgate_exact = zero_doubles(n), *dup_exact = zero_doubles(n);
                 for (int64_t e = 0; e < n; e++) {   /* the formulas again, in double */
                     double a = number_at(gate, dtype, e), b = number_at(up, dtype, e), d = number_at(dh, dtype, e), sigma = 1.0 / (1.0 + exp(-a));
@@ -376,7 +386,8 @@ static void test_swiglu(void **state) {
                     first_h = h, first_dgate = dgate, first_dup = dup;
                     check_close("swiglu", v->name, h, dtype, h_exact, n, 8.0 * UNIT, 1e-37);
                     check_close("swiglu dup", v->name, dup, dtype, dup_exact, n, 8.0 * UNIT, 1e-37);
-                    check_close("swiglu dgate", v->name, dgate, dtype, dgate_exact, n, 16.0 * UNIT, 24.0 * UNIT);   /* 1 + a (1 - sigma) cancels near a = -1.28 */
+                    /* 1 + a (1 - sigma) cancels near a = -1.28 */
+                    check_close("swiglu dgate", v->name, dgate, dtype, dgate_exact, n, 16.0 * UNIT, 24.0 * UNIT);
                 }
                 void *dgate = piece(bytes), *dup = piece(bytes);
                 v->rows->swiglu_backward(NULL, dgate, dup, dh, gate, up, dtype, n);
@@ -397,13 +408,15 @@ static void test_embedding(void **state) {
                 free_pieces();
                 const int64_t rows = sizes[s].rows, width = sizes[s].width;
                 void *table = as_dtype(random_floats(VOCAB * width, 1, 1), VOCAB * width, both[i]);
-                float *dx = random_floats(rows * width, 2, 1), *dtable0 = random_floats(VOCAB * width, 3, 1), *want = copy_of(dtable0, (size_t)(VOCAB * width) * 4);
+                float *dx = random_floats(rows * width, 2, 1), *dtable0 = random_floats(VOCAB * width, 3, 1),
+                      *want = copy_of(dtable0, (size_t)(VOCAB * width) * 4);
                 for (int64_t t = 0; t < rows; t++)
                     for (int64_t e = 0; e < width; e++) want[ids[t] * width + e] += dx[t * width + e];   /* rows in order: the same bits */
                 for (int p = 0; p < POOLS; p++) {
                     float *x = piece((size_t)(rows * width) * 4), *dtable = copy_of(dtable0, (size_t)(VOCAB * width) * 4);
                     v->rows->embedding_forward(pools[p], x, table, both[i], ids, rows, width);
-                    for (int64_t e = 0; e < rows * width; e++) assert_true((double)x[e] == number_at(table, both[i], ids[e / width] * width + e % width));
+                    for (int64_t e = 0; e < rows * width; e++)
+                        assert_true((double)x[e] == number_at(table, both[i], ids[e / width] * width + e % width));
                     v->rows->embedding_backward(pools[p], dtable, dx, ids, rows, width);
                     check_same("embedding dtable", v->name, dtable, want, (size_t)(VOCAB * width) * 4);
                 }
@@ -444,7 +457,8 @@ static void test_cross_entropy(void **state) {
                     double sum_error = UNIT * (chain(v, v->lanes == 1 || vocab < 1024 ? vocab : 1024) + 4.0 + 3.0 * spread);
                     check_close("cross_entropy loss", v->name, loss, DTYPE_F32, loss_exact, rows, 2.0 * UNIT, sum_error);
                     for (int64_t t = 0; t < rows; t++) {
-                        check_close("cross_entropy gradient", v->name, logits + t * stride, DTYPE_F32, exact + t * stride, vocab, sum_error + 8.0 * UNIT, 1e-37);
+                        check_close("cross_entropy gradient", v->name, logits + t * stride, DTYPE_F32, exact + t * stride, vocab,
+                                    sum_error + 8.0 * UNIT, 1e-37);
                         if (t + 1 < rows) assert_true(logits[t * stride + vocab] == logits0[t * stride + vocab]);
                     }
                     if (rows > 2) {
@@ -470,7 +484,8 @@ static void test_adamw(void **state) {
             float *p = random_floats(n, 1, 1), *m = random_floats(n, 2, 0), *w = random_floats(n, 3, 0);
             double *p_exact = doubles_of(p, n), *m_exact = zero_doubles(n), *v_exact = zero_doubles(n);
             for (int t = 1; t <= 3; t++) {
-                struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 0.25f};
+                struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f,
+                                          .grad_scale = 0.25f};
                 step.bias_correction1 = (float)(1.0 - pow((double)step.beta1, t));
                 step.bias_correction2 = (float)(1.0 - pow((double)step.beta2, t));
                 float *g = random_floats(n, (uint64_t)t + 10, 3);
@@ -482,14 +497,16 @@ static void test_adamw(void **state) {
                     p_exact[i] = p_exact[i] * (1.0 - (double)step.learning_rate * (double)step.weight_decay) - (double)step.learning_rate * m_hat / (sqrt(v_hat) + (double)step.eps);
                 }
                 v->rows->adamw(p, g, m, w, n, &step);
-                /* (1 - beta) of a float beta is exact; each step adds a few roundings; m may cancel, an update is at most about the rate times a few */
+                /* (1 - beta) of a float beta is exact; each step adds a few roundings; m may cancel, an update is at most about the rate
+                 * times a few */
                 check_close("adamw m", v->name, m, DTYPE_F32, m_exact, n, 0.0, 4.0 * t * UNIT);
                 check_close("adamw v", v->name, w, DTYPE_F32, v_exact, n, 8.0 * t * UNIT, 0.0);
                 check_close("adamw p", v->name, p, DTYPE_F32, p_exact, n, 4.0 * t * UNIT, t * 16.0 * UNIT * 0.1);
             }
             if (n < 8) continue;
             /* an element's result does not depend on its place: any split gives the same bits */
-            struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 1.0f, .bias_correction1 = 0.5f, .bias_correction2 = 0.25f};
+            struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f,
+                                      .grad_scale = 1.0f, .bias_correction1 = 0.5f, .bias_correction2 = 0.25f};
             float *g = random_floats(n, 20, 1), *p2 = copy_of(p, bytes), *m2 = copy_of(m, bytes), *w2 = copy_of(w, bytes);
             v->rows->adamw(p, g, m, w, n, &step);
             v->rows->adamw(p2, g, m2, w2, 3, &step);
@@ -503,7 +520,8 @@ static void test_adamw(void **state) {
 /* The vector variants take subnormals for zeros, and leave the processor as it was. */
 static void test_adamw_subnormals(void **state) {
     (void)state;
-    const struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .grad_scale = 1.0f, .bias_correction1 = 1.0f, .bias_correction2 = 1.0f};
+    const struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .grad_scale = 1.0f,
+                                    .bias_correction1 = 1.0f, .bias_correction2 = 1.0f};
     for (const struct variant *v = variants; v < variants + variant_count; v++) {
         float p[40], g[40], m[40], w[40];
         for (int i = 0; i < 40; i++) p[i] = 1.0f, g[i] = 0.0f, m[i] = 1e-40f, w[i] = 1e-40f;
@@ -548,7 +566,8 @@ int main(void) {
         cmocka_unit_test_teardown(test_cross_entropy_gradient, teardown), cmocka_unit_test_teardown(test_convert_and_add, teardown),
         cmocka_unit_test_teardown(test_rmsnorm, teardown), cmocka_unit_test_teardown(test_rope, teardown),
         cmocka_unit_test_teardown(test_swiglu, teardown), cmocka_unit_test_teardown(test_embedding, teardown),
-        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test_teardown(test_adamw, teardown), cmocka_unit_test(test_adamw_subnormals),
+        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test_teardown(test_adamw, teardown),
+        cmocka_unit_test(test_adamw_subnormals),
         cmocka_unit_test_teardown(test_sum_of_squares, teardown),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
