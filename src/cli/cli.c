@@ -312,6 +312,18 @@ static int wrong_option(const struct cli_usage *usage, char **argv) {
     return cli_wrong("unknown option --%s", given);
 }
 
+/* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. getopt_long reorders, so it looks at a copy. */
+static bool wants_help(int argc, char **argv, const char *letters, const struct option *names) {
+    char **copy = calloc((size_t)argc + 1, sizeof *copy);
+    if (!copy) return false;
+    memcpy(copy, argv, (size_t)argc * sizeof *copy);
+    bool wanted = false;
+    optind = 0;
+    for (int got; !wanted && (got = getopt_long(argc, copy, letters, names, NULL)) != -1;) wanted = got == 'h' || got == HELP_VALUE;
+    free(copy);
+    return wanted;
+}
+
 int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
     current_command = usage->command;
     struct option names[MAX_OPTIONS + 2];
@@ -331,11 +343,8 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
     names[count] = (struct option){ "help", no_argument, NULL, HELP_VALUE };
     names[count + 1] = (struct option){ 0 };
 
-    /* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. */
     opterr = 0;
-    optind = 0;
-    for (int got; (got = getopt_long(argc, argv, letters, names, NULL)) != -1;) {
-        if (got != 'h' && got != HELP_VALUE) continue;
+    if (wants_help(argc, argv, letters, names)) {
         print_help(usage);
         return CLI_DONE;
     }
@@ -432,7 +441,7 @@ struct cli_option cli_threads_option(struct cli_machine *machine) {
 struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback) {
     machine->compute_choice = COMPUTE_NOT_GIVEN;
     return (struct cli_option){ "compute", 0, "TYPE", CLI_CHOICE, &machine->compute_choice, .choices = compute_names, .fallback = fallback,
-                                .help = "type of the matrix products, fp32 or bf16 (with fp32 sums)" };
+                                .help = "type of the matrix products: fp32, or bf16 with fp32 sums" };
 }
 
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
