@@ -1,0 +1,34 @@
+#!/bin/bash
+# A run killed with SIGKILL at a random instant, and resumed on another number of threads, comes to the bytes of the run that was never interrupted.
+# Three times; twenty with TEST_LONG=1.
+. "$(dirname "$0")/common.sh"
+
+started=$EPOCHREALTIME
+train "$scratch/reference" --threads 1 --quiet >/dev/null 
+check "the reference run ends" [ $? == 0 ]
+milliseconds=$(((${EPOCHREALTIME/[.,]/} - ${started/[.,]/}) / 1000))
+
+RANDOM=${TEST_SEED:-$$}
+rounds=$([[ ${TEST_LONG:-} ]] && echo 20 || echo 3)
+killed=0
+for ((i = 0; i < rounds; i++)); do
+    run=$scratch/run-$i
+    # Two kills, each somewhere in the time that the whole run takes; then to the end.
+    for threads in 2 1; do
+        start "$run" --resume --threads $threads --quiet
+        delay=$((RANDOM % (milliseconds + 1)))
+        sleep $((delay / 1000)).$(printf %03d $((delay % 1000)))
+        kill -KILL $pid 2>/dev/null && killed=$((killed + 1))
+        wait $pid 2>/dev/null
+    done
+    leftovers=$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null | wc -l)
+    train "$run" --resume --threads 2 --quiet >"$scratch/out" 2>&1
+    status=$?
+    check "round $i: the resumed run ends: $(cat "$scratch/out")" [ $status == 0 ]
+    check "round $i: byte for byte the uninterrupted run" same "$run" "$scratch/reference"
+    check "round $i: nothing is left over" [ -z "$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null)" ]
+    echo "round $i: $leftovers leftovers of interrupted writes"
+    rm -rf "$run"
+done
+check "at least one process was still running when it was killed" [ $killed -ge 1 ]
+finish
