@@ -1,0 +1,30 @@
+#!/bin/sh
+# Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make bench`.
+# On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for another variant.
+set -u
+BUILD=${BUILD:-build}
+DEEPSEEK=${DEEPSEEK:-./deepseek}
+
+title() { printf '\n== %s\n' "$1"; }
+
+title 'matrix products (GFLOP/s, share of the peak)'
+"$BUILD/bench/matmul"
+if [ -x "$BUILD/bench/matmul_onednn" ]; then
+    title 'the same shapes in oneDNN'
+    "$BUILD/bench/matmul_onednn"
+else
+    echo 'oneDNN is not installed (Debian: libdnnl-dev): no comparison'
+fi
+title 'attention'
+"$BUILD/bench/attention"
+title 'kernels by rows (GB/s, share of the memory speed)'
+"$BUILD/bench/rows"
+title 'one training step, 2 x 1024 tokens'
+for type in fp32 bf16; do "$BUILD/bench/train_step" bench/configs/v1-124m.json $type; done
+if python3 -c 'import torch, transformers' 2>/dev/null; then
+    for type in fp32 bf16 autocast; do python3 bench/torch_step.py bench/configs/v1-124m.json $type; done
+else
+    echo 'PyTorch and transformers are not installed: no comparison'
+fi
+title 'decoding and prefill, bf16 weights larger than the caches'
+"$DEEPSEEK" bench bench/configs/v1-1b.json --compute bf16
