@@ -279,7 +279,7 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
     enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &loss, &targets, error);
     if (status != STATUS_OK) return status;
     t->last_eval = loss;
-    if (!isfinite(loss)) return diverged(t, error_set(error, STATUS_INVALID, "the evaluation's loss is %f", loss), t->state.step, error);
+    if (!isfinite(loss)) return diverged(t, error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"), t->state.step, error);
     if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, loss, targets, whole);
     return run_log(&t->run, t->run.metrics, error, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld}", (long long)t->state.step, loss, (long long)targets);
 }

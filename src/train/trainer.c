@@ -65,9 +65,9 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
                          struct trainer_result *result, struct error *error) {
     enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, &result->loss, error);
     if (status != STATUS_OK) return status;
-    if (!isfinite(result->loss)) return error_set(error, STATUS_INVALID, "the loss is %f", result->loss);
+    if (!isfinite(result->loss)) return error_set(error, STATUS_INVALID, "the loss is %s", isnan(result->loss) ? "not a number" : "infinite");
     result->grad_norm = optimizer_grad_norm(trainer->optimizer);
-    if (!isfinite(result->grad_norm)) return error_set(error, STATUS_INVALID, "the norm of the gradients is %f", result->grad_norm);
+    if (!isfinite(result->grad_norm)) return error_set(error, STATUS_INVALID, "the norm of the gradients is %s", isnan(result->grad_norm) ? "not a number" : "infinite");
     optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
     return STATUS_OK;
 }

@@ -1,6 +1,7 @@
 # Shared by the scripts of this folder: a scratch folder, a text, checks that count.
 set -u
 program=${DEEPSEEK:-./deepseek}
+[[ -x $program ]] || { echo "$program is not built"; echo "0 passed, 1 failed"; exit 1; }
 tiny=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/tiny.json
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/deepseek-train-XXXXXX") || exit 1
 trap 'chmod -R u+w "$scratch"; rm -rf "$scratch"' EXIT

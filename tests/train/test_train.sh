@@ -1,0 +1,119 @@
+#!/bin/bash
+# deepseek train from outside: interruption, resumption, refusals, failing disks, what a run leaves behind.
+. "$(dirname "$0")/common.sh"
+
+started=$EPOCHREALTIME
+train "$scratch/reference" --threads 2 >"$scratch/out" 2>"$scratch/messages"
+check "the run ends" [ $? == 0 ]
+milliseconds=$(((${EPOCHREALTIME/[.,]/} - ${started/[.,]/}) / 1000))
+check "standard output ends with the result" grep -q "^step 40, held-out loss [0-9.]*, model in $scratch/reference/model$" "$scratch/out"
+check "the curve is drawn" grep -q "loss by step: \* training, o held out" "$scratch/out"
+check "the model folder is complete" [ "$(ls "$scratch/reference/model" | tr '\n' ' ')" == "config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json " ]
+check "two checkpoints are kept" [ "$(ls "$scratch/reference/checkpoints" | tr '\n' ' ')" == "step-00000036 step-00000040 " ]
+check "every step, evaluation and sample is logged" [ "$(wc -l <"$scratch/reference/metrics.jsonl")" == 48 ]   # 40, 5 (8, 16, ..., 40), 3 (15, 30, 40)
+check "the loss falls" awk -F'[:,]' 'NR == 1 { first = $4 } { if ($3 ~ /"loss"/) last = $4 } END { exit !(last < 0.75 * first) }' "$scratch/reference/metrics.jsonl"
+check "metrics.jsonl holds no time" bash -c "! grep -q second '$scratch/reference/metrics.jsonl'"
+check "exported bytes name no path" bash -c "! grep -rq '$scratch' '$scratch/reference/model'"
+
+# The same command gives the same bytes; a finished run resumes to itself.
+train "$scratch/again" --threads 1 --quiet >/dev/null 2>&1
+check "one thread and two give the same bytes" same "$scratch/again" "$scratch/reference"
+check "resuming a finished run succeeds" train "$scratch/again" --resume --quiet >/dev/null
+check "and changes nothing" same "$scratch/again" "$scratch/reference"
+rm -rf "$scratch/again/model"
+train "$scratch/again" --resume --quiet >/dev/null 2>&1
+check "a lost export comes back" same "$scratch/again" "$scratch/reference"
+
+# SIGTERM and SIGINT save and end with success, whenever they come, and the run goes on from there.
+for signal in TERM INT TERM; do
+    rm -rf "$scratch/stopped"
+    start "$scratch/stopped" --quiet
+    for ((i = 0; i < 500; i++)); do [ -e "$scratch/stopped/lock" ] && break; sleep 0.01; done
+    delay=$((RANDOM % milliseconds))
+    sleep $((delay / 1000)).$(printf %03d $((delay % 1000)))
+    kill -$signal $pid 2>/dev/null
+    wait $pid
+    status=$?
+    check "SIG$signal after $delay ms: exit $status" [ $status == 0 ]
+    check "SIG$signal after $delay ms: the resumed run ends" train "$scratch/stopped" --resume --threads 1 --quiet >/dev/null
+    check "SIG$signal after $delay ms: byte for byte the uninterrupted run" same "$scratch/stopped" "$scratch/reference"
+done
+
+# Refusals of the run's folder.
+refuses "an existing run" 1 "exists and is not empty; continue that run with --resume" train "$scratch/reference"
+start "$scratch/locked" --quiet --set train.steps=100000
+for ((i = 0; i < 100; i++)); do [ -s "$scratch/locked/metrics.jsonl" ] && break; sleep 0.1; done
+refuses "a second process" 1 "another process is training in this folder" train "$scratch/locked" --resume
+kill -KILL $pid
+wait $pid 2>/dev/null
+refuses "a changed config" 1 "the run was begun with train.seed = 7, the config now says 8" train "$scratch/reference" --resume --set train.seed=8
+refuses "a changed model" 1 "the run was begun with hidden_size = 32, the config now says 64" train "$scratch/reference" --resume --set hidden_size=64
+refuses "fewer steps" 1 "the run has made 40 steps, train.steps is 30" train "$scratch/reference" --resume --set train.steps=30
+sed 's/cat/rat/' "$scratch/text.txt" >"$scratch/other.txt"
+refuses "changed data" 1 "the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/other.txt" --out "$scratch/reference" --resume
+if [ "$(id -u)" == 0 ]; then readonly=/proc; else readonly=$scratch/readonly; mkdir "$readonly"; chmod 555 "$readonly"; fi
+refuses "a read-only folder" 1 "cannot create folder $readonly/run" train "$readonly/run"
+touch "$scratch/file"
+refuses "a file instead of a folder" 1 "$scratch/file" train "$scratch/file"
+
+# Refusals of config and data, which leave no run behind.
+refuses "a typo in train" 1 "tiny.json: train.optimizer.lr: unknown key" bash -c "sed 's/learning_rate/lr/' '$tiny' >'$scratch/tiny.json'; '$program' train '$scratch/tiny.json' --data '$scratch/text.txt' --out '$scratch/none'"
+refuses "a typo in --set" 1 "--set: train.stepz: unknown key" train "$scratch/none" --set train.stepz=5
+refuses "a forgotten prefix" 1 "did you mean train.steps?" train "$scratch/none" --set steps=5
+refuses "a value out of range" 1 "train.batch_size: found 0, expected an integer from 1" train "$scratch/none" --set train.batch_size=0
+refuses "a sequence longer than the positions" 1 "train.sequence_length 64 is longer than max_position_embeddings 32" train "$scratch/none" --set train.sequence_length=64
+refuses "a vocabulary too small" 1 "vocab_size: found 5, expected at least the tokenizer's" train "$scratch/none" --set vocab_size=5
+refuses "an unsupported loss" 1 "train.loss.mtp: found 0.3, but a model of type llama has no such loss" train "$scratch/none" --set train.loss.mtp=0.3
+refuses "no config" 1 "missing.json" "$program" train "$scratch/missing.json" --data "$scratch/text.txt" --out "$scratch/none"
+refuses "no data" 1 "missing.txt: No such file" "$program" train "$tiny" --data "$scratch/missing.txt" --out "$scratch/none"
+: >"$scratch/empty.txt"
+refuses "empty data" 1 "empty.txt: the file is empty" "$program" train "$tiny" --data "$scratch/empty.txt" --out "$scratch/none"
+head -c 30 "$scratch/text.txt" >"$scratch/short.txt"
+refuses "short data" 1 "the data is too short: found 30 tokens" "$program" train "$tiny" --data "$scratch/short.txt" --out "$scratch/none"
+refuses "no data at all" 2 "--data" "$program" train "$tiny" --out "$scratch/none"
+check "nothing was left behind" [ ! -e "$scratch/none" ]
+
+# A full disk (here: a limit on the size of files): a clear message, the last checkpoint stays, the run goes on.
+train "$scratch/full" --quiet --set train.steps=40 >/dev/null 2>&1 &
+wait $!
+rm -rf "$scratch/full"
+size=$(($(stat -c %s "$scratch/reference/checkpoints/step-00000040/moments.safetensors") / 1024))
+refuses "a full disk" 1 "File too large" bash -c "ulimit -f $((size - 10)); exec '$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/full' --quiet"
+check "no half-written checkpoint" [ -z "$(ls "$scratch/full/checkpoints")" ]
+check "after that the run goes on" train "$scratch/full" --resume --quiet >/dev/null
+check "to the same bytes" same "$scratch/full" "$scratch/reference"
+
+# A damaged newest checkpoint: the one before it is taken, with a warning.
+cp -r "$scratch/reference" "$scratch/damaged"
+printf x | dd of="$scratch/damaged/checkpoints/step-00000040/moments.safetensors" bs=1 seek=5000 conv=notrunc 2>/dev/null
+train "$scratch/damaged" --resume >/dev/null 2>"$scratch/messages"
+check "a damaged checkpoint is no obstacle" [ $? == 0 ]
+check "a warning names it" grep -q "1 damaged checkpoint passed over, continuing from step 36: .*moments.safetensors: its checksum is" "$scratch/messages"
+check "the run from the one before comes to the same bytes" same "$scratch/damaged" "$scratch/reference"
+check "the damaged one is kept aside" [ -e "$scratch/damaged/checkpoints/damaged-step-00000040/state.json" ]
+
+# Values that are not finite stop the run and keep what was good.
+refuses "divergence" 1 "the last complete checkpoint is that of step" train "$scratch/diverged" --quiet --set train.optimizer.learning_rate=1e-3 --set train.clip_grad_norm=0 \
+    --set train.optimizer.weight_decay=1000 --set 'train.schedule={"name":"multi_step","warmup_steps":0,"milestones":[0.2],"factors":[1000]}'
+check "the good checkpoint is there" [ -e "$scratch/diverged/checkpoints/step-00000006/state.json" ]
+
+# The exported folder predicts the held-out text as the run's last evaluation says; micro batches add up to the batch.
+check "eval agrees with the last evaluation" bash -c "'$program' eval '$scratch/reference/model' --data '$scratch/text.txt' --held-out 0.1 --context 32 --json --quiet |
+    awk -F'[:,]' -v path='$scratch/reference/metrics.jsonl' '{ loss = \$2 } END { while ((getline < path) > 0) if (\$3 ~ /eval_loss/) last = \$4; d = loss - last; exit !(last > 0 && d < 2e-6 * last && -d < 2e-6 * last) }'"
+train "$scratch/whole" --quiet --set train.micro_batch_size=4 --set train.steps=12 >/dev/null
+train "$scratch/parts" --quiet --set train.micro_batch_size=1 --set train.steps=12 >/dev/null
+check "micro batches add up" awk -F'[:,]' '$3 ~ /"loss"/ { if ($2 in loss) { n++; d = $4 - loss[$2]; if (d > 1e-4 || d < -1e-4) bad = 1 } loss[$2] = $4 } END { exit !(n == 12 && !bad) }' \
+    "$scratch/whole/metrics.jsonl" "$scratch/parts/metrics.jsonl"
+
+# Starting from a model folder; a longer run; bf16.
+check "training goes on from a model folder" train "$scratch/tuned" --from "$scratch/reference/model" --set train.steps=2 --set train.schedule.warmup_steps=1 --quiet >/dev/null
+check "with its loss" awk -F'[:,]' 'NR == 1 { exit !($4 < 1.5) }' "$scratch/tuned/metrics.jsonl"
+refuses "another shape" 1 "expected shape" train "$scratch/none" --from "$scratch/reference/model" --set intermediate_size=64 --quiet
+cp -r "$scratch/reference" "$scratch/longer"
+check "a run can be made longer" train "$scratch/longer" --resume --set train.steps=44 --quiet >/dev/null
+check "and logs the further steps" [ "$(grep -c '"loss"' "$scratch/longer/metrics.jsonl")" == 44 ]
+for threads in 1 2; do train "$scratch/bf16-$threads" --compute bf16 --threads $threads --set train.dtype=bfloat16 --quiet >/dev/null; done
+check "bf16 gives the same bytes on one thread and two" same "$scratch/bf16-1" "$scratch/bf16-2"
+check "bf16 learns what fp32 learns" awk -F'[:,]' '$3 ~ /"eval_loss"/ && $2 == 40 { loss[FILENAME] = $4 } END { for (f in loss) { if (!n++) a = loss[f]; b = loss[f] } exit !(n == 2 && a - b < 0.05 && b - a < 0.05) }' \
+    "$scratch/bf16-1/metrics.jsonl" "$scratch/reference/metrics.jsonl"
+finish
