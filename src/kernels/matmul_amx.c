@@ -75,14 +75,20 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
         _tile_zero(2);
         _tile_zero(3);
     }
+    /* The part of the panel stays in the first-level cache while the tiles of A pass by it: their loads carry the hint not to stay there.
+     * The partial sums of the next tile follow these. */
+    const char *sums = (const char *)(c_in + AMX_ROWS * PANEL);
+    int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64) : 0;
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
         prefetch_part(&ahead, ahead_end);
-        _tile_loadd(4, a, A_ROW);
+        for (int64_t i = 0; i < sums_bytes; i += 64) __builtin_prefetch(sums + i, 1);
+        sums += sums_bytes;
+        _tile_stream_loadd(4, a, A_ROW);
         _tile_loadd(6, b, B_ROW);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(7, b + 64, B_ROW);
         _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, a + 16 * A_ROW, A_ROW);
+        _tile_stream_loadd(5, a + 16 * A_ROW, A_ROW);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
         a += AMX_ROWS * A_ROW;
