@@ -18,7 +18,8 @@ enum {
     PANEL = 16,            /* columns */
     PANELS = BLOCK / PANEL,
     VECTORS = BLOCK / VF,
-    WORD_GRAIN = ATTENTION_TILES ? 16 : 1
+    WORD_GRAIN = ATTENTION_TILES ? 16 : 1,
+    AHEAD = 12             /* rows that are fetched ahead */
 };
 
 static inline int64_t round_up(int64_t n, int64_t grain) { return (n + grain - 1) / grain * grain; }
@@ -90,8 +91,21 @@ static inline vf source_load_form(const struct source *source, int64_t row, int 
     return form == FORM_FP32 || source->dtype == DTYPE_BF16 ? x : vf_round_to_bf16(x);
 }
 
+static void zero_words(float *to, int64_t count) { memset(to, 0, (size_t)count * sizeof(float)); }
+
 /* Words w .. w + count of a row, count a multiple of 16. */
 static void load_words(float *to, const struct source *source, int64_t row, int w, int count, enum form form) {
+    if (form == (source->dtype == DTYPE_BF16 ? FORM_PAIRS : FORM_FP32)) {   /* as it lies there */
+        int64_t size = source->dtype == DTYPE_BF16 ? 2 : 4, bytes = source->dim * size - 4 * (int64_t)w;
+        const char *from = (const char *)source->data + (source->offset + row * source->stride) * size + 4 * (int64_t)w;
+        int i = 0;
+        for (; i < count && bytes >= 4 * (i + VF); i += VF) vf_store(to + i, vf_load((const float *)(const void *)(from + 4 * i)));
+        if (i < count) {
+            zero_words(to + i, count - i);
+            if (bytes > 4 * i) memcpy(to + i, from + 4 * i, (size_t)(bytes - 4 * i));
+        }
+        return;
+    }
     for (int i = 0; i < count; i += VF) {
         if (form == FORM_PAIRS) {
             vf_store_bf16((uint16_t *)(void *)(to + i), source_load(source, row, 2 * (w + i)));
@@ -101,11 +115,19 @@ static void load_words(float *to, const struct source *source, int64_t row, int 
         }
     }
 }
-static void zero_words(float *to, int64_t count) { memset(to, 0, (size_t)count * sizeof(float)); }
+/* Rows lie far apart, so that no hardware prefetcher follows them. */
+static inline void prefetch_row(const struct source *source, int64_t row) {
+    int64_t size = source->dtype == DTYPE_BF16 ? 2 : 4;
+    const char *from = (const char *)source->data + (source->offset + row * source->stride) * size;
+    for (int64_t i = 0; i < source->dim * size; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+}
 
 /* Rows of A, [total][stride] words: rows first .. first + rows of the source, then zeros. stride: a multiple of 16 not below the source's words. */
 static void load_rows(float *to, int64_t stride, const struct source *source, int64_t first, int64_t rows, int64_t total, enum form form) {
-    for (int64_t r = 0; r < rows; r++) load_words(to + r * stride, source, first + r, 0, (int)stride, form);
+    for (int64_t r = 0; r < rows; r++) {
+        if (r + AHEAD < rows) prefetch_row(source, first + r + AHEAD);
+        load_words(to + r * stride, source, first + r, 0, (int)stride, form);
+    }
     zero_words(to + rows * stride, (total - rows) * stride);
 }
 

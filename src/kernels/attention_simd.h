@@ -46,7 +46,7 @@ static size_t simd_kv_bytes(const struct attention_shape *shape, int64_t capacit
 
 /* Positions p0..p1 of one block; `row` is that of p0. */
 static void store_write_keys(float *keys, const struct store_layout *layout, const struct source *k, int64_t row, int p0, int p1) {
-    _Alignas(64) float words[PANEL * 16], column[16 * PANEL];
+    _Alignas(64) float words[PANEL * 16];
     enum form form = layout->pairs ? FORM_PAIRS : FORM_FP32;
     for (int panel = p0 / PANEL * PANEL; panel < p1; panel += PANEL) {
         int first = panel < p0 ? p0 : panel, last = panel + PANEL > p1 ? p1 : panel + PANEL;
@@ -55,8 +55,7 @@ static void store_write_keys(float *keys, const struct store_layout *layout, con
             for (int p = first; p < last; p++) load_words(words + (p - panel) * 16, k, row + p - p0, w, 16, form);
             float *to = keys + (int64_t)w * BLOCK + panel;
             if (last - first == PANEL) {
-                transpose_square(column, PANEL, words, 16, 16);
-                for (int i = 0; i < n; i++) memcpy(to + i * BLOCK, column + i * PANEL, PANEL * sizeof(float));
+                transpose_square(to, BLOCK, words, 16, n);
             } else {
                 for (int i = 0; i < n; i++) {
                     for (int p = first; p < last; p++) memcpy(to + i * BLOCK + p - panel, words + (p - panel) * 16 + i, sizeof(float));
@@ -183,54 +182,64 @@ struct unit {
     int64_t t0, t1;
 };
 
-/* Turns one row of scores into weights in place. The first `valid` keys count, 1 <= valid <= 64. Returns the factor for what was summed before. */
-ATTENTION_INLINE float softmax_row(float *s, float *sum, float *largest, float scale, const bool whole, int valid, enum form form) {
-    vf x[VECTORS], top = vf_set(-INFINITY);
-    for (int i = 0; i < VECTORS; i++) {
-        x[i] = vf_load(s + i * VF);
-        if (!whole) {
-            int n = valid - i * VF;
-            x[i] = vf_select(vm_first(n < 0 ? 0 : n > VF ? VF : n), x[i], vf_set(-INFINITY));
-        }
-    }
-    for (int i = 0; i < VECTORS; i++) top = vf_max(top, x[i]);
-    float highest = scale * vf_largest(top), factor = 1.0f;
-    if (highest > *largest) {
-        float drop[VF];
-        vf_store(drop, exp2_or_zero(vf_set(*largest - highest)));
-        factor = drop[0];
-        *largest = highest;
-    }
-    vf largest_now = vf_set(*largest);
-    for (int i = 0; i < VECTORS; i++) x[i] = exp2_or_zero(vf_fms(x[i], vf_set(scale), largest_now));
-    vf total = vf_add(x[0], x[1]);
-    for (int i = 2; i < VECTORS; i++) total = vf_add(total, x[i]);
-    vf_store(sum, vf_fma(vf_load(sum), vf_set(factor), total));
+/* VF scores of which the first n - at count. */
+ATTENTION_INLINE vf load_scores(const float *s, int at, const bool whole, int n) {
+    vf x = vf_load(s + at);
+    n -= at;
+    return whole ? x : vf_select(vm_first(n < 0 ? 0 : n > VF ? VF : n), x, vf_set(-INFINITY));
+}
+/* The largest of a row's scores. */
+ATTENTION_INLINE float largest_score(const float *s, const bool whole, int n) {
+    vf top = load_scores(s, 0, whole, n);
+    for (int i = 1; i < VECTORS; i++) top = vf_max(top, load_scores(s, i * VF, whole, n));
+    return vf_largest(top);
+}
+/* Turns a row of scores into weights 2^(scale s - largest) in place and adds them to the sums, which first take a factor. */
+ATTENTION_INLINE void weigh_scores(float *s, float *sum, float largest, float factor, float scale, const bool whole, int n, enum form form) {
+    vf p[VECTORS], total = vf_mul(vf_load(sum), vf_set(factor));
+    for (int i = 0; i < VECTORS; i++) p[i] = exp2_or_zero(vf_fms(load_scores(s, i * VF, whole, n), vf_set(scale), vf_set(largest)));
+    for (int i = 0; i < VECTORS; i++) total = vf_add(total, p[i]);
+    vf_store(sum, total);
     if (form == FORM_PAIRS) {
-        for (int i = 0; i < VECTORS; i += 2) store_rounded_pairs(s + i / 2 * VF, x[i], x[i + 1]);
+        for (int i = 0; i < VECTORS; i += 2) store_rounded_pairs(s + i / 2 * VF, p[i], p[i + 1]);
     } else {
-        for (int i = 0; i < VECTORS; i++) vf_store(s + i * VF, form == FORM_ROUNDED ? vf_round_to_bf16(x[i]) : x[i]);
+        for (int i = 0; i < VECTORS; i++) vf_store(s + i * VF, form == FORM_ROUNDED ? vf_round_to_bf16(p[i]) : p[i]);
     }
-    return factor;
 }
 
 /* The softmax of a unit's rows over the keys from `base` on. */
 ATTENTION_INLINE void softmax_rows(const struct unit *unit, const struct forward_scratch *scratch, int64_t base, int cols, float scale, enum form form) {
-    int heads = unit->h1 - unit->h0, r = 0;
-    for (int64_t t = unit->t0; t < unit->t1; t++) {
-        int64_t valid = unit->job->position + t + 1 - base;
-        for (int h = 0; h < heads; h++, r++) {
-            float *s = scratch->s + r * BLOCK, *sum = scratch->sum + r * VF, factor;
-            if (valid <= 0) {
-                zero_words(s, BLOCK);
-                continue;
-            }
-            if (valid >= BLOCK) factor = softmax_row(s, sum, scratch->largest + r, scale, true, BLOCK, form);
-            else factor = softmax_row(s, sum, scratch->largest + r, scale, false, (int)valid, form);
-            if (factor == 1.0f || base == 0) continue;
-            float *o = scratch->o + (int64_t)r * cols;
-            for (int c = 0; c < cols; c += VF) vf_store(o + c, vf_mul(vf_load(o + c), vf_set(factor)));
+    int heads = unit->h1 - unit->h0, rows = (int)(unit->t1 - unit->t0) * heads;
+    int64_t first = unit->job->position + unit->t0 + 1 - base;   /* keys from `base` to the first token's own */
+    bool whole = first >= BLOCK;
+    _Alignas(64) float highest[ROWS], factors[ROWS];
+    for (int r = 0; r < ROWS; r++) highest[r] = -INFINITY;
+    if (whole) {
+        for (int r = 0; r < rows; r++) highest[r] = largest_score(scratch->s + r * BLOCK, true, BLOCK);
+    } else {
+        for (int r = 0; r < rows; r++) {
+            int64_t n = first + r / heads;
+            if (n > 0) highest[r] = largest_score(scratch->s + r * BLOCK, false, least(n, BLOCK));
         }
+    }
+    for (int r = 0; r < rows; r += VF) {   /* rows in lanes */
+        vf before = vf_load(scratch->largest + r), now = vf_max(vf_mul(vf_load(highest + r), vf_set(scale)), before);
+        vf_store(scratch->largest + r, now);
+        vf_store(factors + r, exp2_or_zero(vf_sub(before, now)));
+    }
+    if (whole) {
+        for (int r = 0; r < rows; r++) weigh_scores(scratch->s + r * BLOCK, scratch->sum + r * VF, scratch->largest[r], factors[r], scale, true, BLOCK, form);
+    } else {
+        for (int r = 0; r < rows; r++) {
+            int64_t n = first + r / heads;
+            if (n > 0) weigh_scores(scratch->s + r * BLOCK, scratch->sum + r * VF, scratch->largest[r], factors[r], scale, false, least(n, BLOCK), form);
+            else zero_words(scratch->s + r * BLOCK, BLOCK);
+        }
+    }
+    for (int r = 0; base > 0 && r < rows; r++) {
+        float *o = scratch->o + (int64_t)r * cols;
+        if (factors[r] == 1.0f) continue;
+        for (int c = 0; c < cols; c += VF) vf_store(o + c, vf_mul(vf_load(o + c), vf_set(factors[r])));
     }
 }
 
@@ -266,8 +275,8 @@ static void forward_unit(const struct forward_call *call, const struct unit *uni
         struct source q = call->q;
         q.offset = (int64_t)(unit->h0 + r % heads) * shape->qk_dim;
         load_words(scratch->q + r * stride, &q, unit->job->row + unit->t0 + r / heads, 0, (int)stride, form);
-        scratch->largest[r] = -INFINITY;
     }
+    for (int r = 0; r < ROWS; r++) scratch->largest[r] = -INFINITY;
     if (ATTENTION_TILES) zero_words(scratch->q + rows * stride, (round_up(rows, 16) - rows) * stride);
     zero_words(scratch->sum, rows * VF);
 
