@@ -8,10 +8,11 @@
 #include "infer/infer.h"
 #include "io/json.h"
 #include "model/blocks.h"
+#include "train/data.h"
 #include "train/settings.h"
 
 struct request {
-    const char *path;
+    const char *path, *data;
     int64_t context, batch, length;   /* 0: not given */
     struct cli_list set;
     bool json;
@@ -216,6 +217,22 @@ static enum status load_root(const struct request *request, json_t **root, char 
     return status;
 }
 
+/* A training config may leave vocab_size to its tokenizer; that of `characters` comes from the data. */
+static enum status find_vocabulary(struct config *config, const struct settings *settings, const struct request *request, const char *path, struct error *error) {
+    struct data_files files = { 0 };
+    struct tokenizer *tokenizer = NULL;
+    uint64_t replaced = 0;
+    if (strcmp(settings->tokenizer, "characters") == 0 && !request->data)
+        return error_set(error, STATUS_INVALID, "%s: vocab_size is left to the characters of the data, expected --data FILE or --set vocab_size=N", path);
+    enum status status = request->data ? data_files_list(&files, request->data, error) : STATUS_OK;
+    if (!status) status = data_make_tokenizer(&tokenizer, settings->tokenizer, &files, &replaced, error);
+    data_files_free(&files);
+    if (status) return status;
+    config->vocab_size = tokenizer_size(tokenizer);
+    tokenizer_destroy(tokenizer);
+    return STATUS_OK;
+}
+
 static enum status run(struct request *request, struct cli_machine *machine, struct error *error) {
     char path[4096];
     json_t *root = NULL;
@@ -229,7 +246,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     json_decref(root);
     if (!status) {
         for (int i = 0; i < config.warning_count; i++) cli_warn("%s", config.warnings[i]);
-        if (config.vocab_size == 0) status = error_set(error, STATUS_INVALID, "%s: vocab_size is left to the tokenizer, expected a number here: --set vocab_size=N", path);
+        if (config.vocab_size == 0) status = find_vocabulary(&config, &settings, request, path, error);
     }
     struct model *model = NULL;
     int own = train ? (int)settings_compute(&settings) : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
@@ -266,6 +283,7 @@ int command_info(int argc, char **argv) {
         { "context", 'c', "N", CLI_INTEGER, &request.context, .minimum = 1, .maximum = 1 << 30, .fallback = "max_position_embeddings", .help = "tokens in the cache" },
         { "batch", 'b', "N", CLI_INTEGER, &request.batch, .minimum = 1, .maximum = 1 << 20, .fallback = "train.micro_batch_size, else 1", .help = "sequences computed at once in training" },
         { "length", 'l', "N", CLI_INTEGER, &request.length, .minimum = 1, .maximum = 1 << 30, .fallback = "train.sequence_length, else the context", .help = "tokens of a sequence in training" },
+        { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .help = "training text, for a config that leaves its vocabulary to the characters of the data" },
         { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config; may be repeated" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object, in bytes and FLOPs" },
         cli_compute_option(&machine, "train.compute, else the checkpoint's type"),
