@@ -44,7 +44,8 @@ static enum status evaluate(struct model *model, const struct request *request, 
     struct memory memory;
     struct graph graph;
     model->recompute = RECOMPUTE_BLOCKS;
-    enum status status = memory_create(&memory, model_plan_training(model, batch, context, NULL), error);
+    size_t bytes = model_plan_training(model, batch, context, NULL);
+    enum status status = bytes ? memory_create(&memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
     if (status) return status;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, false, false);
     float *losses = malloc((size_t)(batch * context) * sizeof *losses);

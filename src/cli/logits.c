@@ -62,11 +62,11 @@ static enum status run(const struct request *request, struct cli_machine *machin
     struct model *model = NULL;
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
     float *logits = NULL;
+    uint64_t bytes = 0;
     if (!status) {
-        uint64_t bytes = 0;
         int64_t vocab = model->config.vocab_size;
         bool fits = checked_mul((uint64_t)tokens.count, (uint64_t)tokens.longest, &bytes) && checked_mul(bytes, (uint64_t)vocab * sizeof *logits, &bytes) && bytes < SIZE_MAX / 2;
-        if (fits) logits = calloc((size_t)bytes, 1);
+        if (fits) logits = pages_alloc((size_t)bytes);
         if (!logits) status = error_set(error, STATUS_NO_MEMORY, "no memory for logits [%lld, %lld, %lld] in fp32", (long long)tokens.count, (long long)tokens.longest, (long long)vocab);
     }
     if (!status) status = compute_logits(model, &tokens, request, logits, error);
@@ -74,7 +74,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
         const struct safetensors_source source = { .name = "logits", .dtype = DTYPE_F32, .rank = 3, .shape = { tokens.count, tokens.longest, model->config.vocab_size }, .data = logits };
         status = safetensors_write(request->out_path, &source, 1, NULL, NULL, error);
     }
-    free(logits);
+    if (logits) pages_free(logits, (size_t)bytes);
     model_destroy(model);
     cli_tokens_free(&tokens);
     return status;

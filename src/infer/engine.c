@@ -91,7 +91,7 @@ static float *logit_destination(const struct feed *feed, int64_t token, int64_t 
 static enum status replace_memory(struct engine *engine, size_t bytes, struct error *error) {
     graph_reset(&engine->graph);
     memory_destroy(&engine->memory);
-    enum status status = memory_create(&engine->memory, bytes, error);
+    enum status status = bytes ? memory_create(&engine->memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
     if (status) engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
     return status;
 }

@@ -38,7 +38,7 @@ struct feed {
 };
 
 /* Feeds all of them in ragged passes of at most max_rows rows; `chunk` > 0 also cuts every sequence at absolute multiples of `chunk`, all sequences of a round in one
- * pass. Token ids are checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend on nothing but the
+ * pass. A sequence may stand in one feed only. Token ids are checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend on nothing but the
  * model, the tokens of its sequence up to it, the compute type and the kernel variant. After a failure the sequences have the lengths they had before. */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
 
