@@ -6,7 +6,7 @@
 #include "kernels/matmul.h"
 #include "kernels/matmul_simd.h"
 
-enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL };   /* A_ROW, B_ROW: bytes */
+enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL, STREAM_AHEAD = 2048 };   /* bytes, except the first two */
 
 /* palette 1: bytes per row and rows of the eight tiles */
 struct tile_configuration {
@@ -18,12 +18,12 @@ struct tile_configuration {
 /* The compiler is not told which memory the tile instructions read: this makes it finish the stores before. */
 static always_inline void memory_is_read(void) { __asm__ volatile("" ::: "memory"); }
 
-/* Tiles 0 1 / 2 3 are C, 4 / 5 A, 6 7 B. */
+/* For 32 rows tiles 0 1 / 2 3 are C, 4 / 5 A, 6 7 B; for up to 16 rows 0 1 are C, 4 and 5 A, 6 7 and 2 3 B. */
 static void configure(int height) {
     _Alignas(64) struct tile_configuration configuration = {.palette = 1};
     for (int tile = 0; tile < 8; tile++) {
         configuration.row_bytes[tile] = 64;
-        configuration.rows[tile] = (uint8_t)(tile >= 6 || height > 16 ? 16 : height);
+        configuration.rows[tile] = (uint8_t)(height > 16 || tile == 2 || tile == 3 || tile >= 6 ? 16 : height);
     }
     memory_is_read();
     _tile_loadconfig(&configuration);
@@ -35,6 +35,14 @@ static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
 
 static inline void prefetch_part(const char **ahead, const char *end) {
     for (int i = 0; i < 2 && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
+}
+
+/* B of one step into the first-level cache, by ordinary loads: from memory they bring it faster than the loads of tiles do, and faster than prefetches alone. */
+static always_inline void fetch_step(const char *b) {
+    UNROLL for (int i = 0; i < AMX_K / 2 * B_ROW; i += 64) {
+        __builtin_prefetch(b + STREAM_AHEAD + i);
+        __asm__ volatile("vmovdqu64 %0, %%zmm16" : : "m"(*(const char (*)[64])(b + i)) : "xmm16");
+    }
 }
 
 static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
@@ -50,13 +58,24 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
             _tile_zero(0);
             _tile_zero(1);
         }
-        for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
-            for (int i = 0; i < AMX_K / 2 * B_ROW; i += 64) __builtin_prefetch(b + MATMUL_STREAM_AHEAD + i);
+        /* Two steps at a time on separate registers, so that the loads of one need not wait for the products of the other. */
+        int64_t steps = (k + AMX_K - 1) / AMX_K;
+        for (; steps > 0; steps -= 2) {
+            fetch_step(b);
             _tile_loadd(4, a, A_ROW);
             _tile_loadd(6, b, B_ROW);
             _tile_dpbf16ps(0, 4, 6);
             _tile_loadd(7, b + 64, B_ROW);
             _tile_dpbf16ps(1, 4, 7);
+            a += height * A_ROW;
+            b += AMX_K / 2 * B_ROW;
+            if (steps == 1) break;
+            fetch_step(b);
+            _tile_loadd(5, a, A_ROW);
+            _tile_loadd(2, b, B_ROW);
+            _tile_dpbf16ps(0, 5, 2);
+            _tile_loadd(3, b + 64, B_ROW);
+            _tile_dpbf16ps(1, 5, 3);
             a += height * A_ROW;
             b += AMX_K / 2 * B_ROW;
         }

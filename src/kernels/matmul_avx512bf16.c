@@ -12,7 +12,7 @@ static void pack_a_pairs(void *packed, int height, const struct matrix *a, int64
 
 static const struct matmul_kind kind = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 2, .b_multiple = 32, .a_bytes = 2, .b_bytes = 2,
-    .m_block = TILE_ROWS * 16, .n_block = 256, .k_block = 768,
+    .m_block = TILE_ROWS * 16, .n_block = 256, .k_block = 1024,
     .height = tile_height, .pack_a = pack_a_pairs, .multiply = multiply_dot, .multiply_single = stream_dot,
 };
 

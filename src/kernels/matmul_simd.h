@@ -14,7 +14,7 @@
 #include "kernels/simd.h"
 
 #define PANEL (2 * VF)
-#define MATMUL_STREAM_AHEAD 2048   /* bytes between the use of B and its prefetch where it streams from memory */
+#define MATMUL_STREAM_AHEAD 1024   /* bytes between the use of B and its prefetch where it streams from memory */
 #undef always_inline
 #define always_inline inline __attribute__((always_inline))
 
