@@ -121,7 +121,7 @@ static void check_batch(struct model *model, float *const expected[SEQUENCES], i
 
 static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
     (void)state;
-    static const int64_t chunks[] = { 0, 1, 3, 7, 64 };
+    static const int64_t chunks[] = { 0, 1, 3, 7, 33, 64 };   /* 33: more than 64 rows of short pieces in a pass */
     struct pool *pools[2] = { NULL, NULL };
     struct error error;
     assert_int_equal(pool_create(&pools[1], 2, &error), STATUS_OK);
@@ -252,6 +252,35 @@ static void bad_feeds_change_nothing(void **state) {
     model_destroy(model), model_destroy(stranger);
 }
 
+struct passes { int count; int64_t rows[8]; };
+
+static bool record_pass(void *context, int64_t rows) {
+    struct passes *passes = context;
+    assert_true(passes->count < 8);
+    passes->rows[passes->count++] = rows;
+    return true;
+}
+
+/* Rounds end at multiples of the chunk, wherever a sequence begins; a round that has more rows than a pass goes on in the next one. */
+static void rounds_end_at_absolute_multiples(void **state) {
+    (void)state;
+    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
+    struct engine *engine = new_engine(model, 10);
+    struct sequence *a = new_sequence(model, 40), *b = new_sequence(model, 40);
+    feed_all(engine, &(struct feed){ a, ids[0], 5, NULL, false }, 1, 0);
+    struct passes passes = { 0 };
+    engine->watch = record_pass;
+    engine->watch_context = &passes;
+    const struct feed feeds[2] = { { a, ids[0] + 5, 12, NULL, false }, { b, ids[1], 17, NULL, false } };
+    feed_all(engine, feeds, 2, 8);   /* to 8 and 8: 3 + 8 rows; to 16 and 16: 8 + 8; to 17 and 17: 1 + 1 */
+    const int64_t expected[] = { 10, 1, 10, 6, 2 };
+    assert_int_equal(passes.count, 5);
+    assert_memory_equal(passes.rows, expected, sizeof expected);
+    sequence_destroy(a), sequence_destroy(b);
+    engine_destroy(engine);
+    model_destroy(model);
+}
+
 /* Step memory grows with the passes, and a pass that finds too little of it gets more. */
 static void step_memory_grows(void **state) {
     (void)state;
@@ -266,11 +295,15 @@ static void step_memory_grows(void **state) {
     size_t large = engine->memory.capacity;
     assert_true(large > small);
 
+    feed_all(engine, &(struct feed){ sequence, ids[2] + 100, 100, logits, true }, 1, 0);
     memory_destroy(&engine->memory);
     struct error error;
     assert_int_equal(memory_create(&engine->memory, 64, &error), STATUS_OK);
+    sequence_rewind(sequence, 100);
+    memset(logits, 0, LONGEST * VOCAB * sizeof *logits);
     feed_all(engine, &(struct feed){ sequence, ids[2] + 100, 100, logits, true }, 1, 0);
     same_bits(logits, expected[2] + 100 * VOCAB, 100);
+    assert_true(engine->memory.capacity > 64);
     assert_int_equal(sequence->length, 200);
     sequence_destroy(sequence);
     for (int i = 0; i < SEQUENCES; i++) free(expected[i]);
@@ -285,6 +318,7 @@ int main(void) {
         cmocka_unit_test(logits_depend_on_the_tokens),
         cmocka_unit_test(rewinding_gives_the_same_bits),
         cmocka_unit_test(bad_feeds_change_nothing),
+        cmocka_unit_test(rounds_end_at_absolute_multiples),
         cmocka_unit_test(step_memory_grows),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
