@@ -88,14 +88,6 @@ static float *logit_destination(const struct feed *feed, int64_t token, int64_t 
     return feed->every_logit ? feed->logits + token * vocab : feed->logits;
 }
 
-static enum status replace_memory(struct engine *engine, size_t bytes, struct error *error) {
-    graph_reset(&engine->graph);
-    memory_destroy(&engine->memory);
-    enum status status = bytes ? memory_create(&engine->memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
-    if (status) engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
-    return status;
-}
-
 /* Step memory for a pass with this many rows and logits whose tokens end at `position`. A later pass that needs more makes it grow. */
 static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t position, int64_t logits, struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
@@ -107,8 +99,13 @@ static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t po
         if (logits > engine->planned_logits) engine->planned_logits = logits;
         size_t bytes = model_plan_inference(engine->model, engine->planned_rows, engine->planned_rows, engine->planned_position, engine->planned_logits);
         if (bytes > engine->memory.capacity || !engine->memory.base) {
-            enum status status = replace_memory(engine, bytes, error);
-            if (status) return status;
+            graph_reset(&engine->graph);
+            memory_destroy(&engine->memory);
+            enum status status = bytes ? memory_create(&engine->memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
+            if (status) {
+                engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
+                return status;
+            }
         }
     }
     int64_t staged = logits < STAGING_ROWS ? logits : STAGING_ROWS;
@@ -153,17 +150,6 @@ static void pass_logits(struct engine *engine, const struct feed *feeds, int pie
     if (staged) staged_logits(engine, h, staged, destinations);
 }
 
-/* Computes the batch in the step memory there is. On failure the sequences are as before. */
-static enum status compute_pass(struct engine *engine, const struct feed *feeds, const struct batch *batch) {
-    graph_reset(&engine->graph);
-    struct tensor *h = model_forward(&engine->graph, engine->model, batch);
-    if (!engine->graph.status) pass_logits(engine, feeds, batch->span_count, h);
-    enum status status = engine->graph.status;
-    graph_reset(&engine->graph);
-    for (int i = 0; i < batch->span_count && status; i++) sequence_rewind(batch->spans[i].sequence, batch->spans[i].position);
-    return status;
-}
-
 static enum status run_pass(struct engine *engine, const struct feed *feeds, int piece_count, struct error *error) {
     int64_t rows = 0, position = 0, logits = 0, first;
     for (int i = 0; i < piece_count; i++) {
@@ -178,15 +164,12 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     enum status status = ensure_memory(engine, rows, position, logits, error);
     if (status) return status;
     const struct batch batch = { engine->ids, rows, engine->spans, piece_count };
-    status = compute_pass(engine, feeds, &batch);
-    if (status == STATUS_NO_MEMORY) {
-        /* A smaller pass than the planned one can leave other gaps between its buffers. Its own plan is exact. */
-        size_t bytes = model_plan_inference(engine->model, rows, piece_count, position, logits);
-        if (bytes < engine->memory.capacity) bytes = engine->memory.capacity;
-        if ((status = replace_memory(engine, bytes + bytes / 8, error))) return status;
-        status = compute_pass(engine, feeds, &batch);
-    }
-    if (status) return error_set(error, status, "step memory of %zu bytes is too small for a pass of %lld tokens", engine->memory.capacity, (long long)rows);
+    graph_reset(&engine->graph);
+    struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
+    if (!engine->graph.status) pass_logits(engine, feeds, piece_count, h);
+    status = engine->graph.status;
+    graph_reset(&engine->graph);
+    if (status) return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned", (long long)rows, engine->memory.capacity);
     if (engine->watch && !engine->watch(engine->watch_context, rows)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     return STATUS_OK;
 }
