@@ -271,9 +271,9 @@ static void rounds_end_at_absolute_multiples(void **state) {
     struct passes passes = { 0 };
     engine->watch = record_pass;
     engine->watch_context = &passes;
-    const struct feed feeds[2] = { { a, ids[0] + 5, 12, NULL, false }, { b, ids[1], 17, NULL, false } };
-    feed_all(engine, feeds, 2, 8);   /* to 8 and 8: 3 + 8 rows; to 16 and 16: 8 + 8; to 17 and 17: 1 + 1 */
-    const int64_t expected[] = { 10, 1, 10, 6, 2 };
+    const struct feed feeds[2] = { { a, ids[0] + 5, 7, NULL, false }, { b, ids[1], 17, NULL, false } };
+    feed_all(engine, feeds, 2, 8);   /* to 8 and 8: 3 + 8 rows; to 12 and 16: 4 + 8; to 17: 1 */
+    const int64_t expected[] = { 10, 1, 10, 2, 1 };
     assert_int_equal(passes.count, 5);
     assert_memory_equal(passes.rows, expected, sizeof expected);
     sequence_destroy(a), sequence_destroy(b);
