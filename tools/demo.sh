@@ -33,7 +33,7 @@ stop() {
 
 [[ -x $program ]] || { echo "$program: not built yet; run make demo" >&2; exit 1; }
 if [[ -e $run ]]; then
-    if [[ ! -f $run/config.json && ! -d $run/checkpoints ]]; then
+    if [[ ! -f $run/lock ]]; then
         echo "$run exists and is not a run of this program; move it away or set RUN=FOLDER" >&2
         exit 1
     fi
