@@ -13,7 +13,10 @@
 #include <math.h>
 #include <stdatomic.h>
 
-enum { ROWS = 64 };        /* queries times heads of a unit, at most */
+enum {
+    ROWS = 64,             /* queries times heads of a unit, at most */
+    STEP = ATTENTION_TILES ? 16 : ROWS   /* of which so many go through a block of keys together: with tiles so few that another product can begin during the softmax */
+};
 
 #define LOG2_E 1.4426950408889634
 #define LN_2 0.6931471805599453
@@ -130,7 +133,7 @@ static float *scratch_of_thread(void *scratch, int64_t words, int thread) {
 
 struct forward_scratch {
     float *q;              /* [ROWS][q_stride] words */
-    float *s;              /* [ROWS][BLOCK], scores and then weights: fp32, or pairs in the first half of a row */
+    float *s;              /* [STEP][BLOCK], scores and then weights: fp32, or pairs in the first half of a row */
     float *o;              /* [ROWS][value_cols] */
     float *sum;            /* [ROWS][VF], a sum per lane */
     float *largest;        /* [ROWS], of the scores times scale / ln 2 */
@@ -143,7 +146,7 @@ static int64_t forward_scratch_cut(struct forward_scratch *scratch, float *base,
     int64_t words = forward_words(shape), cols = round_up(shape->v_dim, PANEL);
     bool widen = shape->kv_dtype == DTYPE_BF16 && !ATTENTION_PAIRS;
     scratch->q = cut(&cutter, ROWS * round_up(words, 16));
-    scratch->s = cut(&cutter, ROWS * BLOCK);
+    scratch->s = cut(&cutter, STEP * BLOCK);
     scratch->o = cut(&cutter, ROWS * cols);
     scratch->sum = cut(&cutter, ROWS * VF);
     scratch->largest = cut(&cutter, ROWS);
@@ -207,39 +210,40 @@ ATTENTION_INLINE void weigh_scores(float *s, float *sum, float largest, float fa
     }
 }
 
-/* The softmax of a unit's rows over the keys from `base` on. */
-ATTENTION_INLINE void softmax_rows(const struct unit *unit, const struct forward_scratch *scratch, int64_t base, int cols, float scale, enum form form) {
-    int heads = unit->h1 - unit->h0, rows = (int)(unit->t1 - unit->t0) * heads;
+/* The softmax of rows r0..r1 of a unit over the keys from `base` on. */
+ATTENTION_INLINE void softmax_rows(const struct unit *unit, const struct forward_scratch *scratch, int r0, int r1, int64_t base, int cols, float scale, enum form form) {
+    int heads = unit->h1 - unit->h0, rows = r1 - r0;
+    float *scores = scratch->s, *sums = scratch->sum + r0 * VF, *largest = scratch->largest + r0, *o = scratch->o + (int64_t)r0 * cols;
     int64_t first = unit->job->position + unit->t0 + 1 - base;   /* keys from `base` to the first token's own */
-    bool whole = first >= BLOCK;
-    _Alignas(64) float highest[ROWS], factors[ROWS];
-    for (int r = 0; r < ROWS; r++) highest[r] = -INFINITY;
+    bool whole = first + r0 / heads >= BLOCK;
+    _Alignas(64) float highest[STEP], factors[STEP];
+    for (int r = 0; r < STEP; r++) highest[r] = -INFINITY;
     if (whole) {
-        for (int r = 0; r < rows; r++) highest[r] = largest_score(scratch->s + r * BLOCK, true, BLOCK);
+        for (int r = 0; r < rows; r++) highest[r] = largest_score(scores + r * BLOCK, true, BLOCK);
     } else {
         for (int r = 0; r < rows; r++) {
-            int64_t n = first + r / heads;
-            if (n > 0) highest[r] = largest_score(scratch->s + r * BLOCK, false, least(n, BLOCK));
+            int64_t n = first + (r0 + r) / heads;
+            if (n > 0) highest[r] = largest_score(scores + r * BLOCK, false, least(n, BLOCK));
         }
     }
     for (int r = 0; r < rows; r += VF) {   /* rows in lanes */
-        vf before = vf_load(scratch->largest + r), now = vf_max(vf_mul(vf_load(highest + r), vf_set(scale)), before);
-        vf_store(scratch->largest + r, now);
+        vf before = vf_load(largest + r), now = vf_max(vf_mul(vf_load(highest + r), vf_set(scale)), before);
+        vf_store(largest + r, now);
         vf_store(factors + r, exp2_or_zero(vf_sub(before, now)));
     }
     if (whole) {
-        for (int r = 0; r < rows; r++) weigh_scores(scratch->s + r * BLOCK, scratch->sum + r * VF, scratch->largest[r], factors[r], scale, true, BLOCK, form);
+        for (int r = 0; r < rows; r++) weigh_scores(scores + r * BLOCK, sums + r * VF, largest[r], factors[r], scale, true, BLOCK, form);
     } else {
         for (int r = 0; r < rows; r++) {
-            int64_t n = first + r / heads;
-            if (n > 0) weigh_scores(scratch->s + r * BLOCK, scratch->sum + r * VF, scratch->largest[r], factors[r], scale, false, least(n, BLOCK), form);
-            else zero_words(scratch->s + r * BLOCK, BLOCK);
+            int64_t n = first + (r0 + r) / heads;
+            if (n > 0) weigh_scores(scores + r * BLOCK, sums + r * VF, largest[r], factors[r], scale, false, least(n, BLOCK), form);
+            else zero_words(scores + r * BLOCK, BLOCK);
         }
     }
     for (int r = 0; base > 0 && r < rows; r++) {
-        float *o = scratch->o + (int64_t)r * cols;
+        float *row = o + (int64_t)r * cols;
         if (factors[r] == 1.0f) continue;
-        for (int c = 0; c < cols; c += VF) vf_store(o + c, vf_mul(vf_load(o + c), vf_set(factors[r])));
+        for (int c = 0; c < cols; c += VF) vf_store(row + c, vf_mul(vf_load(row + c), vf_set(factors[r])));
     }
 }
 
@@ -247,8 +251,8 @@ ATTENTION_INLINE void softmax_rows(const struct unit *unit, const struct forward
 ATTENTION_INLINE void forward_blocks(const struct forward_call *call, const struct unit *unit, const struct forward_scratch *scratch, const bool bf16) {
     const struct store_layout *layout = &call->layout;
     const bool pairs = bf16 && ATTENTION_PAIRS, widen = bf16 && !ATTENTION_PAIRS;
-    int64_t rows = (unit->t1 - unit->t0) * (unit->h1 - unit->h0), keys = unit->job->position + unit->t1;
-    int64_t words = forward_words(call->shape), cols = layout->value_cols;
+    int rows = (int)(unit->t1 - unit->t0) * (unit->h1 - unit->h0);
+    int64_t keys = unit->job->position + unit->t1, words = forward_words(call->shape), stride = round_up(words, 16), cols = layout->value_cols;
     float scale = (float)((double)call->shape->scale * LOG2_E);
     for (int64_t base = 0; base < keys; base += BLOCK) {
         const float *k = store_block(layout, unit->job, unit->kv_head, base / BLOCK), *v = k + (int64_t)layout->key_words * BLOCK;
@@ -259,9 +263,12 @@ ATTENTION_INLINE void forward_blocks(const struct forward_call *call, const stru
             k = scratch->keys;
             v = scratch->values;
         }
-        product(scratch->s, BLOCK, scratch->q, round_up(words, 16), k, BLOCK, rows, (n + PANEL - 1) / PANEL, words, false, pairs);
-        softmax_rows(unit, scratch, base, (int)cols, scale, pairs ? FORM_PAIRS : widen ? FORM_ROUNDED : FORM_FP32);
-        product(scratch->o, cols, scratch->s, BLOCK, v, cols, rows, (int)(cols / PANEL), pairs ? (n + 1) / 2 : n, base > 0, pairs);
+        for (int r0 = 0; r0 < rows; r0 += STEP) {
+            int r1 = rows - r0 > STEP ? r0 + STEP : rows;
+            product(scratch->s, BLOCK, scratch->q + r0 * stride, stride, k, BLOCK, r1 - r0, (n + PANEL - 1) / PANEL, words, false, pairs);
+            softmax_rows(unit, scratch, r0, r1, base, (int)cols, scale, pairs ? FORM_PAIRS : widen ? FORM_ROUNDED : FORM_FP32);
+            product(scratch->o + r0 * cols, cols, scratch->s, BLOCK, v, cols, r1 - r0, (int)(cols / PANEL), pairs ? (n + 1) / 2 : n, base > 0, pairs);
+        }
     }
 }
 
