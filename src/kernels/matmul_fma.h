@@ -30,12 +30,12 @@ static void pack_a_rounded(void *packed, int height, const struct matrix *a, int
 
 static const struct matmul_kind kind_f32 = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 1, .a_bytes = 4, .b_bytes = 4,
-    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 8 * MATMUL_GRAIN / 2, .k_block = 512,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
     .height = tile_height, .pack_a = pack_a_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
 };
 static const struct matmul_kind kind_bf16 = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 32, .a_bytes = 4, .b_bytes = 2,
-    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 8 * MATMUL_GRAIN / 2, .k_block = 512,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
     .height = tile_height, .pack_a = pack_a_rounded, .multiply = multiply_f32, .multiply_single = stream_expand, .expand = expand_pairs,
 };
 
