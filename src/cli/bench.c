@@ -310,7 +310,7 @@ int command_bench(int argc, char **argv) {
         .examples = "deepseek bench MODEL\n"
                     "deepseek bench MODEL --prompt 0 --gen 32 --depth 0,4096,16384\n"
                     "# a shape, without a checkpoint\n"
-                    "deepseek bench configs/v1-7b.json --compute bf16 --json\n",
+                    "deepseek bench configs/deepseek-llm-7b.json --compute bf16 --json\n",
         .operands = operands,
         .options = options,
     };

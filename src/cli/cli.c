@@ -200,26 +200,30 @@ static bool option_set(const struct cli_option *option, const char *text, struct
 
 /* ---- help ------------------------------------------------------------------------------------------------------------------- */
 
-/* Words of `text` in lines up to `width` columns; the first line continues at `column`, the others begin at `indent`. */
-static void print_wrapped(const char *text, int column, int indent, int width) {
+int cli_help_width(void) {
+    int width = cli_terminal_width(stdout);
+    return width > 100 ? 100 : width < 60 ? 60 : width;
+}
+
+void cli_put_wrapped(FILE *stream, const char *text, int column, int indent, int width) {
     bool first = true;
     while (*text) {
         size_t length = strcspn(text, " \n");
         if (!first && column + 1 + (int)length > width) {
-            printf("\n%*s", indent, "");
+            fprintf(stream, "\n%*s", indent, "");
             column = indent, first = true;
         }
-        if (!first) column += printf(" ");
-        column += printf("%.*s", (int)length, text);
+        if (!first) column += fprintf(stream, " ");
+        column += fprintf(stream, "%.*s", (int)length, text);
         first = false;
         text += length;
         if (*text == '\n') {
-            printf("\n%*s", indent, "");
+            fprintf(stream, "\n%*s", indent, "");
             column = indent, first = true;
         }
         if (*text) text++;
     }
-    printf("\n");
+    fprintf(stream, "\n");
 }
 
 /* " (default 16)", from the value that stands there before parsing. */
@@ -250,13 +254,11 @@ static void print_entry(const char *left, const char *help, const char *fallback
         column = 0;
     }
     printf("%*s", HELP_COLUMN - column, "");
-    print_wrapped(text, HELP_COLUMN, HELP_COLUMN, width);
+    cli_put_wrapped(stdout, text, HELP_COLUMN, HELP_COLUMN, width);
 }
 
 static void print_help(const struct cli_usage *usage) {
-    int width = cli_terminal_width(stdout);
-    if (width > 110) width = 110;
-    if (width < 60) width = 60;
+    int width = cli_help_width();
     printf("usage: deepseek %s", usage->command);
     for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
         printf(operand->optional ? " [%s]" : " %s", operand->name);
@@ -266,7 +268,7 @@ static void print_help(const struct cli_usage *usage) {
         else printf(" --%s %s", option->name, option->argument);
     }
     printf(" [OPTION]...\n\n");
-    print_wrapped(usage->about, 0, 0, width);
+    cli_put_wrapped(stdout, usage->about, 0, 0, width);
     printf("\n");
     for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
         print_entry(operand->name, operand->help, "", width);

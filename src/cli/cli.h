@@ -91,6 +91,11 @@ struct cli_usage {
 /* CLI_GO_ON, or the exit code: CLI_DONE after --help, CLI_WRONG_USAGE after a message. Options and operands may be mixed; `--` ends the options. */
 int cli_parse(const struct cli_usage *usage, int argc, char **argv);
 
+/* Columns of help texts: those of the terminal, 60 to 100; 80 where there is none. */
+int cli_help_width(void);
+/* The words of `text` in lines of up to `width` columns; the first goes on at `column`, the others begin at `indent`. */
+void cli_put_wrapped(FILE *stream, const char *text, int column, int indent, int width);
+
 /* Strict numbers: the whole text, no blanks, in range. False, with a message about `what`, otherwise. */
 bool cli_parse_integer(const char *what, const char *text, double minimum, double maximum, int64_t *value, struct error *error);
 bool cli_parse_number(const char *what, const char *text, double minimum, double maximum, double *value, struct error *error);

@@ -37,7 +37,8 @@ enum status door_begin(const struct door_request *request, struct settings *sett
     struct arena arena = { 0 };
     struct config config;
     json_t *root = NULL;
-    enum status status = config_load(&config, request->folder, &arena, error);
+    enum status status = model_check_folder(request->folder, error);
+    if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status) {
         *vocab = config.vocab_size;
         if (request->settings_path) status = json_load_path(&root, request->settings_path, error);

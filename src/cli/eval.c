@@ -109,7 +109,8 @@ static enum status run(const struct request *request, struct cli_machine *machin
     struct model *model = NULL;
     struct result result = { 0 };
     int64_t first = 0;
-    enum status status = config_load(&config, request->folder, &arena, error);
+    enum status status = model_check_folder(request->folder, error);
+    if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status && request->context > config.max_position_embeddings)
         status = error_set(error, STATUS_INVALID, "--context %lld: expected at most %lld (max_position_embeddings)", (long long)request->context, (long long)config.max_position_embeddings);
     if (!status) status = tokenizer_load(&tokenizer, request->folder, error);

@@ -294,7 +294,8 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     struct tokenizer *tokenizer = NULL;
     struct token_list ids = { 0 };
     struct cli_tokens tokens = { 0 };
-    enum status status = config_load(&config, request->folder, &arena, error);
+    enum status status = model_check_folder(request->folder, error);
+    if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status) {
         if (request->tokens_path) status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
         else if (!(status = tokenizer_load(&tokenizer, request->folder, error))) status = encode_prompt(request, &config, tokenizer, &ids, error);
@@ -335,7 +336,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
 }
 
 int command_generate(int argc, char **argv) {
-    struct request request = { .count = DEFAULT_TOKENS, .sampling = { .temperature = 0.8, .top_p = 0.95 } };
+    struct request request = { .count = DEFAULT_TOKENS, .sampling = { .temperature = 0.8, .top_p = SAMPLING_TOP_P } };
     struct cli_machine machine = { 0 };
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {
@@ -356,7 +357,9 @@ int command_generate(int argc, char **argv) {
     };
     const struct cli_usage usage = {
         .command = "generate",
-        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads.",
+        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads. "
+                 "A prompt must fit into the model's context (max_position_embeddings) and is refused otherwise; what is generated need not: when the context is full, its last half "
+                 "becomes the new beginning, with a warning.",
         .examples = "deepseek generate MODEL -p 'Once upon a time' -n 100\n"
                     "deepseek generate MODEL --file draft.txt --temperature 0.6 --seed 7\n"
                     "# token ids in, token ids out, all prompts in one batch\n"

@@ -212,7 +212,7 @@ static enum status print_json(const struct report *report, struct error *error) 
 
 static enum status load_root(const struct request *request, json_t **root, char *path, size_t path_size, struct error *error) {
     snprintf(path, path_size, file_is_folder(request->path) ? "%s/config.json" : "%s", request->path);
-    enum status status = json_load_path(root, path, error);
+    enum status status = config_read(root, request->path, error);
     for (int i = 0; i < request->set.count && !status; i++) status = settings_set(*root, request->set.items[i], error);
     return status;
 }
@@ -295,9 +295,9 @@ int command_info(int argc, char **argv) {
         .about = "Prints a model's layer plan, its parameters, the cache bytes and FLOPs of a token, and the memory that inference and training take. "
                  "Reads config.json alone, so that models far larger than this machine can be looked at.",
         .examples = "deepseek info MODEL\n"
-                    "deepseek info configs/v1-67b.json --compute bf16 --context 4096\n"
+                    "deepseek info configs/deepseek-llm-67b.json --compute bf16 --context 4096\n"
                     "# what training with eight sequences of 1024 tokens takes\n"
-                    "deepseek info config.json --batch 8 --length 1024\n",
+                    "deepseek info configs/v1-124m.json --batch 8 --length 1024\n",
         .operands = operands,
         .options = options,
     };

@@ -51,7 +51,8 @@ static enum status run(const struct request *request, struct cli_machine *machin
     struct arena arena = { 0 };
     struct config config;
     struct cli_tokens tokens = { 0 };
-    enum status status = config_load(&config, request->folder, &arena, error);
+    enum status status = model_check_folder(request->folder, error);
+    if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status) {
         status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
         config_release(&config);

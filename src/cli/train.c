@@ -73,7 +73,7 @@ static enum status continue_sample(struct view *view, struct model *model, struc
                                    struct error *error) {
     const struct training *t = view->training;
     int64_t vocab = model->config.vocab_size, known = tokenizer_size(t->tokenizer), capacity = sequence->capacity;
-    struct sampling sampling = { .temperature = t->settings.sample_temperature, .top_p = 1, .seed = (uint64_t)t->settings.seed };
+    struct sampling sampling = { .temperature = t->settings.sample_temperature, .top_p = SAMPLING_TOP_P, .seed = (uint64_t)t->settings.seed };
     int64_t fed = ids->count > capacity ? ids->count - capacity : 0;
     for (int64_t n = 0; n < count; n++) {
         if (sequence->length + (ids->count - fed) > capacity) {
@@ -199,20 +199,28 @@ static char *default_out(const char *config) {
 
 /* The help's list of keys, from the table that reads them. */
 static char *key_list(void) {
-    char *text = NULL, range[SETTINGS_RANGE];
+    char *text = NULL, range[SETTINGS_RANGE], line[512];
     size_t size;
+    int width = cli_help_width(), column = 30;
     FILE *stream = open_memstream(&text, &size);
     if (!stream) return NULL;
-    fprintf(stream, "CONFIG.json is a model's config.json with one more key, `train`, an object of these keys (default in brackets):\n\n");
+    cli_put_wrapped(stream, "CONFIG.json is a model's config.json with one more key, `train`, an object of these keys (default in brackets):", 0, 0, width);
+    putc('\n', stream);
     for (int i = 0; i < settings_help_count(); i++) {
         struct settings_help key = settings_help_at(i, range);
-        fprintf(stream, "  %-27s %s\n  %27s %s  [%s]\n", key.key, key.help, "", key.range, key.fallback);
+        fprintf(stream, "  %-*s ", column - 3, key.key);
+        cli_put_wrapped(stream, key.help, column, column, width);
+        snprintf(line, sizeof line, "%s [%s]", key.range, key.fallback);
+        fprintf(stream, "%*s", column, "");
+        cli_put_wrapped(stream, line, column, column, width);
     }
-    fprintf(stream, "\nA key with a dot is inside an object: {\"train\": {\"optimizer\": {\"learning_rate\": 1e-3}}}, or --set train.optimizer.learning_rate=1e-3.\n"
-                    "vocab_size may be left out: it is the tokenizer's then.\n\n"
-                    "RUN holds checkpoints/ (parameters and moments, checksummed), model/ (a model folder, renewed at every checkpoint), metrics.jsonl (loss, learning rate and\n"
-                    "gradient norm of each step, evaluations, samples), timing.jsonl and config.json (every key with the value in force). Ctrl-C saves and ends; --resume goes on,\n"
-                    "and comes to the same bytes as a run that was never interrupted, on any number of threads.\n");
+    putc('\n', stream);
+    cli_put_wrapped(stream, "A key with a dot is inside an object: {\"train\": {\"optimizer\": {\"learning_rate\": 1e-3}}}, or --set train.optimizer.learning_rate=1e-3. "
+                            "vocab_size may be left out: it is the tokenizer's then.", 0, 0, width);
+    putc('\n', stream);
+    cli_put_wrapped(stream, "RUN holds checkpoints/ (parameters and moments, checksummed), model/ (a model folder, renewed at every checkpoint), metrics.jsonl (loss, learning rate and "
+                            "gradient norm of each step, evaluations, samples), timing.jsonl and config.json (every key with the value in force). Ctrl-C saves and ends; --resume goes on, "
+                            "and comes to the same bytes as a run that was never interrupted, on any number of threads.", 0, 0, width);
     if (fclose(stream) == 0) return text;
     free(text);
     return NULL;
@@ -238,13 +246,16 @@ int command_train(int argc, char **argv) {
         .command = "train",
         .about = "Trains a model on text and writes a model folder that generate, eval and transformers load. Everything is decided by the config, the data and the seed: "
                  "the same run gives the same bytes.",
-        .examples = "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/first\n"
+        .examples = "deepseek train configs/demo.json --data data/tinyshakespeare.txt --out runs/one\n"
                     "# an ablation: the same run with another learning rate\n"
-                    "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/second --set train.optimizer.learning_rate=2e-3\n"
-                    "# after Ctrl-C, a crash or a power cut\n"
-                    "deepseek train configs/shakespeare-char.json --data shakespeare.txt --out runs/first --resume\n"
+                    "deepseek train configs/demo.json --data data/tinyshakespeare.txt --out runs/two \\\n"
+                    "    --set train.optimizer.learning_rate=5e-4\n"
+                    "# after Ctrl-C, a crash or a power cut: the same command and --resume\n"
+                    "deepseek train configs/demo.json --data data/tinyshakespeare.txt --out runs/one \\\n"
+                    "    --resume\n"
                     "# fine-tuning: weights from a model folder, fresh optimizer state\n"
-                    "deepseek train MODEL/config.json --from MODEL --data notes/ --out runs/tuned --set train.steps=200\n",
+                    "deepseek train MODEL/config.json --from MODEL --data notes/ --out runs/tuned \\\n"
+                    "    --set train.steps=200\n",
         .notes = notes,
         .operands = operands,
         .options = options,

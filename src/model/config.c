@@ -37,12 +37,14 @@ static enum status unsupported(const struct reader *reader, const char *key, con
     return error_set(reader->error, STATUS_UNSUPPORTED, "%s: key \"%s\": %s is not implemented, only %s is", reader->origin, key, found, expected);
 }
 
+static enum status missing(const struct reader *reader, const char *key, const char *expected);
+
 /* An absent or null key keeps *value; `required` ones must be there. */
 static enum status read_integer(const struct reader *reader, const char *key, int64_t minimum, int64_t maximum, bool required, int64_t *value) {
     const json_t *found = json_object_get(reader->root, key);
     char expected[96];
     snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)minimum, (long long)maximum);
-    if (!found || json_is_null(found)) return required ? wrong(reader, key, found, expected) : STATUS_OK;
+    if (!found || json_is_null(found)) return required ? missing(reader, key, expected) : STATUS_OK;
     if (!json_is_integer(found) || json_integer_value(found) < minimum || json_integer_value(found) > maximum) return wrong(reader, key, found, expected);
     *value = json_integer_value(found);
     return STATUS_OK;
@@ -144,15 +146,32 @@ static const char *const known_keys[] = {
     "aux_loss_alpha", "seq_aux", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label", "label2id",
 };
 
+static bool is_known(const char *key) {
+    for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++)
+        if (strcmp(key, known_keys[i]) == 0) return true;
+    return false;
+}
+
+/* A required key is not there. The keys that mean nothing are named too: one of them may be this one, misspelled. */
+static enum status missing(const struct reader *reader, const char *key, const char *expected) {
+    char unknown[300] = "";
+    size_t used = 0;
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)reader->root, name, value) {
+        if (is_known(name) || used + 70 > sizeof unknown) continue;
+        used += (size_t)snprintf(unknown + used, sizeof unknown - used, "%s\"%.60s\"", used ? ", " : " (unknown keys: ", name);
+    }
+    return error_set(reader->error, STATUS_INVALID, "%s: key \"%s\": found nothing, expected %s%s%s", reader->origin, key, expected, unknown, used ? ")" : "");
+}
+
 static enum status collect_warnings(const struct reader *reader, struct config *config) {
     const char **warnings = arena_alloc(reader->arena, MAX_WARNINGS * sizeof *warnings);
     if (!warnings) return error_set(reader->error, STATUS_NO_MEMORY, "%s: no memory", reader->origin);
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)reader->root, key, value) {
-        bool known = false;
-        for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++) known |= strcmp(key, known_keys[i]) == 0;
-        if (!known && config->warning_count < MAX_WARNINGS) warnings[config->warning_count++] = arena_printf(reader->arena, "%s: unknown key \"%.100s\" ignored", reader->origin, key);
+        if (!is_known(key) && config->warning_count < MAX_WARNINGS) warnings[config->warning_count++] = arena_printf(reader->arena, "%s: unknown key \"%.100s\" ignored", reader->origin, key);
     }
     config->warnings = warnings;
     return STATUS_OK;
@@ -233,14 +252,25 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     return STATUS_OK;
 }
 
+enum status config_read(json_t **root, const char *path, struct error *error) {
+    static const char *const end = ".json";
+    char *file = NULL;
+    if (asprintf(&file, file_is_folder(path) ? "%s/config.json" : "%s", path) < 0) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
+    enum status status = json_load_path(root, file, error);
+    /* What is called NAME.json is meant as one, and the message says where it breaks; anything else is something else. */
+    const size_t length = strlen(file), tail = strlen(end);
+    if (status == STATUS_INVALID && (length < tail || strcmp(file + length - tail, end) != 0))
+        status = error_set(error, STATUS_INVALID, "%s: not JSON, expected a model folder (config.json, *.safetensors) or a config.json", path);
+    free(file);
+    return status;
+}
+
 enum status config_load(struct config *config, const char *path, struct arena *arena, struct error *error) {
-    const char *file = path;
-    if (file_is_folder(path) && !(file = arena_printf(arena, "%s/config.json", path))) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
     json_t *root;
-    enum status status = json_load_path(&root, file, error);
+    enum status status = config_read(&root, path, error);
     if (status) return status;
-    const char *origin = arena_string(arena, file);
-    status = config_parse(config, root, origin ? origin : file, arena, error);
+    const char *origin = arena_printf(arena, file_is_folder(path) ? "%s/config.json" : "%s", path);
+    status = config_parse(config, root, origin ? origin : path, arena, error);
     json_decref(root);
     return status;
 }

@@ -48,7 +48,9 @@ struct config {
 
 /* `origin` names the source in messages. Keys "train" are ignored here (train/settings.h reads them). Strings live in `arena`. */
 enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena, struct error *error);
-/* A folder with config.json, or the path of a JSON file. */
+/* The JSON of a folder's config.json, or of the path of one. */
+enum status config_read(json_t **root, const char *path, struct error *error);
+/* The same, parsed. */
 enum status config_load(struct config *config, const char *path, struct arena *arena, struct error *error);
 void config_release(struct config *config);   /* the JSON; the rest is the arena's */
 

@@ -1,6 +1,7 @@
 /* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6.1, spec/formats.md section 6.6). */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/file.h"
 #include "graph/weights.h"
@@ -135,11 +136,30 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
     return STATUS_OK;
 }
 
+static bool has(const char *folder, const char *name, bool (*is)(const char *path)) {
+    char path[4096];
+    return snprintf(path, sizeof path, "%s/%s", folder, name) < (int)sizeof path && is(path);
+}
+
+enum status model_check_folder(const char *folder, struct error *error) {
+    static const char *const expected = "expected a model folder (config.json, *.safetensors)";
+    const size_t length = strlen(folder);
+    if (file_is_folder(folder)) {
+        if (!has(folder, "checkpoints", file_is_folder)) return STATUS_OK;
+        if (has(folder, "model/config.json", file_exists)) return error_set(error, STATUS_INVALID, "%s: the folder of a training run, its model is %s%smodel", folder, folder, folder[length - 1] == '/' ? "" : "/");
+        if (has(folder, "lock", file_exists)) return error_set(error, STATUS_INVALID, "%s: the folder of a training run that has not saved a model yet, %s", folder, expected);
+        return STATUS_OK;
+    }
+    if (!file_exists(folder)) return error_set(error, STATUS_NOT_FOUND, "%s: no such folder, %s", folder, expected);
+    if (length > 5 && strcmp(folder + length - 5, ".json") == 0) return error_set(error, STATUS_INVALID, "%s: a config and no model folder, %s", folder, expected);
+    return error_set(error, STATUS_INVALID, "%s: a file, %s", folder, expected);
+}
+
 enum status model_open(struct model **out, const char *folder, const struct kernels *kernels, struct pool *pool, int compute, enum model_use use, struct error *error) {
     struct arena arena = {0};   /* for the config; the model takes it over */
     struct config config;
-    if (!file_is_folder(folder)) return error_set(error, file_exists(folder) ? STATUS_INVALID : STATUS_NOT_FOUND, "%s: %s, expected a model folder with config.json and *.safetensors", folder, file_exists(folder) ? "a file" : "no such folder");
-    enum status status = config_load(&config, folder, &arena, error);
+    enum status status = model_check_folder(folder, error);
+    if (!status) status = config_load(&config, folder, &arena, error);
     if (status) {
         arena_free(&arena);
         return status;

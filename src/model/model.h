@@ -109,6 +109,8 @@ void parameter_repack(const struct model *model, const struct parameter *paramet
 /* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32 values (training) or
  * packs for the compute type (inference). */
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
+/* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's folder, a config, one of its files) is named. */
+enum status model_check_folder(const char *folder, struct error *error);
 /* config + weights in one call, for commands: compute DTYPE_COUNT means the checkpoint's own (F32 -> F32, BF16 -> BF16). */
 enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, int compute, enum model_use use, struct error *error);
 /* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype` (F32 or BF16). The tokenizer's files are the caller's. */

@@ -46,7 +46,13 @@ if [ -c /dev/full ]; then
     expect 'a full disk: message' grep -q 'standard output: No space left on device' "$T/err"
 fi
 # SIGTERM ends it with a message.
-timeout -s TERM 0.5 $D generate "$TEXT" -p Once -n 100000000 --ignore-eos >/dev/null 2>"$T/err"
+$D generate "$TEXT" -p Once -n 10000000 --ignore-eos >"$T/stream" 2>"$T/err" &
+waited=0
+until [ -s "$T/stream" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done   # its first character: the handler is in place
+kill -TERM $!
+wait $!
+expect 'SIGTERM: exit code' [ $? -eq 1 ]
+rm -f "$T/stream"
 expect 'SIGTERM: message' grep -q '^deepseek generate: interrupted$' "$T/err"
 
 # ---- eval ----
@@ -71,6 +77,26 @@ printf x >"$T/one.txt"
 check 'eval: one token' 1 '' 'one.txt: found 1 tokens, expected at least 2' $D eval "$TEXT" --data "$T/one.txt"
 check 'eval: two tokens' 0 '"tokens": 1, "bytes": 1, "context": 1' '' sh -c "printf xy >$T/two.txt; $D eval $TEXT --data $T/two.txt --json"
 
+# ---- what people give in the place of a model folder ----
+mkdir -p "$T/run/checkpoints" "$T/fresh/checkpoints"
+touch "$T/run/lock" "$T/fresh/lock"
+cp -r "$TEXT" "$T/run/model"
+echo '[[1, 2]]' >"$T/two.json"
+given() { # MODEL PATTERN
+    check "generate $1" 1 '' "$2" $D generate "$1" -p Once
+    check "eval $1" 1 '' "$2" $D eval "$1" --data "$T/book.txt"
+    check "logits $1" 1 '' "$2" $D logits "$1" --tokens "$T/two.json" -o "$T/never"
+    check "grads $1" 1 '' "$2" $D grads "$1" --tokens "$T/two.json" -o "$T/never"
+    check "train --from $1" 1 '' "$2" $D train tests/train/tiny.json --data "$T/book.txt" --from "$1" --out "$T/never"
+}
+given "$T/run" 'run: the folder of a training run, its model is .*/run/model$'
+given "$T/run/" 'run/: the folder of a training run, its model is .*/run/model$'
+given "$T/fresh" 'fresh: the folder of a training run that has not saved a model yet, expected a model folder (config.json, \*.safetensors)$'
+given "$MODEL/model.safetensors" 'model.safetensors: a file, expected a model folder (config.json, \*.safetensors)$'
+given configs/demo.json 'demo.json: a config and no model folder, expected a model folder (config.json, \*.safetensors)$'
+check 'bench of a run' 1 '' 'its model is .*/run/model$' $D bench "$T/run"
+expect 'nothing was written' [ ! -e "$T/never" ]
+
 # ---- info: the official shapes, without a checkpoint ----
 shape() { # HIDDEN FFN LAYERS HEADS KV
     echo "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": $1, \"intermediate_size\": $2, \"num_hidden_layers\": $3,
@@ -90,7 +116,10 @@ check 'info --set' 0 '"parameters": 55872,' '*' $D info "$MODEL" --json --set nu
 check 'info --set of a wrong value' 1 '' 'vocab_size": found 131.5' $D info "$MODEL" --set vocab_size=131.5
 check 'info --set of nonsense' 1 '' '^deepseek info: ' $D info "$MODEL" --set hidden_size
 check 'info of nothing' 1 '' 'nowhere' $D info "$T/nowhere"
-check 'info of a text' 1 '' 'book.txt' $D info "$T/book.txt"
+check 'info of a text' 1 '' 'book.txt: not JSON, expected a model folder (config.json, \*.safetensors) or a config.json$' $D info "$T/book.txt"
+check 'bench of weights' 1 '' 'model.safetensors: not JSON, expected a model folder' $D bench "$MODEL/model.safetensors"
+printf '{"a": 1,}' >"$T/comma.json"
+check 'info of broken JSON' 1 '' 'comma.json: line 1, column' $D info "$T/comma.json"
 check 'info of an impossible config' 1 '' '^deepseek info: ' $D info "$T/7b.json" --set hidden_size=-4096
 check 'info of another activation' 1 '' 'hidden_act' $D info "$T/7b.json" --set hidden_act=gelu
 check 'info of an unknown key' 0 '*' 'warning: .*sparkle' $D info "$T/7b.json" --set sparkle=1
@@ -107,7 +136,10 @@ long="$D generate $MODEL --tokens $T/three.json -n 10000000 --ignore-eos --threa
 timeout -s TERM 1.5 $long >/dev/null 2>"$T/err"
 expect 'no bar without a terminal' [ "$(tr -cd '\r' <"$T/err" | wc -c)" -eq 0 ]
 if script -qec true /dev/null >/dev/null 2>&1; then
-    script -qec "timeout --foreground -s TERM 2.5 $long >/dev/null" /dev/null >"$T/terminal" </dev/null
+    for seconds in 2.5 10 40; do   # longer where the machine is busy
+        script -qec "timeout --foreground -s TERM $seconds $long >/dev/null" /dev/null >"$T/terminal" </dev/null
+        if grep -q '%  .* left' "$T/terminal"; then break; fi
+    done
     expect 'a bar on a terminal' grep -q 'generate \[#*-*\]  *[0-9]*%  .* tokens/s  .* left' "$T/terminal"
     script -qec "timeout --foreground -s TERM 1.5 $long -q >/dev/null" /dev/null >"$T/terminal" </dev/null
     expect 'no bar with --quiet' [ "$(grep -c '\[#*-*\]' "$T/terminal")" = 0 ]

@@ -19,6 +19,8 @@ for command in train generate eval bench info logits grads steps; do
     expect "$command --help: options" grep -q -e '-h, --help' "$T/out"
     expect "$command --help: defaults" grep -q '(default' "$T/out"
     cp "$T/out" "$T/help"
+    expect "$command --help: 80 columns, commands apart" [ "$(awk 'length > 80 && !/^  deepseek /' "$T/help" | wc -l)" -eq 0 ]
+    for file in $(grep -o -e 'configs/[A-Za-z0-9._-]*' -e 'data/[A-Za-z0-9._-]*' "$T/help"); do expect "$command --help: $file exists" [ -e "$file" ]; done
     check "help $command" 0 "^usage: deepseek $command " '' $D help $command
     expect "help $command is $command --help" cmp -s "$T/out" "$T/help"
     check "$command: an operand is missing" 2 '' "^deepseek $command: .*is missing" $D $command
@@ -54,6 +56,9 @@ check 'generate: a negative seed' 2 '' '--seed: found `-1`, expected an integer 
 check 'bench: nothing to measure' 2 '' 'leaves nothing to measure' $D bench "$MODEL" --prompt 0 --gen 0
 check 'bench: a bad depth in a list' 2 '' '--depth: found `x`' $D bench "$MODEL" --depth 0,x
 check 'bench: an empty depth in a list' 2 '' '--depth: found ``' $D bench "$MODEL" --depth 0,,1
+
+# What the pages and the demo name exists too.
+for file in $(grep -oh -e 'configs/[A-Za-z0-9_-]*\.json' README.md docs/*.md tools/demo.sh | sort -u); do expect "the pages: $file exists" [ -e "$file" ]; done
 
 # ---- standard output: full, closed, a pipe that nobody reads ----
 for command in '--help' 'help generate' '--version' "info $MODEL"; do
