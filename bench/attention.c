@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/arena.h"
 #include "kernels/kernels.h"
 #include "kernels/probe.h"
 
@@ -87,9 +88,14 @@ static void measure_decode(struct pool *pool, enum isa isa, const char *name, st
     int64_t k_width = (int64_t)shape.kv_heads * shape.qk_dim, v_width = (int64_t)shape.kv_heads * shape.v_dim;
     float *k = random_numbers((size_t)(1024 * k_width), DTYPE_F32), *v = random_numbers((size_t)(1024 * v_width), DTYPE_F32);
     float *q = random_numbers((size_t)(shape.heads * shape.qk_dim), DTYPE_F32), *o = get((size_t)(shape.heads * shape.v_dim) * 4);
+    char *pages = pages_alloc(bytes * (size_t)layers);   /* as sequences hold theirs */
     void **stores = get((size_t)layers * sizeof *stores), *scratch = get(kernels->scratch_bytes(&shape, depth, pool_threads(pool)));
+    if (!pages) {
+        fprintf(stderr, "attention: no memory for %d layers\n", layers);
+        exit(1);
+    }
     for (int i = 0; i < layers; i++) {
-        stores[i] = get(bytes);
+        stores[i] = pages + (size_t)i * bytes;
         for (int64_t t = 0; t < depth; t += 1024) {
             struct attention_job job = {.kv = stores[i], .capacity = depth, .position = t, .count = depth - t < 1024 ? depth - t : 1024};
             kernels->kv_write(pool, &shape, &job, 1, k, DTYPE_F32, k_width, v, DTYPE_F32, v_width);
@@ -108,7 +114,7 @@ static void measure_decode(struct pool *pool, enum isa isa, const char *name, st
     double time = median(times, REPEATS), speed = (double)bytes / time, memory = probe_memory_read(pool);
     printf("%-10s %-4s %-22s depth %6d  %8.1f us per layer and token  %5.1f GB/s %3.0f%%  (memory %.1f)\n", isa_name(isa), dtype_name(shape.kv_dtype), name, (int)depth, time * 1e6,
            speed * 1e-9, 100 * speed / memory, memory * 1e-9);
-    for (int i = 0; i < layers; i++) free(stores[i]);
+    pages_free(pages, bytes * (size_t)layers);
     void *all[] = {k, v, q, o, stores, scratch};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }

@@ -36,7 +36,7 @@ struct backward_scratch {
     float *q_b;            /* [blocks][block_words][q_cols] */
     float *do_t;           /* [blocks][v_stride][64] */
     float *do_b;           /* [blocks][block_words][v_cols] */
-    float *lse, *delta;    /* [queries]; lse / ln 2, infinite past the end, where p must be zero */
+    float *lse, *delta;    /* [queries]; lse / ln 2. Queries past the end add nothing: their q and dO are zeros */
     float *dq_t;           /* [blocks][q_cols][64] */
     /* of the key/value head: all keys where heads share it, otherwise one block */
     float *dk, *dv;        /* [keys][q_cols], [keys][v_cols] */
@@ -185,7 +185,7 @@ ATTENTION_INLINE void backward_head(const struct backward_call *call, const stru
         backward_load_queries(scratch->do_t + i * BLOCK * sizes->v_stride, scratch->do_b + i * part * sizes->v_cols, &d_o, row, rows,
                               sizes->v_words, sizes->v_stride, sizes->v_cols, form, scratch->rows);
         for (int64_t t = 0; t < BLOCK; t++) {
-            scratch->lse[i * BLOCK + t] = t < rows ? (float)(call->lse[head * call->rows + row + t] * LOG2_E) : INFINITY;
+            scratch->lse[i * BLOCK + t] = t < rows ? (float)(call->lse[head * call->rows + row + t] * LOG2_E) : 0.0f;
             scratch->delta[i * BLOCK + t] = t < rows ? backward_delta(&d_o, &o, row + t) : 0.0f;
         }
     }

@@ -462,6 +462,28 @@ static void test_rounding_of_inputs(void **state) {
     problem_free(&coarse);
 }
 
+/* With a bf16 store the weight that meets v is rounded to bf16, the one in the sum is not: keys 0 and -0.296875, values 0 and 1. */
+static void test_rounding_of_weights(void **state) {
+    (void)state;
+    struct attention_shape shape = {.heads = 1, .kv_heads = 1, .qk_dim = 1, .v_dim = 1, .scale = 1, .kv_dtype = DTYPE_BF16};
+    static const float ones[2] = {1, 1}, keys[2] = {0, -0.296875f}, values[2] = {0, 1};
+    double weight = exp(-0.296875), rounded = (double)bf16_to_float(bf16_from_float((float)weight));
+    assert_true(fabs(weight - rounded) > 5e-4);
+    for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+        if (!isa_available(isa)) continue;
+        const struct attention_kernels *kernels = variant(isa);
+        struct attention_job job = {.kv = store_make(kernels->kv_bytes(&shape, 2)), .capacity = 2, .count = 2};
+        void *scratch = get(kernels->scratch_bytes(&shape, 2, 1));
+        float o[2];
+        kernels->kv_write(NULL, &shape, &job, 1, keys, DTYPE_F32, 1, values, DTYPE_F32, 1);
+        kernels->forward(NULL, &shape, &job, 1, ones, DTYPE_F32, 1, o, DTYPE_F32, 1, NULL, 2, scratch);
+        assert_true(o[0] == 0.0f);
+        assert_true(fabs((double)o[1] - rounded / (1 + weight)) < 8 * UNIT_FP32);
+        free(job.kv);
+        free(scratch);
+    }
+}
+
 /* Bit for bit: chunks, batches, threads, and what the store holds besides. */
 static void test_independence(void **state) {
     (void)state;
@@ -511,7 +533,7 @@ static void test_independence(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_variants), cmocka_unit_test(test_mixed_types),
-        cmocka_unit_test(test_rounding_of_inputs), cmocka_unit_test(test_independence),
+        cmocka_unit_test(test_rounding_of_inputs), cmocka_unit_test(test_rounding_of_weights), cmocka_unit_test(test_independence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
