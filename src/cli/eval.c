@@ -25,8 +25,11 @@ static enum status load_data(const struct request *request, const struct tokeniz
     data_files_free(&files);
     if (status) return status;
     if (data->replaced && !request->quiet) cli_warn("%s: %llu places are not UTF-8 and count as U+FFFD", request->data, (unsigned long long)data->replaced);
-    if (request->held_out > 0 && (status = data_split(data, request->held_out, 1, error))) return status;
+    if (request->held_out > 0) data_hold_out(data, request->held_out);
     *first = request->held_out > 0 ? data->train_count : 0;
+    if (request->held_out > 0 && data->count - *first < 2)
+        return error_set(error, STATUS_INVALID, "%s: --held-out %g of %lld tokens holds %lld out, expected at least 2", request->data, request->held_out, (long long)data->count,
+                         (long long)(data->count - *first));
     if (data->count - *first < 2) return error_set(error, STATUS_INVALID, "%s: found %lld tokens, expected at least 2", request->data, (long long)(data->count - *first));
     return STATUS_OK;
 }

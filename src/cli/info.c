@@ -241,7 +241,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     struct settings settings;
     enum status status = load_root(request, &root, path, sizeof path, error);
     const json_t *train = status ? NULL : json_object_get(root, "train");
-    if (!status) status = settings_parse(&settings, train, path, "train.", error);
+    if (!status) status = settings_parse(&settings, root, path, error);
     if (!status) status = config_parse(&config, root, path, &arena, error);
     json_decref(root);
     if (!status) {

@@ -93,7 +93,7 @@ static enum status continue_sample(struct view *view, struct model *model, struc
     return STATUS_OK;
 }
 
-static enum status make_sample(void *context, struct model *model, int64_t step, char **text, struct error *error) {
+static enum status make_sample(void *context, struct model *model, int64_t step, char **text, size_t *length, struct error *error) {
     struct view *view = context;
     const struct training *t = view->training;
     size_t vocab = (size_t)model->config.vocab_size, size;
@@ -109,8 +109,12 @@ static enum status make_sample(void *context, struct model *model, int64_t step,
     if (!status) status = begin_sample(t, &ids, error);
     if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, order, error);
     if (!status) status = tokenizer_decode(t->tokenizer, ids.ids, ids.count, true, &bytes, &size, error);
-    if (!status && !(*text = text_to_utf8(bytes, size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
-    if (!status) cli_progress_line(&view->progress, "--- sample at step %lld\n%s\n---", (long long)step, *text);
+    if (!status && !(*text = text_to_utf8(bytes, size, length))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status && !view->request->quiet) {
+        cli_progress_line(&view->progress, "--- sample at step %lld", (long long)step);
+        fwrite(*text, 1, *length, stderr);
+        fputs("\n---\n", stderr);
+    }
     free(bytes);
     free(logits);
     free(order);

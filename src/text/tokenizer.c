@@ -77,14 +77,6 @@ char *text_to_utf8(const char *text, size_t size, size_t *length) {
     return copy;
 }
 
-/* The characters tokenizer's view of a text: NUL, which jansson does not take in a key, counts as U+FFFD too. */
-static uint32_t next_character(const uint8_t *text, size_t size, size_t *length, bool *replaced) {
-    uint32_t character = utf8_next(text, size, length, replaced);
-    if (character != 0) return character;
-    *replaced = true;
-    return REPLACEMENT;
-}
-
 /* ---- lists and counts ------------------------------------------------------------------------------------------------------- */
 
 void token_list_free(struct token_list *list) {
@@ -115,7 +107,7 @@ enum status character_counts_add(struct character_counts *counts, const void *te
     const uint8_t *bytes = text;
     for (size_t at = 0, step; at < size; at += step) {
         bool replaced;
-        counts->counts[next_character(bytes + at, size - at, &step, &replaced)]++;
+        counts->counts[utf8_next(bytes + at, size - at, &step, &replaced)]++;
         counts->replaced += replaced;
     }
     return STATUS_OK;
@@ -281,7 +273,7 @@ enum status tokenizer_encode(const struct tokenizer *tokenizer, const void *text
             step = 1;
         } else {
             bool bad;
-            uint32_t character = next_character(bytes + at, size - at, &step, &bad);
+            uint32_t character = utf8_next(bytes + at, size - at, &step, &bad);
             ill_formed += bad;
             id = t->character_ids[character];
             if (id < 0) id = t->unknown;
@@ -332,6 +324,46 @@ static void vocabulary_key(const struct tokenizer *t, const uint32_t alphabet[25
     key[length] = '\0';
 }
 
+/* jansson takes no NUL in a key. In its objects the character U+0000 has the empty key, which no vocabulary of characters holds otherwise; in the file it is "\u0000". */
+#define NUL_KEY "\"\\u0000\""
+#define EMPTY_KEY "\n      \"\":"   /* as json_format writes it in model.vocab: strings hold no line ends, so it stands nowhere else */
+
+static enum status write_tokenizer_json(const json_t *root, const char *path, struct error *error) {
+    char *text, *spelled = NULL;
+    size_t size;
+    enum status status = json_format(root, &text, &size, error);
+    if (status != STATUS_OK) return error_prefix(error, "%s", path);
+    const char *empty = strstr(text, EMPTY_KEY);
+    if (!empty) {
+        status = file_replace(path, text, size, error);
+    } else {
+        int before = (int)(empty - text) + (int)strlen(EMPTY_KEY) - 3;
+        int length = asprintf(&spelled, "%.*s" NUL_KEY "%s", before, text, text + before + 2);
+        status = length < 0 ? error_set(error, STATUS_NO_MEMORY, "%s: no memory", path) : file_replace(path, spelled, (size_t)length, error);
+    }
+    free(spelled);
+    free(text);
+    return status;
+}
+
+/* *nul: the file has a key U+0000, which has become the empty key. A quote that begins a string has no backslash before it, so no other place can match. */
+static enum status read_tokenizer_json(json_t **root, const char *path, bool *nul, struct error *error) {
+    char *text;
+    size_t size;
+    enum status status = file_read(path, JSON_FILE_LIMIT, &text, &size, error);
+    if (status != STATUS_OK) return status;
+    *nul = false;
+    for (char *at = text; (at = memmem(at, size - (size_t)(at - text), NUL_KEY, strlen(NUL_KEY))); at++) {
+        const char *after = at + strlen(NUL_KEY);
+        if (at == text || at[-1] == '\\' || after[strspn(after, " \t\r\n")] != ':') continue;
+        memcpy(at, "\"\"      ", strlen(NUL_KEY));
+        *nul = true;
+    }
+    status = json_parse(root, text, size, path, error);
+    free(text);
+    return status;
+}
+
 static json_t *added_tokens_json(const struct tokenizer *t) {
     json_t *list = json_array();
     for (int64_t id = 0; id < t->size; id++) {
@@ -378,7 +410,7 @@ enum status tokenizer_save(const struct tokenizer *tokenizer, const char *folder
     char path[4096];
     snprintf(path, sizeof path, "%s/tokenizer.json", folder);
     json_t *root = tokenizer_json(tokenizer);
-    enum status status = json_save_path(root, path, error);
+    enum status status = write_tokenizer_json(root, path, error);
     json_decref(root);
     if (status != STATUS_OK) return status;
     json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
@@ -456,7 +488,7 @@ static enum status largest_id(const json_t *vocabulary, const json_t *added, con
     return *largest >= 0 ? STATUS_OK : error_set(error, STATUS_INVALID, "%s: the vocabulary is empty", path);
 }
 
-static enum status read_vocabulary(struct tokenizer *t, const json_t *vocabulary, const char *unknown, const char *path, struct error *error) {
+static enum status read_vocabulary(struct tokenizer *t, const json_t *vocabulary, bool nul, const char *unknown, const char *path, struct error *error) {
     uint32_t alphabet[256];
     byte_alphabet(alphabet);
     const char *key;
@@ -472,6 +504,7 @@ static enum status read_vocabulary(struct tokenizer *t, const json_t *vocabulary
             t->unknown = (int32_t)id;
             status = set_piece(t, id, key, size, error);
         } else if (t->kind == TOKENIZER_CHARACTERS) {
+            if (nul && size == 0) size = length = 1;   /* the NUL that ends the empty key */
             if (size == 0 || length != size) return unsupported(error, path, "the vocabulary entry", key);
             t->character_ids[character] = (int32_t)id;
             status = set_piece(t, id, key, size, error);
@@ -541,7 +574,7 @@ static enum status find_eos(struct tokenizer *t, const char *path, struct error 
     return STATUS_OK;
 }
 
-static enum status read_tokenizer(struct tokenizer **out, const json_t *root, const char *path, struct error *error) {
+static enum status read_tokenizer(struct tokenizer **out, const json_t *root, bool nul, const char *path, struct error *error) {
     const json_t *model = json_object_get(root, "model"), *vocabulary = json_object_get(model, "vocab"), *added = json_object_get(root, "added_tokens");
     if (!json_is_object(model)) return error_set(error, STATUS_INVALID, "%s: no object \"model\": this is not a tokenizer.json", path);
     /* Old files leave the model's type out: then the pre-tokenizer decides. */
@@ -560,7 +593,7 @@ static enum status read_tokenizer(struct tokenizer **out, const json_t *root, co
     if (status == STATUS_OK) status = largest_id(vocabulary, added, path, &largest, error);
     if (status == STATUS_OK) status = tokenizer_new(out, bytes ? TOKENIZER_BYTES : TOKENIZER_CHARACTERS, largest + 1, error);
     if (status != STATUS_OK) return status;
-    status = read_vocabulary(*out, vocabulary, json_string_value(json_object_get(model, "unk_token")), path, error);
+    status = read_vocabulary(*out, vocabulary, nul, json_string_value(json_object_get(model, "unk_token")), path, error);
     if (status == STATUS_OK) status = read_added(*out, added, path, error);
     if (status == STATUS_OK) status = find_eos(*out, path, error);
     if (status == STATUS_OK) return STATUS_OK;
@@ -574,9 +607,10 @@ enum status tokenizer_load(struct tokenizer **tokenizer, const char *path, struc
     char file[4096];
     snprintf(file, sizeof file, "%s%s", path, file_is_folder(path) ? "/tokenizer.json" : "");
     json_t *root;
-    enum status status = json_load_path(&root, file, error);
+    bool nul;
+    enum status status = read_tokenizer_json(&root, file, &nul, error);
     if (status != STATUS_OK) return status;
-    status = read_tokenizer(tokenizer, root, file, error);
+    status = read_tokenizer(tokenizer, root, nul, file, error);
     json_decref(root);
     return status;
 }

@@ -3,7 +3,7 @@
  * Two pipelines are known:
  *   bytes       a byte-level BPE of 256 entries without merges: every byte is a token. Ids follow GPT-2's byte alphabet: the 188 printable
  *               bytes 21-7E, A1-AC, AE-FF first, then the other 68, both in ascending order.
- *   characters  a WordLevel model over a Split of single characters; ids in code-point order. What is not UTF-8, and U+0000, counts as U+FFFD.
+ *   characters  a WordLevel model over a Split of single characters; ids in code-point order. What is not UTF-8 counts as U+FFFD.
  * Both end with the added token <|endoftext|>, which separates documents and ends a generation. */
 #ifndef DEEPSEEK_TEXT_TOKENIZER_H
 #define DEEPSEEK_TEXT_TOKENIZER_H
@@ -25,7 +25,7 @@ enum status token_list_push(struct token_list *list, int32_t id, struct error *e
 
 /* Which characters a corpus holds, and how often. Zeroed is empty. Texts are added one by one, each ends at a character's boundary. */
 #define CHARACTER_LIMIT 0x110000
-struct character_counts { uint64_t *counts; /* [CHARACTER_LIMIT] */ uint64_t replaced; /* ill-formed sequences and NULs, counted as U+FFFD */ };
+struct character_counts { uint64_t *counts; /* [CHARACTER_LIMIT] */ uint64_t replaced; /* ill-formed sequences, counted as U+FFFD */ };
 enum status character_counts_add(struct character_counts *counts, const void *text, size_t size, struct error *error);
 void character_counts_free(struct character_counts *counts);
 

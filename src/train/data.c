@@ -133,12 +133,17 @@ enum status data_load(struct data *data, const struct data_files *files, const s
     return STATUS_OK;
 }
 
+void data_hold_out(struct data *data, double fraction) { data->train_count = data->count - (int64_t)((double)data->count * fraction); }
+
 enum status data_split(struct data *data, double eval_fraction, int64_t length, struct error *error) {
-    int64_t held_out = (int64_t)((double)data->count * eval_fraction);
-    data->train_count = data->count - held_out;
-    if (data->train_count < length + 1)
-        return error_set(error, STATUS_INVALID, "the data is too short: found %lld tokens, %lld of them for training after train.eval_fraction %g; a sequence of train.sequence_length %lld needs %lld",
-                         (long long)data->count, (long long)data->train_count, eval_fraction, (long long)length, (long long)length + 1);
+    data_hold_out(data, eval_fraction);
+    int64_t held_out = data->count - data->train_count;
+    if (data->train_count < length + 1) {
+        char remedy[64] = "";
+        if (data->train_count > 1) snprintf(remedy, sizeof remedy, ", or a train.sequence_length of at most %lld", (long long)data->train_count - 1);
+        return error_set(error, STATUS_INVALID, "the data is too short: found %lld tokens, %lld of them for training after train.eval_fraction %g; a sequence of train.sequence_length %lld needs %lld; "
+                         "take more text%s", (long long)data->count, (long long)data->train_count, eval_fraction, (long long)length, (long long)length + 1, remedy);
+    }
     if (eval_fraction > 0 && held_out < 2)
         return error_set(error, STATUS_INVALID, "the data is too short: train.eval_fraction %g of %lld tokens holds %lld tokens out, evaluation needs 2; set train.eval_fraction=0 to train without",
                          eval_fraction, (long long)data->count, (long long)held_out);

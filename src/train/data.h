@@ -28,7 +28,9 @@ struct data {
 
 /* Reads and encodes all files; a file is a document. `vocab_size` bounds the ids. */
 enum status data_load(struct data *data, const struct data_files *files, const struct tokenizer *tokenizer, int64_t vocab_size, struct error *error);
-/* Splits off the last `eval_fraction` of the tokens and checks that both parts are long enough for sequences of `length` tokens. */
+/* Marks the last `fraction` of the tokens as held out. */
+void data_hold_out(struct data *data, double fraction);
+/* The same for training: checks that both parts are long enough for sequences of `length` tokens. */
 enum status data_split(struct data *data, double eval_fraction, int64_t length, struct error *error);
 void data_free(struct data *data);
 

@@ -64,11 +64,12 @@ static enum status load_data(struct training *t, struct error *error) {
     if (status != STATUS_OK) return status;
     if (t->data.replaced) {
         char message[160];
-        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences or NULs, which count as U+FFFD", (unsigned long long)t->data.replaced);
+        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD", (unsigned long long)t->data.replaced);
         warn(t, message);
     }
     if (tokenizer_eos(t->tokenizer) < 0 && t->data.documents > 1) warn(t, "the tokenizer has no end-of-document token: documents follow each other without a boundary");
-    return data_split(&t->data, t->settings.eval_fraction, t->settings.sequence_length, error);
+    status = data_split(&t->data, t->settings.eval_fraction, t->settings.sequence_length, error);
+    return status == STATUS_OK ? status : error_prefix(error, "%s", t->options.data);
 }
 
 /* Token ids and the longest context, which the tokenizer and the settings know better than a config made for another vocabulary. */
@@ -121,6 +122,21 @@ static enum status make_trainer(struct training *t, struct error *error) {
     return trainer_create(&t->trainer, t->model, &optimizer, s->micro_batch_size, s->sequence_length, error);
 }
 
+/* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says now. */
+static void keep_warmup(struct training *t, const json_t *saved) {
+    const json_t *given = json_object_get(json_object_get(t->options.config, "train"), "schedule");
+    const json_t *steps = json_object_get(json_object_get(json_object_get(saved, "train"), "schedule"), "warmup_steps");
+    if (!is_absent(given, "warmup_steps") || !json_is_integer(steps)) return;
+    t->settings.schedule.warmup_steps = t->schedule.warmup_steps = json_integer_value(steps);
+    json_object_set_new(json_object_get(json_object_get(t->state.config, "train"), "schedule"), "warmup_steps", json_integer(json_integer_value(steps)));
+}
+
+static enum status same_data(const struct training *t, const struct checkpoint_state *saved, struct error *error) {
+    if (saved->data_fingerprint == t->data.fingerprint) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%s: the data is not the data that the run was begun with (fingerprint %016llx, expected %016llx)", t->options.data,
+                     (unsigned long long)t->data.fingerprint, (unsigned long long)saved->data_fingerprint);
+}
+
 /* The run's last complete checkpoint. STATUS_NOT_FOUND: there is none. */
 static enum status find_checkpoint(struct training *t, struct checkpoint *checkpoint, struct error *error) {
     enum status status = checkpoint_find(checkpoint, t->run.checkpoints, error);
@@ -131,10 +147,13 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
                  (long long)checkpoint->state.step, checkpoint->damage.message);
         warn(t, message);
     }
-    status = settings_same_run(checkpoint->state.config, t->state.config, t->run.path, error);
-    if (status == STATUS_OK && checkpoint->state.data_fingerprint != t->data.fingerprint)
-        status = error_set(error, STATUS_INVALID, "%s: the data is not the data that the run was begun with (fingerprint %016llx, expected %016llx)", t->options.data,
-                           (unsigned long long)t->data.fingerprint, (unsigned long long)checkpoint->state.data_fingerprint);
+    keep_warmup(t, checkpoint->state.config);
+    /* Where the data decides the vocabulary, other data changes vocab_size too; then the data is what the message is about. */
+    const char *was = json_string_value(json_object_get(json_object_get(checkpoint->state.config, "train"), "tokenizer"));
+    bool from_data = was && strcmp(was, "characters") == 0 && strcmp(t->settings.tokenizer, was) == 0;
+    if (from_data) status = same_data(t, &checkpoint->state, error);
+    if (status == STATUS_OK) status = settings_same_run(checkpoint->state.config, t->state.config, t->run.path, error);
+    if (status == STATUS_OK && !from_data) status = same_data(t, &checkpoint->state, error);
     if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
         status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path, (long long)checkpoint->state.step, (long long)t->settings.steps);
     if (status == STATUS_OK && checkpoint->state.sequences != checkpoint->state.step * t->settings.batch_size)
@@ -170,13 +189,19 @@ static enum status begin_run(struct training *t, struct error *error) {
         status = model_allocate_training(t->model, error);
         if (status == STATUS_OK) model_initialise(t->model, (uint64_t)t->settings.seed);
     }
-    t->state.evaluated = true;   /* nothing is due before the first step */
+    t->state.evaluated = false;   /* a sample of what has learned nothing is due */
     return status == STATUS_OK ? make_trainer(t, error) : status;
 }
 
 static enum status open_all(struct training *t, struct error *error) {
     const struct training_options *o = &t->options;
-    enum status status = settings_parse(&t->settings, json_object_get(o->config, "train"), o->origin, "train.", error);
+    enum status status = settings_parse(&t->settings, o->config, o->origin, error);
+    if (status == STATUS_OK && t->settings.schedule.warmup_steps > t->settings.steps) {
+        char message[160];
+        snprintf(message, sizeof message, "train.schedule.warmup_steps %lld is more than train.steps %lld: the run ends within the warm-up", (long long)t->settings.schedule.warmup_steps,
+                 (long long)t->settings.steps);
+        warn(t, message);
+    }
     if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());   /* the config may leave vocab_size to the tokenizer */
     if (status == STATUS_OK && !o->resume) status = run_check_unused(o->run, error);   /* before the data is read */
     if (status == STATUS_OK && o->from) status = take_from(t, error);
@@ -226,7 +251,8 @@ void training_close(struct training *training) {
     model_destroy(training->model);
     tokenizer_destroy(training->tokenizer);
     data_free(&training->data);
-    run_close(&training->run);
+    if (training->state.step == 0 && training->saved_step < 0) run_abandon(&training->run);
+    else run_close(&training->run);
     json_decref(training->state.config);
     free(training->inputs);
     free(training->targets);
@@ -287,18 +313,19 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
 
 static enum status sample(struct training *t, struct error *error) {
     char *text = NULL;
-    enum status status = t->callbacks.sample(t->callbacks.context, t->model, t->state.step, &text, error);
+    size_t size = 0;
+    enum status status = t->callbacks.sample(t->callbacks.context, t->model, t->state.step, &text, &size, error);
     if (status == STATUS_OK && text) {
         FILE *log = t->run.metrics;
         fprintf(log, "{\"step\": %lld, \"sample\": ", (long long)t->state.step);
-        json_put_string(log, text, strlen(text));
+        json_put_string(log, text, size);
         status = run_log(&t->run, log, error, "}");
     }
     free(text);
     return status;
 }
 
-/* What is due after a step: evaluation and a sample. STATUS_INTERRUPTED leaves both for the resumption. */
+/* What is due after a step: evaluation and a sample; before the first one a sample. STATUS_INTERRUPTED leaves both for the resumption. */
 static enum status do_what_is_due(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     int64_t step = t->state.step;
@@ -306,7 +333,7 @@ static enum status do_what_is_due(struct training *t, struct error *error) {
     enum status status = STATUS_OK;
     uint64_t metrics, timing;
     if (t->state.evaluated) return STATUS_OK;
-    if (s->eval_fraction > 0 && (last || (s->eval_every > 0 && step % s->eval_every == 0))) {
+    if (s->eval_fraction > 0 && step > 0 && (last || (s->eval_every > 0 && step % s->eval_every == 0))) {
         status = evaluate(t, last, error);
         if (status != STATUS_OK) return status;
     }

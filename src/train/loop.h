@@ -39,8 +39,8 @@ struct training_callbacks {          /* any may be NULL */
     void (*warn)(void *context, const char *message);
     void (*step)(void *context, const struct training_step *step);
     void (*evaluated)(void *context, int64_t step, double loss, int64_t targets, bool whole);
-    /* A sample of text from the model as it is, malloc'ed UTF-8; *text NULL: none. */
-    enum status (*sample)(void *context, struct model *model, int64_t step, char **text, struct error *error);
+    /* A sample of text from the model as it is, malloc'ed UTF-8 of *size bytes; *text NULL: none. */
+    enum status (*sample)(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *error);
     void (*saved)(void *context, int64_t step, const char *path);
 };
 

@@ -70,10 +70,11 @@ enum status run_open(struct run *run, const char *path, bool resume, struct erro
     if (status == STATUS_OK) status = join(run->model, run->path, "model", error);
     if (status == STATUS_OK) status = join(run->config, run->path, "config.json", error);
     if (status == STATUS_OK && !resume) status = run_check_unused(run->path, error);
+    if (status == STATUS_OK) run->made = !file_exists(run->path);
     if (status == STATUS_OK) status = folder_create(run->path, error);
     if (status == STATUS_OK) status = take_lock(run, error);
     if (status == STATUS_OK) status = folder_create(run->checkpoints, error);
-    if (status != STATUS_OK) run_close(run);
+    if (status != STATUS_OK) run_abandon(run);
     return status;
 }
 
@@ -127,6 +128,19 @@ void run_close(struct run *run) {
     if (run->lock >= 0) close(run->lock);
     run->metrics = run->timing = NULL;
     run->lock = -1;
+}
+
+void run_abandon(struct run *run) {
+    static const char *const names[] = { "metrics.jsonl", "timing.jsonl", "config.json", "lock" };
+    char path[RUN_PATH];
+    struct error ignored;
+    if (run->made && run->lock >= 0) {   /* the lock last: until then no other process begins here */
+        rmdir(run->checkpoints);
+        for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+            if (join(path, run->path, names[i], &ignored) == STATUS_OK) unlink(path);
+        rmdir(run->path);
+    }
+    run_close(run);
 }
 
 static const char *log_name(const struct run *run, const FILE *log) { return log == run->metrics ? "metrics.jsonl" : "timing.jsonl"; }

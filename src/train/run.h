@@ -16,6 +16,7 @@ struct run {
     char path[RUN_PATH], checkpoints[RUN_PATH], model[RUN_PATH], config[RUN_PATH];
     int lock;                  /* descriptor of RUN/lock, -1 when closed */
     FILE *metrics, *timing;
+    bool made;                 /* by this process: the folder was not there */
 };
 
 /* Is the folder free for a new run: absent, empty, or left by a run that ended before its first step? */
@@ -26,6 +27,8 @@ enum status run_open(struct run *run, const char *path, bool resume, struct erro
 /* Opens the logs, cut back to these lengths, and removes what interrupted writes left behind. *lost: a log was shorter than that. */
 enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_bytes, bool *lost, struct error *error);
 void run_close(struct run *run);
+/* Closes a run that has come to nothing, and removes its folder if this process made it and nothing else is in it. */
+void run_abandon(struct run *run);
 
 /* One line into a log; it is handed to the system at once. */
 enum status run_log(const struct run *run, FILE *log, struct error *error, const char *format, ...) __attribute__((format(printf, 4, 5)));

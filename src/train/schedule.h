@@ -1,6 +1,6 @@
 /* Learning rate schedules (spec/v1-v3.md section 5.1 for multi_step). Steps count from 1: step s is the s-th update.
  *
- *   warm-up     lr = max s / warmup_steps                                             for s <= warmup_steps, all schedules
+ *   warm-up     lr = max s / warmup_steps                                             for s <= warmup_steps, all schedules; a run of fewer steps ends within it
  *   constant    lr = max
  *   cosine      lr = max (min_ratio + (1 - min_ratio) (1 + cos(pi (s - w) / (steps - w))) / 2),   w = warmup_steps; min_ratio max at the last step
  *   multi_step  lr = max factors[i] for the last i with s > milestones[i] steps, max before the first

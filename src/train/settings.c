@@ -28,7 +28,7 @@ struct key {
 /* Steps and lengths are bounded so that no product of two overflows. */
 static const struct key keys[] = {
     { "steps", INTEGER, AT(steps), "1000", 1, 1e9, .may_change = true, .help = "optimizer steps" },
-    { "sequence_length", INTEGER, AT(sequence_length), "256", 1, 1 << 24, .help = "tokens of a training sequence" },
+    { "sequence_length", INTEGER, AT(sequence_length), "null", 1, 1 << 24, .words = "256, or max_position_embeddings where that is less", .help = "tokens of a training sequence" },
     { "batch_size", INTEGER, AT(batch_size), "16", 1, 1 << 24, .help = "sequences of an optimizer step" },
     { "micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size", .help = "sequences computed at once; gradients of several micro batches add up" },
     { "seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples" },
@@ -43,7 +43,7 @@ static const struct key keys[] = {
     { "optimizer.beta2", NUMBER, AT(optimizer.beta2), "0.95", 0, 0.9999999, .help = "decay of the second moment" },
     { "optimizer.eps", NUMBER, AT(optimizer.eps), "1e-8", 0, 1, .above_minimum = true, .help = "added to the root of the second moment" },
     { "schedule.name", CHOICE, AT(schedule.name), "\"cosine\"", .choices = { "constant", "cosine", "multi_step" }, .help = "learning rate over the steps; multi_step is DeepSeek's own" },
-    { "schedule.warmup_steps", INTEGER, AT(schedule.warmup_steps), "null", 0, 1e9, .words = "a tenth of steps, at most 100 (multi_step: 2000)", .help = "steps of linear rise" },
+    { "schedule.warmup_steps", INTEGER, AT(schedule.warmup_steps), "null", 0, 1e9, .words = "a tenth of steps, at most 100 (multi_step: 2000)", .help = "steps of linear rise; a shorter run ends within it" },
     { "schedule.min_ratio", NUMBER, AT(schedule.min_ratio), "0.1", 0, 1, .help = "cosine: last learning rate / maximum" },
     { "schedule.milestones", NUMBERS, AT(schedule.milestones), "[0.8, 0.9]", 0, 1, .help = "multi_step: shares of the steps after which the rate changes" },
     { "schedule.factors", NUMBERS, AT(schedule.factors), "[0.316, 0.1]", 0, 1e3, .help = "multi_step: factors of the maximum from there on" },
@@ -197,7 +197,9 @@ static enum status read_object(struct settings *settings, const json_t *object, 
 }
 
 /* Values that depend on others, and rules between them. */
-static enum status settle(struct settings *s, const char *origin, const char *prefix, struct error *error) {
+static enum status settle(struct settings *s, const json_t *config, const char *origin, const char *prefix, struct error *error) {
+    const json_t *positions = json_object_get(config, "max_position_embeddings");
+    if (s->sequence_length < 0) s->sequence_length = json_is_integer(positions) && json_integer_value(positions) >= 1 && json_integer_value(positions) < 256 ? json_integer_value(positions) : 256;
     if (s->micro_batch_size < 0) s->micro_batch_size = s->batch_size;
     if (s->batch_size % s->micro_batch_size)
         return error_set(error, STATUS_INVALID, "%s: %smicro_batch_size: found %lld, expected a divisor of batch_size %lld", origin, prefix,
@@ -207,9 +209,6 @@ static enum status settle(struct settings *s, const char *origin, const char *pr
                          (long long)s->batch_size, (long long)s->sequence_length);
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
-    if (s->schedule.warmup_steps > s->steps)
-        return error_set(error, STATUS_INVALID, "%s: %sschedule.warmup_steps: found %lld, expected at most steps, %lld", origin, prefix,
-                         (long long)s->schedule.warmup_steps, (long long)s->steps);
     const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
     if (at->count != factors->count)
         return error_set(error, STATUS_INVALID, "%s: %sschedule.factors: found %d values, expected one for each of the %d milestones", origin, prefix, factors->count, at->count);
@@ -232,12 +231,13 @@ static enum status read_defaults(struct settings *settings, struct error *error)
     return STATUS_OK;
 }
 
-enum status settings_parse(struct settings *settings, const json_t *train, const char *origin, const char *prefix, struct error *error) {
+enum status settings_parse(struct settings *settings, const json_t *config, const char *origin, struct error *error) {
+    const json_t *train = json_object_get(config, "train");
     enum status status = read_defaults(settings, error);
     if (status != STATUS_OK) return status;
-    if (train && !json_is_object(train)) return error_set(error, STATUS_INVALID, "%s: %.*s: expected an object", origin, (int)strcspn(prefix, "."), prefix);
-    if (train) status = read_object(settings, train, "", origin, prefix, error);
-    return status == STATUS_OK ? settle(settings, origin, prefix, error) : status;
+    if (train && !json_is_object(train)) return error_set(error, STATUS_INVALID, "%s: train: expected an object", origin);
+    if (train) status = read_object(settings, train, "", origin, "train.", error);
+    return status == STATUS_OK ? settle(settings, config, origin, "train.", error) : status;
 }
 
 enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error) {
@@ -264,7 +264,7 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
         json_decref(group);
         if (status != STATUS_OK) return status;
     }
-    return settle(settings, origin, "", error);
+    return settle(settings, NULL, origin, "", error);
 }
 
 struct schedule settings_schedule(const struct settings *s) {

@@ -40,8 +40,8 @@ struct settings {
     int dtype_choice;                            /* of the exported model: 0 float32, 1 bfloat16; see settings_dtype */
 };
 
-/* Defaults, then what `train` (NULL: nothing) says. `origin` and `prefix` ("train.", or "" for a file that is nothing but settings) begin the messages. */
-enum status settings_parse(struct settings *settings, const json_t *train, const char *origin, const char *prefix, struct error *error);
+/* Defaults, then what the key `train` of a training config says (without one: nothing). `origin` begins the messages. */
+enum status settings_parse(struct settings *settings, const json_t *config, const char *origin, struct error *error);
 /* The settings of the doors `grads` and `steps`: {"loss":{}, "optimizer":{..., "clip_grad_norm":}, "bias_update_speed":}. NULL: all defaults. */
 enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error);
 

@@ -67,6 +67,7 @@ for how in '--batch 1' '--batch 7' '--threads 1'; do
     expect "eval $how: the same" cmp -s "$T/json" "$T/out"
 done
 check 'eval --held-out' 0 "\"tokens\": $((size / 10 - 1))," '' $D eval "$TEXT" --data "$T/book.txt" --context 64 --json --held-out 0.1
+check 'eval --held-out: too little' 1 '' "book.txt: --held-out 0.0001 of $size tokens holds [01] out, expected at least 2$" $D eval "$TEXT" --data "$T/book.txt" --held-out 0.0001
 check 'eval of a folder' 0 '"tokens"' '' sh -c "mkdir $T/books && cp $T/book.txt $T/books/a.txt && cp $T/book.txt $T/books/b.txt && $D eval $TEXT --data $T/books --json"
 expect 'eval of a folder: an end of text between files' grep -q "\"tokens\": $((2 * size)), \"bytes\": $((2 * size - 1))," "$T/out"
 check 'eval: the context is too long' 1 '' '--context 5000: expected at most 4096' $D eval "$TEXT" --data "$T/book.txt" --context 5000

@@ -105,7 +105,7 @@ static void ill_formed_text_is_replaced_and_counted(void **state) {
     (void)state;
     const struct { const char *text; size_t size; int expected; } cases[] = {
         { "\xC0\xAF", 2, 2 }, { "\xE0\x80\xBF", 3, 3 }, { "\xED\xA0\x80", 3, 3 }, { "\xF4\x91\x92\x93", 4, 4 }, { "\xFF", 1, 1 }, { "\x80", 1, 1 },
-        { "\xE1\x80\xE2\xF0\x91\x92\xF1\xBF", 8, 4 }, { "\xF0\x9F\x99", 3, 1 }, { "\0", 1, 1 }, { "ok", 2, 0 }, { "\xEF\xBF\xBD", 3, 0 },
+        { "\xE1\x80\xE2\xF0\x91\x92\xF1\xBF", 8, 4 }, { "\xF0\x9F\x99", 3, 1 }, { "\0", 1, 0 }, { "ok", 2, 0 }, { "\xEF\xBF\xBD", 3, 0 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct character_counts counts = {0};
@@ -130,11 +130,12 @@ static void ill_formed_text_is_replaced_and_counted(void **state) {
 
 static void files_come_back(void **state) {
     (void)state;
-    const char *text = "Zeile\t\"eins\"\\ \r\n\x01\xC2\x85 né €\xF0\x9F\x99\x82\xEF\xBB\xBF";
+    static const char text[] = "Zeile\t\"eins\"\\ \r\n\x01\xC2\x85 né \0 €\xF0\x9F\x99\x82\xEF\xBB\xBF u0";   /* with U+0000, twice */
+    const size_t size = sizeof text;
     for (int kind = 0; kind < 2; kind++) {
         struct tokenizer *t, *back;
         if (kind == 0) assert_int_equal(tokenizer_create_bytes(&t, &error), STATUS_OK);
-        else t = characters_of(text, strlen(text));
+        else t = characters_of(text, size);
         assert_int_equal(tokenizer_save(t, folder, &error), STATUS_OK);
         for (int by_file = 0; by_file < 2; by_file++) {
             assert_int_equal(tokenizer_load(&back, by_file ? at("tokenizer.json") : folder, &error), STATUS_OK);
@@ -142,8 +143,17 @@ static void files_come_back(void **state) {
             assert_int_equal(tokenizer_size(back), tokenizer_size(t));
             assert_int_equal(tokenizer_eos(back), tokenizer_eos(t));
             struct token_list list = {0};
-            assert_int_equal(tokenizer_encode(t, text, strlen(text), true, &list, NULL, &error), STATUS_OK);
-            check_ids(back, text, strlen(text), true, list.ids, list.count);
+            uint64_t replaced = 0;
+            assert_int_equal(tokenizer_encode(t, text, size, true, &list, &replaced, &error), STATUS_OK);
+            assert_int_equal(replaced, 0);
+            if (kind == 1) assert_int_equal(list.ids[list.count - 1], 0);   /* U+0000 comes first */
+            check_ids(back, text, size, true, list.ids, list.count);
+            char *decoded;
+            size_t decoded_size;
+            assert_int_equal(tokenizer_decode(back, list.ids, list.count, true, &decoded, &decoded_size, &error), STATUS_OK);
+            assert_int_equal(decoded_size, size);
+            assert_memory_equal(decoded, text, size);
+            free(decoded);
             token_list_free(&list);
             /* Without tokenizer_config.json the only special token is the end of a document. */
             assert_int_equal(unlink(at("tokenizer_config.json")), by_file ? -1 : 0);
@@ -169,6 +179,8 @@ static void other_pipelines_are_named(void **state) {
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\".\"},\"behavior\":\"Isolated\"}}", "Split ." },
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}," SPLIT "}", "decoder none" },
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"ab\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "vocabulary entry ab" },
+        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "vocabulary entry" },
+        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\":0,\"\\u0000\":1}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "duplicate" },
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"b\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "have the id 0" },
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":-1}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "the id of a is not" },
         { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":99999999999}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "the id of a is not" },

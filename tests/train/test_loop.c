@@ -52,11 +52,13 @@ static void evaluated(void *context, int64_t step, double loss, int64_t targets,
     assert_true(whole == (step == 8) && loss > 0);
 }
 
-static enum status sample(void *context, struct model *model, int64_t step, char **text, struct error *unused) {
+static enum status sample(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *unused) {
     (void)model;
     (void)unused;
     ((struct told *)context)->samples++;
-    return asprintf(text, "\"%lld\"\n\xC3\xA9", (long long)step) > 0 ? STATUS_OK : STATUS_NO_MEMORY;
+    int length = asprintf(text, "\"%lld\"\n%c\xC3\xA9", (long long)step, 0);
+    *size = (size_t)length;
+    return length > 0 ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
 /* One process's part of a run. */
@@ -108,7 +110,7 @@ static void a_run_is_told_and_logged(void **state) {
     assert_int_equal(train("reference", false, 1, NULL, &told), STATUS_OK);
     assert_int_equal(told.steps, 8);
     assert_int_equal(told.evaluations, 3);   /* 3, 6, 8 */
-    assert_int_equal(told.samples, 2);       /* 4, 8 */
+    assert_int_equal(told.samples, 3);       /* 0, 4, 8 */
     assert_int_equal(told.last_targets, 299);   /* every held-out token but the first */
     assert_true(told.last_loss < told.first_loss);
     char path[128], *text;
@@ -117,15 +119,19 @@ static void a_run_is_told_and_logged(void **state) {
     assert_int_equal(file_read(path, 1 << 20, &text, &size, &error), STATUS_OK);
     int lines = 0;
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
-        json_t *object = json_loads(line, 0, NULL);
+        json_t *object = json_loads(line, JSON_ALLOW_NUL, NULL);
         assert_non_null(object);
         assert_true(json_is_integer(json_object_get(object, "step")));
-        const char *text_found = json_string_value(json_object_get(object, "sample"));
-        if (text_found && json_integer_value(json_object_get(object, "step")) == 4) assert_string_equal(text_found, "\"4\"\n\xC3\xA9");
+        const json_t *text_found = json_object_get(object, "sample");
+        if (text_found && json_integer_value(json_object_get(object, "step")) == 4) {
+            assert_int_equal(json_string_length(text_found), 7);
+            assert_memory_equal(json_string_value(text_found), "\"4\"\n\0\xC3\xA9", 7);
+        }
+        if (lines == 0) assert_true(text_found && json_integer_value(json_object_get(object, "step")) == 0);   /* before the first step */
         json_decref(object);
         lines++;
     }
-    assert_int_equal(lines, 8 + 3 + 2);
+    assert_int_equal(lines, 8 + 3 + 3);
     free(text);
 }
 

@@ -13,9 +13,9 @@
 static struct error error;
 
 static enum status parse(struct settings *settings, const char *text) {
-    json_t *root = json_loads(text, 0, NULL);
+    json_t *root = json_pack("{s:o}", "train", json_loads(text, 0, NULL));
     assert_non_null(root);
-    enum status status = settings_parse(settings, root, "c.json", "train.", &error);
+    enum status status = settings_parse(settings, root, "c.json", &error);
     json_decref(root);
     return status;
 }
@@ -23,8 +23,9 @@ static enum status parse(struct settings *settings, const char *text) {
 static void defaults_are_those_of_the_help(void **state) {
     (void)state;
     struct settings s;
-    assert_int_equal(settings_parse(&s, NULL, "c.json", "train.", &error), STATUS_OK);
+    assert_int_equal(settings_parse(&s, NULL, "c.json", &error), STATUS_OK);
     assert_int_equal(s.steps, 1000);
+    assert_int_equal(s.sequence_length, 256);
     assert_int_equal(s.micro_batch_size, 16);
     assert_int_equal(s.schedule.warmup_steps, 100);
     assert_string_equal(s.tokenizer, "bytes");
@@ -57,7 +58,9 @@ static void defaults_are_those_of_the_help(void **state) {
     }
     /* What it writes, it reads. */
     struct settings again;
-    assert_int_equal(settings_parse(&again, all, "c.json", "train.", &error), STATUS_OK);
+    json_t *config = json_pack("{s:O}", "train", all);
+    assert_int_equal(settings_parse(&again, config, "c.json", &error), STATUS_OK);
+    json_decref(config);
     json_t *second = settings_to_json(&again);
     assert_true(json_equal(all, second));
     json_decref(all);
@@ -82,7 +85,6 @@ static void wrong_values_are_named(void **state) {
         { "{\"eval_fraction\": 1}", "train.eval_fraction: found 1, expected a number from 0 to 0.9" },
         { "{\"batch_size\": 12, \"micro_batch_size\": 5}", "train.micro_batch_size: found 5, expected a divisor of batch_size 12" },
         { "{\"batch_size\": 16777216, \"sequence_length\": 16777216}", "at most 2^31 - 1 tokens" },
-        { "{\"steps\": 10, \"schedule\": {\"warmup_steps\": 11}}", "train.schedule.warmup_steps: found 11, expected at most steps, 10" },
         { "{\"schedule\": {\"factors\": [0.5]}}", "train.schedule.factors: found 1 values, expected one for each of the 2" },
         { "{\"schedule\": {\"milestones\": [0.9, 0.8]}}", "train.schedule.milestones: found 0.8 after 0.9" },
         { "{\"schedule\": {\"milestones\": [1,1,1,1,1,1,1,1,1]}}", "expected a list of up to 8 numbers" },
@@ -114,6 +116,26 @@ static void values_are_read(void **state) {
     assert_int_equal(parse(&s, "{\"loss\": {\"balance_device\": 0.5}}"), STATUS_OK);
     assert_int_equal(settings_check_loss(&s, "llama", "c.json", "train.", &error), STATUS_UNSUPPORTED);
     assert_string_equal(error.message, "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss");
+}
+
+/* Defaults that other keys decide. */
+static void defaults_follow_the_config(void **state) {
+    (void)state;
+    static const struct { const char *config; int64_t length, warmup; } cases[] = {
+        { "{\"max_position_embeddings\": 64}", 64, 100 },
+        { "{\"max_position_embeddings\": 4096}", 256, 100 },
+        { "{\"max_position_embeddings\": null, \"train\": {\"steps\": 50}}", 256, 5 },
+        { "{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": 32}}", 32, 100 },
+        { "{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": null, \"steps\": 2, \"schedule\": {\"warmup_steps\": 200}}}", 64, 200 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct settings s;
+        json_t *config = json_loads(cases[i].config, 0, NULL);
+        assert_int_equal(settings_parse(&s, config, "c.json", &error), STATUS_OK);
+        assert_int_equal(s.sequence_length, cases[i].length);
+        assert_int_equal(s.schedule.warmup_steps, cases[i].warmup);
+        json_decref(config);
+    }
 }
 
 static void doors_have_their_own_layout(void **state) {
@@ -211,6 +233,11 @@ static void rates_follow_the_formulas(void **state) {
     check_rate(&constant, 10, 2);
     struct schedule all_warmup = { .kind = SCHEDULE_COSINE, .steps = 10, .warmup_steps = 10, .learning_rate = 2, .min_ratio = 0.1 };
     check_rate(&all_warmup, 10, 2);
+    for (int kind = SCHEDULE_CONSTANT; kind <= SCHEDULE_MULTI_STEP; kind++) {   /* the run ends within the warm-up */
+        struct schedule cut = { .kind = kind, .steps = 2, .warmup_steps = 200, .learning_rate = 2, .min_ratio = 0.1, .milestones = { 0.5 }, .factors = { 0.1 }, .milestone_count = 1 };
+        check_rate(&cut, 1, 0.01);
+        check_rate(&cut, 2, 0.02);
+    }
 }
 
 int main(void) {
@@ -218,6 +245,7 @@ int main(void) {
         cmocka_unit_test(defaults_are_those_of_the_help),
         cmocka_unit_test(wrong_values_are_named),
         cmocka_unit_test(values_are_read),
+        cmocka_unit_test(defaults_follow_the_config),
         cmocka_unit_test(doors_have_their_own_layout),
         cmocka_unit_test(set_overrides_any_key),
         cmocka_unit_test(a_resumed_run_has_the_same_config),

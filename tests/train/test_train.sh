@@ -10,8 +10,9 @@ check "standard output ends with the result" grep -q "^step 40, held-out loss [0
 check "the curve is drawn" grep -q "loss by step: \* training, o held out" "$scratch/out"
 check "the model folder is complete" [ "$(ls "$scratch/reference/model" | tr '\n' ' ')" == "config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json " ]
 check "two checkpoints are kept" [ "$(ls "$scratch/reference/checkpoints" | tr '\n' ' ')" == "step-00000036 step-00000040 " ]
-check "every step, evaluation and sample is logged" [ "$(wc -l <"$scratch/reference/metrics.jsonl")" == 48 ]   # 40, 5 (8, 16, ..., 40), 3 (15, 30, 40)
-check "the loss falls" awk -F'[:,]' 'NR == 1 { first = $4 } { if ($3 ~ /"loss"/) last = $4 } END { exit !(last < 0.75 * first) }' "$scratch/reference/metrics.jsonl"
+check "every step, evaluation and sample is logged" [ "$(wc -l <"$scratch/reference/metrics.jsonl")" == 49 ]   # 40, 5 (8, 16, ..., 40), 4 (0, 15, 30, 40)
+check "a sample comes before the first step, once" [ "$(grep -c '^{"step": 0, "sample": "' "$scratch/reference/metrics.jsonl") $(head -n 1 "$scratch/reference/metrics.jsonl" | cut -c 1-22)" == '1 {"step": 0, "sample": ' ]
+check "the loss falls" awk -F'[:,]' '$3 ~ /"loss"/ { if (!first) first = $4; last = $4 } END { exit !(last < 0.75 * first) }' "$scratch/reference/metrics.jsonl"
 check "metrics.jsonl holds no time" bash -c "! grep -q second '$scratch/reference/metrics.jsonl'"
 check "exported bytes name no path" bash -c "! grep -rq '$scratch' '$scratch/reference/model'"
 
@@ -50,6 +51,8 @@ refuses "a changed config" 1 "the run was begun with train.seed = 7, the config 
 refuses "a changed model" 1 "the run was begun with hidden_size = 32, the config now says 64" train "$scratch/reference" --resume --set hidden_size=64
 refuses "fewer steps" 1 "the run has made 40 steps, train.steps is 30" train "$scratch/reference" --resume --set train.steps=30
 sed 's/cat/rat/' "$scratch/text.txt" >"$scratch/other.txt"
+sed 's/cat/wxyz/' "$scratch/text.txt" >"$scratch/letters.txt"
+refuses "data of other characters" 1 "letters.txt: the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/letters.txt" --out "$scratch/reference" --resume
 refuses "changed data" 1 "the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/other.txt" --out "$scratch/reference" --resume
 if [ "$(id -u)" == 0 ]; then readonly=/proc; else readonly=$scratch/readonly; mkdir "$readonly"; chmod 555 "$readonly"; fi
 refuses "a read-only folder" 1 "cannot create folder $readonly/run" train "$readonly/run"
@@ -69,8 +72,10 @@ refuses "no data" 1 "missing.txt: No such file" "$program" train "$tiny" --data 
 : >"$scratch/empty.txt"
 refuses "empty data" 1 "empty.txt: the file is empty" "$program" train "$tiny" --data "$scratch/empty.txt" --out "$scratch/none"
 head -c 30 "$scratch/text.txt" >"$scratch/short.txt"
-refuses "short data" 1 "the data is too short: found 30 tokens" "$program" train "$tiny" --data "$scratch/short.txt" --out "$scratch/none"
+refuses "short data" 1 "short.txt: the data is too short: found 30 tokens, 27 of them for training after train.eval_fraction 0.1; a sequence of train.sequence_length 32 needs 33; take more text, or a train.sequence_length of at most 26" "$program" train "$tiny" --data "$scratch/short.txt" --out "$scratch/none"
 refuses "no data at all" 2 "--data" "$program" train "$tiny" --out "$scratch/none"
+refuses "more parameters than memory" 1 "the system has no more memory" bash -c "ulimit -v 4000000; exec '$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/none' --set hidden_size=32768 --quiet"
+refuses "divergence in the first step" 1 "step 1: the " train "$scratch/none" --quiet --set initializer_range=1e30
 check "nothing was left behind" [ ! -e "$scratch/none" ]
 
 # A full disk (here: a limit on the size of files): a clear message, the last checkpoint stays, the run goes on.
@@ -106,12 +111,18 @@ check "micro batches add up" awk -F'[:,]' '$3 ~ /"loss"/ { if ($2 in loss) { n++
     "$scratch/whole/metrics.jsonl" "$scratch/parts/metrics.jsonl"
 
 # Starting from a model folder; a longer run; bf16.
-check "training goes on from a model folder" train "$scratch/tuned" --from "$scratch/reference/model" --set train.steps=2 --set train.schedule.warmup_steps=1 --quiet >/dev/null
-check "with its loss" awk -F'[:,]' 'NR == 1 { exit !($4 < 1.5) }' "$scratch/tuned/metrics.jsonl"
+check "training goes on from a model folder" train "$scratch/tuned" --from "$scratch/reference/model" --set train.steps=2 >/dev/null 2>"$scratch/messages"
+check "a run that ends within the warm-up is told so" grep -q "warning: train.schedule.warmup_steps 5 is more than train.steps 2: the run ends within the warm-up" "$scratch/messages"
+check "with its loss" awk -F'[:,]' '$3 ~ /"loss"/ { if ($2 == 1) { found = 1; good = $4 < 1.5 } } END { exit !(found && good) }' "$scratch/tuned/metrics.jsonl"
 refuses "another shape" 1 "expected shape" train "$scratch/none" --from "$scratch/reference/model" --set intermediate_size=64 --quiet
 cp -r "$scratch/reference" "$scratch/longer"
 check "a run can be made longer" train "$scratch/longer" --resume --set train.steps=44 --quiet >/dev/null
 check "and logs the further steps" [ "$(grep -c '"loss"' "$scratch/longer/metrics.jsonl")" == 44 ]
+train "$scratch/grown" --set train.steps=20 --set train.schedule.warmup_steps=null --quiet >/dev/null
+check "a warm-up left to its default stays in a longer run" train "$scratch/grown" --resume --set train.steps=40 --set train.schedule.warmup_steps=null --quiet >/dev/null
+check "and the log agrees" grep -q '"warmup_steps": 2,' "$scratch/grown/config.json"
+check "its default length is that of the positions" bash -c "'$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/length' --set train.steps=1 --set train.sequence_length=null --quiet >/dev/null &&
+    grep -q '\"sequence_length\": 32,' '$scratch/length/config.json'"
 for threads in 1 2; do train "$scratch/bf16-$threads" --compute bf16 --threads $threads --set train.dtype=bfloat16 --quiet >/dev/null; done
 check "bf16 gives the same bytes on one thread and two" same "$scratch/bf16-1" "$scratch/bf16-2"
 check "bf16 learns what fp32 learns" awk -F'[:,]' '$3 ~ /"eval_loss"/ && $2 == 40 { loss[FILENAME] = $4 } END { for (f in loss) { if (!n++) a = loss[f]; b = loss[f] } exit !(n == 2 && a - b < 0.05 && b - a < 0.05) }' \
