@@ -14,8 +14,6 @@ run=${RUN:-runs/demo}
 config=configs/demo.json
 data=data/tinyshakespeare.txt
 
-begin_model=$(mktemp -d) || exit 1
-trap 'rm -rf "$begin_model"' EXIT
 # The signal reaches the program too, which saves and ends; the script waits for it and then says how to go on.
 interrupted=
 trap 'interrupted=yes' INT TERM
@@ -41,25 +39,19 @@ if [[ -e $run ]]; then
     rm -rf "$run"
 fi
 
-say "1. A model that has learned nothing yet"
-# One step at a learning rate of zero: the weights are the ones that the training below begins with.
-"$program" train "$config" --data "$data" --out "$begin_model/run" --quiet --set train.steps=1 --set train.optimizer.learning_rate=0 \
-    --set train.eval_fraction=0 >/dev/null || stop $?
-"$program" generate "$begin_model/run/model" -p 'ROMEO:' -n 150 --echo --ignore-eos --quiet || stop $?
-
-say "2. Training it on $data, one to three minutes on two cores"
+say "1. Training a model that knows nothing on $data, one to three minutes on two cores"
 show train "$config" --data "$data" --out "$run" || stop $?
 # A run that was told to stop has saved and ends well, so ask whether its last step is there.
 steps=$(sed -nE 's/^ *"steps": ([0-9]+).*/\1/p' "$config")
 [[ -d $run/checkpoints/step-$(printf %08d "$steps") ]] || { interrupted=yes; stop 0; }
 
-say "3. What the trained model writes"
+say "2. What the trained model writes"
 show generate "$run/model" -p 'ROMEO:' -n 500 --echo --quiet || stop $?
 
-say "4. Its loss on the tenth of the text that it was not trained on"
+say "3. Its loss on the tenth of the text that it was not trained on"
 show eval "$run/model" --data "$data" --held-out 0.1 --context 128 || stop $?
 
-say "5. What to try next"
+say "4. What to try next"
 cat <<EOF
 # another text, more daringly (--temperature 0 is the opposite)
 $program generate $run/model -p 'JULIET:' -n 300 --temperature 1.1 --seed 7

@@ -57,7 +57,7 @@ static const struct key keys[] = {
     { "eval_every", INTEGER, AT(eval_every), "250", 0, 1e9, .help = "steps between evaluations on held-out data; 0: only at the end" },
     { "eval_fraction", NUMBER, AT(eval_fraction), "0.1", 0, 0.9, .help = "share of the data held out, at its end; 0: no evaluation" },
     { "eval_batches", INTEGER, AT(eval_batches), "20", 0, 1e9, .help = "batches of an evaluation, spread over the held-out data; 0: all of it (as at the end)" },
-    { "sample_every", INTEGER, AT(sample_every), "500", 0, 1e9, .may_change = true, .help = "steps between samples of text; 0: never" },
+    { "sample_every", INTEGER, AT(sample_every), "500", 0, 1e9, .may_change = true, .help = "steps between samples of text, the first before any step; 0: never" },
     { "sample_tokens", INTEGER, AT(sample_tokens), "200", 1, 1e6, .may_change = true, .help = "length of a sample" },
     { "sample_temperature", NUMBER, AT(sample_temperature), "0.8", 0, 100, .may_change = true, .help = "temperature of samples; 0: greedy" },
     { "sample_prompt", TEXT, AT(sample_prompt), "\"\\n\"", .may_change = true, .help = "where samples begin" },
