@@ -35,7 +35,7 @@ struct told { int64_t stop_after, steps, evaluations, samples, last_targets; dou
 
 static bool stop(void *context) {
     const struct told *told = context;
-    return told->stop_after > 0 && told->steps >= told->stop_after;
+    return told->stop_after < 0 || (told->stop_after > 0 && told->steps >= told->stop_after);   /* -1: at once */
 }
 
 static void step_taken(void *context, const struct training_step *step) {
@@ -145,15 +145,16 @@ static void threads_do_not_matter(void **state) {
 /* Stopped after every step that can be, continued on another number of threads. */
 static void every_interruption_resumes(void **state) {
     (void)state;
-    for (int64_t after = 1; after < 8; after++) {
+    for (int64_t after = 0; after < 8; after++) {
         char name[32];
         snprintf(name, sizeof name, "stopped-%lld", (long long)after);
-        struct told told = { .stop_after = after };
+        struct told told = { .stop_after = after ? after : -1 };
         assert_int_equal(train(name, false, 1, NULL, &told), STATUS_INTERRUPTED);
         assert_int_equal(told.steps, after);
         struct told rest = {0};
         assert_int_equal(train(name, true, 2, NULL, &rest), STATUS_OK);
         assert_int_equal(rest.steps, 8 - after);
+        assert_int_equal(told.samples + rest.samples, 3);   /* that of step 0 once */
         check_same_run(name, "reference");
     }
     /* Once more on the finished run. */
