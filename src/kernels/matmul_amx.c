@@ -33,6 +33,41 @@ static void release(void) { _tile_release(); }
 
 static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
 
+/* What tdpbf16ps computes, with vector instructions: per tile of 16 pairs of k
+ *
+ *     e = sum of a[2p] b[2p],  o = sum of a[2p + 1] b[2p + 1]  (chains of fused multiply-adds from 0, p upwards),   c = c + (e + o)
+ *
+ * with subnormals as zeros on both sides. The bits are those of the tiles (a test holds them together on machines that have them), and few rows
+ * read B as one stream at the full memory speed, which tile loads do not reach. */
+enum { FEW = 2, FLUSH_SUBNORMALS = 0x8040 };
+
+static always_inline void multiply_few(const int rows, int64_t k, const uint32_t *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride) {
+    vf c[FEW][2];
+    const unsigned control = _mm_getcsr();
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
+    _mm_setcsr(control | FLUSH_SUBNORMALS);
+    for (int64_t k0 = 0; k0 < k; k0 += AMX_K, a += rows * 16) {
+        vf even[FEW][2], odd[FEW][2];
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
+        for (int p = 0; p < AMX_K / 2; p++, b += B_ROW) {
+            vi b0 = vi_load((const uint32_t *)(const void *)b), b1 = vi_load((const uint32_t *)(const void *)(b + 64));
+            __builtin_prefetch(b + MATMUL_STREAM_AHEAD);
+            __builtin_prefetch(b + MATMUL_STREAM_AHEAD + 64);
+            UNROLL for (int r = 0; r < rows; r++) {
+                vi pair = _mm512_set1_epi32((int)a[r * 16 + p]);
+                vf x = vf_even(pair), y = vf_odd(pair);
+                even[r][0] = vf_fma(x, vf_even(b0), even[r][0]);
+                even[r][1] = vf_fma(x, vf_even(b1), even[r][1]);
+                odd[r][0] = vf_fma(y, vf_odd(b0), odd[r][0]);
+                odd[r][1] = vf_fma(y, vf_odd(b1), odd[r][1]);
+            }
+        }
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = vf_add(c[r][j], vf_add(even[r][j], odd[r][j]));
+    }
+    _mm_setcsr(control);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
+}
+
 static inline void prefetch_part(const char **ahead, const char *end) {
     for (int i = 0; i < 2 && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
 }
@@ -48,6 +83,11 @@ static always_inline void fetch_step(const char *b) {
 static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
                          int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
     const char *a = a_packed, *b = b_packed, *ahead_end = ahead + ahead_bytes;
+    switch (height) {
+    case 1: multiply_few(1, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
+    case FEW: multiply_few(FEW, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
+    default: break;
+    }
     memory_is_read();
     int64_t in_bytes = in_stride * 4, out_bytes = out_stride * 4;
     if (rows <= 16) {   /* the upper half alone */
