@@ -160,6 +160,8 @@ static size_t simd_scratch_bytes(const struct attention_shape *shape, int64_t ma
     return 64 + (size_t)threads * (size_t)forward_scratch_cut(&scratch, NULL, shape) * sizeof(float);
 }
 
+enum { FORWARD_ALONE = 1 << 17 };   /* multiplications that take one thread about as long as handing work to another */
+
 /* ---- forward --------------------------------------------------------------------------------------------------------------- */
 
 struct forward_call {
@@ -339,6 +341,9 @@ static void simd_forward(struct pool *pool, const struct attention_shape *shape,
                          const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, float *lse, int64_t rows, void *scratch) {
     struct forward_call call = {.shape = shape, .jobs = jobs, .count = count, .q = {.data = q, .dtype = q_dtype, .stride = q_stride, .dim = shape->qk_dim},
                                 .o = o, .o_dtype = o_dtype, .o_stride = o_stride, .lse = lse, .rows = rows, .scratch = scratch, .layout = store_layout(shape)};
+    int64_t products = 0;
+    for (int j = 0; j < count; j++) products += jobs[j].count * (jobs[j].position + jobs[j].count);
+    if (products * shape->heads * (shape->qk_dim + shape->v_dim) < FORWARD_ALONE) pool = NULL;
     int group = shape->heads / shape->kv_heads, threads = pool_threads(pool);
     /* Units of as many rows as fit, fewer where there would be too few units for the threads. */
     for (int limit = ROWS; limit; limit /= 2) {

@@ -291,8 +291,14 @@ static inline void matmul_task(void *context, int thread, int threads) {
 #endif
 }
 
+/* Multiplications that take one thread about as long as handing work to another. Threads change no bit, so this may look at the size of a call. */
+#define MATMUL_ALONE (1 << 18)
+
 static inline void matmul_kind_run(const struct matmul_kind *kind, struct pool *pool, const struct matrix *a, const struct matmul_product *products,
                                    int count, void *scratch) {
+    int64_t columns = 0;
+    for (int i = 0; i < count; i++) columns += products[i].n;
+    if (a->rows * a->cols * columns < MATMUL_ALONE) pool = NULL;
     struct matmul_call call = {kind, pool, a, products, count, scratch};
     pool_run(pool, matmul_task, &call);
 }
