@@ -259,11 +259,12 @@ static inline vf vf_exp(vf x) {
 }
 
 /* log(x) of a normal x > 0, in double: x = 2^e m with m in [sqrt(1/2), sqrt(2)),
- * log m = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), s = (m-1)/(m+1). */
+ * log m = 2 atanh(s) = 2 (s + s^3/3 + s^5/5 + ...), s = (m-1)/(m+1). Infinity and NaN give themselves. */
 static inline double simd_log(double x) {
     uint64_t u;
     memcpy(&u, &x, 8);
     int e = (int)(u >> 52) - 1023;
+    if (e > 1023) return x;
     u = (u & 0x000FFFFFFFFFFFFFull) | 0x3FF0000000000000ull;
     double m;
     memcpy(&m, &u, 8);

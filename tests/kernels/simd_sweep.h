@@ -61,6 +61,7 @@ static void test_log(void **state) {
         assert_true(fabs(simd_log(x) - want) <= 1e-15 * fabs(want) + 1e-16);
     }
     assert_true(simd_log(1.0) == 0.0);
+    assert_true(isnan(simd_log((double)NAN)) && isnan(simd_log(-(double)NAN)) && simd_log((double)INFINITY) == (double)INFINITY);
     for (int i = -1000; i <= 1000; i++) {   /* near 1, where the result is small */
         double x = 1.0 + i * 1e-6;
         assert_true(fabs(simd_log(x) - log(x)) <= 4e-16 * fabs(log(x)));

@@ -473,6 +473,23 @@ static void test_cross_entropy(void **state) {
             }
 }
 
+/* A model that has diverged must be seen in its loss: one NaN anywhere in the row is enough, and other rows do not feel it. */
+static void test_cross_entropy_of_nan(void **state) {
+    (void)state;
+    enum { VOCAB = 1100 };
+    static const int64_t places[] = {0, 15, 16, 70, 1023, 1024, VOCAB - 1};
+    const int32_t targets[2] = {5, 5};
+    for (const struct variant *v = variants; v < variants + variant_count; v++)
+        for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+            for (int sign = 0; sign < 2; sign++) {
+                float logits[2 * VOCAB] = {0}, loss[2];
+                logits[places[i]] = float_from_bits(sign ? 0xFFC00000 : 0x7FC00000);
+                v->rows->cross_entropy(NULL, loss, logits, VOCAB, targets, NULL, 2, VOCAB);
+                assert_true(isnan(loss[0]));
+                assert_true(fabs((double)loss[1] - log(VOCAB)) < 1e-5);
+            }
+}
+
 /* Several steps against the textbook written independently: first and second moments divided by their corrections, decoupled decay. */
 static void test_adamw(void **state) {
     (void)state;
@@ -566,7 +583,7 @@ int main(void) {
         cmocka_unit_test_teardown(test_cross_entropy_gradient, teardown), cmocka_unit_test_teardown(test_convert_and_add, teardown),
         cmocka_unit_test_teardown(test_rmsnorm, teardown), cmocka_unit_test_teardown(test_rope, teardown),
         cmocka_unit_test_teardown(test_swiglu, teardown), cmocka_unit_test_teardown(test_embedding, teardown),
-        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test_teardown(test_adamw, teardown),
+        cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test(test_cross_entropy_of_nan), cmocka_unit_test_teardown(test_adamw, teardown),
         cmocka_unit_test(test_adamw_subnormals),
         cmocka_unit_test_teardown(test_sum_of_squares, teardown),
     };
