@@ -43,7 +43,6 @@ static void attention_forward(struct graph *graph, struct op *op) {
     graph->flops += attention_flops(attention);
 
     if (graph_computes(graph)) {
-        if (store) memset(store, 0, store_bytes);
         uint8_t *at = store;
         for (int i = 0; attention->own_stores && i < attention->count; i++) {
             attention->jobs[i].kv = at;

@@ -75,11 +75,14 @@ static void store_write_values(float *values, const struct store_layout *layout,
         for (int c = 0; c < cols; c += VF) {
             vf x = source_load_form(v, row + p - p0, c, layout->pairs ? FORM_ROUNDED : FORM_FP32);
             if (both) x = word_pair(x, source_load_form(v, row + p + 1 - p0, c, FORM_ROUNDED));
-            else if (layout->pairs) x = p % 2 == 0 ? word_pair(x, vf_load(to + c)) : word_pair(word_low(vf_load(to + c)), x);
+            else if (layout->pairs) x = p % 2 == 0 ? word_pair(x, vf_zero()) : word_pair(word_low(vf_load(to + c)), x);
             vf_store(to + c, x);
         }
         p += both ? 2 : 1;
     }
+    /* Products of pairs go on to a whole step past the last key, with weights of zero: what lies there must be finite, and a sequence that was rewound may have left NaN. */
+    int64_t written = (p1 + 1) / 2;
+    if (layout->pairs) zero_words(values + written * cols, (round_up(written, WORD_GRAIN) - written) * cols);
 }
 
 struct write_call {

@@ -69,7 +69,7 @@ struct attention_shape {
     enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16 */
 };
 
-/* A store of keys and values for one sequence of one layer, in the variant's own layout; zeroed before first use; 64-byte aligned.
+/* A store of keys and values for one sequence of one layer, in the variant's own layout; 64-byte aligned. What it holds past the positions that are in use does not matter.
  * `capacity` positions, each [kv_heads, qk_dim] keys and [kv_heads, v_dim] values. */
 struct attention_job {
     void *kv;              /* the store */

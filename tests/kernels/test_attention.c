@@ -118,6 +118,7 @@ struct manner {
     int64_t chunk;        /* tokens per call and sequence; 0: all */
     bool alone;           /* one sequence per call */
     bool garbage;         /* the stores held something else before */
+    bool nan;             /* they held NaN */
     bool all_keys_first;  /* later keys are in the store already */
     int only;             /* this sequence alone, 1 based */
 };
@@ -146,6 +147,7 @@ static void *run_forward(const struct attention_kernels *kernels, const struct p
         struct attention_job job = {.capacity = p->counts[j] + 70};
         stores[j] = job.kv = store_make(kernels->kv_bytes(shape, job.capacity));
         if (manner.garbage) fill_with_garbage(kernels, shape, &job);
+        if (manner.nan) memset(job.kv, 0xFF, kernels->kv_bytes(shape, job.capacity));
         first_rows[j] = row;
         row += p->counts[j];
         if (p->counts[j] > longest) longest = p->counts[j];
@@ -496,7 +498,7 @@ static void test_independence(void **state) {
             struct attention_shape shape = few[i];
             shape.kv_dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
             struct problem p = problem_make(shape, shape.kv_dtype, bf16, 4, i == 0 ? (int64_t[]){300, 64, 1, 65} : (int64_t[]){130, 3, 1, 65});
-            const struct manner manners[] = {{.chunk = 1}, {.chunk = 3}, {.chunk = 7}, {.chunk = 64}, {.chunk = 1, .alone = true, .pool = pools[1]}, {.alone = true}, {.garbage = true},
+            const struct manner manners[] = {{.chunk = 1}, {.chunk = 3}, {.chunk = 7}, {.chunk = 64}, {.chunk = 1, .alone = true, .pool = pools[1]}, {.alone = true}, {.garbage = true}, {.nan = true}, {.nan = true, .chunk = 1}, {.nan = true, .chunk = 5},
                                              {.garbage = true, .chunk = 5}, {.all_keys_first = true, .chunk = 9}, {.pool = pools[0]}, {.pool = pools[1]}, {.pool = pools[2]},
                                              {.pool = pools[2], .chunk = 7, .garbage = true}};
             for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
