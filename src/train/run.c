@@ -12,6 +12,8 @@
 
 #include "base/file.h"
 
+#define RUN_INNER_PATH 128   /* left for names below the run, the longest being those of files that are being written, so that no save fails for it */
+
 static enum status join(char path[RUN_PATH], const char *folder, const char *name, struct error *error) {
     int length = snprintf(path, RUN_PATH, "%s/%s", folder, name);
     if (length > 0 && length < RUN_PATH) return STATUS_OK;
@@ -47,6 +49,16 @@ enum status run_check_unused(const char *path, struct error *error) {
     return status;
 }
 
+/* A folder to go on in: a run's (its lock or its checkpoints are there), or one that is free. Anything else has files of the same names that are not ours. */
+static enum status check_resumable(const char *path, struct error *error) {
+    char lock[RUN_PATH], checkpoints[RUN_PATH];
+    enum status status = join(lock, path, "lock", error);
+    if (status == STATUS_OK) status = join(checkpoints, path, "checkpoints", error);
+    if (status != STATUS_OK || file_exists(lock) || file_is_folder(checkpoints)) return status;
+    status = run_check_unused(path, error);
+    return status == STATUS_INVALID ? error_set(error, STATUS_INVALID, "%s holds other files and no run; choose another folder with --out", path) : status;
+}
+
 static enum status take_lock(struct run *run, struct error *error) {
     char path[RUN_PATH];
     enum status status = join(path, run->path, "lock", error);
@@ -64,12 +76,14 @@ static enum status take_lock(struct run *run, struct error *error) {
 enum status run_open(struct run *run, const char *path, bool resume, struct error *error) {
     *run = (struct run){ .lock = -1 };
     int length = snprintf(run->path, RUN_PATH, "%s", path);
-    if (length <= 0 || length >= RUN_PATH) return error_set(error, STATUS_INVALID, "the run's path is %s", length <= 0 ? "empty" : "too long");
+    if (length <= 0) return error_set(error, STATUS_INVALID, "the run's path is empty");
+    if (length > RUN_PATH - RUN_INNER_PATH)
+        return error_set(error, STATUS_INVALID, "%.100s...: the run's path has %d bytes, expected at most %d", path, length, RUN_PATH - RUN_INNER_PATH);
     while (length > 1 && run->path[length - 1] == '/') run->path[--length] = '\0';
     enum status status = join(run->checkpoints, run->path, "checkpoints", error);
     if (status == STATUS_OK) status = join(run->model, run->path, "model", error);
     if (status == STATUS_OK) status = join(run->config, run->path, "config.json", error);
-    if (status == STATUS_OK && !resume) status = run_check_unused(run->path, error);
+    if (status == STATUS_OK) status = resume ? check_resumable(run->path, error) : run_check_unused(run->path, error);
     if (status == STATUS_OK) run->made = !file_exists(run->path);
     if (status == STATUS_OK) status = folder_create(run->path, error);
     if (status == STATUS_OK) status = take_lock(run, error);

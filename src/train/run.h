@@ -21,7 +21,8 @@ struct run {
 
 /* Is the folder free for a new run: absent, empty, or left by a run that ended before its first step? */
 enum status run_check_unused(const char *path, struct error *error);
-/* Makes the folder and locks it. Without `resume`, a folder that holds anything is refused; another process's lock always is.
+/* Makes the folder and locks it. Without `resume`, a folder that holds anything is refused; with it, one that holds other things than a run.
+ * Another process's lock always is.
  * Nothing in an existing run is changed. */
 enum status run_open(struct run *run, const char *path, bool resume, struct error *error);
 /* Opens the logs, cut back to these lengths, and removes what interrupted writes left behind. *lost: a log was shorter than that. */

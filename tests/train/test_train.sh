@@ -56,6 +56,21 @@ refuses "data of other characters" 1 "letters.txt: the data is not the data that
 refuses "changed data" 1 "the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/other.txt" --out "$scratch/reference" --resume
 if [ "$(id -u)" == 0 ]; then readonly=/proc; else readonly=$scratch/readonly; mkdir "$readonly"; chmod 555 "$readonly"; fi
 refuses "a read-only folder" 1 "cannot create folder $readonly/run" train "$readonly/run"
+# What a folder forbids, it forbids to root as another user. That user must reach the program, which it may not where the checkout is private.
+as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
+if [ "$(id -u)" == 0 ] && chmod 755 "$scratch" && as_nobody "$program" --version >/dev/null 2>&1; then
+    cp -r "$scratch/reference" "$scratch/foreign_run"
+    refuses "a folder of another user" 1 "cannot create folder $scratch/theirs: Permission denied" as_nobody "$program" train "$tiny" --data "$scratch/text.txt" --out "$scratch/theirs"
+    refuses "the run of another user" 1 "cannot open $scratch/foreign_run/lock: Permission denied" as_nobody "$program" train "$tiny" --data "$scratch/text.txt" --out "$scratch/foreign_run" --resume
+    check "and leaves it as it was" diff -r "$scratch/foreign_run" "$scratch/reference"
+fi
+cp -r "$scratch/reference/model" "$scratch/somebody"
+refuses "resuming in a folder that is no run" 1 "$scratch/somebody holds other files and no run" train "$scratch/somebody" --resume
+check "and leaves that as it was" diff -r "$scratch/somebody" "$scratch/reference/model"
+long=$(printf 'd%.0s' {1..200})
+long=$scratch/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long/$long
+refuses "a path that leaves no room for its files" 1 "bytes, expected at most 3968" train "$long"
+check "a path with blanks and other letters" train "$scratch/ein Lauf – 走" --quiet --set train.steps=1 >/dev/null
 touch "$scratch/file"
 refuses "a file instead of a folder" 1 "$scratch/file" train "$scratch/file"
 
@@ -63,6 +78,8 @@ refuses "a file instead of a folder" 1 "$scratch/file" train "$scratch/file"
 refuses "a typo in train" 1 "tiny.json: train.optimizer.lr: unknown key" bash -c "sed 's/learning_rate/lr/' '$tiny' >'$scratch/tiny.json'; '$program' train '$scratch/tiny.json' --data '$scratch/text.txt' --out '$scratch/none'"
 refuses "a typo in --set" 1 "--set: train.stepz: unknown key" train "$scratch/none" --set train.stepz=5
 refuses "a forgotten prefix" 1 "did you mean train.steps?" train "$scratch/none" --set steps=5
+refuses "a key below a value" 1 "--set: train.steps.x: unknown key, train.steps holds no others" train "$scratch/none" --set train.steps.x=5
+refuses "a key that is no UTF-8" 1 "--set: the key is not valid UTF-8 (at byte 1)" train "$scratch/none" --set $'a\xff.b=5'
 refuses "a value out of range" 1 "train.batch_size: found 0, expected an integer from 1" train "$scratch/none" --set train.batch_size=0
 refuses "a sequence longer than the positions" 1 "train.sequence_length 64 is longer than max_position_embeddings 32" train "$scratch/none" --set train.sequence_length=64
 refuses "a vocabulary too small" 1 "vocab_size: found 5, expected at least the tokenizer's" train "$scratch/none" --set vocab_size=5
@@ -79,14 +96,24 @@ refuses "divergence in the first step" 1 "step 1: the " train "$scratch/none" --
 check "nothing was left behind" [ ! -e "$scratch/none" ]
 
 # A full disk (here: a limit on the size of files): a clear message, the last checkpoint stays, the run goes on.
-train "$scratch/full" --quiet --set train.steps=40 >/dev/null 2>&1 &
-wait $!
-rm -rf "$scratch/full"
 size=$(($(stat -c %s "$scratch/reference/checkpoints/step-00000040/moments.safetensors") / 1024))
 refuses "a full disk" 1 "File too large" bash -c "ulimit -f $((size - 10)); exec '$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/full' --quiet"
 check "no half-written checkpoint" [ -z "$(ls "$scratch/full/checkpoints")" ]
 check "after that the run goes on" train "$scratch/full" --resume --quiet >/dev/null
 check "to the same bytes" same "$scratch/full" "$scratch/reference"
+
+cp -r "$scratch/reference" "$scratch/export"
+refuses "a full disk in the export" 1 "export/model/model.safetensors: File too large" bash -c "ulimit -f 8; exec '$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/export' --resume --quiet"
+check "the model from before is whole" diff -r "$scratch/export/model" "$scratch/reference/model"
+check "the export is made up for" train "$scratch/export" --resume --quiet >/dev/null
+check "with the same bytes" same "$scratch/export" "$scratch/reference"
+
+# Nobody to talk to: no terminal, closed descriptors, a pipe that nobody reads. The run is made all the same.
+train "$scratch/silent" <&- >&- 2>&-
+check "closed descriptors: exit $?" same "$scratch/silent" "$scratch/reference"
+{ sleep 0.05; train "$scratch/piped" 2>&1; echo $? >"$scratch/code"; } | :
+check "a closed pipe: exit code" [ "$(cat "$scratch/code")" == 1 ]
+check "a closed pipe: the run is complete" same "$scratch/piped" "$scratch/reference"
 
 # A damaged newest checkpoint: the one before it is taken, with a warning.
 cp -r "$scratch/reference" "$scratch/damaged"
@@ -96,6 +123,17 @@ check "a damaged checkpoint is no obstacle" [ $? == 0 ]
 check "a warning names it" grep -q "1 damaged checkpoint passed over, continuing from step 36: .*moments.safetensors: its checksum is" "$scratch/messages"
 check "the run from the one before comes to the same bytes" same "$scratch/damaged" "$scratch/reference"
 check "the damaged one is kept aside" [ -e "$scratch/damaged/checkpoints/damaged-step-00000040/state.json" ]
+
+for damage in 'rm X/state.json' ': >X/state.json' 'truncate -s 1000 X/parameters.safetensors' 'rm X/moments.safetensors'; do
+    rm -rf "$scratch/damaged"
+    cp -r "$scratch/reference" "$scratch/damaged"
+    bash -c "${damage//X/$scratch/damaged/checkpoints/step-00000040}"
+    train "$scratch/damaged" --resume --quiet >/dev/null
+    check "$damage: the run comes to the same bytes" same "$scratch/damaged" "$scratch/reference"
+done
+rm "$scratch"/damaged/checkpoints/step-*/state.json
+refuses "no checkpoint that is complete" 1 "none of the 2 checkpoints is complete; the newest: " train "$scratch/damaged" --resume
+check "which stay where they are" [ "$(ls -d "$scratch"/damaged/checkpoints/step-* | wc -l)" == 2 ]
 
 # Values that are not finite stop the run and keep what was good.
 refuses "divergence" 1 "the last complete checkpoint is that of step" train "$scratch/diverged" --quiet --set train.optimizer.learning_rate=1e-3 --set train.clip_grad_norm=0 \
