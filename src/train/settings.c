@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cursor.h"
+
 enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, NUMBERS };
 
 struct key {
@@ -172,6 +174,7 @@ static enum status unknown_key(const char *origin, const char *prefix, const cha
         memcpy(last, name, sizeof last);
         if (used < sizeof known) used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
     }
+    if (!used) return error_set(error, STATUS_INVALID, "%s: %s%s: unknown key, %s%.*s holds no others", origin, prefix, path, prefix, (int)group - 1, path);
     return error_set(error, STATUS_INVALID, "%s: %s%s: unknown key, expected one of %s", origin, prefix, path, known);
 }
 
@@ -383,6 +386,8 @@ enum status settings_set(json_t *root, const char *assignment, struct error *err
     char path[256];
     if ((size_t)(equals - assignment) >= sizeof path) return error_set(error, STATUS_INVALID, "--set: the key is longer than %zu bytes", sizeof path - 1);
     snprintf(path, sizeof path, "%.*s", (int)(equals - assignment), assignment);
+    size_t bad;
+    if (!utf8_valid((const uint8_t *)path, strlen(path), &bad)) return error_set(error, STATUS_INVALID, "--set: the key is not valid UTF-8 (at byte %zu)", bad);
     if (path[0] == '.' || path[strlen(path) - 1] == '.' || strstr(path, ".."))
         return error_set(error, STATUS_INVALID, "--set %s: the key %s has an empty part", assignment, path);
     if (strncmp(path, "train.", 6) == 0) {

@@ -176,6 +176,7 @@ static void set_overrides_any_key(void **state) {
         { "optimizer.learning_rate=7", "did you mean train.optimizer.learning_rate?" },
         { "hidden_size", "expected key=value" }, { "=7", "expected key=value" }, { "a..b=7", "empty part" }, { ".a=7", "empty part" }, { "a.=7", "empty part" },
         { "hidden_size.x=7", "hidden_size is not an object" }, { "name=\xFF", "not valid UTF-8" },
+        { "a\xFF=7", "the key is not valid UTF-8 (at byte 1)" }, { "\xFF.a=7", "the key is not valid UTF-8 (at byte 0)" }, { "train.steps.x=7", "train.steps.x: unknown key, train.steps holds no others" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(settings_set(root, cases[i].assignment, &error), STATUS_INVALID);
