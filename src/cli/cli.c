@@ -409,6 +409,7 @@ int cli_output_errno(void) { return output_errno; }
 
 enum status cli_check_writable(const char *path, struct error *error) {
     struct stat about;
+    if (!*path) return error_set(error, STATUS_IO, "the name of the file to write is empty");
     if (stat(path, &about) == 0) {
         if (S_ISDIR(about.st_mode)) return error_set(error, STATUS_IO, "%s: is a folder, expected the name of a file to write", path);
         if (!S_ISREG(about.st_mode)) return error_set(error, STATUS_IO, "%s: is not a regular file; the result is written beside it and renamed over it", path);

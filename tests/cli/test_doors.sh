@@ -75,6 +75,13 @@ for command in "logits M --tokens $T/ragged.json -o $T/never" "generate M --toke
     cp $MODEL/config.json "$T/cut"
     head -c 5000 $MODEL/model.safetensors >"$T/cut/model.safetensors"
     check "$name: truncated weights" 1 '' "^deepseek $name: .*$T/cut/model.safetensors" run "$T/cut"
+    mkdir -p "$T/integers" "$T/lacking"
+    cp $MODEL/config.json "$T/integers"
+    cp $MODEL/config.json "$T/lacking"
+    LC_ALL=C sed 's/"model.norm.weight":{"dtype":"BF16",/"model.norm.weight":{"dtype":"I16" ,/' $MODEL/model.safetensors >"$T/integers/model.safetensors"
+    check "$name: weights of another type" 1 '' 'integers/model.safetensors: tensor model.norm.weight: found .*I16.*, expected dtype F32, BF16 or F16$' run "$T/integers"
+    LC_ALL=C sed 's/"model.norm.weight"/"model.norm.wright"/' $MODEL/model.safetensors >"$T/lacking/model.safetensors"
+    check "$name: a tensor is missing" 1 '' 'lacking: 1 tensor that config.json asks for is missing: model.norm.weight$' run "$T/lacking"
     mkdir -p "$T/other"
     sed 's/"hidden_size": 64/"hidden_size": 128/' $MODEL/config.json >"$T/other/config.json"
     cp $MODEL/model.safetensors "$T/other"
@@ -87,6 +94,7 @@ expect 'nothing was written' [ ! -e "$T/never" ]
 
 # ---- where the result goes ----
 check 'no such folder' 1 '' "^deepseek logits: $T/none/x: the folder $T/none: No such file" $D logits $MODEL --tokens "$T/alone.json" -o "$T/none/x"
+check 'an empty name' 1 '' '^deepseek logits: the name of the file to write is empty$' $D logits $MODEL --tokens "$T/alone.json" -o ''
 check 'a folder' 1 '' 'is a folder' $D logits $MODEL --tokens "$T/alone.json" -o "$T"
 check 'a file as a folder' 1 '' 'alone.json' $D logits $MODEL --tokens "$T/alone.json" -o "$T/alone.json/x"
 if [ -c /dev/full ]; then check 'a device' 1 '' '/dev/full: is not a regular file' $D logits $MODEL --tokens "$T/alone.json" -o /dev/full; fi
