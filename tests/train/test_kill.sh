@@ -11,6 +11,7 @@ milliseconds=$(((${EPOCHREALTIME/[.,]/} - ${started/[.,]/}) / 1000))
 RANDOM=${TEST_SEED:-$$}
 rounds=$([[ ${TEST_LONG:-} ]] && echo 20 || echo 3)
 killed=0
+echo '[[1, 2, 3]]' >"$scratch/tokens.json"
 for ((i = 0; i < rounds; i++)); do
     run=$scratch/run-$i
     # Two kills, each somewhere in the time that the whole run takes; then to the end.
@@ -20,6 +21,9 @@ for ((i = 0; i < rounds; i++)); do
         sleep $((delay / 1000)).$(printf %03d $((delay % 1000)))
         kill -KILL $pid 2>/dev/null && killed=$((killed + 1))
         wait $pid 2>/dev/null
+        if [ -e "$run/model/config.json" ]; then
+            check "round $i: the exported model opens" "$program" logits "$run/model" --tokens "$scratch/tokens.json" -o "$scratch/logits.safetensors" --quiet
+        fi
     done
     leftovers=$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null | wc -l)
     train "$run" --resume --threads 2 --quiet >"$scratch/out" 2>&1
