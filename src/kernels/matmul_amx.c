@@ -136,7 +136,7 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
     }
     /* The part of the panel stays in the first-level cache while the tiles of A pass by it: their loads carry the hint not to stay there.
      * The partial sums of the next tile follow these. */
-    const char *sums = (const char *)(c_in + AMX_ROWS * PANEL);
+    const char *sums = c_in ? (const char *)(c_in + AMX_ROWS * PANEL) : NULL;
     int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64) : 0;
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
         prefetch_part(&ahead, ahead_end);

@@ -239,6 +239,36 @@ static void chains_of_fma_are_equal(void **state) {
     matrix_free(&b);
 }
 
+/* A C so large that it may be written around the caches, with rows that begin anywhere in a cache line, has the bits of its parts. */
+static void large_results_are_their_parts(void **state) {
+    (void)state;
+    enum { M = 1040, K = 5, N = 1011, PART = 104 };
+    struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, false, DTYPE_F32);
+    float *whole = malloc((size_t)M * N * 4), *parts = malloc((size_t)M * N * 4);
+    assert_true(whole && parts && M * N >= 1 << 20);
+    for (int isa = 1; isa < ISA_COUNT; isa++) {
+        for (int compute = 0; compute < 2 && tested(isa); compute++) {
+            void *packed = pack(variants[isa], &b, computes[compute], NULL);
+            struct matmul_product product = {packed, N, whole, N, DTYPE_F32, false};
+            memset(whole, 0xFF, (size_t)M * N * 4);
+            multiply(variants[isa], 2, &a, computes[compute], &product, 1);
+            for (int row = 0; row < M; row += PART) {
+                struct matrix part = a;
+                part.data = (const float *)a.data + row * a.stride;
+                part.rows = PART;
+                product.c = parts + (size_t)row * N;
+                multiply(variants[isa], 2, &part, computes[compute], &product, 1);
+            }
+            assert_memory_equal(whole, parts, (size_t)M * N * 4);
+            free(packed);
+        }
+    }
+    free(whole);
+    free(parts);
+    matrix_free(&a);
+    matrix_free(&b);
+}
+
 /* Parts in any order give what the whole gives, and all of it is written. */
 static void parts_make_the_whole(void **state) {
     (void)state;
@@ -304,6 +334,7 @@ int main(void) {
         cmocka_unit_test(products_are_right),
         cmocka_unit_test(blocked_products_are_right),
         cmocka_unit_test(rows_do_not_depend_on_the_call),
+        cmocka_unit_test(large_results_are_their_parts),
         cmocka_unit_test(chains_of_fma_are_equal),
         cmocka_unit_test(parts_make_the_whole),
         cmocka_unit_test(special_numbers_stay_where_they_are),

@@ -1,0 +1,107 @@
+/* Operations where small models do not lead: the output head in several chunks of rows, a residual stream that is added more than once. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/random.h"
+#include "graph/graph.h"
+
+enum { WIDTH = 3, TOKENS = 130 };
+
+static float *random_values(int64_t count, uint64_t stream) {
+    float *values = malloc((size_t)count * sizeof *values);
+    assert_non_null(values);
+    for (int64_t i = 0; i < count; i++) values[i] = (float)(random_uniform(7, stream, (uint64_t)i) - 0.5);
+    return values;
+}
+
+static struct parameter matrix(int64_t rows, uint64_t stream) {
+    return (struct parameter){.rank = 2, .shape = {rows, WIDTH}, .count = rows * WIDTH, .value = random_values(rows * WIDTH, stream),
+                              .grad = random_values(rows * WIDTH, stream + 1), .compute = DTYPE_F32};
+}
+
+static void matrix_free(struct parameter *parameter) { free(parameter->value), free(parameter->grad); }
+
+static void begin(struct graph *graph, struct memory *memory, size_t bytes) {
+    enum isa isa;
+    struct error error;
+    assert_int_equal(isa_select(&isa, &error), STATUS_OK);
+    assert_int_equal(memory_create(memory, bytes, &error), STATUS_OK);
+    graph_init(graph, kernels_for(isa), NULL, memory, DTYPE_F32, true, false);
+}
+
+/* All rows at once, which are three chunks with this vocabulary, and each chunk's rows in a pass of their own: the same losses and gradients to the bit. */
+static void chunks_of_the_head_are_its_parts(void **state) {
+    (void)state;
+    enum { VOCAB = 1 << 18, CHUNK = 64 };   /* CHUNK rows of fp32 logits are 64 MiB */
+    struct parameter table = matrix(TOKENS, 1), head[2] = {matrix(VOCAB, 3), matrix(VOCAB, 3)};
+    float *losses[2] = {random_values(TOKENS, 5), random_values(TOKENS, 6)}, *weights = random_values(TOKENS, 7), *table_gradient = NULL;
+    int32_t ids[TOKENS], targets[TOKENS];
+    for (int t = 0; t < TOKENS; t++) ids[t] = t, targets[t] = t % 9 ? (int32_t)random_below(8, 1, (uint64_t)t, VOCAB) : -1;
+    struct memory memory;
+    struct graph graph;
+    begin(&graph, &memory, (size_t)96 << 20);
+    for (int parts = 0; parts < 2; parts++) {
+        const int step = parts ? CHUNK : TOKENS;
+        table.grad_written = false;
+        for (int row = 0; row < TOKENS; row += step) {
+            const int rows = TOKENS - row < step ? TOKENS - row : step;
+            graph_reset(&graph);
+            op_cross_entropy(&graph, op_embedding(&graph, &table, ids + row, rows), &head[parts], targets + row, weights + row, losses[parts] + row);
+            graph_backward(&graph);
+            assert_int_equal(graph.status, STATUS_OK);
+        }
+        if (parts) {
+            assert_memory_equal(table.grad, table_gradient, (size_t)table.count * sizeof(float));
+        } else {
+            table_gradient = malloc((size_t)table.count * sizeof(float));
+            memcpy(table_gradient, table.grad, (size_t)table.count * sizeof(float));
+        }
+    }
+    assert_memory_equal(losses[0], losses[1], TOKENS * sizeof(float));
+    assert_memory_equal(head[0].grad, head[1].grad, (size_t)head[0].count * sizeof(float));
+    assert_memory_not_equal(table_gradient, table_gradient + 100 * WIDTH, WIDTH * sizeof(float));
+    for (int t = 0; t < TOKENS; t++) assert_int_equal(losses[0][t] == 0.0f, targets[t] < 0);
+    graph_destroy(&graph);
+    memory_destroy(&memory);
+    for (int i = 0; i < 2; i++) matrix_free(&head[i]), free(losses[i]);
+    matrix_free(&table);
+    free(weights);
+    free(table_gradient);
+}
+
+/* z = a + (a + (a + b)): the gradient of a is three times that of b, rounded once. */
+static void gradients_of_a_stream_add_up(void **state) {
+    (void)state;
+    struct parameter a = matrix(TOKENS, 1), b = matrix(TOKENS, 3), head = matrix(11, 5);
+    float losses[TOKENS], weights[TOKENS];
+    int32_t ids[TOKENS], targets[TOKENS];
+    for (int t = 0; t < TOKENS; t++) ids[t] = t, targets[t] = t % 11, weights[t] = 1.0f;
+    struct memory memory;
+    struct graph graph;
+    begin(&graph, &memory, 1 << 20);
+    struct tensor *x = op_embedding(&graph, &a, ids, TOKENS), *y = op_embedding(&graph, &b, ids, TOKENS);
+    op_cross_entropy(&graph, op_add(&graph, x, op_add(&graph, x, op_add(&graph, x, y))), &head, targets, weights, losses);
+    graph_backward(&graph);
+    assert_int_equal(graph.status, STATUS_OK);
+    assert_int_equal(memory.used, 0);
+    bool any = false;
+    for (int64_t i = 0; i < a.count; i++) {
+        assert_true(a.grad[i] == 3.0f * b.grad[i]);
+        any = any || b.grad[i] != 0.0f;
+    }
+    assert_true(any);
+    graph_destroy(&graph);
+    memory_destroy(&memory);
+    matrix_free(&a), matrix_free(&b), matrix_free(&head);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_of_the_head_are_its_parts), cmocka_unit_test(gradients_of_a_stream_add_up)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
