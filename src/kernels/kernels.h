@@ -61,6 +61,7 @@ void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *
 /* Causal softmax attention of grouped query heads: head h reads key/value head h / (heads / kv_heads).
  *   score[t][s] = scale * q[t] . k[s] for s <= t,   o[t] = sum_s softmax(score[t])[s] v[s]
  * No T x T matrix exists. Keys are visited in blocks that start at absolute positions, so that a query's result does not depend on the chunk it came in.
+ * Values must be finite: the variants multiply those of later keys of the same call with weights of zero, so that an infinity or a NaN there reaches earlier queries.
  * With kv dtype BF16 the unnormalised softmax is rounded to bf16 for the product with V, and q to bf16 for the product with K; sums are fp32. */
 struct attention_shape {
     int heads, kv_heads;

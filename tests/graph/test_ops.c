@@ -1,4 +1,6 @@
-/* Operations where small models do not lead: the output head in several chunks of rows, a residual stream that is added more than once. */
+/* Operations where small models do not lead: the output head in several chunks of rows, a residual stream that is added more than once,
+ * a norm of something that is not the residual stream. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -101,7 +103,39 @@ static void gradients_of_a_stream_add_up(void **state) {
     matrix_free(&a), matrix_free(&b), matrix_free(&head);
 }
 
+/* The norm of a product, whose gradient in bf16 compute is bf16 too, in memory full of NaN: near what fp32 gives. */
+static void a_norm_of_a_product_has_gradients(void **state) {
+    (void)state;
+    float gradients[2][WIDTH * WIDTH], largest = 0;
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        struct parameter table = matrix(TOKENS, 1), w = matrix(WIDTH, 3), norm = matrix(1, 5), head = matrix(11, 7);
+        norm.rank = 1, norm.shape[0] = WIDTH;
+        w.compute = head.compute = bf16 ? DTYPE_BF16 : DTYPE_F32;
+        float losses[TOKENS], weights[TOKENS];
+        int32_t ids[TOKENS], targets[TOKENS];
+        for (int t = 0; t < TOKENS; t++) ids[t] = t, targets[t] = t % 11, weights[t] = 1.0f;
+        struct memory memory;
+        struct graph graph;
+        begin(&graph, &memory, 1 << 20);
+        memset(memory.base, 0xFF, memory.capacity);
+        graph.compute = w.compute;
+        struct tensor *y;
+        op_linear(&graph, op_embedding(&graph, &table, ids, TOKENS), (struct parameter *[]){&w}, 1, &y);
+        op_cross_entropy(&graph, op_rmsnorm(&graph, y, &norm, 0.1f), &head, targets, weights, losses);
+        graph_backward(&graph);
+        assert_int_equal(graph.status, STATUS_OK);
+        assert_int_equal(memory.used, 0);
+        memcpy(gradients[bf16], w.grad, sizeof gradients[bf16]);
+        graph_destroy(&graph);
+        memory_destroy(&memory);
+        matrix_free(&table), matrix_free(&w), matrix_free(&norm), matrix_free(&head);
+    }
+    for (int i = 0; i < WIDTH * WIDTH; i++) largest = fmaxf(largest, fabsf(gradients[0][i]));
+    assert_true(largest > 0);
+    for (int i = 0; i < WIDTH * WIDTH; i++) assert_true(fabsf(gradients[1][i] - gradients[0][i]) < 0x1p-4f * largest);   /* some roundings of 2^-9 each */
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_of_the_head_are_its_parts), cmocka_unit_test(gradients_of_a_stream_add_up)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_of_the_head_are_its_parts), cmocka_unit_test(gradients_of_a_stream_add_up), cmocka_unit_test(a_norm_of_a_product_has_gradients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

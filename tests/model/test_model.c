@@ -153,6 +153,8 @@ static void test_bad_token(void **state) {
     f.tokens[40] = 53;
     assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, 1, &loss, NULL, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "53"));
+    f.tokens[40] = 52, f.targets[7] = 53;
+    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, 1, &loss, NULL, &error), STATUS_INVALID);
     tear_down(&f);
 }
 
