@@ -71,7 +71,7 @@ int32_t sample_token(const float *logits, int64_t vocab, const struct sampling *
         return last;   /* rounding used up the last probability */
     }
     int64_t first, end;
-    double left = u * take_nucleus(p, vocab, sampling->top_p * total, total, order, &first, &end);
+    double left = u * take_nucleus(p, vocab, fmax(sampling->top_p, 0) * total, total, order, &first, &end);
     for (int64_t i = end; i-- > first;) {
         if (left < (double)p[order[i]]) return order[i];
         left -= (double)p[order[i]];

@@ -58,8 +58,8 @@ static void the_nucleus_is_the_smallest_that_reaches_top_p(void **state) {
     (void)state;
     float logits[VOCAB];
     halving(logits);
-    const double wanted[] = { 0, 0.3, 0.499, 0.51, 0.74, 0.76, 0.87, 0.88, 0.999 };
-    const int members[] = { 1, 1, 1, 2, 2, 3, 3, 4, 9 };
+    const double wanted[] = { -100, 0, 0.3, 0.499, 0.51, 0.74, 0.76, 0.87, 0.88, 0.999 };
+    const int members[] = { 1, 1, 1, 1, 2, 2, 3, 3, 4, 9 };
     for (size_t c = 0; c < sizeof wanted / sizeof *wanted; c++) {
         int seen[VOCAB] = { 0 };
         for (uint64_t position = 0; position < 8000; position++) seen[draw(logits, VOCAB, 1, wanted[c], 5, 1, position)]++;
