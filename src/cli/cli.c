@@ -391,6 +391,10 @@ void cli_catch_interrupts(void) {
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
+    /* A terminal that closes may send this twice; under nohup it stays ignored. */
+    struct sigaction before;
+    action.sa_flags = SA_RESTART;
+    if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL);
 }
 
 bool cli_interrupted(void) { return interrupted != 0; }

@@ -107,7 +107,7 @@ int cli_wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));   
 void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* `deepseek COMMAND: warning: ...` */
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* a plain line on standard error */
 
-/* After this, SIGINT and SIGTERM only set a flag; a second one ends the process. */
+/* After this, SIGINT, SIGTERM and SIGHUP only set a flag; a second SIGINT or SIGTERM ends the process. */
 void cli_catch_interrupts(void);
 bool cli_interrupted(void);
 

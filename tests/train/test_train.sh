@@ -25,8 +25,8 @@ rm -rf "$scratch/again/model"
 train "$scratch/again" --resume --quiet >/dev/null 2>&1
 check "a lost export comes back" same "$scratch/again" "$scratch/reference"
 
-# SIGTERM and SIGINT save and end with success, whenever they come, and the run goes on from there.
-for signal in TERM INT TERM; do
+# SIGTERM, SIGINT and SIGHUP save and end with success, whenever they come, and the run goes on from there.
+for signal in TERM INT HUP; do
     rm -rf "$scratch/stopped"
     start "$scratch/stopped" --quiet
     for ((i = 0; i < 500; i++)); do [ -e "$scratch/stopped/lock" ] && break; sleep 0.01; done
