@@ -35,6 +35,10 @@ if [[ -e $run ]]; then
         echo "$run exists and is not a run of this program; move it away or set RUN=FOLDER" >&2
         exit 1
     fi
+    if command -v flock >/dev/null && ! flock -n "$run/lock" true; then
+        echo "$run: another process is training in this folder; wait for it or set RUN=FOLDER" >&2
+        exit 1
+    fi
     echo "Removing $run, the run of an earlier demo."
     rm -rf "$run"
 fi
