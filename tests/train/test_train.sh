@@ -56,12 +56,14 @@ refuses "data of other characters" 1 "letters.txt: the data is not the data that
 refuses "changed data" 1 "the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/other.txt" --out "$scratch/reference" --resume
 if [ "$(id -u)" == 0 ]; then readonly=/proc; else readonly=$scratch/readonly; mkdir "$readonly"; chmod 555 "$readonly"; fi
 refuses "a read-only folder" 1 "cannot create folder $readonly/run" train "$readonly/run"
-# What a folder forbids, it forbids to root as another user. That user must reach the program, which it may not where the checkout is private.
+# What a folder forbids, it forbids to root as another user. That user gets copies, because it may not reach the checkout.
 as_nobody() { setpriv --reuid 65534 --regid 65534 --clear-groups "$@"; }
-if [ "$(id -u)" == 0 ] && chmod 755 "$scratch" && as_nobody "$program" --version >/dev/null 2>&1; then
+theirs=$scratch/for_nobody
+mkdir "$theirs" && cp "$program" "$theirs/deepseek" && cp "$tiny" "$theirs/tiny.json" && chmod -R a+rX "$theirs" "$scratch/text.txt" && chmod 755 "$scratch"
+if [ "$(id -u)" == 0 ] && as_nobody "$theirs/deepseek" --version >/dev/null 2>&1; then
     cp -r "$scratch/reference" "$scratch/foreign_run"
-    refuses "a folder of another user" 1 "cannot create folder $scratch/theirs: Permission denied" as_nobody "$program" train "$tiny" --data "$scratch/text.txt" --out "$scratch/theirs"
-    refuses "the run of another user" 1 "cannot open $scratch/foreign_run/lock: Permission denied" as_nobody "$program" train "$tiny" --data "$scratch/text.txt" --out "$scratch/foreign_run" --resume
+    refuses "a folder of another user" 1 "cannot create folder $scratch/theirs: Permission denied" as_nobody "$theirs/deepseek" train "$theirs/tiny.json" --data "$scratch/text.txt" --out "$scratch/theirs"
+    refuses "the run of another user" 1 "cannot open $scratch/foreign_run/lock: Permission denied" as_nobody "$theirs/deepseek" train "$theirs/tiny.json" --data "$scratch/text.txt" --out "$scratch/foreign_run" --resume
     check "and leaves it as it was" diff -r "$scratch/foreign_run" "$scratch/reference"
 fi
 cp -r "$scratch/reference/model" "$scratch/somebody"
