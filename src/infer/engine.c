@@ -33,6 +33,7 @@ void engine_destroy(struct engine *engine) {
     if (!engine) return;
     graph_destroy(&engine->graph);
     memory_destroy(&engine->memory);
+    arena_free(&engine->arena);
     free(engine->spans);
     free(engine->pieces);
     free(engine->ids);
@@ -47,20 +48,18 @@ static int compare_addresses(const void *a, const void *b) {
 }
 
 /* A sequence grows at one end only, so it may stand in one feed only. */
-static enum status check_distinct(const struct feed *feeds, int count, struct error *error) {
+static enum status check_distinct(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
     if (count < 2) return STATUS_OK;
-    struct sequence **sorted = malloc((size_t)count * sizeof *sorted);
+    struct sequence **sorted = arena_alloc(&engine->arena, (size_t)count * sizeof *sorted);
     if (!sorted) return error_set(error, STATUS_NO_MEMORY, "no memory for %d feeds", count);
     for (int i = 0; i < count; i++) sorted[i] = feeds[i].sequence;
     qsort(sorted, (size_t)count, sizeof *sorted, compare_addresses);
-    enum status status = STATUS_OK;
-    for (int i = 1; i < count && !status; i++)
-        if (sorted[i] == sorted[i - 1]) status = error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
-    free(sorted);
-    return status;
+    for (int i = 1; i < count; i++)
+        if (sorted[i] == sorted[i - 1]) return error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
+    return STATUS_OK;
 }
 
-static enum status check_feeds(const struct engine *engine, const struct feed *feeds, int count, struct error *error) {
+static enum status check_feeds(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
     for (int i = 0; i < count; i++) {
         const struct feed *feed = &feeds[i];
@@ -72,7 +71,7 @@ static enum status check_feeds(const struct engine *engine, const struct feed *f
             if (feed->ids[t] < 0 || feed->ids[t] >= vocab)
                 return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i, (long long)t, feed->ids[t], (long long)vocab - 1);
     }
-    return check_distinct(feeds, count, error);
+    return check_distinct(engine, feeds, count, error);
 }
 
 /* How many logits rows of this piece are wanted, and from which token of the piece on. */
@@ -175,9 +174,10 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
 }
 
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error) {
+    arena_reset(&engine->arena);
     enum status status = check_feeds(engine, feeds, count, error);
     if (status || count == 0) return status;
-    struct progress { int64_t start, done, goal; } *progress = calloc((size_t)count, sizeof *progress);
+    struct progress { int64_t start, done, goal; } *progress = arena_alloc(&engine->arena, (size_t)count * sizeof *progress);
     if (!progress) return error_set(error, STATUS_NO_MEMORY, "no memory for %d feeds", count);
     for (int i = 0; i < count; i++) progress[i].start = feeds[i].sequence->length;
 
@@ -210,6 +210,5 @@ enum status engine_feed(struct engine *engine, const struct feed *feeds, int cou
     }
     if (status)   /* nothing half done */
         for (int i = 0; i < count; i++) sequence_rewind(feeds[i].sequence, progress[i].start);
-    free(progress);
     return status;
 }

@@ -14,6 +14,7 @@ struct engine {
     bool (*watch)(void *context, int64_t rows);
     void *watch_context;
     int64_t planned_rows, planned_position, planned_logits;
+    struct arena arena;          /* of one feed: used again and again, so that a token asks the system for no memory */
     /* of one pass */
     struct span *spans;          /* [max_rows] */
     struct feed_piece *pieces;   /* [max_rows] */
