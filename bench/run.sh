@@ -4,6 +4,7 @@
 set -u
 BUILD=${BUILD:-build}
 DEEPSEEK=${DEEPSEEK:-./deepseek}
+case $DEEPSEEK in */*) ;; *) DEEPSEEK=./$DEEPSEEK ;; esac   # a file of this folder, not a command of the search path
 
 title() { printf '\n== %s\n' "$1"; }
 
