@@ -42,7 +42,7 @@ static enum status stream_put(struct stream *stream, const char *piece, size_t l
     if (length) memcpy(text + stream->held_count, piece, length);
     kept = last ? 0 : unfinished(text, size);
     size_t written = 0;
-    char *sound = text_to_utf8(text, size - kept, &written);
+    char *sound = utf8_repair(text, size - kept, &written, NULL);
     if (sound && written) {
         fwrite(sound, 1, written, stdout);
         stream->line_open = sound[written - 1] != '\n';
@@ -220,7 +220,7 @@ static enum status print_text_as_json(const struct generation *run, struct error
     size_t size = 0, length = 0;
     enum status status = tokenizer_decode(run->tokenizer, item->history + item->prompt, item->length - item->prompt, true, &text, &size, error);
     if (status) return status;
-    char *sound = text_to_utf8(text, size, &length);
+    char *sound = utf8_repair(text, size, &length, NULL);
     free(text);
     if (!sound) return error_set(error, STATUS_NO_MEMORY, "no memory for the text");
     printf("{\"text\": ");
@@ -277,7 +277,7 @@ static enum status encode_prompt(const struct request *request, const struct con
     }
     if (!status && request->echo && size) {
         size_t length = 0;
-        char *sound = text_to_utf8(prompt, size, &length);
+        char *sound = utf8_repair(prompt, size, &length, NULL);
         if (sound) fwrite(sound, 1, length, stdout);
         free(sound);
     }

@@ -109,7 +109,7 @@ static enum status make_sample(void *context, struct model *model, int64_t step,
     if (!status) status = begin_sample(t, &ids, error);
     if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, order, error);
     if (!status) status = tokenizer_decode(t->tokenizer, ids.ids, ids.count, true, &bytes, &size, error);
-    if (!status && !(*text = text_to_utf8(bytes, size, length))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status && !(*text = utf8_repair(bytes, size, length, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
     if (!status && !view->request->quiet) {
         cli_progress_line(&view->progress, "--- sample at step %lld", (long long)step);
         fwrite(*text, 1, *length, stderr);

@@ -11,7 +11,6 @@
 #define END_OF_DOCUMENT "<|endoftext|>"
 #define UNKNOWN_NAME "<unk>"
 #define ANY_CHARACTER "[\\s\\S]"
-#define REPLACEMENT 0xFFFDu
 #define VOCABULARY_LIMIT (1 << 24)   /* ids of a file: far above any real vocabulary, so that a wrong id cannot ask for gigabytes */
 
 struct piece { char *text; uint32_t length; bool present, special, added; };
@@ -27,55 +26,6 @@ struct tokenizer {
     int added_count;
     uint8_t added_first[256];         /* can an added token begin with this byte? */
 };
-
-/* ---- UTF-8 ------------------------------------------------------------------------------------------------------------------ */
-
-/* One code point from text[0..size), size >= 1; *length receives its bytes. An ill-formed sequence is REPLACEMENT with *ill_formed, and *length covers its
- * maximal subpart: the longest beginning of a well-formed sequence, or one byte (The Unicode Standard, section 3.9, table 3-7). */
-static uint32_t utf8_next(const uint8_t *text, size_t size, size_t *length, bool *ill_formed) {
-    uint8_t first = text[0];
-    *length = 1;
-    *ill_formed = false;
-    if (first < 0x80) return first;
-    int following = first >= 0xC2 && first <= 0xDF ? 1 : first >= 0xE0 && first <= 0xEF ? 2 : first >= 0xF0 && first <= 0xF4 ? 3 : 0;
-    if (following == 0) { *ill_formed = true; return REPLACEMENT; }
-    uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;    /* no overlong forms */
-    uint8_t high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;   /* no surrogates, nothing above U+10FFFF */
-    uint32_t character = first & (0x3F >> following);
-    for (int i = 1; i <= following; i++) {
-        if ((size_t)i >= size || text[i] < low || text[i] > high) { *ill_formed = true; return REPLACEMENT; }
-        character = character << 6 | (text[i] & 0x3F);
-        low = 0x80;
-        high = 0xBF;
-        *length = (size_t)i + 1;
-    }
-    return character;
-}
-
-static size_t utf8_put(uint32_t character, char out[4]) {
-    if (character < 0x80) { out[0] = (char)character; return 1; }
-    int following = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;
-    for (int i = following; i >= 1; i--) {
-        out[i] = (char)(0x80 | (character & 0x3F));
-        character >>= 6;
-    }
-    out[0] = (char)((following == 1 ? 0xC0 : following == 2 ? 0xE0 : 0xF0) | character);
-    return (size_t)following + 1;
-}
-
-char *text_to_utf8(const char *text, size_t size, size_t *length) {
-    char *copy = malloc(3 * size + 1);   /* each ill-formed byte may become the three bytes of U+FFFD */
-    if (!copy) return NULL;
-    size_t out = 0;
-    for (size_t at = 0, step; at < size; at += step) {
-        bool ill_formed;
-        uint32_t character = utf8_next((const uint8_t *)text + at, size - at, &step, &ill_formed);
-        out += utf8_put(character, copy + out);
-    }
-    copy[out] = '\0';
-    if (length) *length = out;
-    return copy;
-}
 
 /* ---- lists and counts ------------------------------------------------------------------------------------------------------- */
 
@@ -98,6 +48,15 @@ static enum status token_list_reserve(struct token_list *list, int64_t count, st
 enum status token_list_push(struct token_list *list, int32_t id, struct error *error) {
     enum status status = token_list_reserve(list, list->count + 1, error);
     if (status == STATUS_OK) list->ids[list->count++] = id;
+    return status;
+}
+
+enum status token_list_append(struct token_list *list, const int32_t *ids, int64_t count, struct error *error) {
+    enum status status = token_list_reserve(list, list->count + count, error);
+    if (status == STATUS_OK && count > 0) {
+        memcpy(list->ids + list->count, ids, (size_t)count * sizeof *ids);
+        list->count += count;
+    }
     return status;
 }
 
@@ -246,7 +205,7 @@ static int32_t added_at(const struct tokenizer *t, const uint8_t *text, size_t s
 static enum status unknown_character(uint32_t character, size_t offset, struct error *error) {
     char text[5] = {0};
     utf8_put(character, text);
-    bool visible = character > 0x20 && character != 0x7F && character != REPLACEMENT && !(character >= 0x80 && character < 0xA1);
+    bool visible = character > 0x20 && character != 0x7F && character != UTF8_REPLACEMENT && !(character >= 0x80 && character < 0xA1);
     return error_set(error, STATUS_INVALID, "byte %zu: the character U+%04X%s%s%s is not in the tokenizer's vocabulary", offset, character, visible ? " \"" : "",
                      visible ? text : "", visible ? "\"" : "");
 }

@@ -1,0 +1,24 @@
+/* Character classes of Unicode 16.0 as the reference tokenizer sees them (tools/make-unicode-tables.py writes unicode_tables.c). */
+#ifndef DEEPSEEK_TEXT_UNICODE_H
+#define DEEPSEEK_TEXT_UNICODE_H
+
+#include <stdint.h>
+
+enum {
+    UNICODE_LETTER = 1,        /* \p{L} */
+    UNICODE_MARK = 2,          /* \p{M} */
+    UNICODE_NUMBER = 4,        /* \p{N} */
+    UNICODE_PUNCTUATION = 8,   /* \p{P} */
+    UNICODE_SYMBOL = 16,       /* \p{S} */
+    UNICODE_SPACE = 32,        /* \s: White_Space */
+    UNICODE_DIGIT = 64,        /* the Digits step of V1 and V2: Nd, Nl, No of Unicode 17.0 */
+    UNICODE_WORD = 128,        /* what may not stand next to a `single_word` token */
+};
+
+extern const uint8_t unicode_block_of[0x110000 >> 7];   /* block of 128 characters -> row of unicode_classes */
+extern const uint8_t unicode_classes[][128];
+
+/* The classes of a character up to U+10FFFF, as a set of the bits above. */
+static inline unsigned unicode_class(uint32_t character) { return unicode_classes[unicode_block_of[character >> 7]][character & 127]; }
+
+#endif
