@@ -5,6 +5,7 @@
 #include "base/file.h"
 #include "cli/cli.h"
 #include "infer/infer.h"
+#include "infer/sample.h"
 #include "io/json.h"
 #include "text/tokenizer.h"
 
@@ -72,8 +73,8 @@ struct generation {
     struct generated *items;
     int64_t count;
     struct feed *feeds;
-    float *logits, *scratch;   /* [count, vocab], [vocab] */
-    int32_t *order;            /* [vocab] */
+    float *logits;             /* [count, vocab] */
+    struct sampler *sampler;
     struct stream stream;
     struct cli_progress progress;
     double done;
@@ -96,8 +97,7 @@ static void generation_free(struct generation *run) {
     free(run->items);
     free(run->feeds);
     free(run->logits);
-    free(run->scratch);
-    free(run->order);
+    sampler_destroy(run->sampler);
     engine_destroy(run->engine);
 }
 
@@ -107,11 +107,10 @@ static enum status generation_start(struct generation *run, const struct cli_tok
     run->items = calloc(count, sizeof *run->items);
     run->feeds = calloc(count, sizeof *run->feeds);
     run->logits = malloc(count * vocab * sizeof *run->logits);
-    run->scratch = malloc(vocab * sizeof *run->scratch);
-    run->order = malloc(vocab * sizeof *run->order);
-    if (!run->items || !run->feeds || !run->logits || !run->scratch || !run->order) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu sequences", count);
+    if (!run->items || !run->feeds || !run->logits) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu sequences", count);
     run->count = prompts->count;
     enum status status = engine_create(&run->engine, run->model, 0, error);
+    if (!status) status = sampler_create(&run->sampler, (int64_t)vocab, error);
     for (int64_t i = 0; i < run->count && !status; i++) {
         const struct cli_token_row *row = &prompts->rows[i];
         struct generated *item = &run->items[i];
@@ -144,7 +143,7 @@ static int next_tokens(struct generation *run, int feeding, int *number_of_feed,
     for (int f = 0; f < feeding && !*status; f++) {
         int number = number_of_feed[f];
         struct generated *item = &run->items[number];
-        int32_t id = sample_token(run->logits + (int64_t)f * vocab, vocab, &run->request->sampling, (uint64_t)number, (uint64_t)item->length, run->scratch, run->order);
+        int32_t id = sampler_next(run->sampler, run->logits + (int64_t)f * vocab, &run->request->sampling, (uint64_t)number, item->history, item->length, item->prompt, NULL, NULL, 0);
         item->history[item->length++] = id;
         run->new_tokens++;
         item->stopped = ends_text(run, id);
@@ -336,7 +335,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
 }
 
 int command_generate(int argc, char **argv) {
-    struct request request = { .count = DEFAULT_TOKENS, .sampling = { .temperature = 0.8, .top_p = SAMPLING_TOP_P } };
+    struct request request = { .count = DEFAULT_TOKENS, .sampling = sampling_default() };
     struct cli_machine machine = { 0 };
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {

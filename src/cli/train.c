@@ -6,6 +6,7 @@
 #include "cli/cli.h"
 #include "cli/curve.h"
 #include "infer/infer.h"
+#include "infer/sample.h"
 #include "kernels/probe.h"
 #include "train/loop.h"
 
@@ -69,11 +70,13 @@ static enum status begin_sample(const struct training *t, struct token_list *ids
 }
 
 /* Continues `ids` by `count` tokens or to the end of the document. The context is as long as the sequences of the training: when it is full, its last half goes on. */
-static enum status continue_sample(struct view *view, struct model *model, struct sequence *sequence, struct token_list *ids, int64_t count, uint64_t stream, float *logits, int32_t *order,
-                                   struct error *error) {
+static enum status continue_sample(struct view *view, struct model *model, struct sequence *sequence, struct token_list *ids, int64_t count, uint64_t stream, float *logits,
+                                   struct sampler *sampler, struct error *error) {
     const struct training *t = view->training;
-    int64_t vocab = model->config.vocab_size, known = tokenizer_size(t->tokenizer), capacity = sequence->capacity;
-    struct sampling sampling = { .temperature = t->settings.sample_temperature, .top_p = SAMPLING_TOP_P, .seed = (uint64_t)t->settings.seed };
+    int64_t vocab = model->config.vocab_size, known = tokenizer_size(t->tokenizer), capacity = sequence->capacity, prompt = ids->count;
+    struct sampling sampling = sampling_default();
+    sampling.temperature = t->settings.sample_temperature;
+    sampling.seed = (uint64_t)t->settings.seed;
     int64_t fed = ids->count > capacity ? ids->count - capacity : 0;
     for (int64_t n = 0; n < count; n++) {
         if (sequence->length + (ids->count - fed) > capacity) {
@@ -85,7 +88,7 @@ static enum status continue_sample(struct view *view, struct model *model, struc
         fed = ids->count;
         if (status) return status;
         for (int64_t id = known; id < vocab; id++) logits[id] = -INFINITY;   /* padding of the vocabulary */
-        int32_t id = sample_token(logits, vocab, &sampling, stream, (uint64_t)ids->count, logits + vocab, order);
+        int32_t id = sampler_next(sampler, logits, &sampling, stream, ids->ids, ids->count, prompt, NULL, NULL, 0);
         if (id == tokenizer_eos(t->tokenizer)) return STATUS_OK;
         status = token_list_push(ids, id, error);
         if (status) return status;
@@ -99,15 +102,15 @@ static enum status make_sample(void *context, struct model *model, int64_t step,
     size_t vocab = (size_t)model->config.vocab_size, size;
     struct token_list ids = { 0 };
     struct sequence *sequence = NULL;
-    float *logits = malloc(2 * vocab * sizeof *logits);
-    int32_t *order = malloc(vocab * sizeof *order);
+    struct sampler *sampler = NULL;
+    float *logits = malloc(vocab * sizeof *logits);
     char *bytes = NULL;
     *text = NULL;
-    enum status status = logits && order ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    enum status status = logits ? sampler_create(&sampler, (int64_t)vocab, error) : error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
     if (!status && !view->engine) status = engine_create(&view->engine, model, 0, error);
     if (!status) status = sequence_create(&sequence, model, t->settings.sequence_length > 1 ? t->settings.sequence_length : 2, error);
     if (!status) status = begin_sample(t, &ids, error);
-    if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, order, error);
+    if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, sampler, error);
     if (!status) status = tokenizer_decode(t->tokenizer, ids.ids, ids.count, true, &bytes, &size, error);
     if (!status && !(*text = utf8_repair(bytes, size, length, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
     if (!status && !view->request->quiet) {
@@ -117,7 +120,7 @@ static enum status make_sample(void *context, struct model *model, int64_t step,
     }
     free(bytes);
     free(logits);
-    free(order);
+    sampler_destroy(sampler);
     token_list_free(&ids);
     sequence_destroy(sequence);
     return status;

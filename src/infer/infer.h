@@ -43,10 +43,4 @@ struct feed {
  * model, the tokens of its sequence up to it, the compute type and the kernel variant. After a failure the sequences have the lengths they had before. */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
 
-/* ---- sampling (infer/sample.c) ---- */
-struct sampling { double temperature, top_p; uint64_t seed; };   /* temperature 0: greedy, ties to the lowest id */
-#define SAMPLING_TOP_P 0.95   /* where nothing else is said */
-/* The next token for a sequence numbered `stream` at position `position`: a function of (logits, seed, stream, position) alone. scratch: [vocab] floats and [vocab] ids. */
-int32_t sample_token(const float *logits, int64_t vocab, const struct sampling *sampling, uint64_t stream, uint64_t position, float *scratch, int32_t *order);
-
 #endif
