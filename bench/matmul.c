@@ -1,7 +1,7 @@
 /* The claim: matrix products run near the peak of the instruction that computes them, and with few rows near the speed of memory.
- * Each shape with B packed beforehand and A packed inside the timed call, as shares of peaks measured in the same run.
+ * Each shape with B packed beforehand (or, with `unpacked`, as a checkpoint has it) and A packed inside the timed call, as shares of peaks measured in the same run.
  *
- *   matmul [--threads N] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]... */
+ *   matmul [--threads N] [unpacked] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]... */
 #include "base/arena.h"
 #include "kernels/matmul.h"
 #include "kernels/probe.h"
@@ -20,16 +20,19 @@ struct context {
     const struct matmul_kernels *kernels;
     struct matrix a;
     enum dtype compute;
-    char *packed;
+    char *packed;            /* copies of B, packed or not */
     size_t packed_bytes;
     int copies;
+    bool unpacked;
     struct matmul_product product;
     void *scratch;
 };
 
 static void call(void *p, int i) {
     struct context *context = p;
-    context->product.packed = context->packed + (size_t)(i % context->copies) * context->packed_bytes;
+    const void *b = context->packed + (size_t)(i % context->copies) * context->packed_bytes;
+    if (context->unpacked) context->product.unpacked.data = b;
+    else context->product.packed = b;
     context->kernels->run(context->pool, &context->a, context->compute, &context->product, 1, context->scratch);
 }
 
@@ -42,10 +45,10 @@ static void *pages(size_t bytes) {
     return p;
 }
 
-static void measure(struct pool *pool, enum isa isa, enum dtype compute, struct matmul_shape shape, double peak, double memory) {
+static void measure(struct pool *pool, enum isa isa, enum dtype compute, struct matmul_shape shape, bool unpacked, double peak, double memory) {
     const struct matmul_kernels *kernels = tables[isa];
     int bytes = compute == DTYPE_BF16 ? 2 : 4;
-    struct context context = {.pool = pool, .kernels = kernels, .compute = compute};
+    struct context context = {.pool = pool, .kernels = kernels, .compute = compute, .unpacked = unpacked};
     size_t a_bytes = (size_t)shape.m * shape.k * bytes, b_bytes = (size_t)shape.k * shape.n * bytes, c_bytes = (size_t)shape.m * shape.n * 4;
     size_t scratch_bytes = kernels->scratch_bytes(shape.m, shape.k, compute, pool_threads(pool));
     void *a = pages(a_bytes), *b = pages(b_bytes), *c = pages(c_bytes);
@@ -54,11 +57,16 @@ static void measure(struct pool *pool, enum isa isa, enum dtype compute, struct 
     context.packed = pages(context.packed_bytes * (size_t)context.copies);
     context.scratch = pages(scratch_bytes);
     context.a = (struct matrix){a, compute, shape.m, shape.k, shape.k, false};
-    context.product = (struct matmul_product){NULL, shape.n, c, shape.n, DTYPE_F32, false};
+    context.product = (struct matmul_product){.n = shape.n, .c = c, .c_stride = shape.n, .c_dtype = DTYPE_F32};
     memset(a, 0x3C, a_bytes);   /* small normal numbers in both types */
     memset(b, 0x3C, b_bytes);
     struct matrix weights = {b, compute, shape.k, shape.n, shape.k, true};
-    for (int i = 0; i < context.copies; i++) matmul_pack(pool, kernels, context.packed + (size_t)i * context.packed_bytes, &weights, compute);
+    context.product.unpacked = weights;
+    for (int i = 0; i < context.copies; i++) {
+        char *copy = context.packed + (size_t)i * context.packed_bytes;
+        if (unpacked) memcpy(copy, b, b_bytes);
+        else matmul_pack(pool, kernels, copy, &weights, compute);
+    }
     struct matmul_times times = matmul_time(call, &context);
     matmul_report(isa_name(isa), compute == DTYPE_BF16 ? "bf16" : "f32", pool_threads(pool), shape, bytes, times, peak, memory);
     pages_free(a, a_bytes);
@@ -70,10 +78,11 @@ static void measure(struct pool *pool, enum isa isa, enum dtype compute, struct 
 
 int main(int argc, char **argv) {
     int threads = 0;
-    bool large = false, small = false, types[2] = {false, false}, chosen[ISA_COUNT] = {false}, any = false;
+    bool large = false, small = false, unpacked = false, types[2] = {false, false}, chosen[ISA_COUNT] = {false}, any = false;
     for (int i = 1; i < argc; i++) {
         bool known = false;
         if (!strcmp(argv[i], "--threads") && i + 1 < argc) threads = atoi(argv[++i]), known = true;
+        if (!strcmp(argv[i], "unpacked")) unpacked = known = true;
         if (!strcmp(argv[i], "large")) large = known = true;
         if (!strcmp(argv[i], "small")) small = known = true;
         if (!strcmp(argv[i], "f32")) types[0] = known = true;
@@ -81,7 +90,7 @@ int main(int argc, char **argv) {
         for (int isa = 0; isa < ISA_COUNT; isa++)
             if (!strcmp(argv[i], isa_name((enum isa)isa))) chosen[isa] = any = known = true;
         if (!known) {
-            fprintf(stderr, "usage: matmul [--threads N] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]...\n");
+            fprintf(stderr, "usage: matmul [--threads N] [unpacked] [large|small] [f32|bf16] [reference|avx2|avx512|avx512bf16|amx]...\n");
             return 2;
         }
     }
@@ -103,7 +112,7 @@ int main(int argc, char **argv) {
             double peak = probe_matmul_peak(pool, (enum isa)isa, compute);
             printf("# %s %s peak %.1f GFLOP/s\n", isa_name((enum isa)isa), type ? "bf16" : "f32", peak / 1e9);
             for (int i = 0; i < MATMUL_SHAPES; i++)
-                if (matmul_chosen(matmul_shapes[i], large, small)) measure(pool, (enum isa)isa, compute, matmul_shapes[i], peak, memory);
+                if (matmul_chosen(matmul_shapes[i], large, small)) measure(pool, (enum isa)isa, compute, matmul_shapes[i], unpacked, peak, memory);
         }
     }
     double after = probe_memory_read(pool);

@@ -30,14 +30,15 @@ struct matrix {
     bool transposed;
 };
 
-/* One product C = A B or C += A B of a call, with B packed. */
+/* One product C = A B or C += A B of a call, with B packed or as it lies in memory. */
 struct matmul_product {
-    const void *packed;    /* B [k, n] as matmul_pack wrote it, 64-byte aligned */
+    const void *packed;    /* B [k, n] as matmul_pack wrote it, 64-byte aligned; NULL: `unpacked` is read */
     int64_t n;
     void *c;               /* [m, n], row stride c_stride */
     int64_t c_stride;
     enum dtype c_dtype;    /* F32, or BF16 without accumulate */
     bool accumulate;       /* C += A B (C holds fp32; the product is summed onto C as the chain's start) */
+    struct matrix unpacked;   /* where packed is NULL: B [k, n] itself, packed piece by piece on the way into the cache. The same bits. */
 };
 
 /* Compute type F32: fp32 products, fused multiply-add. Compute type BF16: both operands rounded to bf16, fp32 accumulation.

@@ -191,7 +191,7 @@ static void pack_a_amx(void *packed, int height, const struct matrix *a, int64_t
 static const struct matmul_kind kind = {
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2,
     .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true,
-    .height = height_of, .pack_a = pack_a_amx, .multiply = multiply_amx, .multiply_single = multiply_amx, .begin = configure, .end = release,
+    .height = height_of, .pack_a = pack_a_amx, .pack_b = pack_b_pairs, .multiply = multiply_amx, .multiply_single = multiply_amx, .begin = configure, .end = release,
 };
 
 static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_avx512.packed_bytes(k, n, compute); }

@@ -13,7 +13,7 @@ static void pack_a_pairs(void *packed, int height, const struct matrix *a, int64
 static const struct matmul_kind kind = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 2, .b_multiple = 32, .a_bytes = 2, .b_bytes = 2,
     .m_block = TILE_ROWS * 16, .n_block = 256, .k_block = 1024,
-    .height = tile_height, .pack_a = pack_a_pairs, .multiply = multiply_dot, .multiply_single = stream_dot,
+    .height = tile_height, .pack_a = pack_a_pairs, .pack_b = pack_b_pairs, .multiply = multiply_dot, .multiply_single = stream_dot,
 };
 
 static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_avx512.packed_bytes(k, n, compute); }

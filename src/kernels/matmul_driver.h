@@ -10,7 +10,9 @@
  *
  * Between two blocks of k a partial sum waits in scratch memory as fp32, which is exact, so blocking changes no bit.
  * Threads split the rows when there are many, with private packed A; otherwise the panels, with one packed A.
- * A block of a single tile needs no blocks of k: every panel is read once from begin to end, as decoding wants it. */
+ * A block of a single tile needs no blocks of k: every panel is read once from begin to end, as decoding wants it.
+ *
+ * A B that is not packed goes the same way: each part of a panel is packed into a private scratch that stays in the caches, just before it is used. */
 #ifndef DEEPSEEK_KERNELS_MATMUL_DRIVER_H
 #define DEEPSEEK_KERNELS_MATMUL_DRIVER_H
 
@@ -37,6 +39,9 @@ struct matmul_kind {
     bool stream_c;          /* write a large C around the caches */
     int (*height)(int64_t rows);   /* of the tiles of a block with so many rows */
     void (*pack_a)(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1);
+    /* Rows k0..k1 of one panel of B, which begins at column n and has `columns` of them, padded as a packed B is. `ahead`: bytes from
+     * there to what will be packed next, along the rows of memory. */
+    void (*pack_b)(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead);
     matmul_tile *multiply;
     matmul_tile *multiply_single;  /* of a block that is one tile; reads B as packed even where there is `expand` */
     void (*expand)(void *expanded, const void *b, int64_t k);   /* makes of a part of a panel what `multiply` reads; NULL: nothing to do */
@@ -62,20 +67,27 @@ static inline int matmul_even_height(int64_t rows, int tile_rows) {
 /* A block with no more rows takes the panels one by one, in the order they have in memory. */
 #define MATMUL_FEW_ROWS 64
 
-struct matmul_area { size_t a, partial, expanded; };   /* bytes, multiples of 64 */
+/* k of a part of a panel that is packed on the way, where one tile uses it: the part stays in the first-level cache. */
+#define MATMUL_UNPACKED_K 512
+
+struct matmul_area { size_t a, partial, expanded, panel; };   /* bytes, multiples of 64 */
 
 static inline struct matmul_area matmul_block_area(const struct matmul_kind *kind, int64_t rows, int64_t k) {
     int64_t padded_rows = rows <= kind->tile_rows / 2 ? rows : matmul_round_up(rows, kind->tile_rows);
     bool blocked = rows > kind->tile_rows && k > kind->k_block;
     int64_t columns = rows <= MATMUL_FEW_ROWS ? kind->panel : kind->n_block;
+    int64_t part = kind->k_block > MATMUL_UNPACKED_K ? kind->k_block : MATMUL_UNPACKED_K;
     struct matmul_area area;
     area.a = (size_t)(padded_rows * matmul_round_up(k, kind->a_multiple) * kind->a_bytes + 63) / 64 * 64;
-    area.partial = blocked ? (size_t)(padded_rows * columns) * sizeof(float) : 0;
+    area.partial = (size_t)(blocked ? padded_rows * columns : k > MATMUL_UNPACKED_K ? kind->tile_rows * kind->panel : 0) * sizeof(float);
     area.expanded = kind->expand && rows > kind->tile_rows ? (size_t)matmul_min(matmul_round_up(k, 2), kind->k_block) * (size_t)kind->panel * sizeof(float) : 0;
     area.expanded = (area.expanded + 63) / 64 * 64;
     area.partial = (area.partial + 63) / 64 * 64;
+    area.panel = ((size_t)(matmul_round_up(matmul_min(k, part), kind->b_multiple) * kind->panel * kind->b_bytes) + 63) / 64 * 64;
     return area;
 }
+
+static inline size_t matmul_area_private(const struct matmul_area *area) { return area->partial + area->expanded + area->panel; }
 
 static inline int64_t matmul_block_rows(const struct matmul_kind *kind, int64_t rows) {
     int64_t blocks = (rows + kind->m_block - 1) / kind->m_block;
@@ -87,8 +99,8 @@ static inline size_t matmul_kind_scratch_bytes(const struct matmul_kind *kind, i
     int64_t share = matmul_min(m, matmul_round_up((m + threads - 1) / threads, kind->tile_rows) + kind->tile_rows);
     struct matmul_area whole = matmul_block_area(kind, matmul_min(m, kind->m_block + kind->tile_rows), k);
     struct matmul_area part = matmul_block_area(kind, matmul_min(share, kind->m_block + kind->tile_rows), k);
-    size_t by_columns = whole.a + (size_t)threads * (whole.partial + whole.expanded);
-    size_t by_rows = (size_t)threads * (part.a + part.partial + part.expanded);
+    size_t by_columns = whole.a + (size_t)threads * matmul_area_private(&whole);
+    size_t by_rows = (size_t)threads * (part.a + matmul_area_private(&part));
     return (by_columns > by_rows ? by_columns : by_rows) + 64;
 }
 
@@ -138,7 +150,7 @@ struct matmul_block {
     int height;
     char *a;
     float *partial;
-    void *expanded;
+    void *expanded, *panel;
 };
 
 static inline int64_t matmul_block_tiles(const struct matmul_block *block) { return (block->rows + block->height - 1) / block->height; }
@@ -163,6 +175,15 @@ static inline void matmul_pack_block(const struct matmul_kind *kind, const struc
     }
 }
 
+/* From a part of an unpacked panel to the part that follows: the next k of the same columns, or the first k of the next panel. */
+static inline int64_t matmul_ahead(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, bool by_blocks, int panel) {
+    const struct matrix *b = &product->unpacked;
+    int64_t along_k = b->transposed ? 1 : b->stride, along_n = b->transposed ? b->stride : 1, elements;
+    if (by_blocks) elements = panel * along_n;
+    else elements = k0 + k_length < block->k ? k_length * along_k : panel * along_n - k0 * along_k;
+    return elements * (b->dtype == DTYPE_BF16 ? 2 : 4);
+}
+
 /* Panels panel_begin..panel_end of one product for one block of rows. */
 static inline void matmul_block_product(const struct matmul_kind *kind, const struct matmul_block *block, const struct matmul_product *product,
                                         int64_t panel_begin, int64_t panel_end, bool stream) {
@@ -170,7 +191,8 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
     int64_t tiles = matmul_block_tiles(block), tile_size = (int64_t)height * panel;
     int64_t panel_bytes = matmul_round_up(block->k, kind->b_multiple) * panel * kind->b_bytes;
     int64_t step = block->rows <= MATMUL_FEW_ROWS ? 1 : kind->n_block / panel;   /* panels at a time */
-    bool single = tiles == 1;
+    bool single = tiles == 1, unpacked = !product->packed;
+    int64_t k_block = single && unpacked ? matmul_min(block->k_block, MATMUL_UNPACKED_K) : block->k_block;   /* a single tile's A lies the same for every k_block */
     matmul_tile *multiply = single ? kind->multiply_single : kind->multiply;
     _Alignas(64) float edge[32 * 64];
 
@@ -178,12 +200,15 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
         int64_t j1 = matmul_min(j0 + step, panel_end);
         int64_t k0 = 0;
         do {
-            int64_t k_length = matmul_min(block->k - k0, block->k_block);
+            int64_t k_length = matmul_min(block->k - k0, k_block);
             bool first = k0 == 0, last = k0 + k_length >= block->k;
             int64_t a_tile = matmul_round_up(k_length, kind->a_multiple) * height * kind->a_bytes;
             for (int64_t j = j0; j < j1; j++) {
                 const char *a = block->a + matmul_round_up(k0, kind->a_multiple) * tiles * height * kind->a_bytes;
-                const char *packed = (const char *)product->packed + j * panel_bytes + k0 * panel * kind->b_bytes;
+                int columns = (int)matmul_min(panel, product->n - j * panel);
+                const char *packed = block->panel;
+                if (unpacked) kind->pack_b(block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, matmul_ahead(block, product, k0, k_length, step > 1, panel));
+                else packed = (const char *)product->packed + j * panel_bytes + k0 * panel * kind->b_bytes;
                 const void *b = packed;
                 if (kind->expand && !single) {
                     kind->expand(block->expanded, b, k_length);
@@ -192,8 +217,7 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                 /* What follows this part of the panel: the same of the next panel, or the next block of k of the first. */
                 int64_t part = k_length * panel * kind->b_bytes;
                 const char *next = single ? packed + part : j + 1 < j1 ? packed + panel_bytes : !last ? packed - (j - j0) * panel_bytes + part : packed + panel_bytes;
-                int64_t share = (matmul_round_up(part, 64) / 64 + tiles - 1) / tiles * 64;
-                int columns = (int)matmul_min(panel, product->n - j * panel);
+                int64_t share = unpacked ? 0 : (matmul_round_up(part, 64) / 64 + tiles - 1) / tiles * 64;
                 for (int64_t i = 0; i < tiles; i++, a += a_tile) {
                     int rows = (int)matmul_min(height, block->rows - i * height);
                     int64_t offset = (block->row + i * height) * product->c_stride + j * panel;
@@ -254,12 +278,13 @@ static inline void matmul_task(void *context, int thread, int threads) {
     int64_t share = by_rows ? matmul_min(m, matmul_round_up((m + threads - 1) / threads, kind->tile_rows) + kind->tile_rows) : m;
     struct matmul_area area = matmul_block_area(kind, matmul_min(share, kind->m_block + kind->tile_rows), k);
     char *scratch = (char *)(((uintptr_t)call->scratch + 63) / 64 * 64);
-    char *private = by_rows ? scratch + (size_t)thread * (area.a + area.partial + area.expanded)
-                            : scratch + area.a + (size_t)thread * (area.partial + area.expanded);
+    char *private = by_rows ? scratch + (size_t)thread * (area.a + matmul_area_private(&area))
+                            : scratch + area.a + (size_t)thread * matmul_area_private(&area);
     struct matmul_block block = {.k = k};
     block.a = by_rows ? private : scratch;
     block.partial = (float *)(by_rows ? private + area.a : private);
     block.expanded = (char *)block.partial + area.partial;
+    block.panel = (char *)block.expanded + area.expanded;
 
     int64_t block_rows = matmul_block_rows(kind, row_end - row_begin);
     for (block.row = row_begin; block.row < row_end; block.row += block_rows) {

@@ -28,15 +28,19 @@ static void pack_a_rounded(void *packed, int height, const struct matrix *a, int
     pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k1, UNIT_ROUNDED);
 }
 
+static void pack_b_f32(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    pack_panel_as(packed, b, k0, k1, n, columns, ahead, 1, UNIT_F32);
+}
+
 static const struct matmul_kind kind_f32 = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 1, .a_bytes = 4, .b_bytes = 4,
     .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
-    .height = tile_height, .pack_a = pack_a_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
+    .height = tile_height, .pack_a = pack_a_f32, .pack_b = pack_b_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
 };
 static const struct matmul_kind kind_bf16 = {
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 32, .a_bytes = 4, .b_bytes = 2,
     .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
-    .height = tile_height, .pack_a = pack_a_rounded, .multiply = multiply_f32, .multiply_single = stream_expand, .expand = expand_pairs,
+    .height = tile_height, .pack_a = pack_a_rounded, .pack_b = pack_b_pairs, .multiply = multiply_f32, .multiply_single = stream_expand, .expand = expand_pairs,
 };
 
 static const struct matmul_kind *kind_of(enum dtype compute) { return compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32; }

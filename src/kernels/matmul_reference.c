@@ -43,7 +43,11 @@ static void task(void *context, int thread, int threads) {
         float sum[COLUMNS] = {0};
         if (product->accumulate)
             for (int64_t j = 0; j < count; j++) sum[j] = ((const float *)product->c)[at + j];
-        for (int64_t p = 0; p < k; p++) matmul_step(sum, matmul_element(call->a, call->compute, i, p), b + p * n + j0, count);
+        for (int64_t p = 0; p < k; p++) {
+            float row[COLUMNS];
+            for (int64_t j = 0; j < count && !b; j++) row[j] = matmul_element(&product->unpacked, call->compute, p, j0 + j);
+            matmul_step(sum, matmul_element(call->a, call->compute, i, p), b ? b + p * n + j0 : row, count);
+        }
         for (int64_t j = 0; j < count; j++) {
             if (product->c_dtype == DTYPE_BF16) ((uint16_t *)product->c)[at + j] = bf16_from_float(sum[j]);
             else ((float *)product->c)[at + j] = sum[j];

@@ -155,9 +155,11 @@ static always_inline vi gather_units(const void *data, enum dtype dtype, int64_t
 }
 
 /* Writes the units of outputs r0 .. r0 + rows, padded with zeros to `width`, and of k0 .. k1, padded to k_padded. Number (r, k) of the source is at
- * [r * stride + k] when `along_k`, else at [k * stride + r]. */
+ * [r * stride + k] when `along_k`, else at [k * stride + r]. `ahead`: a distance in bytes whose numbers are worth a prefetch into the second-level cache,
+ * 0 for none (from rows that follow each other at a power of two the first level could keep few lines). */
 static always_inline void pack_strip_as(uint32_t *strip, int width, const void *data, enum dtype dtype, int64_t stride, bool along_k, int64_t r0, int rows,
-                                        int64_t k0, int64_t k1, int64_t k_padded, enum unit unit) {
+                                        int64_t k0, int64_t k1, int64_t k_padded, enum unit unit, int64_t ahead) {
+    const int64_t bytes = dtype == DTYPE_BF16 ? 2 : 4;
     int per_unit = unit == UNIT_PAIR ? 2 : 1;
     int64_t units = (k_padded - k0 + per_unit - 1) / per_unit;
     for (int g = 0; g < width; g += VF) {
@@ -176,6 +178,9 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
             vi x[VF];
             int64_t k = k0 + u * per_unit;
             if (valid == VF && k1 - k >= VF * per_unit) {
+                if (ahead)
+                    UNROLL for (int r = 0; r < VF; r++)
+                        for (int64_t at = 0; at < VF * per_unit * bytes; at += 64) __builtin_prefetch((const char *)data + ((r0 + g + r) * stride + k) * bytes + at + ahead, 0, 2);
                 UNROLL for (int r = 0; r < VF; r++) x[r] = load_units(data, dtype, (r0 + g + r) * stride + k, VF * per_unit, unit);
             } else {
                 for (int r = 0; r < VF; r++) x[r] = r < valid && k < k1 ? load_units(data, dtype, (r0 + g + r) * stride + k, k1 - k, unit) : vi_zero();
@@ -194,7 +199,7 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
 
 static void pack_strip(uint32_t *strip, int width, const void *data, enum dtype dtype, int64_t stride, bool along_k, int64_t r0, int rows, int64_t k0,
                        int64_t k1, int64_t k_padded, enum unit unit) {
-#define PACK(DTYPE, ALONG, UNIT) pack_strip_as(strip, width, data, DTYPE, stride, ALONG, r0, rows, k0, k1, k_padded, UNIT)
+#define PACK(DTYPE, ALONG, UNIT) pack_strip_as(strip, width, data, DTYPE, stride, ALONG, r0, rows, k0, k1, k_padded, UNIT, 0)
 #define PACK_UNITS(DTYPE, ALONG)                        \
     if (unit == UNIT_F32) PACK(DTYPE, ALONG, UNIT_F32); \
     else if (unit == UNIT_ROUNDED) PACK(DTYPE, ALONG, UNIT_ROUNDED); \
@@ -217,6 +222,17 @@ static inline void pack_panels(const struct matmul_kind *kind, void *packed, con
         char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
         pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit);
     }
+}
+
+/* Part of one panel of a B that is packed on its way (matmul_driver.h). Weights lie along k; other layouts take the common way. */
+static always_inline void pack_panel_as(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead, int64_t multiple, enum unit unit) {
+    int64_t k_padded = k1 == b->rows ? matmul_round_up(k1, multiple) : k1;
+    if (!b->transposed) pack_strip(packed, PANEL, b->data, b->dtype, b->stride, false, n, columns, k0, k1, k_padded, unit);
+    else if (b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
+    else pack_strip_as(packed, PANEL, b->data, DTYPE_F32, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
+}
+static inline void pack_b_pairs(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    pack_panel_as(packed, b, k0, k1, n, columns, ahead, 32, UNIT_PAIR);
 }
 
 /* ---- tiles of fused multiply-adds ------------------------------------------------------------------------------------------------ */

@@ -96,7 +96,7 @@ static void output_check_gaps(const struct output *output) {
             assert_int_equal(((unsigned char *)output->data)[at], 0x55);
 }
 static struct matmul_product product_of(const void *packed, const struct output *output, bool accumulate) {
-    return (struct matmul_product){packed, output->n, output->data, output->stride, output->dtype, accumulate};
+    return (struct matmul_product){.packed = packed, .n = output->n, .c = output->data, .c_stride = output->stride, .c_dtype = output->dtype, .accumulate = accumulate};
 }
 
 /* One output against the double sum. A chain of k fused steps in fp32 is off by at most k ulp/2 of the largest partial sum, which sum |a b| bounds;
@@ -200,7 +200,7 @@ static void rows_do_not_depend_on_the_call(void **state) {
                             char *c_data = calls[c] == M && threads == 1 ? expected : found;
                             size_t size = (size_t)calls[c] * row_bytes;
                             for (size_t i = 0; i < size / 4; i++) ((float *)(void *)c_data)[i] = kind == 1 ? (float)((i + (size_t)start * N) % 13) - 6.0f : 1e30f;
-                            struct matmul_product product = {packed, N, c_data, N, dtype, kind == 1};
+                            struct matmul_product product = {.packed = packed, .n = N, .c = c_data, .c_stride = N, .c_dtype = dtype, .accumulate = kind == 1};
                             multiply(kernels, threads, &part, computes[compute], &product, 1);
                             if (c_data == found) assert_memory_equal(found, expected + (size_t)start * row_bytes, size);
                         }
@@ -227,7 +227,7 @@ static void chains_of_fma_are_equal(void **state) {
             if (!tested(isa) || (computes[compute] == DTYPE_BF16 && isa > ISA_AVX512)) continue;
             void *packed = pack(variants[isa], &b, computes[compute], NULL);
             for (int i = 0; i < M * N; i++) (isa ? found : expected)[i] = (float)i;
-            struct matmul_product product = {packed, N, isa ? found : expected, N, DTYPE_F32, true};
+            struct matmul_product product = {.packed = packed, .n = N, .c = isa ? found : expected, .c_stride = N, .c_dtype = DTYPE_F32, .accumulate = true};
             multiply(variants[isa], 2, &a, computes[compute], &product, 1);
             if (isa) assert_memory_equal(found, expected, M * N * 4);
             free(packed);
@@ -249,7 +249,7 @@ static void large_results_are_their_parts(void **state) {
     for (int isa = 1; isa < ISA_COUNT; isa++) {
         for (int compute = 0; compute < 2 && tested(isa); compute++) {
             void *packed = pack(variants[isa], &b, computes[compute], NULL);
-            struct matmul_product product = {packed, N, whole, N, DTYPE_F32, false};
+            struct matmul_product product = {.packed = packed, .n = N, .c = whole, .c_stride = N, .c_dtype = DTYPE_F32};
             memset(whole, 0xFF, (size_t)M * N * 4);
             multiply(variants[isa], 2, &a, computes[compute], &product, 1);
             for (int row = 0; row < M; row += PART) {
@@ -267,6 +267,43 @@ static void large_results_are_their_parts(void **state) {
     free(parts);
     matrix_free(&a);
     matrix_free(&b);
+}
+
+/* A B that is packed on the way gives the bits of one that was packed before: alone, and beside others in a call. */
+static void unpacked_operands_give_the_same_bits(void **state) {
+    (void)state;
+    static const int shapes[][3] = {{1, 1, 1}, {1, 700, 65}, {2, 1601, 33}, {3, 64, 32}, {7, 1100, 31}, {16, 513, 96}, {17, 1089, 40}, {30, 577, 129}, {33, 1030, 64}, {65, 1025, 130}, {130, 1601, 97}, {470, 900, 70}, {1100, 70, 40}};
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        for (int at = 0; at < 2 * (int)(sizeof shapes / sizeof *shapes) && tested(isa); at++) {
+            const int *shape = shapes[at / 2];
+            const enum dtype compute = computes[at % 2];
+            for (int kinds = 0; kinds < 16; kinds++) {   /* the type of B, its layout, the type of C with and without sums onto it */
+                if (isa == ISA_REFERENCE && (int64_t)shape[0] * shape[1] * shape[2] > 1 << 20) continue;
+                struct matrix a = matrix_create(shape[0], shape[1], false, kinds & 1 ? DTYPE_BF16 : DTYPE_F32), b = matrix_create(shape[1], shape[2], kinds & 2, kinds & 1 ? DTYPE_BF16 : DTYPE_F32);
+                const enum dtype c_dtype = kinds & 4 ? DTYPE_BF16 : DTYPE_F32;
+                const size_t bytes = (size_t)shape[0] * (size_t)shape[2] * (kinds & 4 ? 2 : 4);
+                const bool accumulate = kinds & 8 && !(kinds & 4);
+                const int threads = 1 + (kinds + at) % 3;
+                void *packed = pack(variants[isa], &b, compute, NULL);
+                unsigned char *c[4];   /* both packed; the second not; the first not; both not */
+                for (int i = 0; i < 4; i++) {
+                    unsigned char *second = c[i] = malloc(2 * bytes);
+                    for (size_t x = 0; x < 2 * bytes / 4 && accumulate; x++) ((float *)(void *)c[i])[x] = (float)(x % 13) - 6.0f;
+                    second += bytes;
+                    const struct matmul_product products[2] = {
+                        {.packed = i & 2 ? NULL : packed, .n = shape[2], .c = c[i], .c_stride = shape[2], .c_dtype = c_dtype, .accumulate = accumulate, .unpacked = b},
+                        {.packed = i & 1 ? NULL : packed, .n = shape[2], .c = second, .c_stride = shape[2], .c_dtype = c_dtype, .accumulate = accumulate, .unpacked = b},
+                    };
+                    multiply(variants[isa], threads, &a, compute, products, 2);
+                    if (i) assert_memory_equal(c[i], c[0], 2 * bytes);
+                }
+                for (int i = 0; i < 4; i++) free(c[i]);
+                free(packed);
+                matrix_free(&a);
+                matrix_free(&b);
+            }
+        }
+    }
 }
 
 /* Parts in any order give what the whole gives, and all of it is written. */
@@ -311,7 +348,7 @@ static void special_numbers_stay_where_they_are(void **state) {
         for (int compute = 0; compute < 2 && tested(isa); compute++) {
             void *packed = pack(variants[isa], &b, computes[compute], NULL);
             float c[M][N];
-            struct matmul_product product = {packed, N, c, N, DTYPE_F32, false};
+            struct matmul_product product = {.packed = packed, .n = N, .c = c, .c_stride = N, .c_dtype = DTYPE_F32};
             multiply(variants[isa], 1, &a, computes[compute], &product, 1);
             for (int i = 0; i < M; i++) {
                 for (int j = 0; j < N; j++) {
@@ -336,6 +373,7 @@ int main(void) {
         cmocka_unit_test(rows_do_not_depend_on_the_call),
         cmocka_unit_test(large_results_are_their_parts),
         cmocka_unit_test(chains_of_fma_are_equal),
+        cmocka_unit_test(unpacked_operands_give_the_same_bits),
         cmocka_unit_test(parts_make_the_whole),
         cmocka_unit_test(special_numbers_stay_where_they_are),
     };
