@@ -1,4 +1,4 @@
-/* Options, help, messages, signals and figures of the command line (cli.h). */
+/* Options, messages, signals and figures of the command line (cli.h). */
 #include "cli/cli.h"
 
 #include <ctype.h>
@@ -15,20 +15,47 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/help.h"
 #include "cli/names.h"
+#include "text/utf8.h"
 
 static const char *current_command;   /* of messages; NULL before one is known */
 
 /* ---- messages --------------------------------------------------------------------------------------------------------------- */
 
+/* What came from outside (arguments, file names) may be no UTF-8: ill-formed sequences go out as U+FFFD, control characters as `?`. */
+static void message_text(const char *format, va_list arguments) {
+    char text[8192];
+    int length = vsnprintf(text, sizeof text, format, arguments);
+    if (length < 0) return;
+    if ((size_t)length >= sizeof text) length = (int)sizeof text - 1;
+    for (char *c = text; *c; c++)
+        if (((unsigned char)*c < 32 && *c != '\n' && *c != '\t') || *c == 127) *c = '?';
+    size_t size;
+    char *sound = utf8_repair(text, (size_t)length, &size, NULL);
+    fputs(sound ? sound : text, stderr);
+    free(sound);
+}
+
 static void message_begin(void) {
     fflush(stdout);
-    fprintf(stderr, current_command ? "deepseek %s: " : "deepseek: ", current_command);
+    fputs("deepseek", stderr);
+    if (current_command) fprintf(stderr, " %s", current_command);
+    fputs(": ", stderr);
+}
+
+static void message_line(const char *format, ...) __attribute__((format(printf, 1, 2)));
+static void message_line(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    message_text(format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
 }
 
 int cli_fail(const struct error *error) {
     message_begin();
-    fprintf(stderr, "%s\n", error->message);
+    message_line("%s", error->message);
     return CLI_FAILED;
 }
 
@@ -36,9 +63,9 @@ int cli_wrong(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     message_begin();
-    vfprintf(stderr, format, arguments);
+    message_text(format, arguments);
     va_end(arguments);
-    fprintf(stderr, current_command ? " (see `deepseek %s --help`)\n" : " (see `deepseek --help`)\n", current_command);
+    message_line(current_command ? " (see `deepseek %s --help`)" : " (see `deepseek%s --help`)", current_command ? current_command : "");
     return CLI_WRONG_USAGE;
 }
 
@@ -47,18 +74,18 @@ void cli_warn(const char *format, ...) {
     va_start(arguments, format);
     message_begin();
     fputs("warning: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    message_text(format, arguments);
     va_end(arguments);
+    fputc('\n', stderr);
 }
 
 void cli_note(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);
     fflush(stdout);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
+    message_text(format, arguments);
     va_end(arguments);
+    fputc('\n', stderr);
 }
 
 /* ---- the nearest name, for suggestions -------------------------------------------------------------------------------------- */
@@ -198,110 +225,13 @@ static bool option_set(const struct cli_option *option, const char *text, struct
     return true;
 }
 
-/* ---- help ------------------------------------------------------------------------------------------------------------------- */
-
-int cli_help_width(void) {
-    int width = cli_terminal_width(stdout);
-    return width > 100 ? 100 : width < 60 ? 60 : width;
-}
-
-void cli_put_wrapped(FILE *stream, const char *text, int column, int indent, int width) {
-    bool first = true;
-    while (*text) {
-        size_t length = strcspn(text, " \n");
-        if (!first && column + 1 + (int)length > width) {
-            fprintf(stream, "\n%*s", indent, "");
-            column = indent, first = true;
-        }
-        if (!first) column += fprintf(stream, " ");
-        column += fprintf(stream, "%.*s", (int)length, text);
-        first = false;
-        text += length;
-        if (*text == '\n') {
-            fprintf(stream, "\n%*s", indent, "");
-            column = indent, first = true;
-        }
-        if (*text) text++;
-    }
-    fprintf(stream, "\n");
-}
-
-/* " (default 16)", from the value that stands there before parsing. */
-static void describe_default(const struct cli_option *option, char *text, size_t size) {
-    *text = 0;
-    if (option->fallback) {
-        if (*option->fallback) snprintf(text, size, " (default: %s)", option->fallback);
-        return;
-    }
-    if (option->required) return;
-    switch (option->kind) {
-    case CLI_STRING: if (*(const char **)option->value) snprintf(text, size, " (default %s)", *(const char **)option->value); break;
-    case CLI_INTEGER: snprintf(text, size, " (default %lld)", (long long)*(int64_t *)option->value); break;
-    case CLI_NUMBER: snprintf(text, size, " (default %g)", *(double *)option->value); break;
-    case CLI_CHOICE: snprintf(text, size, " (default %s)", option->choices[*(int *)option->value]); break;
-    case CLI_FLAG: case CLI_LIST: case CLI_INTEGERS: break;
-    }
-}
-
-#define HELP_COLUMN 26
-
-static void print_entry(const char *left, const char *help, const char *fallback, int width) {
-    char text[1024];
-    snprintf(text, sizeof text, "%s%s", help, fallback);
-    int column = printf("  %s", left);
-    if (column + 2 > HELP_COLUMN) {
-        printf("\n");
-        column = 0;
-    }
-    printf("%*s", HELP_COLUMN - column, "");
-    cli_put_wrapped(stdout, text, HELP_COLUMN, HELP_COLUMN, width);
-}
-
-static void print_help(const struct cli_usage *usage) {
-    int width = cli_help_width();
-    printf("usage: deepseek %s", usage->command);
-    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
-        printf(operand->optional ? " [%s]" : " %s", operand->name);
-    for (const struct cli_option *option = usage->options; option && option->name; option++) {
-        if (!option->required) continue;
-        if (option->letter) printf(" -%c %s", option->letter, option->argument);
-        else printf(" --%s %s", option->name, option->argument);
-    }
-    printf(" [OPTION]...\n\n");
-    cli_put_wrapped(stdout, usage->about, 0, 0, width);
-    printf("\n");
-    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
-        print_entry(operand->name, operand->help, "", width);
-    if (usage->operands && usage->operands->name) printf("\n");
-    for (const struct cli_option *option = usage->options; option && option->name; option++) {
-        char left[128], fallback[160];
-        int used = option->letter ? snprintf(left, sizeof left, "-%c, --%s", option->letter, option->name) : snprintf(left, sizeof left, "    --%s", option->name);
-        if (option->argument) snprintf(left + used, sizeof left - (size_t)used, " %s", option->argument);
-        describe_default(option, fallback, sizeof fallback);
-        print_entry(left, option->help, fallback, width);
-    }
-    print_entry("-h, --help", "this text", "", width);
-    if (usage->notes) printf("\n%s", usage->notes);
-    if (usage->examples) {
-        printf("\nExamples:\n");
-        for (const char *line = usage->examples; *line;) {
-            size_t length = strcspn(line, "\n");
-            printf("  %.*s\n", (int)length, line);
-            line += length + (line[length] == '\n');
-        }
-    }
-}
-
 /* ---- parsing ---------------------------------------------------------------------------------------------------------------- */
 
 #define MAX_OPTIONS 64
 enum { LONG_VALUE = 256, HELP_VALUE = LONG_VALUE + MAX_OPTIONS };
 
 static int wrong_option(const struct cli_usage *usage, char **argv) {
-    if (optopt >= LONG_VALUE) {
-        const char *name = optopt == HELP_VALUE ? "help" : usage->options[optopt - LONG_VALUE].name;
-        return cli_wrong("--%s takes no value", name);
-    }
+    if (optopt >= LONG_VALUE) return cli_wrong("--%s takes no value", usage->options[optopt - LONG_VALUE].name);
     if (optopt) return cli_wrong("unknown option -%c", optopt);
     char given[LONGEST_NAME + 1];
     snprintf(given, sizeof given, "%s", argv[optind - 1] + 2);
@@ -315,15 +245,39 @@ static int wrong_option(const struct cli_usage *usage, char **argv) {
 }
 
 /* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. getopt_long reorders, so it looks at a copy. */
-static bool wants_help(int argc, char **argv, const char *letters, const struct option *names) {
+static bool wants_help(int argc, char **argv, const char *letters, const struct option *names, const char **format) {
     char **copy = calloc((size_t)argc + 1, sizeof *copy);
     if (!copy) return false;
     memcpy(copy, argv, (size_t)argc * sizeof *copy);
     bool wanted = false;
     optind = 0;
-    for (int got; !wanted && (got = getopt_long(argc, copy, letters, names, NULL)) != -1;) wanted = got == 'h' || got == HELP_VALUE;
+    for (int got; !wanted && (got = getopt_long(argc, copy, letters, names, NULL)) != -1;) {
+        wanted = got == 'h' || got == HELP_VALUE;
+        *format = got == HELP_VALUE ? optarg : NULL;
+    }
     free(copy);
     return wanted;
+}
+
+int cli_run_commands(const char *command, const char *about, const struct cli_command *commands, int argc, char **argv) {
+    current_command = command;
+    const char *name = argc > 1 ? argv[1] : NULL;
+    if (!name) return cli_wrong("what to do is missing: %s NAME", command);
+    if (strcmp(name, "-h") == 0 || strcmp(name, "--help") == 0 || strncmp(name, "--help=", 7) == 0) {
+        enum help_format format = help_format_named(strncmp(name, "--help=", 7) == 0 ? name + 7 : NULL);
+        if (format == HELP_FORMATS) return CLI_WRONG_USAGE;
+        help_print_commands(stdout, command, about, commands, format);
+        return CLI_DONE;
+    }
+    struct nearest nearest;
+    nearest_begin(&nearest, name);
+    for (const struct cli_command *c = commands; c->name; c++) {
+        if (strcmp(c->name, name) == 0) return c->run(argc - 1, argv + 1);
+        nearest_try(&nearest, c->name);
+    }
+    if (name[0] == '-') return cli_wrong("found option %s, expected one of the names below %s first", name, command);
+    if (nearest.name) return cli_wrong("unknown `%s %s`, did you mean `%s`?", command, name, nearest.name);
+    return cli_wrong("unknown `%s %s`", command, name);
 }
 
 int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
@@ -342,12 +296,15 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
         if (takes == required_argument) letters[used++] = ':';
     }
     letters[used] = 0;
-    names[count] = (struct option){ "help", no_argument, NULL, HELP_VALUE };
+    names[count] = (struct option){ "help", optional_argument, NULL, HELP_VALUE };
     names[count + 1] = (struct option){ 0 };
 
     opterr = 0;
-    if (wants_help(argc, argv, letters, names)) {
-        print_help(usage);
+    const char *format_name = NULL;
+    if (wants_help(argc, argv, letters, names, &format_name)) {
+        enum help_format format = help_format_named(format_name);
+        if (format == HELP_FORMATS) return CLI_WRONG_USAGE;
+        help_print(usage, format);
         return CLI_DONE;
     }
     optind = 0;

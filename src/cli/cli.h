@@ -31,10 +31,11 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "deepseek.h"
 #include "kernels/kernels.h"
 #include "model/model.h"
 
-#define DEEPSEEK_VERSION "0.1.0"
+#define DEEPSEEK_VERSION DS_VERSION_STRING
 
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_WRONG_USAGE = 2, CLI_GO_ON = -1 };
 
@@ -48,6 +49,13 @@ int command_info(int argc, char **argv);
 int command_logits(int argc, char **argv);
 int command_grads(int argc, char **argv);
 int command_steps(int argc, char **argv);
+
+struct cli_command {
+    const char *name, *summary;              /* a zeroed one ends a list */
+    int (*run)(int argc, char **argv);       /* argv[0]: the name */
+};
+/* A command that has commands below it (`deepseek tokenize encode ...`): runs the one that argv[1] names, or lists them. Each names itself `COMMAND NAME` in its cli_usage. */
+int cli_run_commands(const char *command, const char *about, const struct cli_command *commands, int argc, char **argv);
 
 /* ---- options ---------------------------------------------------------------------------------------------------------------- */
 
@@ -88,7 +96,7 @@ struct cli_usage {
     const struct cli_option *options;      /* ends with a zeroed one */
 };
 
-/* CLI_GO_ON, or the exit code: CLI_DONE after --help, CLI_WRONG_USAGE after a message. Options and operands may be mixed; `--` ends the options. */
+/* CLI_GO_ON, or the exit code: CLI_DONE after --help (help.h: manual pages and completion come from the same tables), CLI_WRONG_USAGE after a message. Options and operands may be mixed; `--` ends the options. */
 int cli_parse(const struct cli_usage *usage, int argc, char **argv);
 
 /* Columns of help texts: those of the terminal, 60 to 100; 80 where there is none. */

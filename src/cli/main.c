@@ -6,14 +6,10 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/help.h"
 #include "cli/names.h"
 
-struct command {
-    const char *name, *summary;
-    int (*run)(int argc, char **argv);
-};
-
-static const struct command commands[] = {
+static const struct cli_command commands[] = {
     { "train", "train a model on text, from scratch or from a checkpoint", command_train },
     { "generate", "continue a text", command_generate },
     { "eval", "loss, perplexity and bits per byte of a model on a text", command_eval },
@@ -22,45 +18,40 @@ static const struct command commands[] = {
     { "logits", "write the logits of every position of token arrays", command_logits },
     { "grads", "write losses and every parameter's gradient", command_grads },
     { "steps", "take optimizer steps on given tokens and write the parameters after them", command_steps },
+    { 0 },
 };
-#define COMMANDS (sizeof commands / sizeof *commands)
 
-static const struct command *find_command(const char *name) {
-    for (size_t i = 0; i < COMMANDS; i++)
-        if (strcmp(commands[i].name, name) == 0) return &commands[i];
+static const struct cli_command *find_command(const char *name) {
+    for (const struct cli_command *c = commands; c->name; c++)
+        if (strcmp(c->name, name) == 0) return c;
     return NULL;
 }
 
-static void print_overview(FILE *stream) {
-    fprintf(stream, "usage: deepseek COMMAND [ARGUMENT]...\n\n"
-                    "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).\n\n");
-    for (size_t i = 0; i < COMMANDS; i++) fprintf(stream, "  %-10s %s\n", commands[i].name, commands[i].summary);
-    fprintf(stream, "\n  deepseek help COMMAND    what a command does, its options and examples\n"
-                    "  deepseek --version\n");
-}
-
-static int run_help(const char *topic) {
-    if (!topic) {
-        print_overview(stdout);
-        return CLI_DONE;
-    }
-    const struct command *command = find_command(topic);
-    char *arguments[] = { (char *)(command ? command->name : ""), "--help", NULL };
-    return command ? command->run(2, arguments) : CLI_GO_ON;
-}
+static const char about[] = "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).";
 
 static int unknown_command(const char *name) {
     struct nearest nearest;
     nearest_begin(&nearest, name);
-    for (size_t i = 0; i < COMMANDS; i++) nearest_try(&nearest, commands[i].name);
+    for (const struct cli_command *c = commands; c->name; c++) nearest_try(&nearest, c->name);
     nearest_try(&nearest, "help");
     if (nearest.name) return cli_wrong("unknown command `%s`, did you mean `%s`?", name, nearest.name);
     return cli_wrong("unknown command `%s`", name);
 }
 
+/* `deepseek help [COMMAND [NAME]]` */
+static int run_help(int argc, char **argv) {
+    if (argc < 3) {
+        help_print_commands(stdout, NULL, about, commands, HELP_TEXT);
+        return CLI_DONE;
+    }
+    const struct cli_command *command = find_command(argv[2]);
+    char help[] = "--help", *arguments[] = { argv[2], argc > 3 ? argv[3] : help, help, NULL };
+    return command ? command->run(argc > 3 ? 3 : 2, arguments) : unknown_command(argv[2]);
+}
+
 static int run(int argc, char **argv) {
     if (argc < 2) {
-        print_overview(stderr);
+        help_print_commands(stderr, NULL, about, commands, HELP_TEXT);
         return CLI_WRONG_USAGE;
     }
     const char *name = argv[1];
@@ -68,12 +59,15 @@ static int run(int argc, char **argv) {
         printf("deepseek %s\n", DEEPSEEK_VERSION);
         return CLI_DONE;
     }
-    bool help = strcmp(name, "help") == 0;
-    if (help || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        int code = run_help(help && argc > 2 ? argv[2] : NULL);
-        return code == CLI_GO_ON ? unknown_command(argv[2]) : code;
+    if (strcmp(name, "help") == 0) return run_help(argc, argv);
+    bool formatted = strncmp(name, "--help=", 7) == 0;
+    if (formatted || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+        enum help_format format = help_format_named(formatted ? name + 7 : NULL);
+        if (format == HELP_FORMATS) return CLI_WRONG_USAGE;
+        help_print_commands(stdout, NULL, about, commands, format);
+        return CLI_DONE;
     }
-    const struct command *command = find_command(name);
+    const struct cli_command *command = find_command(name);
     if (!command) return name[0] == '-' ? cli_wrong("unknown option %s before a command", name) : unknown_command(name);
     return command->run(argc - 1, argv + 1);
 }

@@ -34,7 +34,7 @@ for command in train generate eval bench info logits grads steps; do
     check "$command: a blank before a number" 2 '' '--threads: found ` 2`' $D $command x --threads ' 2'
     check "$command: a number out of range" 2 '' '--threads: found `1025`, expected an integer from 0 to 1024' $D $command x --threads 1025
     check "$command: a number beyond 64 bits" 2 '' '--threads: found `99999999999999999999`' $D $command x --threads 99999999999999999999
-    check "$command: a value for --help" 2 '' '--help takes no value' $D $command x --help=yes
+    check "$command: a value for --help" 2 '' '--help: found `yes`, expected nothing, man, json' $D $command x --help=yes
 done
 for command in train generate eval bench info logits grads steps; do
     check "$command: a compute type that is not there" 2 '' '--compute: found `fp8`, expected fp32 or bf16' $D $command x --compute fp8
