@@ -11,7 +11,7 @@ const char *finish_name(enum finish finish);   /* "none", "eos", "stop", "length
 
 #define STOP_STRINGS_MAX 16
 #define STOP_STRING_BYTES_MAX 4096
-struct stop_string { const char *text; size_t size; };   /* not empty, at most STOP_STRING_BYTES_MAX */
+struct stop_string { const char *text; size_t size; };   /* well-formed UTF-8, not empty, at most STOP_STRING_BYTES_MAX */
 
 struct generation_options {
     struct sampling sampling;
@@ -26,7 +26,7 @@ struct generation_options {
 #define LOGPROBS_MAX 20
 enum status generation_options_check(const struct generation_options *options, int64_t vocab, struct error *error);
 
-/* One text. The caller sets the first part and zeroes the rest; generation_release frees what generate() made. */
+/* One text. The caller sets the first part and zeroes the rest; generation_release frees what generate() made. A second call goes on: all of `ids` is the prompt then. */
 struct generation {
     struct sequence *sequence;       /* the caller's. Its first `length` tokens must be the first of `ids`; generate() feeds the others, so that a conversation goes on where it was */
     struct token_list ids;           /* the prompt; grows by what is generated (an EOS included, as the last) */
@@ -38,7 +38,7 @@ struct generation {
     char *text; size_t text_size;    /* the generated text: UTF-8, without special tokens, a stop string and what follows it left out */
     int64_t text_tokens;             /* generated tokens that contributed to `text` or precede its end */
     struct token_logprob *logprobs;  /* [generated tokens][1 + options->logprobs]: the token's own, then the alternatives; NULL without */
-    int64_t shifts;                  /* how often the context was full */
+    int64_t shifts;                  /* how often the context was full. Where it was, the sequence is left empty: it no longer held the first of `ids` */
     struct utf8_stream pending;      /* generate()'s own, as is what follows */
     size_t released, bytes_capacity;
 };
@@ -54,7 +54,8 @@ struct generation_watch {
 };
 
 /* Continues all items in ragged passes until each has finished. A text depends on its prompt, its options, its stream and the model, not on its neighbours. A prompt longer than the
- * sequence's capacity is STATUS_INVALID before anything is computed. tokenizer may be NULL: ids alone. */
+ * sequence's capacity is STATUS_INVALID before anything is computed. Of two stop strings the one that is complete first ends the text, of two that are complete at once the longer: the text does not
+ * depend on its cut into tokens. tokenizer may be NULL: ids alone; with one, the sampler's mask becomes the ids that it does not define. */
 enum status generate(struct engine *engine, const struct tokenizer *tokenizer, struct sampler *sampler, struct generation *items, int count, const struct generation_watch *watch, struct error *error);
 
 /* ---- generation_config.json (infer/generation_config.c) ------------------------------------------------------------------------ */
