@@ -37,23 +37,32 @@ enum status json_load_path(json_t **root, const char *path, struct error *error)
     return status;
 }
 
-void json_put_string(FILE *stream, const char *text, size_t length) {
-    putc('"', stream);
+size_t json_escape(const char *text, size_t length, char *out) {
+    static const char digits[] = "0123456789abcdef";
+    size_t used = 0;
     for (size_t i = 0; i < length; i++) {
         unsigned char c = (unsigned char)text[i];
-        switch (c) {
-        case '"': fputs("\\\"", stream); break;
-        case '\\': fputs("\\\\", stream); break;
-        case '\b': fputs("\\b", stream); break;
-        case '\f': fputs("\\f", stream); break;
-        case '\n': fputs("\\n", stream); break;
-        case '\r': fputs("\\r", stream); break;
-        case '\t': fputs("\\t", stream); break;
-        default:
-            if (c < 0x20 || c == 0x7F) fprintf(stream, "\\u%04x", c);
-            else putc(c, stream);
+        if (c >= 0x20 && c != '"' && c != '\\' && c != 0x7F) {
+            out[used++] = (char)c;
+            continue;
         }
+        char letter = c == '"' || c == '\\' ? (char)c : c == '\b' ? 'b' : c == '\f' ? 'f' : c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : 0;
+        out[used++] = '\\';
+        out[used++] = letter ? letter : 'u';
+        if (letter) continue;
+        out[used++] = '0';
+        out[used++] = '0';
+        out[used++] = digits[c >> 4];
+        out[used++] = digits[c & 15];
     }
+    return used;
+}
+
+void json_put_string(FILE *stream, const char *text, size_t length) {
+    enum { PART = 256 };
+    char escaped[6 * PART];
+    putc('"', stream);
+    for (size_t i = 0; i < length; i += PART) fwrite(escaped, 1, json_escape(text + i, length - i < PART ? length - i : PART, escaped), stream);
     putc('"', stream);
 }
 

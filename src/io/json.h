@@ -17,7 +17,9 @@ enum status json_save_path(const json_t *root, const char *path, struct error *e
  * reals in the fewest digits that read back as the same double. */
 enum status json_format(const json_t *root, char **text, size_t *size, struct error *error);
 
-/* Writes a string with its quotes and escapes. `text` is valid UTF-8. */
+/* The characters of a string, escaped, without its quotes: at most 6 * length bytes, their number is returned. `text` is valid UTF-8. */
+size_t json_escape(const char *text, size_t length, char *out);
+/* Writes a string with its quotes and escapes. */
 void json_put_string(FILE *stream, const char *text, size_t length);
 
 #endif
