@@ -32,9 +32,7 @@ json_t *pipeline_to_json(enum pipeline pipeline);
 struct pieces {
     enum pipeline pipeline;
     const uint8_t *text;
-    size_t size, at;
-    size_t ends[3];          /* where the enclosing pieces of earlier steps end; the scanner's own */
-    uint64_t state[2];       /* the scanner's own */
+    size_t size, at;         /* the next piece begins at `at` */
 };
 void pieces_begin(struct pieces *pieces, enum pipeline pipeline, const void *text, size_t size);
 /* The next piece is text[*begin .. *end); false at the end of the text. */
