@@ -33,6 +33,10 @@ enum status bpe_trainer_add(struct bpe_trainer *trainer, struct pool *pool, cons
 enum status bpe_trainer_prepare(struct bpe_trainer *trainer, int threads, struct error *error);
 enum status bpe_trainer_count(struct bpe_trainer *trainer, int thread, const void *text, size_t size, uint64_t *replaced, struct error *error);
 enum status bpe_trainer_sum(struct bpe_trainer *trainer, struct pool *pool, struct error *error);
+/* What was counted: `different` pieces of all `pieces`; `tokens`: what the text becomes with the tokenizer of the last bpe_trainer_finish. Exact after that call; before it, pieces that several
+ * threads met may count as different ones. */
+struct bpe_counts { uint64_t bytes, pieces, different, tokens; };
+void bpe_trainer_counts(const struct bpe_trainer *trainer, struct bpe_counts *counts);
 /* Merges until the vocabulary is full. A corpus with too few different pairs gives a smaller vocabulary: not an error, tokenizer_size tells. progress (may be NULL) is called now and then with merges done of total; false ends with STATUS_INTERRUPTED. */
 enum status bpe_trainer_finish(struct bpe_trainer *trainer, bool (*progress)(void *context, int64_t done, int64_t total), void *context, struct tokenizer **tokenizer, struct error *error);
 
