@@ -33,7 +33,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # ---- Sources ---------------------------------------------------------------------------------------------------------
 
-folders     := base io kernels graph model text train infer serve
+folders     := base io kernels graph model text train infer serve api
 sources     := $(sort $(foreach folder,$(folders),$(wildcard src/$(folder)/*.c)))
 cli_sources := $(sort $(wildcard src/cli/*.c))
 tests       := $(sort $(wildcard tests/*/test_*.c))
@@ -54,6 +54,11 @@ fuzz_programs  := $(patsubst %.c,$(BUILD)/%,$(foreach test,$(sort $(wildcard tes
 program        := $(if $(filter build,$(BUILD)),deepseek,$(BUILD)/deepseek)
 library        := $(BUILD)/libdeepseek.a
 shared_library := $(BUILD)/libdeepseek.so
+public_library := $(BUILD)/install/libdeepseek.a
+
+# The version stands in the header alone. Its first number is the shared library's.
+version = $(shell sed -n 's/^.define DS_VERSION_STRING "\(.*\)"/\1/p' include/deepseek.h)
+soname  = libdeepseek.so.$(firstword $(subst ., ,$(version)))
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------
 
@@ -86,7 +91,7 @@ isa_flags = $(flags_$(lastword $(subst _, ,$(basename $(notdir $<)))))
 quiet := $(if $(filter 1,$(V)),,@)
 say = $(if $(quiet),@echo '  $(1) $(2)')
 
-.PHONY: all tests-build run-tests test test-long asan tsan fuzz fuzz-build run-fuzz bench bench-build demo clean help
+.PHONY: all tests-build run-tests test test-long asan tsan fuzz fuzz-build run-fuzz bench bench-build demo install uninstall clean help
 all: $(library) $(if $(SANITIZE),,$(shared_library)) $(if $(cli_sources),$(program))
 tests-build: all $(test_programs)
 bench-build: all $(bench_programs)
@@ -129,9 +134,20 @@ $(library): $(objects) $(BUILD)/objects
 	@rm -f $@
 	$(quiet)ar rcs $@ $(objects)
 
-$(shared_library): $(objects) $(BUILD)/objects
+# Outside of the library only the names of include/deepseek.h are seen.
+$(shared_library): $(objects) $(BUILD)/objects src/api/exports.map include/deepseek.h
 	$(call say,LINK,$@)
-	$(quiet)$(CC) $(c_flags) -shared $(objects) -o $@ $(libraries)
+	$(quiet)$(CC) $(c_flags) -shared -Wl,-soname,$(soname) -Wl,--version-script=src/api/exports.map $(objects) -o $@ $(libraries)
+
+# The same for the static library that is installed: one object, whose inner names are local and collide with nobody's.
+$(public_library): $(objects) $(BUILD)/objects
+	@mkdir -p $(@D)
+	$(call say,AR  ,$@)
+	@rm -f $@
+	$(quiet)$(CC) -r -nostdlib $(objects) -o $(@D)/deepseek.o
+	$(quiet)objcopy --wildcard --keep-global-symbol='ds_*' $(@D)/deepseek.o
+	$(quiet)ar rcs $@ $(@D)/deepseek.o
+	@rm -f $(@D)/deepseek.o
 
 $(program): $(cli_objects) $(library)
 	$(call say,LINK,$@)
@@ -171,7 +187,7 @@ test-long:
 	@$(MAKE) --output-sync=none TEST_LONG=1 run-tests
 
 run-tests:
-	@BUILD='$(BUILD)' DEEPSEEK='$(program)' TEST_LONG='$(TEST_LONG)' TEST_ONLY='$(TEST_ONLY)' tests/run.sh $(T)
+	@BUILD='$(BUILD)' DEEPSEEK='$(program)' CC='$(CC)' CFLAGS='$(CFLAGS)' TEST_LONG='$(TEST_LONG)' TEST_ONLY='$(TEST_ONLY)' tests/run.sh $(T)
 
 # The test programs alone under the sanitizers; scripts test the command line, which takes too long there.
 asan:
@@ -210,6 +226,21 @@ demo:
 	@$(MAKE) all
 	@+BUILD='$(BUILD)' DEEPSEEK='$(program)' tools/demo.sh
 
+# Where `make install` puts things; DESTDIR goes in front of all of them and into none of the files.
+PREFIX     ?= /usr/local
+bindir     ?= $(PREFIX)/bin
+libdir     ?= $(PREFIX)/lib
+includedir ?= $(PREFIX)/include
+datadir    ?= $(PREFIX)/share
+mandir     ?= $(datadir)/man
+install_to  = DESTDIR='$(DESTDIR)' PREFIX='$(PREFIX)' BINDIR='$(bindir)' LIBDIR='$(libdir)' INCLUDEDIR='$(includedir)' DATADIR='$(datadir)' MANDIR='$(mandir)' VERSION='$(version)' SONAME='$(soname)'
+
+install: all $(public_library)
+	@$(install_to) PROGRAM='$(program)' STATIC='$(public_library)' SHARED='$(shared_library)' tools/install-files.sh
+
+uninstall:
+	@$(install_to) tools/install-files.sh --remove
+
 clean:
 	rm -rf $(BUILD) $(program)
 
@@ -222,5 +253,7 @@ help:
 	@echo 'make tsan       the test programs under the thread sanitizer'
 	@echo 'make fuzz       each fuzz target for FUZZ_SECONDS (default: 60), with clang'
 	@echo 'make bench      the benchmarks'
+	@echo 'make install    program, libraries, header, manual pages and completion into PREFIX (/usr/local), below DESTDIR'
+	@echo 'make uninstall  remove them'
 	@echo 'make clean      remove what was built'
 	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  V=1  T=PART (only tests with PART in their path)'
