@@ -466,28 +466,29 @@ static enum status match_split(const json_t *step, const char *expected, const c
     return status == STATUS_OK ? expect(step, "invert", "false", where, error) : status;
 }
 
-/* Compares the steps with those of a pipeline; *matched receives how many agree. */
-static enum status match_steps(const json_t *steps, enum pipeline pipeline, int *matched, struct error *error) {
-    int count = pipelines[pipeline].count, size = (int)json_array_size(steps);
+/* Step number i, 0 to the pipeline's count: the last is ByteLevel. */
+static enum status match_step(const json_t *step, enum pipeline pipeline, int i, struct error *error) {
     char where[64];
-    for (int i = *matched = 0; i <= count; *matched = ++i) {
-        const json_t *step = json_array_get(steps, (size_t)i);
-        snprintf(where, sizeof where, "pre_tokenizer.pretokenizers[%d]", i);
-        enum status status;
-        if (!step) return error_set(error, STATUS_UNSUPPORTED, "pre_tokenizer.pretokenizers: found %d steps, expected %d", size, count + 1);
-        if (i == count) {
-            bool use_regex;
-            status = match_byte_level(step, where, &use_regex, error);
-            if (status == STATUS_OK) status = expect(step, "use_regex", "false", where, error);
-        } else if (*pipelines[pipeline].steps[i]) {
-            status = match_split(step, pipelines[pipeline].steps[i], where, error);
-        } else {
-            status = expect(step, "type", "Digits", where, error);
-            if (status == STATUS_OK) status = expect(step, "individual_digits", "true", where, error);
-        }
-        if (status != STATUS_OK) return status;
+    bool use_regex;
+    snprintf(where, sizeof where, "pre_tokenizer.pretokenizers[%d]", i);
+    const char *pattern = i < pipelines[pipeline].count ? pipelines[pipeline].steps[i] : NULL;
+    if (pattern && *pattern) return match_split(step, pattern, where, error);
+    enum status status = pattern ? expect(step, "type", "Digits", where, error) : match_byte_level(step, where, &use_regex, error);
+    return status == STATUS_OK ? expect(step, pattern ? "individual_digits" : "use_regex", pattern ? "true" : "false", where, error) : status;
+}
+
+/* Compares the steps with those of a pipeline; the error is about the first that differs, *agreeing how many do not. */
+static enum status match_steps(const json_t *steps, enum pipeline pipeline, int *agreeing, struct error *error) {
+    int expected = pipelines[pipeline].count + 1, found = (int)json_array_size(steps);
+    enum status status = STATUS_OK;
+    *agreeing = 0;
+    for (int i = 0; i < expected && i < found; i++) {
+        enum status of_step = match_step(json_array_get(steps, (size_t)i), pipeline, i, status == STATUS_OK ? error : NULL);
+        *agreeing += of_step == STATUS_OK;
+        if (status == STATUS_OK) status = of_step;
     }
-    return size == count + 1 ? STATUS_OK : error_set(error, STATUS_UNSUPPORTED, "pre_tokenizer.pretokenizers: found %d steps, expected %d", size, count + 1);
+    if (status != STATUS_OK || found == expected) return status;
+    return error_set(error, STATUS_UNSUPPORTED, "pre_tokenizer.pretokenizers: found %d steps, expected %d", found, expected);
 }
 
 enum status pipeline_recognise(enum pipeline *pipeline, const json_t *pre_tokenizer, struct error *error) {
@@ -506,16 +507,16 @@ enum status pipeline_recognise(enum pipeline *pipeline, const json_t *pre_tokeni
         if (status == STATUS_OK && use_regex) *pipeline = PIPELINE_GPT2;
         return status;
     }
-    /* The one that agrees, or what parts the file from the one that agrees longest. */
+    /* The one that agrees, or what parts the file from the one that agrees most. */
     struct error reason = {0}, closest = {0};
     enum pipeline best = PIPELINE_COUNT;
     int most = -1;
     for (enum pipeline candidate = PIPELINE_COUNT; candidate-- > 0;) {
-        int matched;
+        int agreeing;
         if (pipelines[candidate].count == 0) continue;
-        if (match_steps(steps, candidate, &matched, &reason) == STATUS_OK) { *pipeline = candidate; return STATUS_OK; }
-        if (matched <= most) continue;
-        most = matched;
+        if (match_steps(steps, candidate, &agreeing, &reason) == STATUS_OK) { *pipeline = candidate; return STATUS_OK; }
+        if (agreeing <= most) continue;
+        most = agreeing;
         best = candidate;
         closest = reason;
     }
