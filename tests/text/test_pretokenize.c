@@ -203,8 +203,8 @@ static size_t v1_punctuation_run(const uint32_t *text, size_t at, size_t end) { 
 static size_t letter_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, NULL, UNICODE_LETTER, true); }
 static size_t punctuation_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, NULL, UNICODE_PUNCTUATION, true); }
 static size_t trailing_spaces(const uint32_t *text, size_t at, size_t end) { return spaces(text, at, end) == end ? end : at; }
-static size_t v1_cjk_run(const uint32_t *text, size_t at, size_t end) { for (; at < end && v1_cjk[text[at]]; at++); return at; }
-static size_t v3_cjk_run(const uint32_t *text, size_t at, size_t end) { for (; at < end && v3_cjk[text[at]]; at++); return at; }
+static size_t v1_cjk_run(const uint32_t *text, size_t at, size_t end) { while (at < end && v1_cjk[text[at]]) at++; return at; }
+static size_t v3_cjk_run(const uint32_t *text, size_t at, size_t end) { while (at < end && v3_cjk[text[at]]) at++; return at; }
 static size_t digit(const uint32_t *text, size_t at, size_t end) { return at < end && is_in(text[at], UNICODE_DIGIT) ? at + 1 : at; }
 
 static size_t numbers(const uint32_t *text, size_t at, size_t end) {
