@@ -463,6 +463,8 @@ static void ordinary_text_has_safe_cuts(void **state) {
     assert_int_equal(pieces_safe_cut(PIPELINE_V3, text, 0, 0), 0);
     assert_int_equal(pieces_safe_cut(PIPELINE_WHOLE, text, 100, 50), 0);
     assert_int_equal(pieces_safe_cut(PIPELINE_V3, "ab cd", 5, 4), 2);
+    assert_int_equal(pieces_safe_cut(PIPELINE_V1, "\n\n \n", 4, 2), 2);   /* a line end is a piece wherever it stands */
+    assert_int_equal(pieces_safe_cut(PIPELINE_CODER_V1, "\n\n \n", 4, 3), 3);
     assert_int_equal(pieces_safe_cut(PIPELINE_V3, "a世世世", 10, 9), 1);
 }
 
