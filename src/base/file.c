@@ -55,6 +55,11 @@ void file_map_close(struct file_map *map) {
     *map = (struct file_map){0};
 }
 
+void file_map_release(const void *data, size_t bytes) {
+    const uintptr_t page = 4096, begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
+    if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
+}
+
 enum status file_read(const char *path, size_t limit, char **data, size_t *size, struct error *error) {
     int file = open(path, O_RDONLY | O_CLOEXEC);
     if (file < 0) return file_fail(error, "open", path, errno);

@@ -14,6 +14,8 @@ struct file_map { const uint8_t *data; size_t size; };
 
 enum status file_map_open(struct file_map *map, const char *path, struct error *error);
 void file_map_close(struct file_map *map);
+/* Part of a mapping that is not read for now: its pages need not stay in memory. Whoever reads it again gets the same bytes. */
+void file_map_release(const void *data, size_t bytes);
 
 /* Reads a whole file of at most `limit` bytes into malloc'ed memory, a NUL appended beyond *size. */
 enum status file_read(const char *path, size_t limit, char **data, size_t *size, struct error *error);

@@ -4,6 +4,7 @@
  *   decoding  bytes = every weight that is multiplied + the cache of the context;       share of the memory's reading speed
  *
  * A config.json alone gets synthetic weights, and a depth gets a synthetic cache: neither changes how much is computed or read. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -271,6 +272,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
     enum status status = file_is_folder(request->path) ? cli_model_open(&bench.model, request->path, machine, MODEL_INFERENCE, request->quiet, error)
                                                         : open_synthetic(&bench.model, request->path, machine, error);
     if (!status) {
+        model_pack(bench.model, INFINITY);   /* what is measured is a model that has been in use for a while */
         config_sizes(&bench.model->config, &bench.sizes);
         bench.weight_bytes = weight_bytes(bench.model);
         struct limits limits = { .flops = probe_matmul_peak(machine->pool, machine->isa, bench.model->compute), .memory_before = probe_memory_read(machine->pool) };

@@ -12,6 +12,7 @@
 #ifndef DEEPSEEK_GRAPH_GRAPH_H
 #define DEEPSEEK_GRAPH_GRAPH_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -43,7 +44,7 @@ void memory_give(struct memory *memory, void *data, size_t bytes);
 #define PARAMETER_MAX_RANK 4
 
 /* A learned array under its checkpoint name. A matrix is [out, in], row-major. Training holds `value` and `grad` in fp32;
- * inference holds `stored` as in the file, or nothing but a packed copy. */
+ * inference multiplies by `stored`, which lies in the file, until the packed copy is made, and by that from then on. */
 struct parameter {
     const char *name;
     int rank;
@@ -60,6 +61,7 @@ struct parameter {
     enum dtype compute;         /* type of the products with it, F32 or BF16: the model's, but for parts that stay in fp32 */
     /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
     void *packed[2];
+    atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
 };
 
 /* ---- tensors and operations ------------------------------------------------------------------------------------------------ */

@@ -16,11 +16,16 @@ size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w
     return side == 0 ? graph->kernels->matmul.packed_bytes(in, out, w->compute) : graph->kernels->matmul.packed_bytes(out, in, w->compute);
 }
 
-const void *weight_packed(const struct graph *graph, const struct parameter *w, int side, void *scratch) {
-    if (w->packed[side]) return w->packed[side];
+void weight_operand(const struct graph *graph, const struct parameter *w, int side, void *scratch, struct matmul_product *product) {
     const struct matrix b = matrix_of_parameter(w, side == 0);
-    matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, w->compute);
-    return scratch;
+    product->packed = w->packed[side];
+    if (w->packed[side] && side == 0 && atomic_load_explicit(&w->unpacked, memory_order_acquire)) {
+        product->packed = NULL;
+        product->unpacked = b;
+    } else if (!w->packed[side]) {
+        matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, w->compute);
+        product->packed = scratch;
+    }
 }
 
 float *parameter_gradient_zeroed(struct parameter *w) {
@@ -44,11 +49,10 @@ static void linear_forward(struct graph *graph, struct op *op) {
     }
     if (graph_computes(graph)) {
         struct matmul_product products[OP_MAX];
-        for (int i = 0; i < op->outs; i++)
-            products[i] = (struct matmul_product){
-                .packed = weight_packed(graph, op->parameters[i], 0, weight_scratch[i]),
-                .n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype,
-            };
+        for (int i = 0; i < op->outs; i++) {
+            products[i] = (struct matmul_product){.n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype};
+            weight_operand(graph, op->parameters[i], 0, weight_scratch[i], &products[i]);
+        }
         const struct matrix a = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
         matmul->run(graph->pool, &a, op->parameters[0]->compute, products, op->outs, matmul_scratch);
     }
@@ -69,10 +73,8 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
     graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
     if (graph_computes(graph)) {
         const struct matrix a = {.data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width};
-        const struct matmul_product product = {
-            .packed = weight_packed(graph, op->parameters[i], 1, weight_scratch),
-            .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate,
-        };
+        struct matmul_product product = {.n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate};
+        weight_operand(graph, op->parameters[i], 1, weight_scratch, &product);
         matmul->run(graph->pool, &a, op->parameters[i]->compute, &product, 1, scratch);
     }
     scratch_give(graph, weight_scratch, weight_bytes);

@@ -13,11 +13,14 @@ static int64_t chunk_rows(int64_t rows, int64_t vocab) {
     return chunk < rows ? chunk : rows;
 }
 
-static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, enum dtype compute, const void *packed, void *c, enum dtype c_dtype, int64_t n, bool accumulate, void *scratch) {
+/* c [rows, n] = x B (or onto c), B and n as `operand` has them. */
+static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, enum dtype compute, const struct matmul_product *operand, void *c, enum dtype c_dtype, bool accumulate, void *scratch) {
+    const int64_t n = operand->n;
     graph->flops += 2.0 * (double)rows * (double)width * (double)n;
     if (!graph_computes(graph)) return;
     const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = width};
-    const struct matmul_product product = {.packed = packed, .n = n, .c = c, .c_stride = n, .c_dtype = c_dtype, .accumulate = accumulate};
+    struct matmul_product product = *operand;
+    product.c = c, product.c_stride = n, product.c_dtype = c_dtype, product.accumulate = accumulate;
     graph->kernels->matmul.run(graph->pool, &a, compute, &product, 1, scratch);
 }
 
@@ -42,20 +45,20 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     void *packed_scratch[2] = {packed_bytes[0] ? scratch_take(graph, packed_bytes[0]) : NULL, packed_bytes[1] ? scratch_take(graph, packed_bytes[1]) : NULL};
     void *h_packed = h_packed_bytes ? scratch_take(graph, h_packed_bytes) : NULL;
     void *scratch = scratch_take(graph, scratch_bytes);
-    const void *packed[2] = {NULL, NULL};
+    struct matmul_product operand[2] = {{.n = vocab}, {.n = width}};
     if (graph_computes(graph)) {
-        packed[0] = weight_packed(graph, head, 0, packed_scratch[0]);
-        if (backward) packed[1] = weight_packed(graph, head, 1, packed_scratch[1]);
+        weight_operand(graph, head, 0, packed_scratch[0], &operand[0]);
+        if (backward) weight_operand(graph, head, 1, packed_scratch[1], &operand[1]);
     }
 
     for (int64_t row = 0; row < h->rows; row += chunk) {
         const int64_t rows = h->rows - row < chunk ? h->rows - row : chunk;
         const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
-        head_product(graph, x, h->dtype, rows, width, head->compute, packed[0], logits, DTYPE_F32, vocab, false, scratch);
+        head_product(graph, x, h->dtype, rows, width, head->compute, &operand[0], logits, DTYPE_F32, false, scratch);
         if (graph_computes(graph))
             graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, rows, vocab);
         if (!backward) continue;
-        head_product(graph, logits, DTYPE_F32, rows, vocab, head->compute, packed[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, width, accumulate, scratch);
+        head_product(graph, logits, DTYPE_F32, rows, vocab, head->compute, &operand[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, accumulate, scratch);
         if (graph_computes(graph)) {
             const struct matrix b = {.data = x, .dtype = h->dtype, .rows = rows, .cols = width, .stride = width};
             matmul_pack(graph->pool, matmul, h_packed, &b, head->compute);
@@ -89,12 +92,12 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
     const size_t scratch_bytes = graph->kernels->matmul.scratch_bytes(count, width, head->compute, pool_threads(graph->pool));
     uint8_t *gathered = rows ? scratch_take(graph, gathered_bytes) : h->data;
     void *packed_scratch = packed_bytes ? scratch_take(graph, packed_bytes) : NULL, *scratch = scratch_take(graph, scratch_bytes);
-    const void *packed = NULL;
+    struct matmul_product operand = {.n = vocab};
     if (graph_computes(graph)) {
         for (int64_t i = 0; rows && i < count; i++) memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
-        packed = weight_packed(graph, head, 0, packed_scratch);
+        weight_operand(graph, head, 0, packed_scratch, &operand);
     }
-    head_product(graph, gathered, h->dtype, count, width, head->compute, packed, logits, DTYPE_F32, vocab, false, scratch);
+    head_product(graph, gathered, h->dtype, count, width, head->compute, &operand, logits, DTYPE_F32, false, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, packed_scratch, packed_bytes);
     if (rows) scratch_give(graph, gathered, gathered_bytes);

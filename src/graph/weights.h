@@ -6,9 +6,10 @@
 
 /* The matrix as a right-hand operand: transposed for side 0. */
 struct matrix matrix_of_parameter(const struct parameter *w, bool transposed);
-/* The packed copy, or a fresh one in `scratch` of weight_scratch_bytes (0 where a copy exists). */
+/* The right-hand operand of `product`: the packed copy; the stored matrix where the copy has no content yet; without a copy a fresh one in `scratch` of
+ * weight_scratch_bytes (0 otherwise). */
 size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side);
-const void *weight_packed(const struct graph *graph, const struct parameter *w, int side, void *scratch);
+void weight_operand(const struct graph *graph, const struct parameter *w, int side, void *scratch, struct matmul_product *product);
 /* dW += dY^T X;  dy [rows, out], packed_x: X [rows, in] as matmul_pack wrote it. */
 void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t rows, const void *packed_x);
 /* A parameter's gradient for kernels that can only add: zeroed at its first use in a step. */

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "infer/infer.h"
 
 /* What a pass takes from one feed: tokens [start, start + count) of it. */
@@ -162,6 +163,7 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     }
     enum status status = ensure_memory(engine, rows, position, logits, error);
     if (status) return status;
+    const double began = clock_seconds();
     const struct batch batch = { engine->ids, rows, engine->spans, piece_count };
     graph_reset(&engine->graph);
     struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
@@ -169,6 +171,7 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     status = engine->graph.status;
     graph_reset(&engine->graph);
     if (status) return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned", (long long)rows, engine->memory.capacity);
+    model_pack_behind(engine->model, clock_seconds() - began);
     if (engine->watch && !engine->watch(engine->watch_context, rows)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     return STATUS_OK;
 }

@@ -67,8 +67,10 @@ static inline int matmul_even_height(int64_t rows, int tile_rows) {
 /* A block with no more rows takes the panels one by one, in the order they have in memory. */
 #define MATMUL_FEW_ROWS 64
 
-/* k of a part of a panel that is packed on the way, where one tile uses it: the part stays in the first-level cache. */
+/* k of a part of a panel that is packed on the way, where one tile uses it: the part stays in the first-level cache. The fewer rows, the more often
+ * the next part should be asked for; the more rows, the less often a tile should be begun. */
 #define MATMUL_UNPACKED_K 512
+static inline int64_t matmul_unpacked_k(int height) { return height <= 4 ? 128 : height <= 8 ? 256 : MATMUL_UNPACKED_K; }
 
 struct matmul_area { size_t a, partial, expanded, panel; };   /* bytes, multiples of 64 */
 
@@ -79,7 +81,7 @@ static inline struct matmul_area matmul_block_area(const struct matmul_kind *kin
     int64_t part = kind->k_block > MATMUL_UNPACKED_K ? kind->k_block : MATMUL_UNPACKED_K;
     struct matmul_area area;
     area.a = (size_t)(padded_rows * matmul_round_up(k, kind->a_multiple) * kind->a_bytes + 63) / 64 * 64;
-    area.partial = (size_t)(blocked ? padded_rows * columns : k > MATMUL_UNPACKED_K ? kind->tile_rows * kind->panel : 0) * sizeof(float);
+    area.partial = (size_t)(blocked ? padded_rows * columns : k > matmul_unpacked_k(1) ? kind->tile_rows * kind->panel : 0) * sizeof(float);
     area.expanded = kind->expand && rows > kind->tile_rows ? (size_t)matmul_min(matmul_round_up(k, 2), kind->k_block) * (size_t)kind->panel * sizeof(float) : 0;
     area.expanded = (area.expanded + 63) / 64 * 64;
     area.partial = (area.partial + 63) / 64 * 64;
@@ -192,7 +194,7 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
     int64_t panel_bytes = matmul_round_up(block->k, kind->b_multiple) * panel * kind->b_bytes;
     int64_t step = block->rows <= MATMUL_FEW_ROWS ? 1 : kind->n_block / panel;   /* panels at a time */
     bool single = tiles == 1, unpacked = !product->packed;
-    int64_t k_block = single && unpacked ? matmul_min(block->k_block, MATMUL_UNPACKED_K) : block->k_block;   /* a single tile's A lies the same for every k_block */
+    int64_t k_block = single && unpacked ? matmul_min(block->k_block, matmul_unpacked_k(height)) : block->k_block;   /* a single tile's A lies the same for every k_block */
     matmul_tile *multiply = single ? kind->multiply_single : kind->multiply;
     _Alignas(64) float edge[32 * 64];
 

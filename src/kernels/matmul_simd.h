@@ -81,6 +81,28 @@ static always_inline void vi_transpose(vi x[VF]) {
         x[j + 12] = _mm512_shuffle_i32x4(y[j + 4], y[j + 12], 0xDD);
     }
 }
+/* The same from memory to memory: units j of rows i, at rows + i * stride bytes, to to[j * width + i]. Pieces of 16 bytes go to their place by loads,
+ * which spares the one port that shuffles half of its work. */
+static always_inline void vi_transpose_rows(uint32_t *to, int width, const char *rows, int64_t stride) {
+    UNROLL for (int q = 0; q < 4; q++) {
+        vi z[4], y[4];
+        UNROLL for (int m = 0; m < 4; m++) {      /* rows m, 4 + m, 8 + m, 12 + m */
+            const char *row = rows + m * stride + 16 * q;
+            z[m] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)row));
+            z[m] = _mm512_mask_broadcast_i32x4(z[m], 0x00F0, _mm_loadu_si128((const __m128i *)(const void *)(row + 4 * stride)));
+            z[m] = _mm512_mask_broadcast_i32x4(z[m], 0x0F00, _mm_loadu_si128((const __m128i *)(const void *)(row + 8 * stride)));
+            z[m] = _mm512_mask_broadcast_i32x4(z[m], 0xF000, _mm_loadu_si128((const __m128i *)(const void *)(row + 12 * stride)));
+        }
+        UNROLL for (int i = 0; i < 4; i += 2) {
+            y[i] = _mm512_unpacklo_epi32(z[i], z[i + 1]);
+            y[i + 1] = _mm512_unpackhi_epi32(z[i], z[i + 1]);
+        }
+        vi_store(to + (4 * q + 0) * width, _mm512_unpacklo_epi64(y[0], y[2]));
+        vi_store(to + (4 * q + 1) * width, _mm512_unpackhi_epi64(y[0], y[2]));
+        vi_store(to + (4 * q + 2) * width, _mm512_unpacklo_epi64(y[1], y[3]));
+        vi_store(to + (4 * q + 3) * width, _mm512_unpackhi_epi64(y[1], y[3]));
+    }
+}
 #else
 static always_inline vi vi_zero(void) { return _mm256_setzero_si256(); }
 static always_inline vi vi_from(vf x) { return _mm256_castps_si256(x); }
@@ -125,6 +147,23 @@ static always_inline void vi_transpose(vi x[VF]) {
         y[j + 4] = _mm256_permute2x128_si256(x[j], x[j + 4], 0x31);
     }
     UNROLL for (int j = 0; j < 8; j++) x[j] = y[j];
+}
+static always_inline void vi_transpose_rows(uint32_t *to, int width, const char *rows, int64_t stride) {
+    UNROLL for (int q = 0; q < 2; q++) {
+        vi z[4], y[4];
+        UNROLL for (int m = 0; m < 4; m++) {      /* rows m and 4 + m */
+            const char *row = rows + m * stride + 16 * q;
+            z[m] = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)row)), _mm_loadu_si128((const __m128i *)(const void *)(row + 4 * stride)), 1);
+        }
+        UNROLL for (int i = 0; i < 4; i += 2) {
+            y[i] = _mm256_unpacklo_epi32(z[i], z[i + 1]);
+            y[i + 1] = _mm256_unpackhi_epi32(z[i], z[i + 1]);
+        }
+        vi_store(to + (4 * q + 0) * width, _mm256_unpacklo_epi64(y[0], y[2]));
+        vi_store(to + (4 * q + 1) * width, _mm256_unpackhi_epi64(y[0], y[2]));
+        vi_store(to + (4 * q + 2) * width, _mm256_unpacklo_epi64(y[1], y[3]));
+        vi_store(to + (4 * q + 3) * width, _mm256_unpackhi_epi64(y[1], y[3]));
+    }
 }
 #endif
 
@@ -181,6 +220,11 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
                 if (ahead)
                     UNROLL for (int r = 0; r < VF; r++)
                         for (int64_t at = 0; at < VF * per_unit * bytes; at += 64) __builtin_prefetch((const char *)data + ((r0 + g + r) * stride + k) * bytes + at + ahead, 0, 2);
+                if (kept == VF && unit == (dtype == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32)) {   /* no number changes */
+                    vi_transpose_rows(to, width, (const char *)data + ((r0 + g) * stride + k) * bytes, stride * bytes);
+                    to += VF * width;
+                    continue;
+                }
                 UNROLL for (int r = 0; r < VF; r++) x[r] = load_units(data, dtype, (r0 + g + r) * stride + k, VF * per_unit, unit);
             } else {
                 for (int r = 0; r < VF; r++) x[r] = r < valid && k < k1 ? load_units(data, dtype, (r0 + g + r) * stride + k, k1 - k, unit) : vi_zero();

@@ -13,6 +13,8 @@ struct parameter *model_declare(struct model *model, int layer, const char *name
 
 /* Memory for packed copies: side 0 alone (sides 1, inference) or both (training). */
 enum status model_allocate_packed(struct model *model, int sides, struct error *error);
+/* Lists the matrices that are marked `unpacked` for model_pack. */
+enum status model_pack_later(struct model *model, struct error *error);
 /* Embeddings are looked up, never multiplied; everything else with two dimensions is packed. */
 bool model_multiplies(const struct model *model, const struct parameter *parameter);
 

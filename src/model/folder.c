@@ -93,7 +93,7 @@ static bool usable_in_place(const struct safetensors_entry *entry) {
     return entry->dtype != DTYPE_F16 && (uintptr_t)entry->data % (entry->dtype == DTYPE_F32 ? 4 : 2) == 0;
 }
 
-/* Inference: norms widened, matrices packed for the compute type, the embedding read where it lies. */
+/* Inference: norms widened, the embedding read where it lies, matrices packed for the compute type, now or later. */
 static enum status bind_for_inference(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
     float *wide = NULL;
     const bool packed = model_multiplies(model, p);
@@ -109,6 +109,10 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     p->stored = wide ? (const void *)wide : entry->data;
     p->stored_dtype = wide ? DTYPE_F32 : entry->dtype;
     if (!packed) return STATUS_OK;
+    if (!wide && model->page_bytes[1] > model->pack_at_once) {
+        atomic_store(&p->unpacked, true);
+        return STATUS_OK;
+    }
     const struct matrix b = matrix_of_parameter(p, true);
     matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, p->compute);
     p->stored = NULL;
@@ -128,11 +132,10 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
         if (use == MODEL_TRAINING) widen_all(model, p->value, entry, p->count);
         else if ((status = bind_for_inference(model, p, entry, error))) return status;
     }
-    if (use == MODEL_TRAINING) {
-        model_repack(model);
-        safetensors_close(model->checkpoint);
-        model->checkpoint = NULL;
-    }
+    if (use == MODEL_INFERENCE) return model_pack_later(model, error);
+    model_repack(model);
+    safetensors_close(model->checkpoint);
+    model->checkpoint = NULL;
     return STATUS_OK;
 }
 

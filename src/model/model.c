@@ -76,6 +76,8 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->pool = pool;
     model->compute = compute;
     model->recompute = RECOMPUTE_CHEAP;
+    model->pack_at_once = MODEL_PACK_AT_ONCE;
+    atomic_flag_clear(&model->packing.busy);
     const enum status status = declare_all(model, error);
     if (status) {
         arena_free(&model->arena);

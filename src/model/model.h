@@ -72,6 +72,16 @@ enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
  * residual stream between half-blocks. The gradients' bits are the same. */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCKS };
 
+/* Packed copies that are made while the model is in use (model/packing.c). */
+struct packing {
+    struct packing_item { struct parameter *parameter; int64_t first; } *items;   /* matrices in the order of the forward, the number of each one's first piece */
+    int count, ready;            /* of the matrices; those whose copies are complete */
+    int64_t pieces;              /* of all of them */
+    _Atomic int64_t next;        /* the piece that is made next */
+    bool begun;                  /* a pass has been computed */
+    atomic_flag busy;
+};
+
 struct model {
     struct config config;
     struct arena arena, config_arena;   /* the description's; the config's, where the model owns it */
@@ -84,6 +94,8 @@ struct model {
     struct parameter **sorted;       /* the same by name */
     struct parameter *embedding, *final_norm, *head;
     enum recompute recompute;
+    size_t pack_at_once;             /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE unless changed before loading */
+    struct packing packing;
     const char **warnings;           /* unused tensors and the like */
     int warning_count;
     /* owned mappings */
@@ -106,9 +118,17 @@ void model_repack(struct model *model);
 /* Rows r0..r1 (multiples of MATMUL_GRAIN, or the end) of one matrix into its packed copies, on the calling thread. */
 void parameter_repack(const struct model *model, const struct parameter *parameter, int64_t r0, int64_t r1);
 
-/* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32 values (training) or
- * packs for the compute type (inference). */
+/* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32 values (training), or packs for the compute type
+ * (inference): at once where the copies are small or the file's numbers cannot be multiplied where they lie (F16, odd addresses), else later, while the model is in use.
+ * The files must not change while the model lives. */
+#define MODEL_PACK_AT_ONCE ((size_t)64 << 20)
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
+/* Have all packed copies been made? */
+bool model_packed(const struct model *model);
+/* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece; INFINITY: all of them. */
+void model_pack(struct model *model, double seconds);
+/* After a pass that took so long: packs for less than a tenth of it, so that what follows is never later by more. After the model's first pass it packs nothing. */
+void model_pack_behind(struct model *model, double pass_seconds);
 /* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's folder, a config, one of its files) is named. */
 enum status model_check_folder(const char *folder, struct error *error);
 /* config + weights in one call, for commands: compute DTYPE_COUNT means the checkpoint's own (F32 -> F32, BF16 -> BF16). */
