@@ -33,10 +33,12 @@ static inline unsigned class_at(const uint8_t *text, size_t size, size_t at, siz
 
 static inline bool is_ascii_letter(uint8_t byte) { return (uint8_t)((byte | 0x20) - 'a') < 26; }
 
-/* Where the ASCII letters from `at` on end; eight bytes at a time. */
+/* Where the ASCII letters behind the character at `at`, which is in ASCII and may be a letter itself, end; eight bytes at a time. That the first byte is not looked at
+ * keeps it out of the chain of instructions from one piece to the next, whose length is what limits the speed. */
 static inline size_t ascii_letters_end(const uint8_t *text, size_t size, size_t at) {
     const uint64_t ones = 0x0101010101010101u;
-    while (size - at >= 8) {
+    uint64_t skipped = ~(uint64_t)0x80;
+    for (; size - at >= 8; at += 8, skipped = ~(uint64_t)0) {
         uint64_t word;
         memcpy(&word, text + at, 8);
 #if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -45,10 +47,10 @@ static inline size_t ascii_letters_end(const uint8_t *text, size_t size, size_t 
         /* The high bit of each byte: lower case at least 'a', and not above 'z', and ASCII. */
         uint64_t low = (word | 0x20 * ones) & 0x7F * ones;
         uint64_t letters = (low + (0x80 - 'a') * ones) & ~(low + (0x7F - 'z') * ones) & ~word;
-        uint64_t others = ~letters & 0x80 * ones;
+        uint64_t others = ~letters & 0x80 * ones & skipped;
         if (others) return at + (size_t)__builtin_ctzll(others) / 8;
-        at += 8;
     }
+    at += (skipped & 0x80) == 0 && at < size;
     while (at < size && is_ascii_letter(text[at])) at++;
     return at;
 }
@@ -85,7 +87,7 @@ static size_t v3_general_end(const uint8_t *text, size_t size, size_t at) {
     unsigned follower = v3_class(text, size, next, kind, &next_length);
 
     /* 1: in ASCII every punctuation mark and symbol is in the class. */
-    if (text[at] < 0x80 && (c & IS_SIGN) && next < size && is_ascii_letter(text[next])) return ascii_letters_end(text, size, next);
+    if (text[at] < 0x80 && (c & IS_SIGN) && next < size && is_ascii_letter(text[next])) return ascii_letters_end(text, size, at);
 
     /* 2: a mark may be the character in front or the first of the run, which comes to the same. */
     if ((c & IS_WORD) || ((follower & IS_WORD) && !(c & (IS_SIGN | UNICODE_LINE_END)))) {
@@ -124,9 +126,12 @@ static size_t v3_general_end(const uint8_t *text, size_t size, size_t at) {
 static inline size_t v3_end(const uint8_t *text, size_t size, size_t at) {
     if (text[at] >= 0x80) return v3_general_end(text, size, at);
     unsigned c = unicode_classes[0][text[at]];
-    /* One character that may stand before letters: alternatives 1 and 2. */
-    size_t begin = at + !(c & (UNICODE_LETTER | UNICODE_NUMBER | UNICODE_LINE_END)), end = ascii_letters_end(text, size, begin);
-    if (end > begin) return ascii_or_end(text, size, end) || (c & IS_SIGN) ? end : v3_general_end(text, size, at);
+    size_t begin, end;
+    if (!(c & (UNICODE_NUMBER | UNICODE_LINE_END))) {
+        /* Letters, behind one character that is none or not: alternatives 1 and 2. */
+        end = ascii_letters_end(text, size, at);
+        if (end > at + !(c & UNICODE_LETTER)) return ascii_or_end(text, size, end) || (c & IS_SIGN) ? end : v3_general_end(text, size, at);
+    }
     if (c & UNICODE_NUMBER) {
         end = at + 1;
         for (int count = 1; count < 3 && end < size && text[end] >= '0' && text[end] <= '9'; count++) end++;
@@ -216,8 +221,11 @@ static inline size_t v1_end(struct steps steps, const uint8_t *text, size_t size
     if (text[at] >= 0x80) return v1_general_end(steps, text, size, at);
     unsigned c = unicode_classes[0][text[at]];
     if (c & (UNICODE_LINE_END | UNICODE_DIGIT)) return at + 1;
-    size_t begin = at + !!(c & UNICODE_SPACE), end = ascii_letters_end(text, size, begin);
-    if (end > begin) return ascii_or_end(text, size, end) ? end : v1_general_end(steps, text, size, at);
+    size_t begin = at + !!(c & UNICODE_SPACE), end;
+    if (c & (UNICODE_LETTER | UNICODE_SPACE)) {
+        end = ascii_letters_end(text, size, at);
+        if (end > begin) return ascii_or_end(text, size, end) ? end : v1_general_end(steps, text, size, at);
+    }
     end = ascii_run_end(text, size, begin, steps.punctuation, steps.letters);
     if (end > begin) return ascii_or_end(text, size, end) ? end : v1_general_end(steps, text, size, at);
     end = ascii_run_end(text, size, at, UNICODE_SPACE, UNICODE_LINE_END);
@@ -266,8 +274,10 @@ static size_t gpt2_general_end(const uint8_t *text, size_t size, size_t at) {
 }
 
 static inline size_t gpt2_end(const uint8_t *text, size_t size, size_t at) {
-    size_t begin = at + (text[at] == ' '), end = ascii_letters_end(text, size, begin);
-    if (end > begin && ascii_or_end(text, size, end)) return end;
+    if (text[at] == ' ' || is_ascii_letter(text[at])) {
+        size_t end = ascii_letters_end(text, size, at);
+        if (end > at + (text[at] == ' ') && ascii_or_end(text, size, end)) return end;
+    }
     return gpt2_general_end(text, size, at);
 }
 
