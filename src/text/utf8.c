@@ -26,6 +26,27 @@ uint32_t utf8_next(const uint8_t *text, size_t size, size_t *length, bool *ill_f
     return character;
 }
 
+size_t utf8_prefix(const void *text, size_t size) {
+    const uint8_t *bytes = text;
+    size_t at = 0;
+    while (at < size) {
+        uint64_t eight;
+        for (; size - at >= sizeof eight; at += sizeof eight) {
+            memcpy(&eight, bytes + at, sizeof eight);
+            if (eight & 0x8080808080808080u) break;
+        }
+        /* Characters of three bytes, U+1000 to U+CFFF, which CJK texts are made of, then the rest. */
+        while (size - at >= 3 && bytes[at] >= 0xE1 && bytes[at] <= 0xEC && (bytes[at + 1] & 0xC0) == 0x80 && (bytes[at + 2] & 0xC0) == 0x80) at += 3;
+        if (at == size) break;
+        size_t step;
+        bool ill_formed;
+        utf8_next(bytes + at, size - at, &step, &ill_formed);
+        if (ill_formed) break;
+        at += step;
+    }
+    return at;
+}
+
 size_t utf8_put(uint32_t character, char out[4]) {
     if (character < 0x80) { out[0] = (char)character; return 1; }
     int following = character < 0x800 ? 1 : character < 0x10000 ? 2 : 3;

@@ -13,6 +13,8 @@
 
 /* One code point from text[0..size), size >= 1; *length receives its bytes (of the ill-formed subpart where *ill_formed). */
 uint32_t utf8_next(const uint8_t *text, size_t size, size_t *length, bool *ill_formed);
+/* How many bytes at the beginning are well-formed: `size` for a text without an ill-formed sequence. */
+size_t utf8_prefix(const void *text, size_t size);
 /* Returns the number of bytes written, 1 to 4. */
 size_t utf8_put(uint32_t character, char out[4]);
 

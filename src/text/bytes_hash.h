@@ -1,0 +1,37 @@
+/* A fast 64-bit hash of a few bytes, for tables in memory (products of 64 bits folded to one word, after wyhash). It is no protection against chosen keys and stands in no file. */
+#ifndef DEEPSEEK_TEXT_BYTES_HASH_H
+#define DEEPSEEK_TEXT_BYTES_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline uint64_t load_8(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+static inline uint64_t load_4(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+
+static inline uint64_t fold_product(uint64_t a, uint64_t b) {
+    unsigned __int128 product = (unsigned __int128)a * b;
+    return (uint64_t)product ^ (uint64_t)(product >> 64);
+}
+
+static inline uint64_t bytes_hash(const uint8_t *p, size_t n) {
+    const uint64_t k0 = 0x9E3779B97F4A7C15u, k1 = 0xC2B2AE3D27D4EB4Fu, k2 = 0x165667B19E3779F9u;
+    uint64_t hash = k2 ^ n, a = 0, b = 0;
+    while (n > 16) {
+        hash = fold_product(load_8(p) ^ hash, load_8(p + 8) ^ k1);
+        p += 16;
+        n -= 16;
+    }
+    if (n >= 8) {
+        a = load_8(p);
+        b = load_8(p + n - 8);
+    } else if (n >= 4) {
+        a = load_4(p);
+        b = load_4(p + n - 4);
+    } else if (n > 0) {
+        a = p[0] | (uint64_t)p[n / 2] << 8 | (uint64_t)p[n - 1] << 16;
+    }
+    return fold_product(a ^ hash ^ k0, b ^ hash ^ k1);
+}
+
+#endif
