@@ -1,244 +1,46 @@
-/* deepseek generate: continues a text, streaming; or, as a door, arrays of token ids in one ragged batch. */
+/* deepseek generate: continues a text, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "cli/cli.h"
-#include "infer/infer.h"
-#include "infer/sample.h"
+#include "cli/sampling.h"
 #include "io/json.h"
-#include "text/tokenizer.h"
 
 #define DEFAULT_TOKENS 256
+#define SAMPLES_MAX 1024
 #define PROMPT_LIMIT ((size_t)256 << 20)   /* bytes */
 
 struct request {
     const char *folder, *prompt, *file, *tokens_path;
-    int64_t count;
-    struct sampling sampling;
-    int64_t seed;
-    bool ignore_eos, json, echo, quiet;
+    int64_t count, samples, logprobs;
+    struct cli_sampling sampling;
+    bool ignore_eos, json, echo, special, quiet;
 };
 
-/* ---- text that appears piece by piece: whole characters only, what is not UTF-8 as U+FFFD --------------------------------------- */
-
-struct stream { char held[8]; size_t held_count; bool line_open; };
-
-/* Bytes at the end of `text` that may be the beginning of a character. */
-static size_t unfinished(const char *text, size_t size) {
-    for (size_t back = 1; back <= 3 && back <= size; back++) {
-        unsigned char byte = (unsigned char)text[size - back];
-        if ((byte & 0xC0) == 0x80) continue;
-        size_t length = byte >= 0xF0 && byte < 0xF8 ? 4 : byte >= 0xE0 && byte < 0xF0 ? 3 : byte >= 0xC2 && byte < 0xE0 ? 2 : 1;
-        return length > back ? back : 0;
-    }
-    return 0;
-}
-
-static enum status stream_put(struct stream *stream, const char *piece, size_t length, bool last, struct error *error) {
-    size_t size = stream->held_count + length, kept;
-    char *text = malloc(size + 1);
-    if (!text) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of text");
-    memcpy(text, stream->held, stream->held_count);
-    if (length) memcpy(text + stream->held_count, piece, length);
-    kept = last ? 0 : unfinished(text, size);
-    size_t written = 0;
-    char *sound = utf8_repair(text, size - kept, &written, NULL);
-    if (sound && written) {
-        fwrite(sound, 1, written, stdout);
-        stream->line_open = sound[written - 1] != '\n';
-    }
-    memcpy(stream->held, text + size - kept, kept);
-    stream->held_count = kept;
-    free(text);
-    if (!sound) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of text");
-    free(sound);
-    return STATUS_OK;
-}
-
-/* ---- generation ----------------------------------------------------------------------------------------------------------------- */
-
-struct generated {
-    struct sequence *sequence;
-    int32_t *history;        /* the prompt, then what came after it */
-    int64_t length, prompt;
-    bool stopped;            /* at the end-of-text token */
-};
-
-struct generation {
+struct job {
     const struct request *request;
     struct model *model;
-    const struct tokenizer *tokenizer;   /* text prompts only */
+    struct tokenizer *tokenizer;       /* text prompts only */
+    char *prompt;                      /* the prompt as it was read, repaired */
+    size_t prompt_size;
+    struct generation_defaults defaults;
+    struct generation_options options;
     struct engine *engine;
-    struct generated *items;
-    int64_t count;
-    struct feed *feeds;
-    float *logits;             /* [count, vocab] */
     struct sampler *sampler;
-    struct stream stream;
+    struct generation *items;
+    int count;
     struct cli_progress progress;
-    double done;
-    bool shifted;
+    bool streaming, decoding, shifted, line_open;
+    double began, done;
     int64_t prompt_tokens, new_tokens;
     double prompt_seconds, new_seconds;
 };
 
-static bool after_pass(void *context, int64_t rows) {
-    struct generation *run = context;
-    cli_progress_update(&run->progress, run->done += (double)rows);
-    return !cli_interrupted();
-}
-
-static void generation_free(struct generation *run) {
-    for (int64_t i = 0; run->items && i < run->count; i++) {
-        sequence_destroy(run->items[i].sequence);
-        free(run->items[i].history);
-    }
-    free(run->items);
-    free(run->feeds);
-    free(run->logits);
-    sampler_destroy(run->sampler);
-    engine_destroy(run->engine);
-}
-
-static enum status generation_start(struct generation *run, const struct cli_tokens *prompts, struct error *error) {
-    size_t count = (size_t)prompts->count, vocab = (size_t)run->model->config.vocab_size;
-    int64_t context = run->model->config.max_position_embeddings, new_tokens = run->request->count;
-    run->items = calloc(count, sizeof *run->items);
-    run->feeds = calloc(count, sizeof *run->feeds);
-    run->logits = malloc(count * vocab * sizeof *run->logits);
-    if (!run->items || !run->feeds || !run->logits) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu sequences", count);
-    run->count = prompts->count;
-    enum status status = engine_create(&run->engine, run->model, 0, error);
-    if (!status) status = sampler_create(&run->sampler, (int64_t)vocab, error);
-    for (int64_t i = 0; i < run->count && !status; i++) {
-        const struct cli_token_row *row = &prompts->rows[i];
-        struct generated *item = &run->items[i];
-        if (row->length > context)
-            return error_set(error, STATUS_INVALID, "prompt %lld has %lld tokens, expected at most %lld (max_position_embeddings)", (long long)i, (long long)row->length, (long long)context);
-        item->history = malloc((size_t)(row->length + new_tokens) * sizeof *item->history);
-        if (!item->history) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld tokens", (long long)(row->length + new_tokens));
-        memcpy(item->history, row->ids, (size_t)row->length * sizeof *item->history);
-        item->length = item->prompt = row->length;
-        /* The last token is never fed. */
-        int64_t capacity = row->length + new_tokens - 1 < context ? row->length + new_tokens - 1 : context;
-        status = sequence_create(&item->sequence, run->model, capacity > row->length ? capacity : row->length, error);
-        run->prompt_tokens += row->length;
-    }
-    return status;
-}
-
-static bool ends_text(const struct generation *run, int32_t id) {
-    const struct config *config = &run->model->config;
-    if (run->request->ignore_eos) return false;
-    for (int i = 0; i < config->eos_count; i++)
-        if (config->eos_token_id[i] == id) return true;
-    return run->tokenizer && tokenizer_eos(run->tokenizer) == id;
-}
-
-/* Chooses and records the next token of each sequence that is not done; makes the feeds that compute the logits after it. Returns their number. */
-static int next_tokens(struct generation *run, int feeding, int *number_of_feed, enum status *status, struct error *error) {
-    int64_t vocab = run->model->config.vocab_size;
-    int kept = 0;
-    for (int f = 0; f < feeding && !*status; f++) {
-        int number = number_of_feed[f];
-        struct generated *item = &run->items[number];
-        int32_t id = sampler_next(run->sampler, run->logits + (int64_t)f * vocab, &run->request->sampling, (uint64_t)number, item->history, item->length, item->prompt, NULL, NULL, 0);
-        item->history[item->length++] = id;
-        run->new_tokens++;
-        item->stopped = ends_text(run, id);
-        if (run->tokenizer && !run->request->json && !item->stopped) {
-            size_t length = 0;
-            bool special;
-            const char *piece = tokenizer_piece(run->tokenizer, id, &length, &special);
-            if (piece && !special) *status = stream_put(&run->stream, piece, length, false, error);
-            if (!*status && !cli_output_flush()) *status = error_set(error, STATUS_IO, "standard output was closed");
-        }
-        if (item->stopped || item->length - item->prompt == run->request->count) continue;
-        struct feed feed = { .sequence = item->sequence, .ids = item->history + item->length - 1, .count = 1, .logits = run->logits + (int64_t)kept * vocab };
-        if (item->sequence->length == item->sequence->capacity) {
-            /* The context is full: go on with its last half. */
-            int64_t half = item->sequence->capacity / 2 > 0 ? item->sequence->capacity / 2 : 1;
-            sequence_rewind(item->sequence, 0);
-            feed.ids = item->history + item->length - half;
-            feed.count = half;
-            if (!run->shifted && !run->request->quiet) {
-                if (run->stream.line_open) cli_note("%s", "");
-                cli_warn("the context of %lld tokens is full; going on with its last %lld", (long long)item->sequence->capacity, (long long)half);
-            }
-            run->shifted = true;
-        }
-        number_of_feed[kept] = number;
-        run->feeds[kept++] = feed;
-    }
-    return kept;
-}
-
-static enum status generation_run(struct generation *run, struct error *error) {
-    int64_t vocab = run->model->config.vocab_size;
-    int *number_of_feed = malloc((size_t)run->count * sizeof *number_of_feed);
-    if (!number_of_feed) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld sequences", (long long)run->count);
-    for (int64_t i = 0; i < run->count; i++) {
-        number_of_feed[i] = (int)i;
-        run->feeds[i] = (struct feed){ .sequence = run->items[i].sequence, .ids = run->items[i].history, .count = run->items[i].prompt, .logits = run->logits + i * vocab };
-    }
-    bool streaming = run->tokenizer && !run->request->json;
-    run->engine->watch = after_pass;
-    run->engine->watch_context = run;
-    double began = cli_seconds();
-    cli_progress_begin(&run->progress, "prompt", "tokens", (double)run->prompt_tokens, run->request->quiet);
-    enum status status = engine_feed(run->engine, run->feeds, (int)run->count, 0, error);
-    cli_progress_end(&run->progress);
-    run->prompt_seconds = cli_seconds() - began;
-
-    began = cli_seconds();
-    run->done = 0;
-    cli_progress_begin(&run->progress, "generate", "tokens", (double)(run->count * run->request->count), run->request->quiet || streaming);
-    int feeding = status ? 0 : next_tokens(run, (int)run->count, number_of_feed, &status, error);
-    while (!status && feeding > 0) {
-        status = engine_feed(run->engine, run->feeds, feeding, 0, error);
-        if (!status) feeding = next_tokens(run, feeding, number_of_feed, &status, error);
-    }
-    cli_progress_end(&run->progress);
-    run->new_seconds = cli_seconds() - began;
-    free(number_of_feed);
-    return status;
-}
-
-/* ---- results -------------------------------------------------------------------------------------------------------------------- */
-
-static void print_ids(const struct generated *item) {
-    putchar('[');
-    for (int64_t t = item->prompt; t < item->length; t++) printf(t > item->prompt ? ", %d" : "%d", item->history[t]);
-    putchar(']');
-}
-
-static enum status print_text_as_json(const struct generation *run, struct error *error) {
-    const struct generated *item = &run->items[0];
-    char *text = NULL;
-    size_t size = 0, length = 0;
-    enum status status = tokenizer_decode(run->tokenizer, item->history + item->prompt, item->length - item->prompt, true, &text, &size, error);
-    if (status) return status;
-    char *sound = utf8_repair(text, size, &length, NULL);
-    free(text);
-    if (!sound) return error_set(error, STATUS_NO_MEMORY, "no memory for the text");
-    printf("{\"text\": ");
-    json_put_string(stdout, sound, length);
-    printf(", \"ids\": ");
-    print_ids(item);
-    printf(", \"stopped\": \"%s\"}\n", item->stopped ? "eos" : "length");
-    free(sound);
-    return STATUS_OK;
-}
-
-static void print_statistics(const struct generation *run) {
-    char prompt_rate[CLI_FIGURE], new_rate[CLI_FIGURE], seconds[CLI_FIGURE];
-    int64_t decoded = run->new_tokens - run->count;   /* the first token of each comes from the prompt's pass */
-    cli_format_count(prompt_rate, (double)run->prompt_tokens / run->prompt_seconds);
-    cli_format_count(new_rate, decoded > 0 ? (double)decoded / run->new_seconds : 0);
-    cli_note("prompt %lld tokens, %s tokens/s; generated %lld tokens, %s tokens/s; %s", (long long)run->prompt_tokens, prompt_rate, (long long)run->new_tokens,
-             decoded > 0 ? new_rate : "-", cli_format_duration(seconds, run->prompt_seconds + run->new_seconds));
-}
+/* ---- the prompt ------------------------------------------------------------------------------------------------------------------ */
 
 static enum status read_stream(FILE *stream, char **text, size_t *size, struct error *error) {
     size_t capacity = 0;
@@ -259,95 +61,349 @@ static enum status read_stream(FILE *stream, char **text, size_t *size, struct e
     return ferror(stream) ? error_set(error, STATUS_IO, "standard input: cannot be read") : STATUS_OK;
 }
 
-/* The prompt as ids; an empty one begins with the token that stands at the beginning of texts. */
-static enum status encode_prompt(const struct request *request, const struct config *config, const struct tokenizer *tokenizer, struct token_list *ids, struct error *error) {
+/* Is something being sent to standard input? A file or a pipe is; a terminal and /dev/null are not. */
+static bool input_is_sent(void) {
+    struct stat about;
+    return fstat(STDIN_FILENO, &about) == 0 && (S_ISREG(about.st_mode) || S_ISFIFO(about.st_mode) || S_ISSOCK(about.st_mode));
+}
+
+/* The prompt as ids: the token that begins a text where the tokenizer asks for it, then the text's own. */
+static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids, struct error *error) {
+    const struct request *request = job->request;
     char *text = NULL;
     size_t size = 0;
+    uint64_t replaced = 0;
     enum status status = STATUS_OK;
     if (request->file) status = file_read(request->file, PROMPT_LIMIT, &text, &size, error);
-    else if (strcmp(request->prompt, "-") == 0) status = read_stream(stdin, &text, &size, error);
+    else if (!request->prompt || strcmp(request->prompt, "-") == 0) status = read_stream(stdin, &text, &size, error);
     else size = strlen(request->prompt);
     const char *prompt = text ? text : request->prompt;
-    if (!status && size) status = tokenizer_encode(tokenizer, prompt, size, false, ids, NULL, error);
-    if (!status && ids->count == 0) {
-        int64_t start = config->bos_token_id >= 0 ? config->bos_token_id : tokenizer_eos(tokenizer);
-        if (start < 0) status = error_set(error, STATUS_INVALID, "the prompt is empty, and the model has no token that begins a text");
-        else status = token_list_push(ids, (int32_t)start, error);
-    }
-    if (!status && request->echo && size) {
-        size_t length = 0;
-        char *sound = utf8_repair(prompt, size, &length, NULL);
-        if (sound) fwrite(sound, 1, length, stdout);
-        free(sound);
-    }
+    if (!status && size) status = tokenizer_encode(job->tokenizer, prompt, size, request->special, ids, &replaced, error);
+    if (!status) status = cli_begin_text(job->tokenizer, config, ids, error);
+    if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
     free(text);
     for (int64_t t = 0; t < ids->count && !status; t++)
         if (ids->ids[t] >= config->vocab_size)
             status = error_set(error, STATUS_INVALID, "%s: the tokenizer has id %d, expected at most %lld (the model's vocabulary)", request->folder, ids->ids[t], (long long)config->vocab_size - 1);
+    if (!status && replaced && !request->quiet)
+        cli_warn("the prompt holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced, replaced == 1 ? "" : "s");
+    return status;
+}
+
+/* ---- what happens on the way ----------------------------------------------------------------------------------------------------- */
+
+static bool after_pass(void *context, int64_t rows) {
+    struct job *job = context;
+    cli_progress_update(&job->progress, job->done += (double)rows);
+    return !cli_interrupted();
+}
+
+static void begin_decoding(struct job *job) {
+    cli_progress_end(&job->progress);
+    job->prompt_seconds = cli_seconds() - job->began;
+    job->began = cli_seconds();
+    job->done = 0;
+    job->decoding = true;
+    cli_progress_begin(&job->progress, "generate", "tokens", (double)job->count * (double)job->request->count, job->request->quiet || job->streaming);
+}
+
+static bool after_token(void *context, int index, int32_t id) {
+    struct job *job = context;
+    (void)id;
+    if (!job->decoding) begin_decoding(job);
+    job->new_tokens++;
+    if (job->items[index].shifts && !job->shifted) {
+        int64_t capacity = job->items[index].sequence->capacity;
+        job->shifted = true;
+        if (!job->request->quiet) {
+            if (job->line_open) cli_note("%s", "");
+            cli_warn("the context of %lld tokens is full; going on with its last %lld", (long long)capacity, (long long)(capacity / 2 > 0 ? capacity / 2 : 1));
+        }
+    }
+    return true;
+}
+
+static void put_text(struct job *job, const char *text, size_t size) {
+    if (!size) return;
+    fwrite(text, 1, size, stdout);
+    job->line_open = text[size - 1] != '\n';
+}
+
+static void close_line(struct job *job) {
+    if (job->line_open) putchar('\n');
+    job->line_open = false;
+}
+
+/* The first text appears as it is written; further samples follow it. */
+static bool after_text(void *context, int index, const char *text, size_t size) {
+    struct job *job = context;
+    if (index > 0) return true;
+    put_text(job, text, size);
+    return cli_output_flush();
+}
+
+/* ---- results --------------------------------------------------------------------------------------------------------------------- */
+
+static void print_ids(const struct generation *item) {
+    putchar('[');
+    for (int64_t t = item->prompt; t < item->ids.count; t++) printf(t > item->prompt ? ", %d" : "%d", item->ids.ids[t]);
+    putchar(']');
+}
+
+static void print_piece(const struct job *job, int32_t id) {
+    size_t size = 0, length = 0;
+    const char *piece = tokenizer_piece(job->tokenizer, id, &size, NULL);
+    char *sound = piece ? utf8_repair(piece, size, &length, NULL) : NULL;
+    if (sound) json_put_string(stdout, sound, length);
+    else printf("null");   /* padding of the vocabulary */
+    free(sound);
+}
+
+static void print_logprob_json(const struct job *job, const struct token_logprob *entry) {
+    printf("{\"id\": %d, \"token\": ", entry->id);
+    print_piece(job, entry->id);
+    if (isfinite(entry->logprob)) printf(", \"logprob\": %.6g", (double)entry->logprob);
+    else printf(", \"logprob\": null");   /* minus infinity */
+}
+
+static void print_json(const struct job *job, const struct generation *item) {
+    printf("{\"text\": ");
+    if (job->request->echo) {
+        char *whole = malloc(job->prompt_size + item->text_size + 1);
+        if (whole) {
+            memcpy(whole, job->prompt, job->prompt_size);
+            memcpy(whole + job->prompt_size, item->text, item->text_size);
+            json_put_string(stdout, whole, job->prompt_size + item->text_size);
+        }
+        free(whole);
+    } else {
+        json_put_string(stdout, item->text, item->text_size);
+    }
+    printf(", \"ids\": ");
+    print_ids(item);
+    printf(", \"stopped\": \"%s\"", finish_name(item->finish));
+    if (item->logprobs) {
+        int stride = 1 + job->options.logprobs;
+        printf(", \"logprobs\": [");
+        for (int64_t t = 0; t < item->ids.count - item->prompt; t++) {
+            const struct token_logprob *row = item->logprobs + t * stride;
+            if (t) printf(", ");
+            print_logprob_json(job, row);
+            printf(", \"top\": [");
+            for (int i = 1; i < stride && row[i].id >= 0; i++) {
+                if (i > 1) printf(", ");
+                print_logprob_json(job, &row[i]);
+                putchar('}');
+            }
+            printf("]}");
+        }
+        putchar(']');
+    }
+    putchar('}');
+}
+
+static void print_logprob_table(const struct job *job, const struct generation *item) {
+    int stride = 1 + job->options.logprobs;
+    printf(" logprob      id  token%s\n", stride > 1 ? " | most probable" : "");
+    for (int64_t t = 0; t < item->ids.count - item->prompt; t++) {
+        const struct token_logprob *row = item->logprobs + t * stride;
+        printf("%8.4f %7d  ", (double)row->logprob, row->id);
+        print_piece(job, row->id);
+        for (int i = 1; i < stride && row[i].id >= 0; i++) {
+            printf(i == 1 ? " | %.4f " : ", %.4f ", (double)row[i].logprob);
+            print_piece(job, row[i].id);
+        }
+        putchar('\n');
+    }
+}
+
+static void print_title(const struct job *job, int index) { printf("--- sample %d of %d\n", index + 1, job->count); }
+
+/* What was not printed on the way: all as JSON, or log-probabilities and samples after the first. */
+static void print_results(struct job *job) {
+    if (!job->tokenizer) {
+        for (int i = 0; i < job->count; i++) {
+            printf(i ? ",\n " : "[");
+            print_ids(&job->items[i]);
+        }
+        printf("]\n");
+    } else if (job->request->json) {
+        if (job->count > 1) putchar('[');
+        for (int i = 0; i < job->count; i++) {
+            if (i) printf(",\n ");
+            print_json(job, &job->items[i]);
+        }
+        printf(job->count > 1 ? "]\n" : "\n");
+    } else {
+        close_line(job);
+        for (int i = 0; i < job->count; i++) {
+            const struct generation *item = &job->items[i];
+            if (i > 0) {
+                print_title(job, i);
+                if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
+                put_text(job, item->text, item->text_size);
+                close_line(job);
+            }
+            if (item->logprobs) print_logprob_table(job, item);
+        }
+    }
+}
+
+static void print_statistics(const struct job *job) {
+    char prompt_rate[CLI_FIGURE], new_rate[CLI_FIGURE], seconds[CLI_FIGURE];
+    int64_t decoded = job->new_tokens - job->count;   /* the first token of each comes from the prompt's pass */
+    cli_format_count(prompt_rate, (double)job->prompt_tokens / job->prompt_seconds);
+    cli_format_count(new_rate, decoded > 0 ? (double)decoded / job->new_seconds : 0);
+    cli_note("prompt %lld tokens, %s tokens/s; generated %lld tokens, %s tokens/s; %s", (long long)job->prompt_tokens, prompt_rate, (long long)job->new_tokens,
+             decoded > 0 ? new_rate : "-", cli_format_duration(seconds, job->prompt_seconds + job->new_seconds));
+}
+
+/* ---- the run --------------------------------------------------------------------------------------------------------------------- */
+
+static void job_free(struct job *job) {
+    for (int i = 0; job->items && i < job->count; i++) {
+        sequence_destroy(job->items[i].sequence);
+        generation_release(&job->items[i]);
+    }
+    free(job->items);
+    free(job->prompt);
+    sampler_destroy(job->sampler);
+    engine_destroy(job->engine);
+    model_destroy(job->model);
+    tokenizer_destroy(job->tokenizer);
+}
+
+/* Reads all that can be wrong before the weights are. */
+static enum status read_request(struct job *job, struct token_list *ids, struct cli_tokens *tokens, struct cli_sampling *sampling, struct error *error) {
+    const struct request *request = job->request;
+    struct arena arena = { 0 };
+    struct config config;
+    enum status status = model_check_folder(request->folder, error);
+    if (!status) status = config_load(&config, request->folder, &arena, error);
+    if (status) {
+        arena_free(&arena);
+        return status;
+    }
+    if (request->tokens_path) status = cli_tokens_load(tokens, request->tokens_path, config.vocab_size, error);
+    else status = tokenizer_load(&job->tokenizer, request->folder, error);
+    if (!status) status = generation_defaults_load(&job->defaults, request->folder, &config, job->tokenizer, error);
+    if (!status) status = cli_sampling_apply(sampling, &job->defaults, job->tokenizer, config.vocab_size, &job->options, error);
+    if (!status && sampling->replaced && !request->quiet)
+        cli_warn("--stop holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)sampling->replaced, sampling->replaced == 1 ? "" : "s");
+    if (request->ignore_eos) job->options.eos_count = 0;
+    if (!status && job->tokenizer) status = encode_prompt(job, &config, ids, error);
+    config_release(&config);
+    arena_free(&arena);
+    return status;
+}
+
+static enum status prepare(struct job *job, const struct cli_tokens *prompts, struct error *error) {
+    int64_t context = job->model->config.max_position_embeddings, new_tokens = job->request->count;
+    job->items = calloc((size_t)prompts->count, sizeof *job->items);
+    if (!job->items) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld texts", (long long)prompts->count);
+    job->count = (int)prompts->count;
+    enum status status = engine_create(&job->engine, job->model, 0, error);
+    if (!status) status = sampler_create(&job->sampler, job->model->config.vocab_size, error);
+    for (int i = 0; i < job->count && !status; i++) {
+        const struct cli_token_row *row = &prompts->rows[i];
+        struct generation *item = &job->items[i];
+        char name[32] = "the prompt";
+        if (job->request->tokens_path) snprintf(name, sizeof name, "prompt %d", i);
+        if (row->length > context)
+            return error_set(error, STATUS_INVALID, "%s has %lld tokens, expected at most %lld (max_position_embeddings)", name, (long long)row->length, (long long)context);
+        item->options = &job->options;
+        item->stream = (uint64_t)i;
+        /* The last token is never fed. */
+        int64_t capacity = row->length + new_tokens - 1 < context ? row->length + new_tokens - 1 : context;
+        status = token_list_append(&item->ids, row->ids, row->length, error);
+        if (!status) status = sequence_create(&item->sequence, job->model, capacity > row->length ? capacity : row->length, error);
+        job->prompt_tokens += row->length;
+    }
+    return status;
+}
+
+static enum status run_job(struct job *job, struct error *error) {
+    const struct generation_watch watch = { .context = job, .pass = after_pass, .token = after_token, .text = job->streaming ? after_text : NULL };
+    if (job->streaming) {
+        if (job->count > 1) print_title(job, 0);
+        if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
+    }
+    job->began = cli_seconds();
+    cli_progress_begin(&job->progress, "prompt", "tokens", (double)job->prompt_tokens, job->request->quiet);
+    enum status status = generate(job->engine, job->tokenizer, job->sampler, job->items, job->count, &watch, error);
+    cli_progress_end(&job->progress);
+    job->new_seconds = cli_seconds() - job->began;
+    bool interrupted = !status && cli_interrupted();
+    if (status && job->streaming) close_line(job);
+    if (!status && !(interrupted && !job->tokenizer)) print_results(job);   /* the door prints all or nothing */
+    if (interrupted) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
+    if (!status && cli_output_flush() && !job->request->quiet) print_statistics(job);
     return status;
 }
 
 static enum status run(struct request *request, struct cli_machine *machine, struct error *error) {
-    struct arena arena = { 0 };
-    struct config config;
-    struct tokenizer *tokenizer = NULL;
+    struct job job = { .request = request, .streaming = !request->tokens_path && !request->json };
     struct token_list ids = { 0 };
     struct cli_tokens tokens = { 0 };
-    enum status status = model_check_folder(request->folder, error);
-    if (!status) status = config_load(&config, request->folder, &arena, error);
-    if (!status) {
-        if (request->tokens_path) status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
-        else if (!(status = tokenizer_load(&tokenizer, request->folder, error))) status = encode_prompt(request, &config, tokenizer, &ids, error);
-        config_release(&config);
-    }
-    arena_free(&arena);
-
-    struct model *model = NULL;
-    if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
-    if (!status) {
-        struct cli_token_row row = { ids.ids, ids.count };
-        const struct cli_tokens prompts = request->tokens_path ? tokens : (struct cli_tokens){ .rows = &row, .count = 1, .longest = ids.count };
-        struct generation generation = { .request = request, .model = model, .tokenizer = tokenizer };
-        status = generation_start(&generation, &prompts, error);
-        if (!status) status = generation_run(&generation, error);
-        if (tokenizer && !request->json) {
-            struct error ignored;
-            stream_put(&generation.stream, NULL, 0, true, &ignored);
-            if (generation.stream.line_open) putchar('\n');
-        } else if (!status && tokenizer) {
-            status = print_text_as_json(&generation, error);
-        } else if (!status) {
-            putchar('[');
-            for (int64_t i = 0; i < generation.count; i++) {
-                if (i) printf(",\n ");
-                print_ids(&generation.items[i]);
-            }
-            printf("]\n");
-        }
-        if (!status && cli_output_flush() && !request->quiet) print_statistics(&generation);
-        generation_free(&generation);
-    }
-    model_destroy(model);
-    tokenizer_destroy(tokenizer);
+    struct cli_token_row *rows = NULL;
+    job.options.max_tokens = request->count;
+    job.options.logprobs = (int)request->logprobs;
+    job.options.shift = true;
+    enum status status = read_request(&job, &ids, &tokens, &request->sampling, error);
+    if (!status) status = cli_model_open(&job.model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
+    if (!status && !(rows = calloc((size_t)request->samples, sizeof *rows))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld samples", (long long)request->samples);
+    for (int64_t i = 0; i < request->samples && !status; i++) rows[i] = (struct cli_token_row){ ids.ids, ids.count };
+    const struct cli_tokens samples = { .rows = rows, .count = request->samples };
+    if (!status) status = prepare(&job, request->tokens_path ? &tokens : &samples, error);
+    if (!status) status = run_job(&job, error);
+    job_free(&job);
+    free(rows);
     token_list_free(&ids);
     cli_tokens_free(&tokens);
     return status;
 }
 
+/* What the words of the command line exclude among themselves. */
+static int check_request(const struct request *request) {
+    int sources = (request->prompt != NULL) + (request->file != NULL) + (request->tokens_path != NULL);
+    if (sources == 0 && !input_is_sent()) return cli_wrong("what to continue is missing: give --prompt, --file or --tokens");
+    if (sources > 1) return cli_wrong("--prompt, --file and --tokens exclude each other");
+    const struct { const char *name; bool given; } text_only[] = {
+        { "--samples", request->samples != 1 }, { "--logprobs", request->logprobs >= 0 }, { "--echo", request->echo }, { "--special", request->special },
+        { "--stop", request->sampling.stops.count > 0 },
+    };
+    for (size_t i = 0; request->tokens_path && i < sizeof text_only / sizeof *text_only; i++)
+        if (text_only[i].given) return cli_wrong("%s is for texts, not for --tokens", text_only[i].name);
+    return CLI_GO_ON;
+}
+
 int command_generate(int argc, char **argv) {
-    struct request request = { .count = DEFAULT_TOKENS, .sampling = sampling_default() };
+    struct request request = { .count = DEFAULT_TOKENS, .samples = 1, .logprobs = -1 };
     struct cli_machine machine = { 0 };
+    cli_sampling_begin(&request.sampling);
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {
-        { "prompt", 'p', "TEXT", CLI_STRING, &request.prompt, .help = "the text to continue; - reads it from standard input" },
+        { "prompt", 'p', "TEXT", CLI_STRING, &request.prompt, .help = "the text to continue; - reads it from standard input, as does a file or pipe there with neither -p, -f nor -t" },
         { "file", 'f', "FILE", CLI_STRING, &request.file, .help = "the text to continue, from a file" },
         { "tokens", 't', "FILE.json", CLI_STRING, &request.tokens_path, .help = "an array of arrays of token ids, continued together; needs no tokenizer, prints an array of arrays of new ids" },
         { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30, .help = "new tokens at most" },
-        { "temperature", 0, "T", CLI_NUMBER, &request.sampling.temperature, .minimum = 0, .maximum = 1000, .help = "0 always takes the most probable token; higher is more varied" },
-        { "top-p", 0, "P", CLI_NUMBER, &request.sampling.top_p, .minimum = 0, .maximum = 1, .help = "choose among the fewest tokens whose probabilities reach P together" },
-        { "seed", 's', "S", CLI_INTEGER, &request.seed, .minimum = 0, .maximum = 9223372036854775807.0, .help = "of the random choices: the same seed gives the same text" },
-        { "ignore-eos", 0, NULL, CLI_FLAG, &request.ignore_eos, .help = "go on after the end-of-text token" },
-        { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended" },
+        cli_sampling_option(&request.sampling, CLI_TEMPERATURE),
+        cli_sampling_option(&request.sampling, CLI_TOP_K),
+        cli_sampling_option(&request.sampling, CLI_TOP_P),
+        cli_sampling_option(&request.sampling, CLI_MIN_P),
+        cli_sampling_option(&request.sampling, CLI_REPETITION_PENALTY),
+        cli_sampling_option(&request.sampling, CLI_PRESENCE_PENALTY),
+        cli_sampling_option(&request.sampling, CLI_FREQUENCY_PENALTY),
+        cli_sampling_option(&request.sampling, CLI_LOGIT_BIAS),
+        cli_sampling_option(&request.sampling, CLI_SEED),
+        cli_sampling_option(&request.sampling, CLI_STOP),
+        { "ignore-eos", 0, NULL, CLI_FLAG, &request.ignore_eos, .help = "go on after an end-of-text token" },
+        { "samples", 0, "N", CLI_INTEGER, &request.samples, .minimum = 1, .maximum = SAMPLES_MAX,
+          .help = "so many continuations, made together; the first is the one without --samples, the others have random numbers of their own" },
+        { "logprobs", 0, "N", CLI_INTEGER, &request.logprobs, .minimum = 0, .maximum = LOGPROBS_MAX, .fallback = "",
+          .help = "after the text, a table of its tokens' log-probabilities (before temperature and penalties), each with the N most probable tokens in its place" },
+        { "special", 0, NULL, CLI_FLAG, &request.special, .help = "special tokens written in the prompt (<|endoftext|> and the like) are those tokens; else they are plain text" },
+        { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of them" },
         { "echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation" },
         cli_compute_option(&machine, "the checkpoint's type; fp32 with --tokens"),
         cli_threads_option(&machine),
@@ -356,28 +412,31 @@ int command_generate(int argc, char **argv) {
     };
     const struct cli_usage usage = {
         .command = "generate",
-        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads. "
+        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads and samples. "
                  "A prompt must fit into the model's context (max_position_embeddings) and is refused otherwise; what is generated need not: when the context is full, its last half "
-                 "becomes the new beginning, with a warning.",
+                 "becomes the new beginning, with a warning. A text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that file's sampling values are the defaults.",
         .examples = "deepseek generate MODEL -p 'Once upon a time' -n 100\n"
-                    "deepseek generate MODEL --file draft.txt --temperature 0.6 --seed 7\n"
+                    "deepseek generate MODEL --file draft.txt --temperature 0.6 --top-k 40 --seed 7\n"
+                    "# up to the end of the paragraph, three times over\n"
+                    "deepseek generate MODEL -p 'The fox' --stop '\\n\\n' --samples 3\n"
+                    "echo 'Dear all,' | deepseek generate MODEL --logprobs 3 --json\n"
                     "# token ids in, token ids out, all prompts in one batch\n"
                     "deepseek generate MODEL --tokens prompts.json -n 16 --temperature 0 --ignore-eos --json\n",
         .operands = operands,
         .options = options,
     };
     int code = cli_parse(&usage, argc, argv);
-    if (code != CLI_GO_ON) return code;
-    int sources = (request.prompt != NULL) + (request.file != NULL) + (request.tokens_path != NULL);
-    if (sources == 0) return cli_wrong("what to continue is missing: give --prompt, --file or --tokens");
-    if (sources > 1) return cli_wrong("--prompt, --file and --tokens exclude each other");
-    request.sampling.seed = (uint64_t)request.seed;
-    if (request.json) request.echo = false;
-    struct error error;
-    cli_catch_interrupts();
-    enum status status = cli_machine_open(&machine, request.tokens_path ? DTYPE_F32 : DTYPE_COUNT, &error);
-    if (!status) status = run(&request, &machine, &error);
-    cli_machine_close(&machine);
-    if (status && !cli_output_flush()) return CLI_FAILED;   /* main reports standard output */
-    return status ? cli_fail(&error) : CLI_DONE;
+    if (code == CLI_GO_ON) code = check_request(&request);
+    if (code == CLI_GO_ON) code = cli_sampling_read(&request.sampling);
+    if (code == CLI_GO_ON) {
+        struct error error;
+        cli_catch_interrupts();
+        enum status status = cli_machine_open(&machine, request.tokens_path ? DTYPE_F32 : DTYPE_COUNT, &error);
+        if (!status) status = run(&request, &machine, &error);
+        cli_machine_close(&machine);
+        if (status) code = cli_output_flush() ? cli_fail(&error) : CLI_FAILED;   /* main reports standard output */
+        else code = CLI_DONE;
+    }
+    cli_sampling_free(&request.sampling);
+    return code;
 }
