@@ -27,14 +27,14 @@ static int print_text(void *context, const char *text, size_t size) {
 
 /* All in one: tokens, cache, sampling and text are the library's. */
 static void generate_at_once(ds_model *model, const char *prompt) {
-    ds_sampling sampling = { sizeof sampling };
+    ds_sampling sampling = { .size = sizeof sampling };
     check(ds_model_sampling(model, &sampling, &error));   /* the folder's generation_config.json */
     sampling.temperature = 0.8;
     sampling.top_p = 0.95;
     sampling.seed = 7;
 
     const char *stops[] = { "\n\n" };
-    ds_generate_options options = { sizeof options };
+    ds_generate_options options = { .size = sizeof options };
     options.sampling = &sampling;
     options.max_tokens = 60;
     options.stops = stops;
@@ -51,7 +51,7 @@ static void generate_at_once(ds_model *model, const char *prompt) {
 static void generate_by_hand(ds_model *model, const char *prompt) {
     enum { NEW_TOKENS = 60 };
     const ds_tokenizer *tokenizer = ds_model_tokenizer(model);
-    ds_model_info info = { sizeof info };
+    ds_model_info info = { .size = sizeof info };
     check(ds_model_get_info(model, &info, &error));
 
     int32_t *prompt_ids;
@@ -67,7 +67,7 @@ static void generate_by_hand(ds_model *model, const char *prompt) {
     memcpy(ids, prompt_ids, (size_t)count * sizeof *ids);
     ds_free(prompt_ids);
 
-    ds_sampling greedy = { sizeof greedy };
+    ds_sampling greedy = { .size = sizeof greedy };
     check(ds_model_sampling(model, &greedy, &error));
     greedy.temperature = 0;
 

@@ -45,7 +45,7 @@ static ds_trainer *create_trainer(const ds_tokenizer *tokenizer, int steps) {
                               " \"num_key_value_heads\": 4, \"rms_norm_eps\": 1e-6,"
                               " \"train\": {\"steps\": %d, \"sequence_length\": %d, \"batch_size\": %d, \"optimizer\": {\"learning_rate\": 3e-3}}}",
                               steps, LENGTH, BATCH);
-    ds_trainer_options options = { sizeof options };
+    ds_trainer_options options = { .size = sizeof options };
     options.tokenizer = tokenizer;   /* gives the size of the vocabulary, and is saved with the model */
     ds_trainer *trainer;
     check(ds_trainer_create(&trainer, config, (size_t)size, &options, &error));
@@ -91,7 +91,7 @@ int main(int argc, char **argv) {
     static int32_t inputs[BATCH * LENGTH], targets[BATCH * LENGTH];
     unsigned seed = 1;
     for (int step = 1; step <= steps; step++) {
-        ds_step_result result = { sizeof result };
+        ds_step_result result = { .size = sizeof result };
         fill_batch(ids, count, &seed, inputs, targets);
         check(ds_train_step(trainer, inputs, targets, BATCH, LENGTH, DS_SCHEDULED_RATE, &result, &error));
         if (step == 1 || step % 50 == 0 || step == steps) printf("step %d  loss %.3f  learning rate %.5f\n", step, result.loss, result.learning_rate);
@@ -103,7 +103,7 @@ int main(int argc, char **argv) {
 
     ds_model *model;
     check(ds_model_load(&model, argv[2], NULL, &error));
-    ds_generate_options options = { sizeof options };
+    ds_generate_options options = { .size = sizeof options };
     options.max_tokens = 200;
     options.on_text = print_text;
     options.context = stdout;

@@ -16,7 +16,7 @@
  *               The library never prints, never ends the process, and sets no signal handler.
  *   Memory      *_free takes NULL. What a function hands out as plain memory (ids, text) belongs to the caller and goes back through ds_free. Strings that a function returns directly belong to
  *               the object they come from, and live as long as it.
- *   Structs     A struct whose first field is `size` must have it set to its own sizeof by the caller, the rest zeroed: `ds_model_options options = { sizeof options };`. Zero always means
+ *   Structs     A struct whose first field is `size` must have it set to its own sizeof by the caller, the rest zeroed: `ds_model_options options = { .size = sizeof options };`. Zero always means
  *               "the default", so that structs can grow while programs compiled with an older header go on working.
  *   Threads     An object (ds_model with its sequences, ds_trainer) is used by one thread at a time; different objects may be used by different threads at once. A ds_tokenizer never changes,
  *               any number of threads may use one. Each model and each trainer has a pool of threads of its own.
@@ -72,7 +72,7 @@ typedef struct ds_tokenizer ds_tokenizer;
 
 /* From a tokenizer.json, or a model folder that holds one. Byte-level BPE with the pre-tokenizers of DeepSeek V1 to V4 and GPT-2, `bytes` and `characters`; another one is DS_UNSUPPORTED. */
 ds_status ds_tokenizer_load(ds_tokenizer **tokenizer, const char *path, ds_error *error);
-/* `bytes`: one id for each of the 256 bytes, nothing to train; fit for any text. */
+/* `bytes`: one id for each of the 256 bytes and one that ends a text; nothing to train, fit for any text. */
 ds_status ds_tokenizer_bytes(ds_tokenizer **tokenizer, ds_error *error);
 void ds_tokenizer_free(ds_tokenizer *tokenizer);   /* not for one that ds_model_tokenizer returned */
 
@@ -171,7 +171,7 @@ typedef struct ds_sampling {
     double min_p;                                  /* 0 to 1; 0: all */
     double repetition_penalty;                     /* above 0; 1: none */
     double presence_penalty, frequency_penalty;    /* 0: none */
-    const ds_logit_bias *bias; int bias_count;     /* each id once */
+    const ds_logit_bias *bias; int bias_count;     /* those of one id add up */
     uint64_t seed;
 } ds_sampling;
 /* The values of the folder's generation_config.json; where it has none temperature 0.8 and top_p 0.95. seed 0. */

@@ -24,8 +24,12 @@ static void set_absent(json_t *root, const char *key, int64_t value) {
 }
 
 /* What the config leaves to the tokenizer, to the folder of `from` and to the settings. */
-static enum status complete_config(json_t *root, const struct settings *settings, const struct tokenizer *tokenizer, const char *from, struct error *error) {
+static enum status complete_config(json_t *root, const char *origin, const struct settings *settings, const struct tokenizer *tokenizer, const char *from, struct error *error) {
     if (tokenizer) {
+        const json_t *size = json_object_get(root, "vocab_size");
+        if (json_is_integer(size) && json_integer_value(size) < tokenizer_size(tokenizer))
+            return error_set(error, STATUS_INVALID, "%s: vocab_size: found %lld, expected at least %lld, the tokenizer's", origin, (long long)json_integer_value(size),
+                             (long long)tokenizer_size(tokenizer));
         set_absent(root, "vocab_size", tokenizer_size(tokenizer));
         set_absent(root, "bos_token_id", tokenizer_bos(tokenizer));
         set_absent(root, "eos_token_id", tokenizer_eos(tokenizer));
@@ -50,9 +54,6 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
         if (s->sequence_length > config.max_position_embeddings)
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
-        if (!status && t->tokenizer && tokenizer_size(t->tokenizer) > config.vocab_size)
-            status = error_set(error, STATUS_INVALID, "%s: vocab_size: found %lld, expected at least %lld, the tokenizer's", origin, (long long)config.vocab_size,
-                               (long long)tokenizer_size(t->tokenizer));
         if (!status) status = settings_check_loss(s, config.model_type, origin, "train.", error);
         if (!status) status = model_create(&t->model, &config, t->machine.kernels, t->machine.pool, settings_compute(s), error);
         if (status) config_release(&config);
@@ -80,7 +81,7 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     status = settings_parse(&t->settings, root, origin, error);
     if (!status && compute != DTYPE_COUNT) t->settings.compute_choice = compute == DTYPE_BF16;
     if (!status && options->from) status = model_check_folder(options->from, error);
-    if (!status) status = complete_config(root, &t->settings, t->tokenizer, options->from, error);
+    if (!status) status = complete_config(root, origin, &t->settings, t->tokenizer, options->from, error);
     if (!status) status = api_machine_open(&t->machine, options->threads, error);
     if (!status) status = make_model(t, root, origin, options->from, error);
     if (!status) {

@@ -25,6 +25,18 @@
 #undef LLVMFuzzerTestOneInput
 #undef require
 
+#define require require_config
+#define LLVMFuzzerTestOneInput fuzz_config
+#include "fuzz_config.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
+#define require require_checkpoint
+#define LLVMFuzzerTestOneInput fuzz_checkpoint
+#include "fuzz_checkpoint.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
 static void replay(const char *target, int (*run)(const uint8_t *, size_t)) {
     char path[512];
     struct dirent **items;
@@ -57,11 +69,15 @@ static void replay(const char *target, int (*run)(const uint8_t *, size_t)) {
 
 static void test_json(void **state) { (void)state; replay("json", fuzz_json); }
 static void test_safetensors(void **state) { (void)state; replay("safetensors", fuzz_safetensors); }
+static void test_config(void **state) { (void)state; replay("config", fuzz_config); }
+static void test_checkpoint(void **state) { (void)state; replay("checkpoint", fuzz_checkpoint); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_json),
         cmocka_unit_test(test_safetensors),
+        cmocka_unit_test(test_config),
+        cmocka_unit_test(test_checkpoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
