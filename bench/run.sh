@@ -29,3 +29,13 @@ else
 fi
 title 'decoding and prefill, bf16 weights larger than the caches'
 "$DEEPSEEK" bench bench/configs/v1-1b.json --compute bf16
+title "the tokenizer of DeepSeek-V4 (texts: this program's sources, and those in \$TEXTS)"
+tokenizer=tests/text/data/deepseek.tokenizer.json
+cat src/*/*.[ch] docs/*.md README.md >"$BUILD/bench/sources.txt"
+"$BUILD/bench/tokenizer" "$tokenizer" "$BUILD/bench/sources.txt" ${TEXTS:-}
+if python3 -c 'import tokenizers' 2>/dev/null; then
+    echo 'the same in the tokenizers library:'
+    python3 bench/tokenizers_peer.py "$tokenizer" "$BUILD/bench/sources.txt" ${TEXTS:-}
+else
+    echo 'the Python package tokenizers is not installed: no comparison'
+fi

@@ -3,26 +3,34 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "text/piece_cache.h"
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"
 
 struct encoder {
     const struct tokenizer *t;
     struct bpe_scratch scratch;
+    struct piece_cache cache;
     const uint8_t *text;   /* that is being encoded, and where it begins in the whole, for the places in messages */
     size_t offset;
 };
 
-enum status encoder_create(struct encoder **encoder, const struct tokenizer *tokenizer, struct error *error) {
+#define CACHE_BITS 15   /* 2 MiB; more pieces than a text of some megabytes repeats */
+
+static enum status create(struct encoder **encoder, const struct tokenizer *tokenizer, int cache_bits, struct error *error) {
     *encoder = calloc(1, sizeof **encoder);
     if (!*encoder) return error_set(error, STATUS_NO_MEMORY, "no memory left to encode text");
     (*encoder)->t = tokenizer;
+    if (tokenizer->kind == TOKENIZER_BPE) piece_cache_create(&(*encoder)->cache, cache_bits);
     return STATUS_OK;
 }
+
+enum status encoder_create(struct encoder **encoder, const struct tokenizer *tokenizer, struct error *error) { return create(encoder, tokenizer, CACHE_BITS, error); }
 
 void encoder_destroy(struct encoder *encoder) {
     if (!encoder) return;
     bpe_scratch_free(&encoder->scratch);
+    free(encoder->cache.entries);
     free(encoder);
 }
 
@@ -66,25 +74,48 @@ static enum status encode_bytes(const struct encoder *e, const uint8_t *text, si
     return STATUS_OK;
 }
 
+/* One piece that the cache does not know. */
+static enum status encode_piece(struct encoder *e, const uint8_t *piece, size_t length, int32_t *ids, size_t *count, struct error *error) {
+    if (e->t->ignore_merges && (ids[0] = piece_find(e->t, piece, length, true)) >= 0) {
+        *count = 1;
+        return STATUS_OK;
+    }
+    return bpe_encode(&e->t->bpe, &e->scratch, piece, length, ids, count, error);
+}
+
 static enum status encode_pieces(struct encoder *e, const uint8_t *text, size_t size, struct token_list *out, struct error *error) {
-    const struct tokenizer *t = e->t;
     struct pieces pieces;
     size_t begin, end, count;
-    pieces_begin(&pieces, t->pipeline, text, size);
+    pieces_begin(&pieces, e->t->pipeline, text, size);
     while (pieces_next(&pieces, &begin, &end)) {
         const uint8_t *piece = text + begin;
         size_t length = end - begin;
-        enum status status = token_list_reserve(out, out->count + (int64_t)length, error);
-        if (status != STATUS_OK) return status;
-        int32_t *ids = out->ids + out->count, whole = -1;
-        if (t->ignore_merges) whole = piece_find(t, piece, length, true);
-        if (whole >= 0) {
-            ids[0] = whole;
-            count = 1;
-        } else {
-            status = bpe_encode(&t->bpe, &e->scratch, piece, length, ids, &count, error);
+        if (out->capacity - out->count < (int64_t)(length + CACHED_IDS)) {
+            enum status status = token_list_reserve(out, out->count + (int64_t)(length + CACHED_IDS), error);
             if (status != STATUS_OK) return status;
         }
+        int32_t *ids = out->ids + out->count;
+        if (length == 1 && !e->t->ignore_merges) {
+            ids[0] = e->t->bpe.byte_ids[piece[0]];
+            out->count++;
+            continue;
+        }
+        bool cacheable = length <= CACHED_BYTES && e->cache.entries;
+        struct piece_key key;
+        uint64_t hash = 0;
+        if (cacheable) {
+            key = piece_key_of(piece, length, size - begin);
+            hash = piece_key_hash(&key, length);
+            const struct cached_piece *known = piece_cache_find(&e->cache, &key, length, hash);
+            if (known) {
+                memcpy(ids, known->ids, sizeof known->ids);
+                out->count += known->count;
+                continue;
+            }
+        }
+        enum status status = encode_piece(e, piece, length, ids, &count, error);
+        if (status != STATUS_OK) return status;
+        if (cacheable) piece_cache_put(&e->cache, &key, length, hash, ids, count);
         out->count += (int64_t)count;
     }
     return STATUS_OK;
@@ -140,7 +171,9 @@ enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, s
 
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const void *text, size_t size, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
     struct encoder *encoder;
-    enum status status = encoder_create(&encoder, tokenizer, error);
+    int bits = 4;
+    while (bits < CACHE_BITS && (size_t)4 << bits < size) bits++;
+    enum status status = create(&encoder, tokenizer, bits, error);
     if (status == STATUS_OK) status = encoder_encode(encoder, text, size, special, out, replaced, error);
     encoder_destroy(encoder);
     return status;
