@@ -22,6 +22,8 @@ jobs=$(nproc 2>/dev/null || echo 2)
 results=$BUILD/tests/results
 rm -rf "$results"
 mkdir -p "$results" || exit 1
+export XDG_CACHE_HOME=$PWD/$results/cache   # tests leave no tokens in the user's cache
+[[ $results == /* ]] && XDG_CACHE_HOME=$results/cache
 shopt -s nullglob
 
 names=()

@@ -222,10 +222,12 @@ static enum status find_vocabulary(struct config *config, const struct settings 
     struct data_files files = { 0 };
     struct tokenizer *tokenizer = NULL;
     uint64_t replaced = 0;
+    if (data_tokenizer_is_size(settings->tokenizer, &config->vocab_size)) return STATUS_OK;
     if (strcmp(settings->tokenizer, "characters") == 0 && !request->data)
         return error_set(error, STATUS_INVALID, "%s: vocab_size is left to the characters of the data, expected --data FILE or --set vocab_size=N", path);
     enum status status = request->data ? data_files_list(&files, request->data, error) : STATUS_OK;
-    if (!status) status = data_make_tokenizer(&tokenizer, settings->tokenizer, &files, &replaced, error);
+    const struct data_options options = { .rules = { .text_key = settings->text_key, .skip_bad_lines = settings->bad_lines_choice == 1 } };
+    if (!status) status = data_make_tokenizer(&tokenizer, settings->tokenizer, &files, &options, &replaced, error);
     data_files_free(&files);
     if (status) return status;
     config->vocab_size = tokenizer_size(tokenizer);

@@ -5,13 +5,14 @@
 
 #include "cli/cli.h"
 #include "cli/curve.h"
+#include "cli/reading.h"
 #include "infer/infer.h"
 #include "infer/sample.h"
 #include "kernels/probe.h"
 #include "train/loop.h"
 
 struct request {
-    const char *config, *data, *out, *from;
+    const char *config, *data, *out, *from, *cache;
     struct cli_list set;
     bool resume, quiet;
 };
@@ -21,6 +22,7 @@ struct view {
     const struct cli_machine *machine;
     struct training *training;
     struct cli_progress progress;
+    struct cli_reading reading;
     double peak;             /* FLOP/s of the matrix units, 0: not measured */
     double speed, loss;      /* FLOP/s and loss, averaged over the last steps */
     double step_tokens;
@@ -35,9 +37,12 @@ static bool stop(void *context) {
 }
 
 static void told_warning(void *context, const char *message) {
-    const struct view *view = context;
+    struct view *view = context;
+    cli_reading_end(&view->reading);
     if (!view->request->quiet) cli_warn("%s", message);
 }
+
+static bool told_reading(void *context, enum data_work work, uint64_t done, uint64_t total) { return cli_reading_update(&((struct view *)context)->reading, work, done, total); }
 
 static void told_step(void *context, const struct training_step *step) {
     struct view *view = context;
@@ -153,8 +158,8 @@ static void introduce(const struct view *view) {
     config_sizes(&t->model->config, &sizes);
     cli_note("model   %s parameters, %lld layers of width %lld, vocabulary %lld", cli_format_count(a, (double)sizes.parameters), (long long)t->model->config.num_hidden_layers,
              (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size);
-    cli_note("data    %s tokens in %lld document%s, %s of them held out", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
-             cli_format_count(b, (double)(t->data.count - t->data.train_count)));
+    cli_note("data    %s tokens in %lld document%s, %s of them held out%s", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
+             cli_format_count(b, (double)(t->data.count - t->data.train_count)), t->data.cached ? ", from the cache" : "");
     cli_note("steps   %lld of %lld x %lld tokens, %s", (long long)s->steps, (long long)s->batch_size, (long long)s->sequence_length, cli_compute_name((int)settings_compute(s)));
     double bytes = (double)(t->model->page_bytes[0] + t->model->page_bytes[1] + t->trainer->optimizer->page_bytes);
     cli_note("memory  %s of parameters, gradients and moments, %s of step memory; matrix peak %s FLOP/s (%s, %d thread%s)", cli_format_bytes(a, bytes),
@@ -173,11 +178,14 @@ static void conclude(const struct view *view) {
 }
 
 static enum status run(const struct request *request, const struct cli_machine *machine, json_t *config, const char *out, struct error *error) {
-    struct view view = { .request = request, .machine = machine, .loss = NAN };
-    const struct training_options options = { .config = config, .origin = request->config, .data = request->data, .run = out, .resume = request->resume, .from = request->from,
+    struct view view = { .request = request, .machine = machine, .loss = NAN, .reading.quiet = request->quiet };
+    char *cache = cli_cache_folder(request->cache);
+    const struct training_options options = { .config = config, .origin = request->config, .data = request->data, .cache = cache, .run = out, .resume = request->resume, .from = request->from,
                                               .kernels = machine->kernels, .pool = machine->pool };
-    const struct training_callbacks callbacks = { .context = &view, .stop = stop, .warn = told_warning, .step = told_step, .evaluated = told_evaluation, .sample = make_sample };
+    const struct training_callbacks callbacks = { .context = &view, .stop = stop, .warn = told_warning, .reading = told_reading, .step = told_step, .evaluated = told_evaluation, .sample = make_sample };
     enum status status = training_open(&view.training, &options, &callbacks, error);
+    cli_reading_end(&view.reading);
+    free(cache);
     if (status) return status;
     const struct training *t = view.training;
     double step_tokens = (double)t->settings.batch_size * (double)t->settings.sequence_length;
@@ -238,7 +246,8 @@ int command_train(int argc, char **argv) {
     struct cli_machine machine = { 0 };
     const struct cli_operand operands[] = { { "CONFIG.json", &request.config, "a model's config.json with a `train` key", false }, { 0 } };
     const struct cli_option options[] = {
-        { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, or a folder whose *.txt are documents" },
+        { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, a .jsonl file of documents, or a folder of both" },
+        CLI_CACHE_OPTION(&request.cache),
         { "out", 'o', "RUN", CLI_STRING, &request.out, .fallback = "runs/ and the config's name", .help = "the run's folder" },
         { "resume", 0, NULL, CLI_FLAG, &request.resume, .help = "go on from the run's last complete checkpoint, or begin where there is none" },
         { "from", 0, "MODEL", CLI_STRING, &request.from, .fallback = "", .help = "begin with the weights of a model folder, and with its tokenizer unless train.tokenizer names one" },

@@ -46,39 +46,65 @@ static enum status take_from(struct training *t, struct error *error) {
     return STATUS_OK;
 }
 
+/* The tokenizer of the settings. One that is trained on the data is not trained again in a resumed run, which keeps it in its model folder: it would be the same for the same data, and for
+ * other data the run is refused either way. */
+static enum status make_tokenizer(struct training *t, const struct data_files *files, const struct data_options *options, struct error *error) {
+    int64_t size;
+    uint64_t replaced = 0;
+    struct error ignored;
+    if (t->options.resume && data_tokenizer_is_size(t->settings.tokenizer, &size) && tokenizer_load(&t->tokenizer, t->run.model, &ignored) == STATUS_OK) return STATUS_OK;
+    return data_make_tokenizer(&t->tokenizer, t->settings.tokenizer, files, options, &replaced, error);
+}
+
+static void warn_about_data(const struct training *t) {
+    char message[160];
+    if (t->data.replaced) {
+        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD", (unsigned long long)t->data.replaced);
+        warn(t, message);
+    }
+    if (t->data.bad_lines) {
+        snprintf(message, sizeof message, "%lld lines of the data hold no document and are left out", (long long)t->data.bad_lines);
+        warn(t, message);
+    }
+    if (tokenizer_eos(t->tokenizer) < 0 && !tokenizer_add_bos(t->tokenizer) && t->data.documents > 1)
+        warn(t, "the tokenizer has no end-of-document token: documents follow each other without a boundary");
+}
+
 static enum status load_data(struct training *t, struct error *error) {
     struct data_files files;
-    uint64_t replaced;
+    const struct data_options options = { .rules = { .text_key = t->settings.text_key, .skip_bad_lines = t->settings.bad_lines_choice == 1, .special_tokens = t->settings.special_tokens },
+                                          .pool = t->options.pool, .cache = t->options.cache, .fallback = t->run.path,
+                                          .watch = { .context = t->callbacks.context, .progress = t->callbacks.reading, .warn = t->callbacks.warn } };
     enum status status = data_files_list(&files, t->options.data, error);
     if (status != STATUS_OK) return status;
-    status = data_make_tokenizer(&t->tokenizer, t->settings.tokenizer, &files, &replaced, error);
+    status = make_tokenizer(t, &files, &options, error);
     if (status == STATUS_OK) {
         /* The config's vocabulary: the tokenizer's where it names none. */
         json_t *config = t->options.config, *size = json_object_get(config, "vocab_size");
         if (is_absent(config, "vocab_size")) json_object_set_new(config, "vocab_size", size = json_integer(tokenizer_size(t->tokenizer)));
         int64_t vocab = json_is_integer(size) ? json_integer_value(size) : INT64_MAX;   /* what is no integer is refused with the config */
-        status = data_load(&t->data, &files, t->tokenizer, vocab, error);
+        status = data_load(&t->data, &files, t->tokenizer, vocab, &options, error);
         if (status == STATUS_INVALID && tokenizer_size(t->tokenizer) > vocab) error_prefix(error, "%s", t->options.origin);
     }
     data_files_free(&files);
     if (status != STATUS_OK) return status;
-    if (t->data.replaced) {
-        char message[160];
-        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD", (unsigned long long)t->data.replaced);
-        warn(t, message);
-    }
-    if (tokenizer_eos(t->tokenizer) < 0 && t->data.documents > 1) warn(t, "the tokenizer has no end-of-document token: documents follow each other without a boundary");
+    warn_about_data(t);
     status = data_split(&t->data, t->settings.eval_fraction, t->settings.sequence_length, error);
     return status == STATUS_OK ? status : error_prefix(error, "%s", t->options.data);
+}
+
+static bool names_id(const json_t *value, int32_t id) {
+    for (size_t i = 0; i < json_array_size(value); i++)
+        if (names_id(json_array_get(value, i), id)) return true;
+    return json_is_integer(value) && json_integer_value(value) == id;
 }
 
 /* Token ids and the longest context, which the tokenizer and the settings know better than a config made for another vocabulary. */
 static void complete_config(struct training *t) {
     json_t *config = t->options.config;
-    if (tokenizer_eos(t->tokenizer) >= 0) {
-        json_object_set_new(config, "bos_token_id", json_integer(tokenizer_eos(t->tokenizer)));
-        json_object_set_new(config, "eos_token_id", json_integer(tokenizer_eos(t->tokenizer)));
-    }
+    int32_t eos = tokenizer_eos(t->tokenizer), bos = tokenizer_bos(t->tokenizer) >= 0 ? tokenizer_bos(t->tokenizer) : eos;   /* <|endoftext|> is both */
+    if (bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(bos));
+    if (eos >= 0 && !names_id(json_object_get(config, "eos_token_id"), eos)) json_object_set_new(config, "eos_token_id", json_integer(eos));   /* a model's list of several stays */
     if (is_absent(config, "max_position_embeddings")) json_object_set_new(config, "max_position_embeddings", json_integer(t->settings.sequence_length));
 }
 
@@ -149,8 +175,8 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
     }
     keep_warmup(t, checkpoint->state.config);
     /* Where the data decides the vocabulary, other data changes vocab_size too; then the data is what the message is about. */
-    const char *was = json_string_value(json_object_get(json_object_get(checkpoint->state.config, "train"), "tokenizer"));
-    bool from_data = was && strcmp(was, "characters") == 0 && strcmp(t->settings.tokenizer, was) == 0;
+    const json_t *was = json_object_get(json_object_get(checkpoint->state.config, "train"), "tokenizer"), *is = json_object_get(json_object_get(t->state.config, "train"), "tokenizer");
+    bool from_data = json_equal(was, is) && (json_is_integer(was) || strcmp(t->settings.tokenizer, "characters") == 0);
     if (from_data) status = same_data(t, &checkpoint->state, error);
     if (status == STATUS_OK) status = settings_same_run(checkpoint->state.config, t->state.config, t->run.path, error);
     if (status == STATUS_OK && !from_data) status = same_data(t, &checkpoint->state, error);
@@ -203,15 +229,14 @@ static enum status open_all(struct training *t, struct error *error) {
         warn(t, message);
     }
     if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());   /* the config may leave vocab_size to the tokenizer */
-    if (status == STATUS_OK && !o->resume) status = run_check_unused(o->run, error);   /* before the data is read */
     if (status == STATUS_OK && o->from) status = take_from(t, error);
+    if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);   /* before the data is read, which may take long */
     if (status == STATUS_OK) status = load_data(t, error);
     if (status == STATUS_OK) {
         complete_config(t);
         status = make_model(t, error);
     }
     if (status == STATUS_OK && !(t->state.config = effective_config(t))) status = error_set(error, STATUS_NO_MEMORY, "no memory left for the config");
-    if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);
     if (status != STATUS_OK) return status;
     t->schedule = settings_schedule(&t->settings);
     t->state.data_fingerprint = t->data.fingerprint;
@@ -282,7 +307,9 @@ enum status training_evaluate(struct training *t, int64_t batches, double *loss,
         /* Whole windows together; a shorter last one alone. */
         int64_t count = 0, rows = length;
         while (count < s->micro_batch_size && w < windows) {
-            int64_t found = data_eval_window(&t->data, length, w * all / windows, t->inputs + count * length, t->targets + count * length);
+            int64_t found;
+            enum status status = data_eval_window(&t->data, length, w * all / windows, t->inputs + count * length, t->targets + count * length, &found, error);
+            if (status != STATUS_OK) return status;
             if (found < length && count > 0) break;
             rows = found;
             count++;
@@ -367,8 +394,10 @@ static enum status take_step(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     double started = seconds_now();
     int64_t step = t->state.step + 1, length = s->sequence_length, tokens = s->batch_size * length;
-    for (int64_t i = 0; i < s->batch_size; i++)
-        data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length, t->inputs + i * length, t->targets + i * length);
+    for (int64_t i = 0; i < s->batch_size; i++) {
+        enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length, t->inputs + i * length, t->targets + i * length, error);
+        if (status != STATUS_OK) return status;
+    }
     struct training_step told = { .step = step, .steps = s->steps, .tokens = tokens, .learning_rate = schedule_rate(&t->schedule, step),
                                   .flops = t->trainer->micro_batch_flops * (double)(s->batch_size / s->micro_batch_size) };
     struct trainer_result result;

@@ -18,7 +18,8 @@
 struct training_options {
     json_t *config;           /* the training config, --set applied; completed in place (vocab_size, token ids); stays the caller's */
     const char *origin;       /* its name in messages */
-    const char *data;         /* a text file or a folder */
+    const char *data;         /* a text file, a .jsonl file or a folder */
+    const char *cache;        /* folder of the token cache; NULL: the tokens go into the run's folder */
     const char *run;          /* the run's folder */
     bool resume;
     const char *from;         /* a model folder to start from, or NULL */
@@ -37,6 +38,7 @@ struct training_callbacks {          /* any may be NULL */
     void *context;
     bool (*stop)(void *context);     /* asked after every step and between the batches of an evaluation */
     void (*warn)(void *context, const char *message);
+    bool (*reading)(void *context, enum data_work work, uint64_t done, uint64_t total);   /* while the data is read, in training_open; false ends it with STATUS_INTERRUPTED */
     void (*step)(void *context, const struct training_step *step);
     void (*evaluated)(void *context, int64_t step, double loss, int64_t targets, bool whole);
     /* A sample of text from the model as it is, malloc'ed UTF-8 of *size bytes; *text NULL: none. */

@@ -24,7 +24,7 @@ static enum status join(char path[RUN_PATH], const char *folder, const char *nam
 static bool is_trace(const char *path, const char *name) {
     char inner[RUN_PATH];
     struct error ignored;
-    if (strcmp(name, "lock") == 0) return true;
+    if (strcmp(name, "lock") == 0 || strstr(name, ".tokens")) return true;   /* tokens, where the cache could not be written */
     if (strcmp(name, "checkpoints") || join(inner, path, name, &ignored) != STATUS_OK) return false;
     DIR *stream = opendir(inner);
     if (!stream) return false;
@@ -34,7 +34,8 @@ static bool is_trace(const char *path, const char *name) {
     return empty;
 }
 
-enum status run_check_unused(const char *path, struct error *error) {
+/* Is the folder free for a new run: absent, empty, or left by a run that ended before its first step? */
+static enum status check_unused(const char *path, struct error *error) {
     DIR *stream = opendir(path);
     if (!stream) {
         if (errno == ENOENT) return STATUS_OK;
@@ -55,7 +56,7 @@ static enum status check_resumable(const char *path, struct error *error) {
     enum status status = join(lock, path, "lock", error);
     if (status == STATUS_OK) status = join(checkpoints, path, "checkpoints", error);
     if (status != STATUS_OK || file_exists(lock) || file_is_folder(checkpoints)) return status;
-    status = run_check_unused(path, error);
+    status = check_unused(path, error);
     return status == STATUS_INVALID ? error_set(error, STATUS_INVALID, "%s holds other files and no run; choose another folder with --out", path) : status;
 }
 
@@ -83,7 +84,7 @@ enum status run_open(struct run *run, const char *path, bool resume, struct erro
     enum status status = join(run->checkpoints, run->path, "checkpoints", error);
     if (status == STATUS_OK) status = join(run->model, run->path, "model", error);
     if (status == STATUS_OK) status = join(run->config, run->path, "config.json", error);
-    if (status == STATUS_OK) status = resume ? check_resumable(run->path, error) : run_check_unused(run->path, error);
+    if (status == STATUS_OK) status = resume ? check_resumable(run->path, error) : check_unused(run->path, error);
     if (status == STATUS_OK) run->made = !file_exists(run->path);
     if (status == STATUS_OK) status = folder_create(run->path, error);
     if (status == STATUS_OK) status = take_lock(run, error);
@@ -97,12 +98,12 @@ static bool ends_in(const char *name, const char *end) {
     return length > tail && strcmp(name + length - tail, end) == 0;
 }
 
-/* Files that an interrupted replacement left: NAME.PID-SERIAL.tmp. In the run's own folder only those of config.json. */
-static void remove_leftovers(const char *folder, const char *begin) {
+/* Files that an interrupted replacement left: NAME.PID-SERIAL.tmp. In the run's own folder only those of config.json. And others, by the ends of their names. */
+static void remove_named(const char *folder, const char *begin, const char *end) {
     DIR *stream = opendir(folder);
     if (!stream) return;
     for (const struct dirent *entry; (entry = readdir(stream));) {
-        if (strncmp(entry->d_name, begin, strlen(begin)) || !ends_in(entry->d_name, ".tmp")) continue;
+        if (strncmp(entry->d_name, begin, strlen(begin)) || !ends_in(entry->d_name, end)) continue;
         unlinkat(dirfd(stream), entry->d_name, 0);   /* what cannot be removed does no harm */
     }
     closedir(stream);
@@ -130,8 +131,8 @@ static enum status open_log(FILE **log, const char *folder, const char *name, ui
 enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_bytes, bool *lost, struct error *error) {
     *lost = false;
     bool ignored;
-    remove_leftovers(run->path, "config.json.");
-    remove_leftovers(run->model, "");
+    remove_named(run->path, "config.json.", ".tmp");
+    remove_named(run->model, "", ".tmp");
     enum status status = open_log(&run->metrics, run->path, "metrics.jsonl", metrics_bytes, lost, error);
     return status == STATUS_OK ? open_log(&run->timing, run->path, "timing.jsonl", timing_bytes, &ignored, error) : status;
 }
@@ -150,6 +151,7 @@ void run_abandon(struct run *run) {
     struct error ignored;
     if (run->made && run->lock >= 0) {   /* the lock last: until then no other process begins here */
         rmdir(run->checkpoints);
+        remove_named(run->path, "", ".tokens");
         for (size_t i = 0; i < sizeof names / sizeof *names; i++)
             if (join(path, run->path, names[i], &ignored) == STATUS_OK) unlink(path);
         rmdir(run->path);

@@ -1,4 +1,4 @@
-/* The folder of a training run: RUN/lock, config.json, metrics.jsonl, timing.jsonl, checkpoints/, model/.
+/* The folder of a training run: RUN/lock, config.json, metrics.jsonl, timing.jsonl, checkpoints/, model/, and *.tokens where the token cache cannot be written.
  *
  * metrics.jsonl holds one JSON object per line and no times, so that two runs can be compared byte for byte; times go to timing.jsonl. */
 #ifndef DEEPSEEK_TRAIN_RUN_H
@@ -19,8 +19,6 @@ struct run {
     bool made;                 /* by this process: the folder was not there */
 };
 
-/* Is the folder free for a new run: absent, empty, or left by a run that ended before its first step? */
-enum status run_check_unused(const char *path, struct error *error);
 /* Makes the folder and locks it. Without `resume`, a folder that holds anything is refused; with it, one that holds other things than a run.
  * Another process's lock always is.
  * Nothing in an existing run is changed. */

@@ -9,7 +9,7 @@
 
 #include "base/cursor.h"
 
-enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, NUMBERS };
+enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, TEXT_OR_SIZE, NUMBERS };
 
 struct key {
     const char *path;         /* below `train`; at most one dot */
@@ -36,7 +36,11 @@ static const struct key keys[] = {
     { "seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples" },
     { "compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = { "fp32", "bf16" }, .help = "type of matrix products; master weights and sums are fp32" },
     { "recompute", CHOICE, AT(recompute), "\"cheap\"", .choices = { "none", "cheap", "blocks" }, .help = "what the backward computes again instead of keeping: nothing, cheap operations, whole blocks" },
-    { "tokenizer", TEXT, AT(tokenizer), "\"bytes\"", .help = "bytes, characters, or the path of a tokenizer.json; with --from, that model's tokenizer" },
+    { "tokenizer", TEXT_OR_SIZE, AT(tokenizer), "\"bytes\"", SETTINGS_VOCABULARY_LEAST, SETTINGS_VOCABULARY_MOST,
+      .help = "bytes, characters, the path of a tokenizer.json or a model folder, or a vocabulary size: a byte-level BPE is trained on the data; with --from, that model's tokenizer" },
+    { "text_key", TEXT, AT(text_key), "\"text\"", .may_change = true, .help = "key of a document's text in JSON lines (*.jsonl)" },
+    { "bad_lines", CHOICE, AT(bad_lines_choice), "\"error\"", .choices = { "error", "skip" }, .may_change = true, .help = "what to do about lines of *.jsonl that hold no document" },
+    { "special_tokens", BOOLEAN, AT(special_tokens), "false", .may_change = true, .help = "read what looks like a special token in the data (<|endoftext|>) as one, not as plain text" },
     { "optimizer.name", CHOICE, AT(optimizer.name), "\"adamw\"", .choices = { "adamw" }, .help = "AdamW with decoupled weight decay" },
     { "optimizer.learning_rate", NUMBER, AT(optimizer.learning_rate), "0.001", 0, 1e3, .help = "the schedule's maximum" },
     { "optimizer.weight_decay", NUMBER, AT(optimizer.weight_decay), "0.1", 0, 1e3, .help = "p -= lr weight_decay p, for matrices" },
@@ -95,6 +99,7 @@ static void describe_range(const struct key *key, char *text, size_t size) {
     case NUMBERS: snprintf(text, size, "a list of up to %d numbers from %s to %s", SCHEDULE_MAX_MILESTONES, low, high); break;
     case BOOLEAN: snprintf(text, size, "true or false"); break;
     case TEXT: snprintf(text, size, "a text of up to %d bytes", SETTINGS_TEXT - 1); break;
+    case TEXT_OR_SIZE: snprintf(text, size, "a text of up to %d bytes, or an integer from %s to %s", SETTINGS_TEXT - 1, low, high); break;
     case CHOICE:
         text[0] = '\0';
         for (int i = 0; i < 4 && key->choices[i]; i++) {
@@ -117,12 +122,21 @@ static bool in_range(const struct key *key, double value) {
     return isfinite(value) && value <= key->maximum && (key->above_minimum ? value > key->minimum : value >= key->minimum);
 }
 
+static bool is_size(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
+
+static bool read_text(char field[SETTINGS_TEXT], const json_t *value) {
+    if (!json_is_string(value) || json_string_length(value) >= SETTINGS_TEXT) return false;
+    memcpy(field, json_string_value(value), json_string_length(value) + 1);
+    return true;
+}
+
 static bool read_value(struct settings *settings, const struct key *key, const json_t *value) {
     void *field = (char *)settings + key->offset;
+    double number;
     switch (key->kind) {
     case INTEGER: {
         /* 1e3 is a real in JSON; a whole number all the same. */
-        double number = json_number_value(value);
+        number = json_number_value(value);
         if (!json_is_number(value) || number != floor(number) || !in_range(key, number)) return false;
         *(int64_t *)field = json_is_integer(value) ? json_integer_value(value) : (int64_t)number;
         return true;
@@ -142,10 +156,13 @@ static bool read_value(struct settings *settings, const struct key *key, const j
             return true;
         }
         return false;
-    case TEXT:
-        if (!json_is_string(value) || json_string_length(value) >= SETTINGS_TEXT) return false;
-        memcpy(field, json_string_value(value), json_string_length(value) + 1);
+    case TEXT_OR_SIZE:   /* a size is kept as its digits; a text of digits is a size too */
+        if (json_is_string(value) && !is_size(json_string_value(value))) return read_text(field, value);
+        number = json_is_string(value) ? strtod(json_string_value(value), NULL) : json_number_value(value);
+        if (!(json_is_string(value) || json_is_number(value)) || number != floor(number) || !in_range(key, number)) return false;
+        snprintf(field, SETTINGS_TEXT, "%.0f", number);
         return true;
+    case TEXT: return read_text(field, value);
     case NUMBERS: {
         struct settings_numbers *numbers = field;
         if (!json_is_array(value) || json_array_size(value) > SCHEDULE_MAX_MILESTONES) return false;
@@ -218,7 +235,8 @@ static enum status settle(struct settings *s, const json_t *config, const char *
     for (int i = 1; i < at->count; i++)
         if (at->values[i] <= at->values[i - 1])
             return error_set(error, STATUS_INVALID, "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin, prefix, at->values[i], at->values[i - 1]);
-    if (!s->tokenizer[0]) return error_set(error, STATUS_INVALID, "%s: %stokenizer: found an empty text, expected bytes, characters or a path", origin, prefix);
+    if (!s->tokenizer[0]) return error_set(error, STATUS_INVALID, "%s: %stokenizer: found an empty text, expected bytes, characters, a path or a vocabulary size", origin, prefix);
+    if (!s->text_key[0]) return error_set(error, STATUS_INVALID, "%s: %stext_key: found an empty text, expected a key", origin, prefix);
     return STATUS_OK;
 }
 
@@ -304,6 +322,7 @@ static json_t *value_to_json(const struct settings *settings, const struct key *
     case BOOLEAN: return json_boolean(*(const bool *)field);
     case CHOICE: return json_string(key->choices[*(const int *)field]);
     case TEXT: return json_string(field);
+    case TEXT_OR_SIZE: return is_size(field) ? json_integer(strtoll(field, NULL, 10)) : json_string(field);
     case NUMBERS: {
         const struct settings_numbers *numbers = field;
         json_t *list = json_array();
@@ -356,6 +375,14 @@ static enum status compare_member(const json_t *saved, const json_t *now, const 
     return status;
 }
 
+static bool is_default(const char *path, const json_t *value) {
+    const struct key *key = strncmp(path, "train.", 6) == 0 ? find_key(path + 6) : NULL;
+    json_t *fallback = key ? json_loads(key->fallback, JSON_DECODE_ANY, NULL) : NULL;
+    bool same = fallback && equal_values(fallback, value);
+    json_decref(fallback);
+    return same;
+}
+
 static enum status compare_objects(const json_t *saved, const json_t *now, const char *path, const char *origin, struct error *error) {
     const char *name;
     json_t *value;
@@ -368,6 +395,7 @@ static enum status compare_objects(const json_t *saved, const json_t *now, const
     json_object_foreach((json_t *)now, name, value) {
         if (json_object_get(saved, name)) continue;
         snprintf(member, sizeof member, "%s%s%s", path, *path ? "." : "", name);
+        if (is_default(member, value)) continue;   /* a key that did not exist when the run was begun */
         enum status status = compare_member(NULL, value, member, origin, error);
         if (status != STATUS_OK) return status;
     }

@@ -17,13 +17,18 @@ struct loss_weights { double mtp, balance_expert, balance_device, balance_commun
 struct settings_numbers { double values[SCHEDULE_MAX_MILESTONES]; int count; };
 
 #define SETTINGS_TEXT 1024
+#define SETTINGS_VOCABULARY_LEAST 259            /* 256 bytes, bos, eos, pad */
+#define SETTINGS_VOCABULARY_MOST 1048576
 
 struct settings {
     int64_t steps, sequence_length, batch_size, micro_batch_size;   /* micro_batch_size divides batch_size */
     int64_t seed;
     int compute_choice;                          /* 0 fp32, 1 bf16; see settings_compute */
     int recompute;                               /* 0 none, 1 cheap, 2 blocks */
-    char tokenizer[SETTINGS_TEXT];               /* "bytes", "characters", or a path */
+    char tokenizer[SETTINGS_TEXT];               /* "bytes", "characters", a path, or the digits of a vocabulary size */
+    char text_key[SETTINGS_TEXT];
+    int bad_lines_choice;                        /* 0 error, 1 skip */
+    bool special_tokens;
 
     struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;
     struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; } schedule;

@@ -10,6 +10,7 @@ passed=0 failed=0
 T=$(mktemp -d) || exit 1
 trap 'rm -rf "$T"' EXIT
 trap 'exit 1' HUP INT TERM
+export XDG_CACHE_HOME="$T/cache"   # not the user's
 MODEL=tests/golden/v1-gqa
 TEXT=$T/characters
 mkdir "$TEXT"

@@ -5,6 +5,7 @@ program=${DEEPSEEK:-./deepseek}
 tiny=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/tiny.json
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/deepseek-train-XXXXXX") || exit 1
 trap 'chmod -R u+w "$scratch"; rm -rf "$scratch"' EXIT
+export XDG_CACHE_HOME=$scratch/cache   # not the user's
 passed=0 failed=0
 
 # A text of 8,000 characters: words chosen by a small generator, so that there is something to learn.

@@ -27,16 +27,51 @@ static const char *at(const char *name) {
 
 static void write_file(const char *name, const void *text, size_t size) { assert_int_equal(file_replace(at(name), text, size, &error), STATUS_OK); }
 
+static void write_text(const char *name, const char *text) { write_file(name, text, strlen(text)); }
+
+static struct data_options options;   /* no cache, one thread, unless a test says otherwise */
+
+static void list(struct data_files *files, const char *name) { assert_int_equal(data_files_list(files, at(name), &error), STATUS_OK); }
+
+static enum status try_load(struct data *data, const char *name, const struct tokenizer *tokenizer) {
+    struct data_files files;
+    list(&files, name);
+    enum status status = data_load(data, &files, tokenizer, 300, &options, &error);
+    data_files_free(&files);
+    return status;
+}
+
 static void load(struct data *data, const char *name, const char *tokenizer_name) {
     struct data_files files;
     struct tokenizer *tokenizer;
-    uint64_t replaced;
-    assert_int_equal(data_files_list(&files, at(name), &error), STATUS_OK);
-    assert_int_equal(data_make_tokenizer(&tokenizer, tokenizer_name, &files, &replaced, &error), STATUS_OK);
-    assert_int_equal(data_load(data, &files, tokenizer, 300, &error), STATUS_OK);
-    assert_int_equal(data->replaced, replaced);
+    uint64_t replaced = 0;
+    list(&files, name);
+    assert_int_equal(data_make_tokenizer(&tokenizer, tokenizer_name, &files, &options, &replaced, &error), STATUS_OK);
+    assert_int_equal(data_load(data, &files, tokenizer, 300, &options, &error), STATUS_OK);
+    assert_true(strcmp(tokenizer_name, "bytes") == 0 || data->replaced == replaced);
     tokenizer_destroy(tokenizer);
     data_files_free(&files);
+}
+
+static void check_ids(const struct data *data, const int32_t *expected, int64_t count) {
+    int32_t ids[256];
+    assert_int_equal(data->count, count);
+    assert_int_equal(data_read(data, 0, count, ids, &error), STATUS_OK);
+    assert_memory_equal(ids, expected, (size_t)count * sizeof *ids);
+}
+
+/* The ids of `bytes` for a text in which '^' stands for the end-of-document token. */
+static void check_bytes(const struct data *data, const char *expected) {
+    struct tokenizer *bytes;
+    struct token_list ids = {0};
+    assert_int_equal(tokenizer_create_bytes(&bytes, &error), STATUS_OK);
+    for (const char *c = expected; *c; c++) {
+        if (*c == '^') assert_int_equal(token_list_push(&ids, tokenizer_eos(bytes), &error), STATUS_OK);
+        else assert_int_equal(tokenizer_encode(bytes, c, 1, false, &ids, NULL, &error), STATUS_OK);
+    }
+    check_ids(data, ids.ids, ids.count);
+    token_list_free(&ids);
+    tokenizer_destroy(bytes);
 }
 
 static void a_folder_is_read_in_order(void **state) {
@@ -45,22 +80,31 @@ static void a_folder_is_read_in_order(void **state) {
     write_file("many/b.txt", "bb", 2);
     write_file("many/a.txt", "a\0\xFF", 3);
     write_file("many/empty.txt", "", 0);
+    write_file("many/blank.txt", " \r\n\t", 4);
     write_file("many/sub/c.txt", "c", 1);
     write_file("many/notes.md", "zzz", 3);
     struct data data;
     load(&data, "many", "characters");
     /* characters: NUL a b c U+FFFD, end of document is 5; the byte FF counts as U+FFFD */
     static const int32_t expected[] = { 1, 0, 4, 5, 2, 2, 5, 3 };
-    assert_int_equal(data.count, 8);
-    assert_memory_equal(data.ids, expected, sizeof expected);
+    check_ids(&data, expected, 8);
     assert_int_equal(data.documents, 3);
     assert_int_equal(data.bytes, 6);
     assert_int_equal(data.replaced, 1);
     data_free(&data);
     load(&data, "many", "bytes");
+    int32_t ids[8];
     assert_int_equal(data.count, 8);
-    assert_int_equal(data.ids[1], 188);   /* NUL is a byte like any other */
-    assert_int_equal(data.ids[3], 256);
+    assert_int_equal(data_read(&data, 0, 8, ids, &error), STATUS_OK);
+    assert_int_equal(ids[1], 188);   /* NUL is a byte like any other */
+    assert_int_equal(ids[3], 256);
+    assert_int_equal(data_read(&data, 7, 2, ids, &error), STATUS_INVALID);
+    data_free(&data);
+    /* Text and JSON lines side by side. */
+    write_text("many/aa.jsonl", "{\"text\": \"j\"}\n{\"text\": \"k\"}");
+    load(&data, "many/sub/../../many", "bytes");
+    assert_int_equal(data.documents, 5);
+    assert_int_equal(data.count, 12);
     data_free(&data);
     /* Without any *.txt, every file counts. */
     assert_int_equal(folder_create(at("plain"), &error), STATUS_OK);
@@ -69,6 +113,96 @@ static void a_folder_is_read_in_order(void **state) {
     load(&data, "plain", "bytes");
     assert_int_equal(data.count, 3);
     data_free(&data);
+}
+
+static void text_files_lose_their_mark_alone(void **state) {
+    (void)state;
+    struct data data;
+    write_file("mark.txt", "\xEF\xBB\xBF" "a\r\nb\r\n", 9);
+    load(&data, "mark.txt", "bytes");
+    check_bytes(&data, "a\r\nb\r\n");
+    assert_int_equal(data.bytes, 6);
+    data_free(&data);
+    write_file("mark.txt", "a<|endoftext|>b", 15);   /* text is data */
+    load(&data, "mark.txt", "bytes");
+    check_bytes(&data, "a<|endoftext|>b");
+    data_free(&data);
+    options.rules.special_tokens = true;
+    load(&data, "mark.txt", "bytes");
+    options.rules.special_tokens = false;
+    static const int32_t marked[] = { 64, 256, 65 };   /* a and b are the 65th and 66th printable bytes */
+    check_ids(&data, marked, 3);
+    data_free(&data);
+}
+
+static void json_lines_are_documents(void **state) {
+    (void)state;
+    struct data data;
+    static const char text[] = "\xEF\xBB\xBF{\"text\": \"one\"}\r\n"
+                               "\n  \r\n"
+                               "{\"id\": 123456789012345678901234567890, \"text\": \"t\\u0077o\", \"x\": [1, {}]}\n"
+                               "{\"text\": \" \\n\"}\n"
+                               "{\"text\": \"\"}\n"
+                               " {\"meta\": {\"text\": \"no\"}, \"text\": \"three\"} ";
+    write_file("lines.jsonl", text, sizeof text - 1);
+    load(&data, "lines.jsonl", "bytes");
+    check_bytes(&data, "one^two^three");
+    assert_int_equal(data.documents, 3);
+    assert_int_equal(data.blank, 2);
+    assert_int_equal(data.bytes, 11);
+    data_free(&data);
+    /* NUL, surrogates and what is not UTF-8. */
+    write_text("lines.jsonl", "{\"text\": \"a\\u0000\\ud83d\\ude00\"}\n{\"text\": \"\xFFz\"}");
+    load(&data, "lines.jsonl", "characters");
+    assert_int_equal(data.count, 3 + 1 + 2);
+    assert_int_equal(data.replaced, 1);
+    data_free(&data);
+    /* Another key. */
+    write_text("lines.jsonl", "{\"content\": \"abc\", \"text\": 5}\n");
+    options.rules.text_key = "content";
+    load(&data, "lines.jsonl", "bytes");
+    options.rules.text_key = NULL;
+    check_bytes(&data, "abc");
+    data_free(&data);
+}
+
+static void bad_lines_are_named_or_counted(void **state) {
+    (void)state;
+    static const struct { const char *line, *message; } cases[] = {
+        { "{\"text\": \"x\"", "lines.jsonl: line 3, byte 18: column 12: '}' expected near end of file, expected an object with a string \"text\"" },
+        { "plain", "line 3, byte 18: column 5: " },
+        { "[\"text\"]", "line 3, byte 18: found an array, expected an object with a string \"text\"" },
+        { "\"text\"", "column" },
+        { "{\"body\": \"x\", \"n\": 1}", "found no key \"text\" among \"body\", \"n\", expected" },
+        { "{}", "found no key \"text\", expected" },
+        { "{\"text\": null}", "found null under \"text\", expected" },
+        { "{\"text\": 1}", "found a number under \"text\"" },
+        { "{\"text\": \"a\", \"text\": \"b\"}", "duplicate" },
+        { "{\"text\": \"a\"} {\"text\": \"b\"}", "line 3, byte 18: column 15: end of file expected" },
+        { "{\"text\": \"\\ud800\"}", "line 3, byte 18: column" },
+    };
+    struct tokenizer *bytes;
+    struct data data;
+    assert_int_equal(tokenizer_create_bytes(&bytes, &error), STATUS_OK);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char text[256];
+        int size = snprintf(text, sizeof text, "{\"text\": \"good\"}\n\n%s\n{\"text\": \"end\"}\n", cases[i].line);
+        write_file("lines.jsonl", text, (size_t)size);
+        assert_int_equal(try_load(&data, "lines.jsonl", bytes), STATUS_INVALID);
+        if (!strstr(error.message, cases[i].message)) fail_msg("%s: %s", cases[i].line, error.message);
+        options.rules.skip_bad_lines = true;
+        assert_int_equal(try_load(&data, "lines.jsonl", bytes), STATUS_OK);
+        options.rules.skip_bad_lines = false;
+        check_bytes(&data, "good^end");
+        assert_int_equal(data.bad_lines, 1);
+        data_free(&data);
+    }
+    write_text("lines.jsonl", "{\"text\": \" \"}\nx\n");
+    options.rules.skip_bad_lines = true;
+    assert_int_equal(try_load(&data, "lines.jsonl", bytes), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "no text in the data (1 blank documents, 1 bad lines)"));
+    options.rules.skip_bad_lines = false;
+    tokenizer_destroy(bytes);
 }
 
 static void bad_data_is_refused(void **state) {
@@ -85,35 +219,56 @@ static void bad_data_is_refused(void **state) {
     write_file("void/a.txt", "", 0);
     assert_int_equal(data_files_list(&files, at("void"), &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "all 1 files are empty"));
+    write_file("books.jsonl.gz", "\x1F\x8B", 2);
+    assert_int_equal(data_files_list(&files, at("books.jsonl.gz"), &error), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "found a .gz file"));
+    assert_int_equal(data_files_list(&files, "/dev/null", &error), STATUS_INVALID);
+    struct tokenizer *tokenizer;
+    uint64_t replaced = 0;
     if (geteuid() != 0) {   /* root reads everything */
         write_file("void/b.txt", "b", 1);
         chmod(at("void/b.txt"), 0);
-        assert_int_equal(data_files_list(&files, at("void"), &error), STATUS_OK);
-        struct tokenizer *tokenizer;
-        uint64_t replaced;
-        assert_int_equal(data_make_tokenizer(&tokenizer, "characters", &files, &replaced, &error), STATUS_IO);
+        list(&files, "void");
+        assert_int_equal(data_make_tokenizer(&tokenizer, "characters", &files, &options, &replaced, &error), STATUS_IO);
         assert_non_null(strstr(error.message, "b.txt: Permission denied"));
         data_files_free(&files);
     }
     /* A vocabulary smaller than the tokenizer's. */
     write_file("short.txt", "0123456789", 10);
-    struct tokenizer *tokenizer;
     struct data data;
-    assert_int_equal(data_files_list(&files, at("short.txt"), &error), STATUS_OK);
+    list(&files, "short.txt");
     assert_int_equal(tokenizer_create_bytes(&tokenizer, &error), STATUS_OK);
-    assert_int_equal(data_load(&data, &files, tokenizer, 256, &error), STATUS_INVALID);
+    assert_int_equal(data_load(&data, &files, tokenizer, 256, &options, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "vocab_size: found 256, expected at least the tokenizer's 257"));
-    /* A character that a loaded tokenizer does not know is named with its file. */
+    /* A character that a loaded tokenizer does not know is named with its file and place. */
     struct character_counts counts = {0};
     struct tokenizer *digits;
     assert_int_equal(character_counts_add(&counts, "012345", 6, &error), STATUS_OK);
     assert_int_equal(tokenizer_create_characters(&digits, &counts, &error), STATUS_OK);
-    assert_int_equal(data_load(&data, &files, digits, 300, &error), STATUS_INVALID);
+    assert_int_equal(data_load(&data, &files, digits, 300, &options, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "short.txt: byte 6: the character U+0036"));
+    static char far[300000];
+    memset(far, '0', sizeof far);
+    far[290000] = 'x';
+    write_file("far.txt", far, sizeof far);
+    options.batch_bytes = 8192;
+    assert_int_equal(try_load(&data, "far.txt", digits), STATUS_INVALID);
+    options.batch_bytes = 0;
+    if (!strstr(error.message, "far.txt: byte 290000: the character U+0078")) fail_msg("%s", error.message);
+    write_text("far.jsonl", "{\"text\": \"1\"}\n{\"text\": \"01x\"}\n");
+    assert_int_equal(try_load(&data, "far.jsonl", digits), STATUS_INVALID);
+    if (!strstr(error.message, "far.jsonl: line 2, byte 14: \"text\": byte 2: the character U+0078")) fail_msg("%s", error.message);
     character_counts_free(&counts);
     tokenizer_destroy(digits);
+    /* A file that changed after the list was made. */
+    write_file("short.txt", "01234567890", 11);
+    assert_int_equal(data_load(&data, &files, tokenizer, 257, &options, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "short.txt: the file changed while it was being read"));
+    data_files_free(&files);
+    write_file("short.txt", "0123456789", 10);
     /* Shorter than a sequence, before and after the split. */
-    assert_int_equal(data_load(&data, &files, tokenizer, 257, &error), STATUS_OK);
+    list(&files, "short.txt");
+    assert_int_equal(data_load(&data, &files, tokenizer, 257, &options, &error), STATUS_OK);
     assert_int_equal(data_split(&data, 0, 9, &error), STATUS_OK);
     assert_int_equal(data_split(&data, 0, 10, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "found 10 tokens, 10 of them for training"));
@@ -127,10 +282,16 @@ static void bad_data_is_refused(void **state) {
     data_files_free(&files);
 }
 
+/* ---- order ------------------------------------------------------------------------------------------------------------------ */
+
 /* ids[i] = i makes every window tell where it began. */
 static struct data numbered(int64_t count, double fraction, int64_t length) {
-    struct data data = { .count = count, .ids = malloc((size_t)count * sizeof(int32_t)) };
-    for (int64_t i = 0; i < count; i++) data.ids[i] = (int32_t)i;
+    struct data data = { .count = count };
+    struct token_identity identity = {0};
+    struct token_writer writer;
+    assert_int_equal(token_writer_begin(&writer, NULL, &identity, 100000, &error), STATUS_OK);
+    for (int32_t i = 0; i < count; i++) assert_int_equal(token_writer_put(&writer, &i, 1, &error), STATUS_OK);
+    assert_int_equal(token_writer_commit(&writer, &data.file, &error), STATUS_OK);
     assert_int_equal(data_split(&data, fraction, length, &error), STATUS_OK);
     return data;
 }
@@ -147,7 +308,7 @@ static void an_epoch_visits_every_window_once(void **state) {
             int64_t offset = -1;
             char *seen = calloc((size_t)windows, 1);
             for (int64_t i = 0; i < windows; i++) {
-                data_sequence(&data, 5, epoch * (uint64_t)windows + (uint64_t)i, length, inputs, targets);
+                assert_int_equal(data_sequence(&data, 5, epoch * (uint64_t)windows + (uint64_t)i, length, inputs, targets, &error), STATUS_OK);
                 for (int64_t k = 0; k < length; k++) {
                     assert_int_equal(inputs[k], inputs[0] + k);
                     assert_int_equal(targets[k], inputs[k] + 1);
@@ -171,16 +332,16 @@ static void the_order_depends_on_seed_and_number_alone(void **state) {
     (void)state;
     struct data data = numbered(100000, 0.1, 10);
     int32_t inputs[10], targets[10], first[50], again, other = 0, sorted = 0;
-    for (uint64_t n = 0; n < 50; n++) { data_sequence(&data, 1, n, 10, inputs, targets); first[n] = inputs[0]; }
-    for (uint64_t n = 50; n-- > 0;) { data_sequence(&data, 1, n, 10, inputs, targets); again = inputs[0]; assert_int_equal(again, first[n]); }
-    for (uint64_t n = 0; n < 50; n++) { data_sequence(&data, 2, n, 10, inputs, targets); other += inputs[0] == first[n]; }
+    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK); first[n] = inputs[0]; }
+    for (uint64_t n = 50; n-- > 0;) { assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK); again = inputs[0]; assert_int_equal(again, first[n]); }
+    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 2, n, 10, inputs, targets, &error), STATUS_OK); other += inputs[0] == first[n]; }
     for (int n = 1; n < 50; n++) sorted += first[n] > first[n - 1];
     assert_in_range(other, 0, 2);
     assert_in_range(sorted, 12, 37);   /* half of 49, four deviations either way */
     /* The second epoch has another order. */
     uint64_t windows = (90000 - 1 - 10 - 9) / 10 + 1;
     other = 0;
-    for (uint64_t n = 0; n < 50; n++) { data_sequence(&data, 1, windows + n, 10, inputs, targets); other += inputs[0] / 10 == first[n] / 10; }
+    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 1, windows + n, 10, inputs, targets, &error), STATUS_OK); other += inputs[0] / 10 == first[n] / 10; }
     assert_in_range(other, 0, 2);
     data_free(&data);
 }
@@ -193,7 +354,8 @@ static void every_held_out_token_is_a_target_once(void **state) {
         int32_t inputs[40], targets[40];
         int64_t next = 287;
         for (int64_t w = 0; w < data_eval_windows(&data, length); w++) {
-            int64_t count = data_eval_window(&data, length, w, inputs, targets);
+            int64_t count;
+            assert_int_equal(data_eval_window(&data, length, w, inputs, targets, &count, &error), STATUS_OK);
             assert_true(count >= 1 && count <= length);
             for (int64_t k = 0; k < count; k++) {
                 assert_int_equal(inputs[k], next - 1);
@@ -211,6 +373,9 @@ static void every_held_out_token_is_a_target_once(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_folder_is_read_in_order),
+        cmocka_unit_test(text_files_lose_their_mark_alone),
+        cmocka_unit_test(json_lines_are_documents),
+        cmocka_unit_test(bad_lines_are_named_or_counted),
         cmocka_unit_test(bad_data_is_refused),
         cmocka_unit_test(an_epoch_visits_every_window_once),
         cmocka_unit_test(the_order_depends_on_seed_and_number_alone),
