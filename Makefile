@@ -73,6 +73,8 @@ cxx_flags := -std=c++17 $(common) $(CFLAGS)
 # Kept out of the two above, so that turning it on does not rebuild everything.
 werror    := $(if $(filter-out 0,$(WERROR)),-Werror)
 libraries := -ljansson -lxxhash -lm -pthread
+# Of the program alone: the line editor of chat.
+program_libraries := -ledit $(libraries)
 
 # A file's suffix names the instructions it may use; each variant is chosen at run time (src/base/cpu.c).
 # Elsewhere than on x86-64 these files compile to nothing.
@@ -151,7 +153,7 @@ $(public_library): $(objects) $(BUILD)/objects
 
 $(program): $(cli_objects) $(library)
 	$(call say,LINK,$@)
-	$(quiet)$(CC) $(c_flags) $(cli_objects) $(library) -o $@ $(libraries)
+	$(quiet)$(CC) $(c_flags) $(cli_objects) $(library) -o $@ $(program_libraries)
 
 $(test_programs): $(BUILD)/%: $(BUILD)/%.o $(library)
 	$(call say,LINK,$@)

@@ -28,6 +28,7 @@ tool make || need make
 header stdio.h || need libc6-dev
 header jansson.h || need libjansson-dev
 header xxhash.h || need libxxhash-dev
+header editline/readline.h || need libedit-dev
 # cmocka.h needs four headers before it.
 if [ "${1:-}" = --list ]; then
     [ -e /usr/include/cmocka.h ] || [ -e /usr/local/include/cmocka.h ] || need libcmocka-dev

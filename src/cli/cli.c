@@ -339,8 +339,7 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
 static volatile sig_atomic_t interrupted;
 
 static void on_interrupt(int number) {
-    (void)number;
-    interrupted = 1;
+    interrupted = number;
 }
 
 void cli_catch_interrupts(void) {
@@ -355,6 +354,13 @@ void cli_catch_interrupts(void) {
 }
 
 bool cli_interrupted(void) { return interrupted != 0; }
+
+int cli_interrupt_signal(void) { return interrupted; }
+
+void cli_forget_interrupt(void) {
+    interrupted = 0;
+    cli_catch_interrupts();
+}
 
 static int output_errno;   /* of the first failed write */
 

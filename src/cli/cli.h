@@ -43,6 +43,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_WRONG_USAGE = 2, CLI_GO_ON = -1 };
 
 int command_train(int argc, char **argv);
 int command_generate(int argc, char **argv);
+int command_chat(int argc, char **argv);
 int command_eval(int argc, char **argv);
 int command_bench(int argc, char **argv);
 int command_info(int argc, char **argv);
@@ -118,6 +119,8 @@ void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));   
 /* After this, SIGINT, SIGTERM and SIGHUP only set a flag; a second SIGINT or SIGTERM ends the process. */
 void cli_catch_interrupts(void);
 bool cli_interrupted(void);
+int cli_interrupt_signal(void);      /* which one it was; 0: none */
+void cli_forget_interrupt(void);     /* the flag is down again, and the next signal only sets it */
 
 /* Flushes standard output. False once a write failed (a full disk, a closed pipe): stop, main reports it. */
 bool cli_output_flush(void);

@@ -12,6 +12,7 @@
 static const struct cli_command commands[] = {
     { "train", "train a model on text, from scratch or from a checkpoint", command_train },
     { "generate", "continue a text", command_generate },
+    { "chat", "a conversation, typed line by line", command_chat },
     { "eval", "loss, perplexity and bits per byte of a model on a text", command_eval },
     { "bench", "measure prefill and decoding against the limits of this machine", command_bench },
     { "info", "parameters, cache, FLOPs and memory of a model or a config.json", command_info },
