@@ -16,6 +16,8 @@ static const struct cli_command commands[] = {
     { "eval", "loss, perplexity and bits per byte of a model on a text", command_eval },
     { "bench", "measure prefill and decoding against the limits of this machine", command_bench },
     { "info", "parameters, cache, FLOPs and memory of a model or a config.json", command_info },
+    { "data", "generate text to train on", command_data },
+    { "tokenize", "text to token ids and back, and tokenizers from text", command_tokenize },
     { "logits", "write the logits of every position of token arrays", command_logits },
     { "grads", "write losses and every parameter's gradient", command_grads },
     { "steps", "take optimizer steps on given tokens and write the parameters after them", command_steps },

@@ -2,7 +2,7 @@
 #include "text/stories.h"
 
 static const struct story_rule plots[] = {
-    { "learning a trade", "[h=girl,boy][e=worker]&open(h) @e.a worked @e.where. @e.s had @e.has and @e.made. @h {looked through the window every day|loved to watch}. <h:{Can I help you|May I learn to do that}?> <e kind:{Come in.|Why not?} {But it is hard work|You have to be patient}.>\n"
+    { "learning a trade", "[h=girl,boy][e=worker]&open(h) @e.a worked @e.where. @e.s had @e.tool and @e.made. @h {looked through the window every day|loved to watch}. <h:{Can I help you|May I learn to do that}?> <e kind:{Come in.|Why not?} {But it is hard work|You have to be patient}.>\n"
       "First @h had to {sweep the floor|carry water|clean the tools}. &days_later, @e {showed @h how to|let @h} @e.teach. It {looked easy, but it was not|went wrong at first}. {@h.his hands did not want to listen|The first try was crooked, and so was the second}. <h sad:{I am too clumsy|I will never learn it}.> <e:{My first try is in that box|I made the same mistake}. {Look how bad it was|I keep it to remember}.> @h looked and had to {smile|laugh}.\n"
       "So @h went on. One day, @e {was ill|had a sore hand}, and there was {so much|a lot of} work. @h got up early and did {everything|all of it} alone. @e {came in late|looked at the work} and {nodded|said nothing for a while}. <e happy:{I could not have done it better|Now you are a real helper}!> @e gave @h @e.gives. &is_happy(h) {&moral_try(h)|&night(h)}" },
 

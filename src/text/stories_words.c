@@ -27,7 +27,7 @@ static const char *const parents[] = {
 };
 static const char *const siblings[] = { "m:little brother|Billy", "f:little sister|Suzy", "m:big brother|Robert", "f:big sister|Helen", "m:baby brother|Bobby", "f:cousin|Polly" };
 static const char *const elders[] = { "m:old man", "f:old woman", "f:kind woman", "m:tall man", "f:old lady", "m:old sailor", "f:shepherd", "m:old gardener", "f:nurse", "m:hermit", "f:widow", "m:monk" };
-/* workers: where, has, makes (past), gives, wish: what a child could learn from them */
+/* workers: where they work, tool, what they made, what they give away, what one can learn from them */
 static const char *const workers[] = {
     "baker|in the bakery|a long wooden spoon|baked bread and buns|a warm bun|knead dough", "farmer|on the farm|a big straw hat|grew corn and beans|a basket of eggs|milk a cow",
     "m:fisherman|by the harbor|an old net|caught silver fish|a shiny shell|tie a knot", "teacher|at the school|a piece of chalk|taught the children to read|a gold star|write neat letters",
@@ -239,7 +239,7 @@ const struct story_class story_classes[] = {
     { "parent", STORY_RELATIVE, 'f', "call", ENTRIES(parents) },
     { "sibling", STORY_RELATIVE, 'f', "call", ENTRIES(siblings) },
     { "elder", STORY_NOUN, 'x', "", ENTRIES(elders) },
-    { "worker", STORY_NOUN, 'x', "where has made gives teach", ENTRIES(workers) },
+    { "worker", STORY_NOUN, 'x', "where tool made gives teach", ENTRIES(workers) },
     { "woodcutter", STORY_NOUN, 'x', "", ENTRIES(woodcutters) },
     { "ruler", STORY_NOUN, 'x', "", ENTRIES(rulers) },
     { "animal", STORY_NOUN, 'x', "home move eats sound", ENTRIES(animals) },
