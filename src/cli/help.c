@@ -17,7 +17,7 @@ enum help_format help_format_named(const char *name) {
 
 enum help_completion help_completion_of(const char *argument) {
     if (!argument) return COMPLETE_NOTHING;
-    if (strstr(argument, "FILE") || strstr(argument, ".json")) return COMPLETE_FILES;
+    if (strstr(argument, "FILE") || strstr(argument, ".json") || strstr(argument, "TOKENIZER")) return COMPLETE_FILES;
     return strstr(argument, "DIR") || strstr(argument, "MODEL") || strstr(argument, "RUN") || strstr(argument, "FOLDER") ? COMPLETE_FOLDERS : COMPLETE_NOTHING;
 }
 

@@ -10,6 +10,7 @@
 #include "base/file.h"
 
 #define MAX_DIMENSION ((int64_t)1 << 20)
+#define MAX_HEAD_DIM 65536
 #define MAX_LAYERS 4096
 #define MAX_VOCAB ((int64_t)1 << 24)
 #define MAX_WARNINGS 64
@@ -228,11 +229,13 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     if ((status = read_integer(&reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads))) return status;
     if (config->num_attention_heads % config->num_key_value_heads)
         return error_set(error, STATUS_INVALID, "%s: num_attention_heads %lld is not a multiple of num_key_value_heads %lld", origin, (long long)config->num_attention_heads, (long long)config->num_key_value_heads);
-    if ((status = read_integer(&reader, "head_dim", 2, 65536, false, &config->head_dim))) return status;
+    if ((status = read_integer(&reader, "head_dim", 2, MAX_HEAD_DIM, false, &config->head_dim))) return status;
     if (config->head_dim == 0) {
         if (config->hidden_size % config->num_attention_heads)
             return error_set(error, STATUS_INVALID, "%s: hidden_size %lld is not a multiple of num_attention_heads %lld, and there is no head_dim", origin, (long long)config->hidden_size, (long long)config->num_attention_heads);
         config->head_dim = config->hidden_size / config->num_attention_heads;
+        if (config->head_dim > MAX_HEAD_DIM)
+            return error_set(error, STATUS_INVALID, "%s: hidden_size %lld of %lld num_attention_heads makes a head_dim of %lld, expected at most %d", origin, (long long)config->hidden_size, (long long)config->num_attention_heads, (long long)config->head_dim, MAX_HEAD_DIM);
     }
     if (config->head_dim % 2) return error_set(error, STATUS_INVALID, "%s: head_dim is %lld, expected an even number (rotary embedding turns pairs)", origin, (long long)config->head_dim);
     if (config->num_attention_heads * config->head_dim > MAX_DIMENSION)
