@@ -6,8 +6,7 @@
 #include "cli/cli.h"
 #include "cli/curve.h"
 #include "cli/reading.h"
-#include "infer/infer.h"
-#include "infer/sample.h"
+#include "infer/generate.h"
 #include "kernels/probe.h"
 #include "train/loop.h"
 
@@ -63,71 +62,66 @@ static void told_evaluation(void *context, int64_t step, double loss, int64_t ta
 
 /* ---- samples ---------------------------------------------------------------------------------------------------------------- */
 
-/* The sample's beginning: the prompt, or the end-of-document token where the tokenizer does not know it. */
-static enum status begin_sample(const struct training *t, struct token_list *ids, struct error *error) {
+/* The sample's beginning: the prompt with its BOS, or the end-of-document token where there is nothing else. Of a prompt longer than the context its end. */
+static enum status begin_sample(const struct training *t, int64_t capacity, struct token_list *ids, struct error *error) {
     const char *prompt = t->settings.sample_prompt;
     enum status status = tokenizer_encode(t->tokenizer, prompt, strlen(prompt), true, ids, NULL, error);
-    if (status == STATUS_INVALID || (status == STATUS_OK && ids->count == 0)) {
-        int32_t eos = tokenizer_eos(t->tokenizer);
-        status = token_list_push(ids, eos >= 0 ? eos : 0, error);
+    if (status == STATUS_INVALID) status = STATUS_OK;   /* characters that the tokenizer does not know */
+    if (!status) status = tokenizer_begin(t->tokenizer, ids, error);
+    if (!status && ids->count == 0) status = token_list_push(ids, tokenizer_eos(t->tokenizer) >= 0 ? tokenizer_eos(t->tokenizer) : 0, error);
+    if (!status && ids->count > capacity) {
+        memmove(ids->ids, ids->ids + ids->count - capacity, (size_t)capacity * sizeof *ids->ids);
+        ids->count = capacity;
     }
     return status;
 }
 
-/* Continues `ids` by `count` tokens or to the end of the document. The context is as long as the sequences of the training: when it is full, its last half goes on. */
-static enum status continue_sample(struct view *view, struct model *model, struct sequence *sequence, struct token_list *ids, int64_t count, uint64_t stream, float *logits,
-                                   struct sampler *sampler, struct error *error) {
-    const struct training *t = view->training;
-    int64_t vocab = model->config.vocab_size, known = tokenizer_size(t->tokenizer), capacity = sequence->capacity, prompt = ids->count;
-    struct sampling sampling = sampling_default();
-    sampling.temperature = t->settings.sample_temperature;
-    sampling.seed = (uint64_t)t->settings.seed;
-    int64_t fed = ids->count > capacity ? ids->count - capacity : 0;
-    for (int64_t n = 0; n < count; n++) {
-        if (sequence->length + (ids->count - fed) > capacity) {
-            sequence_rewind(sequence, 0);
-            fed = ids->count - (capacity + 1) / 2;
-        }
-        struct feed feed = { .sequence = sequence, .ids = ids->ids + fed, .count = ids->count - fed, .logits = logits };
-        enum status status = engine_feed(view->engine, &feed, 1, 0, error);
-        fed = ids->count;
-        if (status) return status;
-        for (int64_t id = known; id < vocab; id++) logits[id] = -INFINITY;   /* padding of the vocabulary */
-        int32_t id = sampler_next(sampler, logits, &sampling, stream, ids->ids, ids->count, prompt, NULL, NULL, 0);
-        if (id == tokenizer_eos(t->tokenizer)) return STATUS_OK;
-        status = token_list_push(ids, id, error);
-        if (status) return status;
+/* The prompt's text and what was made of it. */
+static enum status join_sample(const struct training *t, const struct generation *made, char **text, size_t *length, struct error *error) {
+    char *bytes = NULL;
+    size_t size, repaired;
+    enum status status = tokenizer_decode(t->tokenizer, made->ids.ids, made->prompt, true, &bytes, &size, error);
+    if (status) return status;
+    char *prompt = utf8_repair(bytes, size, &repaired, NULL);
+    free(bytes);
+    *text = prompt ? malloc(repaired + made->text_size + 1) : NULL;
+    if (!*text) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status) {
+        memcpy(*text, prompt, repaired);
+        if (made->text_size) memcpy(*text + repaired, made->text, made->text_size);
+        *length = repaired + made->text_size;
     }
-    return STATUS_OK;
+    free(prompt);
+    return status;
 }
 
+/* Continues the prompt by sample_tokens or to the end of the document. The context is as long as the sequences of the training: when it is full, its last half goes on. */
 static enum status make_sample(void *context, struct model *model, int64_t step, char **text, size_t *length, struct error *error) {
     struct view *view = context;
     const struct training *t = view->training;
-    size_t vocab = (size_t)model->config.vocab_size, size;
-    struct token_list ids = { 0 };
-    struct sequence *sequence = NULL;
+    int32_t eos[CONFIG_MAX_EOS];
+    struct generation_options options = { .sampling = sampling_default(), .max_tokens = t->settings.sample_tokens, .eos = eos, .eos_count = model->config.eos_count, .logprobs = -1, .shift = true };
+    options.sampling.temperature = t->settings.sample_temperature;
+    options.sampling.seed = (uint64_t)t->settings.seed;
+    for (int i = 0; i < options.eos_count; i++) eos[i] = (int32_t)model->config.eos_token_id[i];
+    struct generation item = { .options = &options, .stream = (uint64_t)step };
     struct sampler *sampler = NULL;
-    float *logits = malloc(vocab * sizeof *logits);
-    char *bytes = NULL;
+    int64_t capacity = t->settings.sequence_length > 1 ? t->settings.sequence_length : 2;
     *text = NULL;
-    enum status status = logits ? sampler_create(&sampler, (int64_t)vocab, error) : error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    enum status status = sampler_create(&sampler, model->config.vocab_size, error);
     if (!status && !view->engine) status = engine_create(&view->engine, model, 0, error);
-    if (!status) status = sequence_create(&sequence, model, t->settings.sequence_length > 1 ? t->settings.sequence_length : 2, error);
-    if (!status) status = begin_sample(t, &ids, error);
-    if (!status) status = continue_sample(view, model, sequence, &ids, t->settings.sample_tokens, (uint64_t)step, logits, sampler, error);
-    if (!status) status = tokenizer_decode(t->tokenizer, ids.ids, ids.count, true, &bytes, &size, error);
-    if (!status && !(*text = utf8_repair(bytes, size, length, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for a sample");
+    if (!status) status = sequence_create(&item.sequence, model, capacity, error);
+    if (!status) status = begin_sample(t, capacity, &item.ids, error);
+    if (!status) status = generate(view->engine, t->tokenizer, sampler, &item, 1, NULL, error);
+    if (!status) status = join_sample(t, &item, text, length, error);
     if (!status && !view->request->quiet) {
         cli_progress_line(&view->progress, "--- sample at step %lld", (long long)step);
         fwrite(*text, 1, *length, stderr);
         fputs("\n---\n", stderr);
     }
-    free(bytes);
-    free(logits);
+    sequence_destroy(item.sequence);
+    generation_release(&item);
     sampler_destroy(sampler);
-    token_list_free(&ids);
-    sequence_destroy(sequence);
     return status;
 }
 
