@@ -91,6 +91,13 @@ static void wrong_values_are_named(void **state) {
         { "{\"optimizer\": {\"decay_vectors\": 1}}", "train.optimizer.decay_vectors: found 1, expected true or false" },
         { "{\"recompute\": true}", "train.recompute: found true, expected \"none\", \"cheap\", \"blocks\"" },
         { "{\"tokenizer\": \"\"}", "train.tokenizer: found an empty text" },
+        { "{\"tokenizer\": 258}", "train.tokenizer: found 258, expected a text of up to 1023 bytes, or an integer from 259 to 1048576" },
+        { "{\"tokenizer\": \"258\"}", "train.tokenizer: found \"258\", expected" },
+        { "{\"tokenizer\": \"99999999999999999999\"}", "train.tokenizer: found" },
+        { "{\"tokenizer\": 300.5}", "train.tokenizer: found 300.5" },
+        { "{\"tokenizer\": true}", "train.tokenizer: found true" },
+        { "{\"text_key\": \"\"}", "train.text_key: found an empty text" },
+        { "{\"bad_lines\": \"ignore\"}", "train.bad_lines: found \"ignore\", expected \"error\", \"skip\"" },
         { "{\"keep\": 0}", "train.keep: found 0" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -205,6 +212,41 @@ static void a_resumed_run_has_the_same_config(void **state) {
     json_decref(d);
 }
 
+/* A number, or a text of digits, is a vocabulary size and stays a number when it is written. */
+static void a_tokenizer_may_be_a_size(void **state) {
+    (void)state;
+    static const char *const same[] = { "{\"train\": {\"tokenizer\": 4096}}", "{\"train\": {\"tokenizer\": 4096.0}}", "{\"train\": {\"tokenizer\": \"4096\"}}", "{\"train\": {\"tokenizer\": 4.096e3}}" };
+    for (int i = 0; i < 4; i++) {
+        struct settings s;
+        json_t *config = json_loads(same[i], 0, NULL);
+        assert_int_equal(settings_parse(&s, config, "c.json", &error), STATUS_OK);
+        assert_string_equal(s.tokenizer, "4096");
+        json_t *written = settings_to_json(&s);
+        assert_int_equal(json_integer_value(json_object_get(written, "tokenizer")), 4096);
+        json_decref(written);
+        json_decref(config);
+    }
+    struct settings s;
+    json_t *config = json_loads("{\"train\": {\"tokenizer\": \"./4096\"}}", 0, NULL), *written;
+    assert_int_equal(settings_parse(&s, config, "c.json", &error), STATUS_OK);
+    written = settings_to_json(&s);
+    assert_string_equal(json_string_value(json_object_get(written, "tokenizer")), "./4096");
+    json_decref(written);
+    json_decref(config);
+}
+
+/* A run that was begun before a key existed goes on where the key has its default. */
+static void keys_that_came_later_have_their_default(void **state) {
+    (void)state;
+    json_t *saved = json_loads("{\"train\": {\"seed\": 1}}", 0, NULL), *now = json_loads("{\"train\": {\"seed\": 1, \"eval_batches\": 20}}", 0, NULL);
+    assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_OK);
+    json_object_set_new(json_object_get(now, "train"), "eval_batches", json_integer(21));
+    assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "train.eval_batches = (absent), the config now says 21"));
+    json_decref(saved);
+    json_decref(now);
+}
+
 static void check_rate(const struct schedule *schedule, int64_t step, double expected) {
     double found = schedule_rate(schedule, step);
     if (fabs(found - expected) > 1e-12) fail_msg("step %lld: %.15g, expected %.15g", (long long)step, found, expected);
@@ -250,6 +292,8 @@ int main(void) {
         cmocka_unit_test(doors_have_their_own_layout),
         cmocka_unit_test(set_overrides_any_key),
         cmocka_unit_test(a_resumed_run_has_the_same_config),
+        cmocka_unit_test(a_tokenizer_may_be_a_size),
+        cmocka_unit_test(keys_that_came_later_have_their_default),
         cmocka_unit_test(rates_follow_the_formulas),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
