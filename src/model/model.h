@@ -75,10 +75,12 @@ enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCKS };
 /* Packed copies that are made while the model is in use (model/packing.c). */
 struct packing {
     struct packing_item { struct parameter *parameter; int64_t first; } *items;   /* matrices in the order of the forward, the number of each one's first piece */
-    int count, ready;            /* of the matrices; those whose copies are complete */
+    int count;                   /* of the matrices */
+    atomic_int ready;            /* those whose copies are complete */
     int64_t pieces;              /* of all of them */
     _Atomic int64_t next;        /* the piece that is made next */
     bool begun;                  /* a pass has been computed */
+    double debt;                 /* seconds by which packing took longer than it was granted */
     atomic_flag busy;
 };
 
@@ -125,9 +127,9 @@ void parameter_repack(const struct model *model, const struct parameter *paramet
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
 /* Have all packed copies been made? */
 bool model_packed(const struct model *model);
-/* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece; INFINITY: all of them. */
+/* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece, at least one; INFINITY: all of them. */
 void model_pack(struct model *model, double seconds);
-/* After a pass that took so long: packs for less than a tenth of it, so that what follows is never later by more. After the model's first pass it packs nothing. */
+/* After a pass that took so long: packs for less than a tenth of it. After the model's first pass it packs nothing. */
 void model_pack_behind(struct model *model, double pass_seconds);
 /* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's folder, a config, one of its files) is named. */
 enum status model_check_folder(const char *folder, struct error *error);

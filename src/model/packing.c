@@ -2,7 +2,7 @@
  *
  * A large model begins to compute from the pages of its file: a product packs each part of a matrix on its way into the cache (kernels/matmul_driver.h). After each
  * pass the copies go on growing for a tenth of the time that the pass took, in the order of the forward, and a matrix whose copy is complete is read there from
- * then on. Both ways give the same bits, so the clock may decide. */
+ * then on. Both ways give the same bits, so the clock may decide. Where the system makes a piece wait (for a fresh page, for the processor), later passes make up for it. */
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -31,11 +31,12 @@ struct pack_run { struct model *model; double deadline; };
 
 /* A piece is MATMUL_GRAIN outputs of one matrix. */
 static void pack_pieces(void *context, int thread, int threads) {
-    (void)thread, (void)threads;
+    (void)threads;
     const struct pack_run *run = context;
     struct packing *packing = &run->model->packing;
     int i = packing->ready;
-    do {
+    double now = clock_seconds(), last = 0;   /* what a piece takes, so that one that would come too late is not begun */
+    for (bool at_least_one = thread == 0; at_least_one || now + last < run->deadline; at_least_one = false) {
         const int64_t piece = atomic_fetch_add(&packing->next, 1);
         if (piece >= packing->pieces) return;
         while (i + 1 < packing->count && packing->items[i + 1].first <= piece) i++;
@@ -43,28 +44,49 @@ static void pack_pieces(void *context, int thread, int threads) {
         const struct matrix b = matrix_of_parameter(p, true);
         const int64_t begin = (piece - packing->items[i].first) * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
         run->model->kernels->matmul.pack_part(p->packed[0], &b, p->compute, 0, b.rows, begin, end < b.cols ? end : b.cols);
-    } while (clock_seconds() < run->deadline);
+        last = clock_seconds() - now;
+        now += last;
+    }
 }
 
-void model_pack(struct model *model, double seconds) {
+static void pack_for(struct model *model, double seconds) {
     struct packing *packing = &model->packing;
-    if (model_packed(model) || atomic_flag_test_and_set(&packing->busy)) return;   /* one thread of those that share a model */
     struct pack_run run = {model, clock_seconds() + seconds};
     pool_run(model->pool, pack_pieces, &run);
     const int64_t made = atomic_load(&packing->next);
     while (!model_packed(model)) {
-        struct parameter *p = packing->items[packing->ready].parameter;
-        if (made < packing->items[packing->ready].first + (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN) break;
+        const struct packing_item *item = &packing->items[packing->ready];
+        struct parameter *p = item->parameter;
+        if (made < item->first + (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN) break;
         atomic_store_explicit(&p->unpacked, false, memory_order_release);
         file_map_release(p->stored, dtype_bytes(p->stored_dtype, (size_t)p->count));
         packing->ready++;
     }
-    atomic_flag_clear(&packing->busy);
+}
+
+/* Of several engines on one model one packs at a time; the others go on. */
+static bool begin_packing(struct model *model) { return !model_packed(model) && !atomic_flag_test_and_set(&model->packing.busy); }
+static void end_packing(struct model *model) { atomic_flag_clear(&model->packing.busy); }
+
+void model_pack(struct model *model, double seconds) {
+    if (!begin_packing(model)) return;
+    pack_for(model, seconds);
+    end_packing(model);
 }
 
 void model_pack_behind(struct model *model, double pass_seconds) {
-    if (model_packed(model)) return;
-    /* The first token comes as early as it can. */
-    if (model->packing.begun) model_pack(model, PACKING_SHARE * pass_seconds);
-    model->packing.begun = true;
+    if (!begin_packing(model)) return;
+    struct packing *packing = &model->packing;
+    const double share = PACKING_SHARE * pass_seconds;
+    if (!packing->begun) {   /* the first token comes as early as it can */
+        packing->begun = true;
+    } else if (packing->debt >= share) {
+        packing->debt -= share;
+    } else {
+        const double granted = share - packing->debt, began = clock_seconds();
+        pack_for(model, granted);
+        const double over = clock_seconds() - began - granted;
+        packing->debt = over > 0 ? over : 0;
+    }
+    end_packing(model);
 }
