@@ -559,8 +559,9 @@ int command_chat(int argc, char **argv) {
         .examples = "deepseek chat MODEL\n"
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"
                     "printf 'Once upon a time\\n\\n/show\\n' | deepseek chat MODEL -n 40\n",
-        .notes = "Commands: /undo /retry /edit /reset /save FILE /load FILE /set NAME=VALUE /show /help /quit. An empty line lets the model go on. A line that ends with \\ goes on in the next;\n"
-                 "lines between two lines of \"\"\" are one text.\n",
+        .notes = "Commands: /undo /retry /edit /reset /save FILE /load FILE /set NAME=VALUE /show\n"
+                 "/help /quit. An empty line lets the model go on. A line that ends with \\ goes on in\n"
+                 "the next; lines between two lines of \"\"\" are one text.\n",
         .operands = operands,
         .options = options,
     };

@@ -76,7 +76,7 @@ for kind in shared static; do
     done
     expect "train, $kind: runs" env LD_LIBRARY_PATH="$D/lib" "$T/train-$kind" "$T/text" "$T/model-$kind" 60
     cp "$T/log" "$T/train-$kind.log"
-    expect "train, $kind: learns" awk '/^step 1 / {first = $4} /^step 60 / {last = $4} END {exit !(first > 4 && last < 2)}' "$T/log"
+    expect "train, $kind: learns" awk '/^step 1 / {first = $4} /^step 60 / {last = $4} END {exit !(first > 4 && last < 2)}' "$T/train-$kind.log"
     expect "generate, $kind: runs" env LD_LIBRARY_PATH="$D/lib" "$T/generate-$kind" "$T/model-$kind" 'The cat'
     cp "$T/log" "$T/generate-$kind.log"
     expect "generate, $kind: writes the prompt and more" [ "$(grep -c '^The cat.' "$T/generate-$kind.log")" -eq 2 ]

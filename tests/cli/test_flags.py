@@ -5,12 +5,14 @@ The flags come from `deepseek --help=json`, so that commands and flags that are 
 completion scripts and manual pages, which come from the same tables."""
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 
 program = os.environ["DEEPSEEK"]
+root = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../..")
 passed = failed = 0
 
 
@@ -108,6 +110,25 @@ for command, entry in commands.items():
 refused("an unknown command, no UTF-8", [b"\xff\xff"], "unknown command `\ufffd\ufffd`")
 refused("an unknown form of help", ["--help=html"], "--help: found `html`, expected nothing, man, json, bash, zsh, fish or commands")
 
+# ---- help texts: usage, examples that name files that exist, 80 columns ------------------------------------------------------------------
+
+for name in names:
+    code, out, err = run(name.split() + ["--help"])
+    text = out.decode("utf-8", "strict")
+    check(name + " --help", code == 0 and not err and text.startswith("usage: deepseek " + name + " "), text[:80])
+    check("help " + name, run(["help"] + name.split())[1] == out)
+    long = [line for line in text.splitlines() if len(line) > 80 and not line.startswith("  deepseek ")]
+    check(name + " --help: 80 columns", not long, long)
+    if name in commands:
+        check(name + " --help: examples", "\nExamples:\n" in text and "\n  deepseek " + name in text, text[-300:])
+        check(name + " --help: wins over everything else", run(name.split() + ["--nonsense", "--help", "x"])[1] == out)
+        for path in re.findall(r"(?:configs|data|bench)/[A-Za-z0-9_./-]*[A-Za-z0-9]", text):
+            check(name + " --help: " + path + " exists", os.path.exists(os.path.join(root, path)))
+    else:
+        refused(name + ": nothing below it is named", name.split(), "what to do is missing")
+        refused(name + ": something unknown below it", name.split() + ["xyzzy"], "unknown `" + name + " xyzzy`")
+        refused(name + ": an option first", name.split() + ["--threads"], "found option --threads")
+
 # ---- completion: the scripts are sound, and every command, option and choice is offered ------------------------------------------------
 
 folder = tempfile.mkdtemp()
@@ -181,6 +202,17 @@ try:
         for (words, expected, exactly), answer in zip(asked, answers):
             offered = set(answer.split("\t")) - {""}
             check("bash: " + " ".join(words) + "<Tab>", offered == expected if exactly else offered >= expected, (expected, offered))
+
+    if shutil.which("fish"):   # it offers more (files where anything may stand), so what must be there is looked for
+        asked_fish = [(words, expected) for words, expected, _ in asked if expected and "=" not in words]
+        lines = ["cd " + os.path.join(folder, "place"), "source " + scripts["fish"]]
+        for words, _ in asked_fish:
+            lines.append("echo (complete -C '%s' | string split -f 1 \\t | string unescape)\\t | string join ''; echo '<'" % " ".join(["deepseek"] + words))
+        done = subprocess.run(["fish", "--no-config", "-c", "\n".join(lines)], capture_output=True, timeout=120, env=dict(os.environ, HOME=folder))
+        answers = done.stdout.decode().split("<\n")[:-1]
+        check("fish: answers", len(answers) == len(asked_fish), done.stderr[:400])
+        for (words, expected), answer in zip(asked_fish, answers):
+            check("fish: " + " ".join(words) + "<Tab>", all(value in answer for value in expected), (expected, answer))
 
     # ---- manual pages ------------------------------------------------------------------------------------------------------------------
     for name in [""] + names:
