@@ -560,8 +560,8 @@ int command_chat(int argc, char **argv) {
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"
                     "printf 'Once upon a time\\n\\n/show\\n' | deepseek chat MODEL -n 40\n",
         .notes = "Commands: /undo /retry /edit /reset /save FILE /load FILE /set NAME=VALUE /show\n"
-                 "/help /quit. An empty line lets the model go on. A line that ends with \\ goes on in\n"
-                 "the next; lines between two lines of \"\"\" are one text.\n",
+                 "/help /quit. An empty line lets the model go on. A line that ends with \\ goes on\n"
+                 "in the next; lines between two lines of \"\"\" are one text.\n",
         .operands = operands,
         .options = options,
     };
