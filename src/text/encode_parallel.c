@@ -63,7 +63,8 @@ static size_t character_start(const uint8_t *text, size_t at) {
 /* Is the text around a cut well-formed? The repair of ill-formed text further away does not reach it. */
 static bool is_well_formed_around(const uint8_t *text, size_t size, size_t cut) {
     size_t low = character_start(text, cut > CUT_MARGIN ? cut - CUT_MARGIN : 0), high = size - cut > CUT_MARGIN ? cut + CUT_MARGIN : size;
-    return utf8_prefix(text + low, high - low) + 3 >= high - low;   /* the last character may go on */
+    size_t valid = utf8_prefix(text + low, high - low);
+    return valid == high - low || (high < size && valid + 3 >= high - low);   /* the last character may go on */
 }
 
 /* A cut for the text without regard to added tokens; 0: none. */
