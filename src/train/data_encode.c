@@ -8,6 +8,8 @@
 #include "text/bpe_train.h"
 #include "train/data.h"
 
+#define CUT_WINDOW ((size_t)16384)   /* bytes in which a cut between pieces is looked for */
+#define CUT_MARGIN ((size_t)64)
 #define RULES_VERSION 1   /* of the placing of documents, BOS and EOS */
 
 static bool tell(const struct data_watch *watch, enum data_work work, uint64_t done, uint64_t total) { return !watch->progress || watch->progress(watch->context, work, done, total); }
@@ -125,7 +127,17 @@ static enum status make_characters(struct tokenizer **tokenizer, const struct da
 
 struct bpe_work { struct bpe_trainer *trainer; const struct data_options *options; enum pipeline pipeline; struct batch_run run; uint64_t replaced; };
 
-static size_t cut_piece(const void *context, const uint8_t *text, size_t size, size_t limit) { return pieces_safe_cut(((const struct bpe_work *)context)->pipeline, text, size, limit); }
+/* A cut between pieces in text that is well-formed around it: pieces are known of well-formed text alone, and what becomes of other text further away does not reach the cut. */
+static size_t cut_piece(const void *context, const uint8_t *text, size_t size, size_t limit) {
+    const struct bpe_work *work = context;
+    size_t lowest = limit > CUT_WINDOW ? limit - CUT_WINDOW : 1;
+    for (size_t cut = pieces_safe_cut(work->pipeline, text, size, limit); cut >= lowest; cut = pieces_safe_cut(work->pipeline, text, size, cut - 1)) {
+        size_t low = cut > CUT_MARGIN ? cut - CUT_MARGIN : 0, high = size - cut > CUT_MARGIN ? cut + CUT_MARGIN : size;
+        while (low > 0 && (text[low] & 0xC0) == 0x80) low--;
+        if (utf8_prefix(text + low, high - low) + (high < size ? 3 : 0) >= high - low) return cut;   /* the last character may go on */
+    }
+    return 0;
+}
 
 static enum status visit_pieces(void *context, const void *text, size_t size, bool begins, struct error *error) {
     (void)begins;

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "base/file.h"
+#include "text/bpe_train.h"
 #include "train/data.h"
 
 static char folder[] = "/tmp/deepseek-data-XXXXXX";
@@ -205,6 +206,45 @@ static void bad_lines_are_named_or_counted(void **state) {
     tokenizer_destroy(bytes);
 }
 
+/* bos eos of the tokenizers that are trained: every document begins with one bos, eos stands between documents, whether the text has a bos of its own or not. */
+static void every_document_has_one_bos(void **state) {
+    (void)state;
+    struct data_files files;
+    struct tokenizer *bpe;
+    struct data data;
+    uint64_t replaced = 0;
+    write_text("bos.jsonl", "{\"text\": \"ab\"}\n{\"text\": \"" BPE_BOS "ab\"}\n{\"text\": \"" BPE_BOS "\"}\n{\"text\": \"ab" BPE_EOS "\"}\n");
+    list(&files, "bos.jsonl");
+    assert_int_equal(data_make_tokenizer(&bpe, "259", &files, &options, &replaced, &error), STATUS_OK);
+    int32_t bos = tokenizer_bos(bpe), eos = tokenizer_eos(bpe), letters[2];
+    assert_true(tokenizer_add_bos(bpe) && bos >= 0 && eos >= 0 && tokenizer_size(bpe) == 259);
+    struct token_list plain = {0};
+    assert_int_equal(tokenizer_encode(bpe, "ab", 2, false, &plain, NULL, &error), STATUS_OK);
+    assert_int_equal(plain.count, 2);
+    memcpy(letters, plain.ids, sizeof letters);
+    const int32_t a = letters[0], b = letters[1], read[] = { bos, a, b, eos, bos, a, b, eos, bos, eos, bos, a, b, eos };
+    options.rules.special_tokens = true;
+    assert_int_equal(data_load(&data, &files, bpe, 259, &options, &error), STATUS_OK);
+    options.rules.special_tokens = false;
+    check_ids(&data, read, sizeof read / sizeof *read);
+    data_free(&data);
+    /* As plain text they are bytes like others, behind the document's own bos. */
+    assert_int_equal(data_load(&data, &files, bpe, 259, &options, &error), STATUS_OK);
+    int32_t ids[256];
+    int64_t marks = 0, ends = 0;
+    assert_int_equal(data.count, 4 * 1 + 3 + 3 * 2 + 2 * (int64_t)strlen(BPE_BOS) + (int64_t)strlen(BPE_EOS));
+    assert_int_equal(data_read(&data, 0, data.count, ids, &error), STATUS_OK);
+    for (int64_t i = 0; i < data.count; i++) marks += ids[i] == bos, ends += ids[i] == eos;
+    assert_int_equal(marks, 4);
+    assert_int_equal(ends, 3);
+    assert_int_equal(ids[0], bos);
+    assert_int_equal(data.bytes, data.count - 7);
+    data_free(&data);
+    token_list_free(&plain);
+    tokenizer_destroy(bpe);
+    data_files_free(&files);
+}
+
 static void bad_data_is_refused(void **state) {
     (void)state;
     struct data_files files;
@@ -376,6 +416,7 @@ int main(void) {
         cmocka_unit_test(text_files_lose_their_mark_alone),
         cmocka_unit_test(json_lines_are_documents),
         cmocka_unit_test(bad_lines_are_named_or_counted),
+        cmocka_unit_test(every_document_has_one_bos),
         cmocka_unit_test(bad_data_is_refused),
         cmocka_unit_test(an_epoch_visits_every_window_once),
         cmocka_unit_test(the_order_depends_on_seed_and_number_alone),

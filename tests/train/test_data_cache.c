@@ -346,8 +346,8 @@ static void write_corpus(void) {
 static void threads_and_batches_do_not_matter(void **state) {
     (void)state;
     write_corpus();
-    static const char *const names[] = { "bytes", "characters" };
-    for (int n = 0; n < 2; n++) {
+    static const char *const names[] = { "bytes", "characters", "tests/text/data/small-v3", "tests/text/data/small-v1", "400" };
+    for (int n = 0; n < 5; n++) {
         struct data first = {0};
         for (int round = 0; round < 6; round++) {
             static const size_t batches[] = { 0, 0, 2000, 9000, 70000, 70000 };
@@ -362,13 +362,13 @@ static void threads_and_batches_do_not_matter(void **state) {
             assert_int_equal(data_make_tokenizer(&tokenizer, names[n], &files, &options, &replaced, &error), STATUS_OK);
             if (data_load(&data, &files, tokenizer, INT64_MAX, &options, &error) != STATUS_OK) fail_msg("%s", error.message);
             if (round == 0) first = data;
-            assert_int_equal(data.count, first.count);
-            assert_true(data.fingerprint == first.fingerprint);
+
+            if (data.fingerprint != first.fingerprint) fail_msg("%s, round %d: %lld tokens, %lld", names[n], round, (long long)data.count, (long long)first.count);
             assert_int_equal(data.documents, 1 + 49 + 3000 - 34);   /* one text file is empty, and so are 34 texts of the lines */
             assert_int_equal(data.blank, 34);
             assert_int_equal(data.bytes, first.bytes);
             assert_int_equal(data.replaced, first.replaced);
-            assert_true(n == 0 ? data.replaced == 0 : data.replaced == replaced && replaced > 1000);
+            assert_true(n == 0 ? data.replaced == 0 : data.replaced > 1000 && (data.replaced == replaced || n == 2 || n == 3));   /* a loaded tokenizer has not read the data */
             tokenizer_destroy(tokenizer);
             data_files_free(&files);
             if (round) data_free(&data);
@@ -376,6 +376,31 @@ static void threads_and_batches_do_not_matter(void **state) {
         }
         data_free(&first);
     }
+}
+
+/* A text in many parts is what it is whole. */
+static void parts_make_the_whole(void **state) {
+    (void)state;
+    size_t size;
+    char *text;
+    write_corpus();
+    assert_int_equal(file_read(at("corpus/b.txt"), 1 << 20, &text, &size, &error), STATUS_OK);
+    for (int special = 0; special < 2; special++) {
+        struct tokenizer *tokenizer;
+        struct token_list whole = {0};
+        struct data data;
+        const struct data_options options = { .batch_bytes = 20000, .rules.special_tokens = special };
+        assert_int_equal(tokenizer_load(&tokenizer, "tests/text/data/small-v3", &error), STATUS_OK);
+        assert_int_equal(tokenizer_encode(tokenizer, text, size, special, &whole, NULL, &error), STATUS_OK);
+        assert_int_equal(tokenizer_begin(tokenizer, &whole, &error), STATUS_OK);
+        assert_int_equal(load_with(&data, at("corpus/b.txt"), tokenizer, &options), STATUS_OK);
+        assert_int_equal(data.count, whole.count);
+        assert_true(data.fingerprint == XXH3_64bits(whole.ids, (size_t)whole.count * sizeof *whole.ids));
+        data_free(&data);
+        token_list_free(&whole);
+        tokenizer_destroy(tokenizer);
+    }
+    free(text);
 }
 
 static void an_interruption_leaves_nothing(void **state) {
@@ -450,6 +475,7 @@ int main(void) {
         cmocka_unit_test(damage_in_use_is_an_error),
         cmocka_unit_test(no_cache_is_no_obstacle),
         cmocka_unit_test(threads_and_batches_do_not_matter),
+        cmocka_unit_test(parts_make_the_whole),
         cmocka_unit_test(an_interruption_leaves_nothing),
         cmocka_unit_test(several_processes_at_once),
     };
