@@ -126,7 +126,7 @@ static void drop_oldest(struct chat *chat, int64_t kept) {
 /* Half of the context goes on, or what is `wanted` where that is more. */
 static void make_room(struct chat *chat, int64_t wanted) {
     int64_t half = chat->sequence->capacity / 2;   /* at least 1: see --context */
-    if (chat->line_open) cli_note("%s", "");
+    if (chat->line_open) say(chat, "%s", "");
     drop_oldest(chat, wanted > half ? wanted : half);
 }
 
