@@ -100,8 +100,9 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
         }
         /* Two steps at a time on separate registers, so that the loads of one need not wait for the products of the other. */
         int64_t steps = (k + AMX_K - 1) / AMX_K;
+        const bool streaming = ahead_bytes > 0;   /* otherwise B was packed into the caches a moment ago */
         for (; steps > 0; steps -= 2) {
-            fetch_step(b);
+            if (streaming) fetch_step(b);
             _tile_loadd(4, a, A_ROW);
             _tile_loadd(6, b, B_ROW);
             _tile_dpbf16ps(0, 4, 6);
@@ -110,7 +111,7 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
             a += height * A_ROW;
             b += AMX_K / 2 * B_ROW;
             if (steps == 1) break;
-            fetch_step(b);
+            if (streaming) fetch_step(b);
             _tile_loadd(5, a, A_ROW);
             _tile_loadd(2, b, B_ROW);
             _tile_dpbf16ps(0, 5, 2);

@@ -70,7 +70,7 @@ static inline int matmul_even_height(int64_t rows, int tile_rows) {
 /* k of a part of a panel that is packed on the way, where one tile uses it: the part stays in the first-level cache. The fewer rows, the more often
  * the next part should be asked for; the more rows, the less often a tile should be begun. */
 #define MATMUL_UNPACKED_K 512
-static inline int64_t matmul_unpacked_k(int height) { return height <= 4 ? 128 : height <= 8 ? 256 : MATMUL_UNPACKED_K; }
+static inline int64_t matmul_unpacked_k(int height) { return height <= 2 ? 128 : MATMUL_UNPACKED_K; }
 
 struct matmul_area { size_t a, partial, expanded, panel; };   /* bytes, multiples of 64 */
 
