@@ -1,13 +1,31 @@
-/* A fast 64-bit hash of a few bytes, for tables in memory (products of 64 bits folded to one word, after wyhash). It is no protection against chosen keys and stands in no file. */
+/* Bytes eight at a time: loading, comparing, and a fast 64-bit hash of a few of them for tables in memory (products of 64 bits folded to one word, after wyhash). It is no protection against chosen keys and stands in no file. */
 #ifndef DEEPSEEK_TEXT_BYTES_HASH_H
 #define DEEPSEEK_TEXT_BYTES_HASH_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
 static inline uint64_t load_8(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }
 static inline uint64_t load_4(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+
+/* The same with the first byte lowest on every machine. */
+static inline uint64_t load_little_8(const uint8_t *p) {
+    uint64_t v = load_8(p);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    v = __builtin_bswap64(v);
+#endif
+    return v;
+}
+
+/* Are n bytes the same? For the few bytes of a token this is less work than a call of memcmp. */
+static inline bool bytes_equal(const uint8_t *a, const uint8_t *b, size_t n) {
+    if (n > 16) return memcmp(a, b, n) == 0;
+    if (n >= 8) return ((load_8(a) ^ load_8(b)) | (load_8(a + n - 8) ^ load_8(b + n - 8))) == 0;
+    if (n >= 4) return ((load_4(a) ^ load_4(b)) | (load_4(a + n - 4) ^ load_4(b + n - 4))) == 0;
+    return n == 0 || (a[0] == b[0] && a[n / 2] == b[n / 2] && a[n - 1] == b[n - 1]);
+}
 
 static inline uint64_t fold_product(uint64_t a, uint64_t b) {
     unsigned __int128 product = (unsigned __int128)a * b;

@@ -285,7 +285,7 @@ int32_t piece_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size
         if (slot.id < 0) return -1;
         if (slot.hash != hash >> 32) continue;
         const struct piece *piece = &tokenizer->pieces[slot.id];
-        if (piece->length == length && !(piece->flags & PIECE_BYTES) == !is_bytes && memcmp(tokenizer->text + piece->offset, bytes, length) == 0) return slot.id;
+        if (piece->length == length && !(piece->flags & PIECE_BYTES) == !is_bytes && bytes_equal(tokenizer->text + piece->offset, bytes, length)) return slot.id;
     }
 }
 
@@ -524,7 +524,7 @@ static enum status find_result(struct reader *r, int32_t left, int32_t right, in
     if (guess < t->size) {
         const struct piece *piece = &t->pieces[guess];
         const uint8_t *text = t->text + piece->offset;
-        if (piece->length == length && (piece->flags & PIECE_BYTES) && memcmp(text, t->text + a->offset, a->length) == 0 && memcmp(text + a->length, t->text + b->offset, b->length) == 0)
+        if (piece->length == length && (piece->flags & PIECE_BYTES) && bytes_equal(text, t->text + a->offset, a->length) && bytes_equal(text + a->length, t->text + b->offset, b->length))
             return STATUS_OK;
     }
     uint8_t small[256], *whole = length <= sizeof small ? small : malloc(length);

@@ -28,21 +28,26 @@ uint32_t utf8_next(const uint8_t *text, size_t size, size_t *length, bool *ill_f
 
 size_t utf8_prefix(const void *text, size_t size) {
     const uint8_t *bytes = text;
-    size_t at = 0;
+    size_t at = 0, step;
+    bool ill_formed;
     while (at < size) {
         uint64_t eight;
         for (; size - at >= sizeof eight; at += sizeof eight) {
             memcpy(&eight, bytes + at, sizeof eight);
             if (eight & 0x8080808080808080u) break;
         }
-        /* Characters of three bytes, U+1000 to U+CFFF, which CJK texts are made of, then the rest. */
-        while (size - at >= 3 && bytes[at] >= 0xE1 && bytes[at] <= 0xEC && (bytes[at + 1] & 0xC0) == 0x80 && (bytes[at + 2] & 0xC0) == 0x80) at += 3;
-        if (at == size) break;
-        size_t step;
-        bool ill_formed;
-        utf8_next(bytes + at, size - at, &step, &ill_formed);
-        if (ill_formed) break;
-        at += step;
+        /* A few bytes one by one; the common characters of two and three bytes (U+0080 to U+07FF, U+1000 to U+CFFF) at once. */
+        for (size_t end = size - at > 16 ? at + 16 : size; at < end;) {
+            uint8_t byte = bytes[at];
+            if (byte < 0x80) at++;
+            else if (byte >= 0xC2 && byte <= 0xDF && size - at >= 2 && (bytes[at + 1] & 0xC0) == 0x80) at += 2;
+            else if (byte >= 0xE1 && byte <= 0xEC && size - at >= 3 && (bytes[at + 1] & 0xC0) == 0x80 && (bytes[at + 2] & 0xC0) == 0x80) at += 3;
+            else {
+                utf8_next(bytes + at, size - at, &step, &ill_formed);
+                if (ill_formed) return at;
+                at += step;
+            }
+        }
     }
     return at;
 }
