@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/cursor.h"
+#include "base/file.h"
 #include "cli/ids.h"
 #include "cli/lines.h"
 #include "io/json.h"
@@ -32,9 +33,17 @@ struct work {
     struct text_buffer out;
 };
 
+/* A folder without a tokenizer may be one where the model is near: the folder of a training run. */
+static enum status load_tokenizer(struct tokenizer **tokenizer, const char *path, struct error *error) {
+    struct error about;
+    enum status status = tokenizer_load(tokenizer, path, error);
+    if (status == STATUS_NOT_FOUND && file_is_folder(path) && model_check_folder(path, &about)) *error = about;
+    return status;
+}
+
 static enum status work_begin(struct work *work, const struct request *request, struct error *error) {
     *work = (struct work){ .request = request };
-    enum status status = tokenizer_load(&work->tokenizer, request->tokenizer_path, error);
+    enum status status = load_tokenizer(&work->tokenizer, request->tokenizer_path, error);
     if (!status) status = pool_create(&work->pool, (int)request->threads, error);
     if (!status && !(work->hands = calloc((size_t)pool_threads(work->pool), sizeof *work->hands))) status = error_set(error, STATUS_NO_MEMORY, "no memory for threads");
     for (int t = 0; !status && t < pool_threads(work->pool); t++) status = encoder_create(&work->hands[t].encoder, work->tokenizer, error);
@@ -326,9 +335,14 @@ static enum status decode_text(struct work *work, struct error *error) {
 
 /* ---- the commands --------------------------------------------------------------------------------------------------------------- */
 
+/* `origin`: of what stands on the command line; NULL: a file, or standard input. */
 static int run(const struct request *request, line_work *each_line, enum status (*one_text)(struct work *work, struct error *error), const char *origin) {
     struct work work;
     struct error error;
+    const char *path = request->jsonl ? request->jsonl : request->file;
+    bool standard = !origin && (!path || strcmp(path, "-") == 0);
+    if (!origin) origin = standard ? "standard input" : path;
+    if (standard && isatty(STDIN_FILENO) && !request->quiet) cli_note("reading from the terminal; Ctrl-D ends the text");
     enum status status = work_begin(&work, request, &error);
     if (!status) status = request->jsonl ? lines_run(request->jsonl, work.pool, request->quiet, each_line, &work, &error) : one_text(&work, &error);
     bool open = cli_output_flush();   /* main reports standard output */
@@ -342,7 +356,7 @@ static int command_encode(int argc, char **argv) {
     struct cli_machine machine = { 0 };
     const struct cli_operand operands[] = { { "TOKENIZER", &request.tokenizer_path, "a tokenizer.json, or a model folder that holds one", false }, { 0 } };
     const struct cli_option options[] = {
-        { "prompt", 'p', "TEXT", CLI_STRING, &request.prompt, .help = "the text" },
+        { "prompt", 'p', "TEXT", CLI_STRING, &request.prompt, .help = "the text; - reads it from standard input" },
         { "file", 'f', "FILE", CLI_STRING, &request.file, .fallback = "standard input", .help = "a file with the text; - is standard input" },
         { "jsonl", 0, "FILE", CLI_STRING, &request.jsonl, .fallback = "", .help = "a file with one text per line, {\"id\": N, \"text\": \"...\"} or a string; prints one array per line. - is standard input" },
         { "plain", 0, NULL, CLI_FLAG, &request.plain, .help = "added tokens that stand in the text, like <think>, are plain text" },
@@ -367,9 +381,10 @@ static int command_encode(int argc, char **argv) {
     int code = cli_parse(&usage, argc, argv);
     if (code != CLI_GO_ON) return code;
     if ((request.prompt != NULL) + (request.file != NULL) + (request.jsonl != NULL) > 1) return cli_wrong("--prompt, --file and --jsonl exclude each other");
+    if (request.prompt && strcmp(request.prompt, "-") == 0) request.file = "-", request.prompt = NULL;
     if (request.pieces && (request.jsonl || request.count)) return cli_wrong("--pieces excludes --jsonl and --count");
     request.threads = machine.threads;
-    return run(&request, encode_line, encode_text, request.prompt ? "--prompt" : request.jsonl && strcmp(request.jsonl, "-") ? request.jsonl : request.file && strcmp(request.file, "-") ? request.file : "standard input");
+    return run(&request, encode_line, encode_text, request.prompt ? "--prompt" : NULL);
 }
 
 static int command_decode(int argc, char **argv) {
@@ -401,7 +416,7 @@ static int command_decode(int argc, char **argv) {
     if ((request.ids != NULL) + (request.file != NULL) + (request.jsonl != NULL) > 1) return cli_wrong("IDS, --file and --jsonl exclude each other");
     if (request.raw && request.jsonl) return cli_wrong("--raw and --jsonl exclude each other: a JSON string holds no bytes that are not UTF-8");
     request.threads = machine.threads;
-    return run(&request, decode_line, decode_text, request.ids ? "the ids" : request.jsonl && strcmp(request.jsonl, "-") ? request.jsonl : request.file && strcmp(request.file, "-") ? request.file : "standard input");
+    return run(&request, decode_line, decode_text, request.ids ? "the ids" : NULL);
 }
 
 int command_tokenize(int argc, char **argv) {

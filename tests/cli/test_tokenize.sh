@@ -10,6 +10,7 @@ check 'encode -p' 0 '^\[671,6102,294,8760,344\]$' '' $D tokenize encode $V4 -p '
 check 'encode --file' 0 '^\[33310,271,29616,201\]$' '' sh -c "printf 'hello\n\nworld\n' >$T/text; $D tokenize encode $V4 --file $T/text"
 check 'encode from standard input' 0 '^\[33310,271,29616,201\]$' '' sh -c "$D tokenize encode $V4 <$T/text"
 check 'encode --file -' 0 '^\[33310,271,29616,201\]$' '' sh -c "$D tokenize encode $V4 --file - <$T/text"
+check 'encode -p -' 0 '^\[33310,271,29616,201\]$' '' sh -c "$D tokenize encode $V4 -p - <$T/text"
 check 'encode, a pipe that is slow' 0 '^\[33310,271,29616,201\]$' '' sh -c "{ printf 'hel'; sleep 0.1; printf 'lo\n'; sleep 0.1; printf '\nworld\n'; } | $D tokenize encode $V4"
 check 'encode nothing' 0 '^\[\]$' '' $D tokenize encode $V4 -p ''
 check 'encode an empty file' 0 '^\[\]$' '' $D tokenize encode $V4 --file /dev/null
@@ -133,6 +134,10 @@ check 'encode: --pieces of lines' 2 '' '--pieces excludes --jsonl and --count' $
 check 'decode: two sources' 2 '' 'exclude each other' $D tokenize decode $K 1 --file b
 check 'decode: --raw lines' 2 '' '--raw and --jsonl exclude each other' $D tokenize decode $K --raw --jsonl b
 check 'a tokenizer that is not there' 1 '' 'nowhere.*No such file' $D tokenize encode "$T/nowhere" -p a
+mkdir -p "$T/run/checkpoints"
+touch "$T/run/lock"
+cp -r "$TEXT" "$T/run/model"
+check 'the folder of a run' 1 '' 'its model is .*/run/model$' $D tokenize encode "$T/run" -p a
 echo '{' >"$T/broken.json"
 check 'a tokenizer that is broken' 1 '' 'broken.json: ' $D tokenize encode "$T/broken.json" -p a
 check 'a text that is not there' 1 '' 'cannot open .*nowhere: No such file' $D tokenize encode $K --file "$T/nowhere"
