@@ -47,10 +47,10 @@ static void expand_of(struct teller *t, const struct entity *entity, const char 
 static int draw(struct teller *t, int n) { return (int)random_below(t->seed, t->stream, t->counter++, (uint64_t)n); }
 static bool chance(struct teller *t, int percent) { return draw(t, 100) < percent; }
 
-/* An index that falls off like a power: u^2 n, or u^3 n for long lists. */
+/* An index that falls off like a power: u^2 n, so that the first of n is drawn with 1 / sqrt(n). */
 static int draw_ranked(struct teller *t, int n) {
     double u = random_uniform(t->seed, t->stream, t->counter++);
-    int index = (int)((double)n * (n > 60 ? u * u * u : u * u));
+    int index = (int)((double)n * u * u);
     return index < n ? index : n - 1;
 }
 

@@ -19,7 +19,7 @@ static const struct story_rule plots[] = {
       "@f {looked at @h.him for a long time|thought about it}. <f:You may eat with me. But you must help. {You can sing in the evening|You can sweep the snow}.> So @h {swept|worked} in the day and sang at night. {It was the nicest winter of all|The long nights were not so long}. And when {spring|summer} came, @h was the first one to {plant seeds|pick berries}. &end_forest(h,f)" },
 
     { "a bird out of the nest", "[h=girl,boy][b=bird][m=parent:h][r=tree]&open(h) #morning, @h found a baby bird under the @r.n. It was a tiny @b.n. It {could not fly|had fallen from its nest}. <h cry:{Oh no|Look}! It is so small!>\n"
-      "@h wanted to take it {home|inside}. <m kind:Wait. {Its mother is looking for it|It needs its mother}. Do you hear her?> High in the @r.n, a @b.n {called and called|flew from branch to branch}. {A #pet came closer and looked at the baby bird.|A cat sat on the wall and licked its lips.} There was no time!\n"
+      "@h wanted to take it {home|inside}. <m kind:Wait. {Its mother is looking for it|It needs its mother}. Do you hear her?> High in the @r.n, a @b.n {called and called|flew from branch to branch}. {A cat came closer and looked at the baby bird.|A cat sat on the wall and licked its lips.} There was no time!\n"
       "@m {brought|held} the ladder. @h {took the bird in a soft cloth|put the bird in @h.his hat} and climbed up #slowly. @h.his legs shook, but @h.he did not stop. There was the nest! Three other babies {opened their beaks|looked at @h}. @h put the little bird {back|between them}. The mother came at once with {a worm|a fat fly}. <h happy:It is home!> "
       "&days_later, @h saw #number young birds fly {over the roof|across the yard}. {One of them looked back.|One of them sang at @h.p window.} &is_happy(h)" },
 
@@ -58,7 +58,7 @@ static const struct story_rule plots[] = {
       "@h sat down. The noise was very close now. <b:{Be quiet|Listen}. It comes from you!> It was @h.p own belly! {@h had eaten no dinner|In all the play, @h had forgotten to eat}. They all laughed. @a {brought some @h.eats|shared some @a.eats}. @h ate until @h.he was full. Then it was quiet at last. &night(h)" },
 
     { "the egg", "[h=animal*][b=bird]&open_animal(h) #morning, @h found an egg in the grass. It was still warm. @h looked around, but there was no nest {near|anywhere}. <h kind:Poor little egg. {I will keep you warm|I will take care of you}.>\n"
-      "@h {rolled it home|carried it home} #slowly. @h.s made a bed of {moss|feathers|wool} and {sat beside it|held it close} day and night. <h:{The others want me to play, but I cannot leave|I must not let it get cold}.> The other animals laughed. {A @h.kind with an egg|What will come out}! But @h stayed.\n"
+      "@h {rolled it home|carried it home} #slowly. @h.s made a bed of {moss|feathers|wool} and {sat beside it|held it close} day and night. <h:{The others want me to play, but I cannot leave|I must not let it get cold}.> The other animals {laughed|shook their heads}. But @h stayed.\n"
       "&days_later, there was a {crack|small sound}. A beak came out, and then a wet little head. It was a baby @b.n! It looked at @h and {peeped|opened its beak}. <h happy:Hello! {I am so glad to see you|Welcome to the world}!> @h {found worms|brought seeds} for it from morning to night. Then, on a {bright|windy} day, the young @b.n flew {up into the sky|away}. @h was #sad and proud at the same time. "
       "But in the {evening|spring}, it came back and sang {just for @h|outside the door}. &moral_patience(h)" },
 
