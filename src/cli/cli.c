@@ -54,6 +54,7 @@ static void message_line(const char *format, ...) {
 }
 
 int cli_fail(const struct error *error) {
+    if (error->code == STATUS_INVALID && strncmp(error->message, "--", 2) == 0) return cli_wrong("%s", error->message);
     message_begin();
     message_line("%s", error->message);
     return CLI_FAILED;

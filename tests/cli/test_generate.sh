@@ -33,9 +33,9 @@ check '--logit-bias without =' 2 '' '--logit-bias: found `a`, expected ID=BIAS o
 check '--logit-bias of nothing' 2 '' '--logit-bias: found `=1`, expected ID=BIAS or TOKEN=BIAS' $G -p Once --logit-bias =1
 check '--logit-bias of no number' 2 '' '--logit-bias: found `much`, expected a number from -10000 to 10000' $G -p Once --logit-bias a=much
 check '--logit-bias too large' 2 '' '--logit-bias: found `1e9`' $G -p Once --logit-bias a=1e9
-check '--logit-bias of an id beyond the vocabulary' 1 '' '--logit-bias: found `131`, expected an integer from 0 to 130' $G -p Once --logit-bias 131=1
-check '--logit-bias of several tokens' 1 '' '--logit-bias: found `ab`, which is 2 tokens' $G -p Once --logit-bias ab=1
-check '--logit-bias twice of one token' 1 '' '--logit-bias: found `a=1` and `.*=2` for token' $G -p Once --logit-bias a=1 --logit-bias "$id=2"
+check '--logit-bias of an id beyond the vocabulary' 2 '' '--logit-bias: found `131`, expected an integer from 0 to 130' $G -p Once --logit-bias 131=1
+check '--logit-bias of several tokens' 2 '' '--logit-bias: found `ab`, which is 2 tokens' $G -p Once --logit-bias ab=1
+check '--logit-bias twice of one token' 2 '' '--logit-bias: found `a=1` and `.*=2` for token' $G -p Once --logit-bias a=1 --logit-bias "$id=2"
 
 # ---- stop strings ----
 text=$(cat "$T/greedy")
@@ -102,7 +102,7 @@ check 'bytes take ill-formed UTF-8' 1 '' 'the tokenizer has id' $D generate "$T/
 for option in '--samples 2' '--logprobs 1' --echo --special '--stop x'; do
     check "--tokens with $option" 2 '' "${option%% *} is for texts, not for --tokens" $D generate "$MODEL" --tokens "$T/none.json" $option
 done
-check '--tokens with a bias by text' 1 '' 'needs a tokenizer' sh -c "echo '[[1]]' >$T/one.json; $D generate $MODEL --tokens $T/one.json --logit-bias a=1"
+check '--tokens with a bias by text' 2 '' 'needs a tokenizer' sh -c "echo '[[1]]' >$T/one.json; $D generate $MODEL --tokens $T/one.json --logit-bias a=1"
 check '--tokens with a bias by id' 0 '^\[\[7, 7, 7\]\]$' '*' $D generate "$MODEL" --tokens "$T/one.json" --logit-bias 7=1000 -n 3
 
 # ---- exactly one BOS; special tokens of the prompt ----

@@ -70,7 +70,7 @@ check 'eval --held-out' 0 "\"tokens\": $((size / 10 - 1))," '' $D eval "$TEXT" -
 check 'eval --held-out: too little' 1 '' "book.txt: --held-out 0.0001 of $size tokens holds [01] out, expected at least 2$" $D eval "$TEXT" --data "$T/book.txt" --held-out 0.0001
 check 'eval of a folder' 0 '"tokens"' '' sh -c "mkdir $T/books && cp $T/book.txt $T/books/a.txt && cp $T/book.txt $T/books/b.txt && $D eval $TEXT --data $T/books --json"
 expect 'eval of a folder: an end of text between files' grep -q "\"tokens\": $((2 * size)), \"bytes\": $((2 * size - 1))," "$T/out"
-check 'eval: the context is too long' 1 '' '--context 5000: expected at most 4096' $D eval "$TEXT" --data "$T/book.txt" --context 5000
+check 'eval: the context is too long' 2 '' '--context 5000: expected at most 4096' $D eval "$TEXT" --data "$T/book.txt" --context 5000
 check 'eval: no data' 1 '' 'nowhere' $D eval "$TEXT" --data "$T/nowhere"
 : >"$T/nothing.txt"
 check 'eval: empty data' 1 '' 'nothing.txt' $D eval "$TEXT" --data "$T/nothing.txt"
@@ -115,7 +115,7 @@ expect 'info 67B: gradients' grep -q '"gradients": 269700005888' "$T/out"
 expect 'info 67B: moments' grep -q '"moments": 539400011776' "$T/out"
 check 'info --set' 0 '"parameters": 55872,' '*' $D info "$MODEL" --json --set num_hidden_layers=1 --set vocab_size=100
 check 'info --set of a wrong value' 1 '' 'vocab_size": found 131.5' $D info "$MODEL" --set vocab_size=131.5
-check 'info --set of nonsense' 1 '' '^deepseek info: ' $D info "$MODEL" --set hidden_size
+check 'info --set of nonsense' 2 '' '^deepseek info: ' $D info "$MODEL" --set hidden_size
 check 'info of nothing' 1 '' 'nowhere' $D info "$T/nowhere"
 check 'info of a text' 1 '' 'book.txt: not JSON, expected a model folder (config.json, \*.safetensors) or a config.json$' $D info "$T/book.txt"
 check 'bench of weights' 1 '' 'model.safetensors: not JSON, expected a model folder' $D bench "$MODEL/model.safetensors"

@@ -27,7 +27,7 @@ check 'encode: U+FFFD instead' 0 '*' '' $D tokenize encode $K -p "$(printf 'a\35
 expect 'encode: the same ids' cmp -s "$T/bad" "$T/out"
 check 'encode -q: no warning' 0 '*' '' $D tokenize encode $K -q -p "$(printf 'a\377')"
 check 'encode with a model folder' 0 '^\[[0-9,]*\]$' '' $D tokenize encode "$TEXT" -p 'Once'
-check 'encode: a character that the tokenizer lacks' 1 '' '^deepseek tokenize encode: --prompt: byte 2: the character U+03A9' $D tokenize encode "$TEXT" -p 'OnΩ'
+check 'encode: a character that the tokenizer lacks' 2 '' '^deepseek tokenize encode: --prompt: byte 2: the character U+03A9' $D tokenize encode "$TEXT" -p 'OnΩ'
 check 'bytes take every byte' 0 '^\[[0-9]*,[0-9]*,[0-9]*\]$' '' sh -c "printf '\377\0\200' | $D tokenize encode tests/cli/data/bytes"
 cp "$T/out" "$T/ids"
 check 'bytes give every byte back' 0 '*' '' $D tokenize decode tests/cli/data/bytes --raw --file "$T/ids"

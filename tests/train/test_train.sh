@@ -78,10 +78,10 @@ refuses "a file instead of a folder" 1 "$scratch/file" train "$scratch/file"
 
 # Refusals of config and data, which leave no run behind.
 refuses "a typo in train" 1 "tiny.json: train.optimizer.lr: unknown key" bash -c "sed 's/learning_rate/lr/' '$tiny' >'$scratch/tiny.json'; '$program' train '$scratch/tiny.json' --data '$scratch/text.txt' --out '$scratch/none'"
-refuses "a typo in --set" 1 "--set: train.stepz: unknown key" train "$scratch/none" --set train.stepz=5
-refuses "a forgotten prefix" 1 "did you mean train.steps?" train "$scratch/none" --set steps=5
-refuses "a key below a value" 1 "--set: train.steps.x: unknown key, train.steps holds no others" train "$scratch/none" --set train.steps.x=5
-refuses "a key that is no UTF-8" 1 "--set: the key is not valid UTF-8 (at byte 1)" train "$scratch/none" --set $'a\xff.b=5'
+refuses "a typo in --set" 2 "--set: train.stepz: unknown key" train "$scratch/none" --set train.stepz=5
+refuses "a forgotten prefix" 2 "did you mean train.steps?" train "$scratch/none" --set steps=5
+refuses "a key below a value" 2 "--set: train.steps.x: unknown key, train.steps holds no others" train "$scratch/none" --set train.steps.x=5
+refuses "a key that is no UTF-8" 2 "--set: the key is not valid UTF-8 (at byte 1)" train "$scratch/none" --set $'a\xff.b=5'
 refuses "a value out of range" 1 "train.batch_size: found 0, expected an integer from 1" train "$scratch/none" --set train.batch_size=0
 refuses "a sequence longer than the positions" 1 "train.sequence_length 64 is longer than max_position_embeddings 32" train "$scratch/none" --set train.sequence_length=64
 refuses "a vocabulary too small" 1 "vocab_size: found 5, expected at least the tokenizer's" train "$scratch/none" --set vocab_size=5
