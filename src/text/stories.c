@@ -449,7 +449,7 @@ static void speak(struct teller *t, const char *text, const char *end) {
     const char *mood = space ? space + 1 : NULL;
     size_t mood_length = space ? (size_t)(colon - space - 1) : 0;
     if (!mood) {
-        mood = mark == '?' && (!first || first_mark == '?') ? "ask" : first_mark == '!' ? "cry" : follows ? "reply" : "plain";
+        mood = first_mark == '?' ? "ask" : first_mark == '!' ? "cry" : follows ? "reply" : "plain";
         mood_length = strlen(mood);
     }
     char verb[160];

@@ -15,10 +15,10 @@ const struct story_rule story_rules[] = {
     { "open_animal", "Once upon a time, there was a &little @1.kind named @1. @1.s lived @1.home."
               "|Once upon a time, a &little @1.kind named @1 lived @1.home."
               "|Once upon a time, there was a &little @1.kind named @1 who lived @1.home."
-              "|@1 was a &little @1.kind who lived @1.home."
+              "|@1.name was a &little @1.kind who lived @1.home."
               "|Once there was a &little @1.kind named @1. {@1.his home was @1.home.|@1.s liked to @1.move and to eat @1.eats.|}"
               "|There once was a @1.kind named @1. @1.s lived @1.home and ate @1.eats." },
-    { "open_two", "Once upon a time, there were two friends. They were called @1 and @2."
+    { "open_two", "Once upon a time, there were two friends, @1 and @2."
               "|@1 and @2 were {good|best|old} friends.|Once upon a time, @1 and @2 were {best|good} friends. {They did everything together.|They lived on the same street.|}"
               "|@1 and @2 lived next door to each other. {They played together every day.|}|Once there were two friends, @1 and @2." },
     { "open_two_animals", "Once upon a time, @1.a named @1 and @2.a named @2 lived {side by side|in the same forest|by the same river|on the same hill}."

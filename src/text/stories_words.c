@@ -70,6 +70,9 @@ static const char *const pets[] = {
     "n:lamb|bleated|skipped in a circle|in the barn", "n:goat|bleated|shook its beard|behind the house", "n:hen|clucked|fluffed its feathers|in the henhouse", "n:turtle|hissed|stretched its neck|in a tub", "n:donkey|brayed|flicked its ears|in the shed",
     "n:canary|chirped|hopped on its perch|in a cage", "n:guinea pig|squealed|wiggled its whiskers|in a hutch", "n:terrier|barked|spun in a circle|in a basket", "n:spaniel|barked|flapped its long ears|by the stove",
 };
+static const char *const small_pets[] = {
+    "n:kitten|meowed|purred softly", "n:puppy|barked|wagged its tail", "n:duckling|peeped|flapped its tiny wings", "n:hamster|squeaked|wiggled its nose", "n:rabbit|thumped its foot|wiggled its nose", "n:guinea pig|squealed|wiggled its whiskers", "n:hedgehog|snuffled|rolled into a ball", "n:squirrel|chattered|flicked its tail",
+};
 static const char *const birds[] = { "n:robin", "n:sparrow", "n:bluebird", "n:swallow", "n:gull", "n:dove", "n:magpie", "n:thrush", "n:wren", "n:blackbird", "n:pigeon", "n:finch", "n:lark", "n:starling", "n:cuckoo", "n:nightingale", "n:heron", "n:swift", "n:kestrel", "n:puffin" };
 static const char *const seacreatures[] = { "crab|between two rocks", "seal|on a flat rock", "dolphin|in the deep bay", "whale|in the deep blue sea", "octopus|in a cave of coral", "starfish|on the sandy bottom", "sea turtle|near the beach", "seahorse|in the sea grass", "lobster|under a ledge",
     "squid|in the dark water", "eel|in an old pipe", "jellyfish|near the pier", "swordfish|far from the shore", "salmon|in the cold stream", "shrimp|in a tide pool", "manta ray|over the reef", "walrus|on the ice", "pelican|on a post" };
@@ -217,7 +220,7 @@ static const char *const say_ask[] = { "asked", "asked", "asked softly", "wonder
 static const char *const beat_ask[] = { "looked up", "was curious", "stopped", "turned around", "tilted @1.his head", "raised one eyebrow" };
 static const char *const say_cry[] = { "cried", "shouted", "said", "called", "said loudly", "yelled", "exclaimed" };
 static const char *const beat_cry[] = { "jumped up", "waved", "threw up @1.his hands", "stared", "gasped" };
-static const char *const say_happy[] = { "said happily", "laughed", "said with a smile", "cried happily", "cheered", "sang", "said proudly", "said with shining eyes", "giggled", "beamed" };
+static const char *const say_happy[] = { "said happily", "laughed", "said with a smile", "cried happily", "cheered", "said proudly", "said with shining eyes", "giggled", "beamed" };
 static const char *const beat_happy[] = { "smiled", "laughed", "clapped", "jumped for joy", "grinned", "danced in a circle", "beamed", "chuckled" };
 static const char *const say_sad[] = { "said sadly", "cried", "sighed", "whispered", "said in a low voice", "sobbed", "sniffed", "said through tears", "murmured", "moaned" };
 static const char *const beat_sad[] = { "began to cry", "looked at the ground", "sighed", "wiped away a tear", "hung @1.his head", "sniffed", "bit @1.his lip" };
@@ -244,6 +247,7 @@ const struct story_class story_classes[] = {
     { "ruler", STORY_NOUN, 'x', "", ENTRIES(rulers) },
     { "animal", STORY_NOUN, 'x', "home move eats sound", ENTRIES(animals) },
     { "pet", STORY_NOUN, 'n', "sound glad bed", ENTRIES(pets) },
+    { "smallpet", STORY_NOUN, 'n', "sound glad", ENTRIES(small_pets) },
     { "bird", STORY_NOUN, 'n', "", ENTRIES(birds) },
     { "sea", STORY_NOUN, 'x', "home", ENTRIES(seacreatures) },
     { "wonder", STORY_NOUN, 'n', "gloss", ENTRIES(wonders) },
