@@ -32,6 +32,7 @@ header editline/readline.h || need libedit-dev
 # cmocka.h needs four headers before it.
 if [ "${1:-}" = --list ]; then
     [ -e /usr/include/cmocka.h ] || [ -e /usr/local/include/cmocka.h ] || need libcmocka-dev
+    tool pkg-config || need pkg-config
     echo "${missing# }"
     exit 0
 fi
