@@ -42,7 +42,7 @@ enum status tokenizer_create_characters(struct tokenizer **tokenizer, const stru
 
 /* A tokenizer.json, or a model folder that holds one. What belongs to its texts (bos, eos, add_bos_token, add_eos_token) comes from tokenizer_config.json beside it; without that file
  * add_bos comes from a post_processor of type TemplateProcessing, bos and eos from the special tokens named <｜begin▁of▁sentence｜>, <｜end▁of▁sentence｜> (or <|endoftext|>), and
- * where there is exactly one special token it is the eos. */
+ * where there is exactly one special token it is the eos. add_eos_token true is STATUS_UNSUPPORTED: no prompt may end with eos, and a document of a corpus does in any case. */
 enum status tokenizer_load(struct tokenizer **tokenizer, const char *path, struct error *error);
 /* The same from memory; `config` may be NULL. `origin` begins the messages. The texts are not needed after the call. */
 enum status tokenizer_parse(struct tokenizer **tokenizer, const char *json, size_t size, const char *config, size_t config_size, const char *origin, struct error *error);

@@ -441,6 +441,12 @@ static enum status bad_merge(const struct reader *r, size_t at, int64_t rank, co
                      shown(name.text, name.size), (const char *)name.text);
 }
 
+/* Adds to a message of the cursor which merge it is about. */
+static enum status in_merge(const struct reader *r, enum status status, int64_t rank) {
+    struct error found = *r->error;
+    return error_set(r->error, status, "%.900s (in merge %lld)", found.message, (long long)rank);
+}
+
 /* One merge: "left right" or ["left", "right"]; the names stay valid until the next. */
 static enum status read_merge(struct reader *r, struct json_cursor *cursor, int64_t rank, struct name *left, struct name *right, bool *skipped) {
     struct json_slice slices[2];
@@ -460,10 +466,7 @@ static enum status read_merge(struct reader *r, struct json_cursor *cursor, int6
     } else {
         status = json_cursor_fail(cursor, "a merge: \"left right\" or [\"left\", \"right\"]", r->error);
     }
-    if (status != STATUS_OK) {
-        error_prefix(r->error, "merge %lld", (long long)rank);
-        return status;
-    }
+    if (status != STATUS_OK) return in_merge(r, status, rank);
     const uint8_t *texts[2] = { cursor->text + slices[0].begin, pair ? cursor->text + slices[1].begin : NULL };
     for (int i = 0; i <= pair; i++) lengths[i] = slices[i].end - slices[i].begin;
     if (slices[0].escaped || (pair && slices[1].escaped)) {
@@ -476,10 +479,7 @@ static enum status read_merge(struct reader *r, struct json_cursor *cursor, int6
             lengths[i] = length;
             out += length;
         }
-        if (status != STATUS_OK) {
-        error_prefix(r->error, "merge %lld", (long long)rank);
-        return status;
-    }
+        if (status != STATUS_OK) return in_merge(r, status, rank);
     }
     if (!pair) {
         *skipped = lengths[0] >= 8 && memcmp(texts[0], "#version", 8) == 0;   /* the first line of a merges.txt */

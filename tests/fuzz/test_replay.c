@@ -37,6 +37,18 @@
 #undef LLVMFuzzerTestOneInput
 #undef require
 
+#define require require_tokenizer
+#define LLVMFuzzerTestOneInput fuzz_tokenizer
+#include "fuzz_tokenizer.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
+#define require require_encode
+#define LLVMFuzzerTestOneInput fuzz_encode
+#include "fuzz_encode.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
 static void replay(const char *target, int (*run)(const uint8_t *, size_t)) {
     char path[512];
     struct dirent **items;
@@ -71,6 +83,8 @@ static void test_json(void **state) { (void)state; replay("json", fuzz_json); }
 static void test_safetensors(void **state) { (void)state; replay("safetensors", fuzz_safetensors); }
 static void test_config(void **state) { (void)state; replay("config", fuzz_config); }
 static void test_checkpoint(void **state) { (void)state; replay("checkpoint", fuzz_checkpoint); }
+static void test_tokenizer(void **state) { (void)state; replay("tokenizer", fuzz_tokenizer); }
+static void test_encode(void **state) { (void)state; replay("encode", fuzz_encode); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -78,6 +92,8 @@ int main(void) {
         cmocka_unit_test(test_safetensors),
         cmocka_unit_test(test_config),
         cmocka_unit_test(test_checkpoint),
+        cmocka_unit_test(test_tokenizer),
+        cmocka_unit_test(test_encode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
