@@ -272,7 +272,7 @@ static enum status look_up(struct data *data, const char *folder, const struct t
     enum status status = token_cache_path(path, folder, identity, error);
     if (status == STATUS_OK) status = token_file_open(&data->file, path, identity, limit, &stale, told_check, (void *)&o->watch, error);
     if (status == STATUS_OK || status == STATUS_INTERRUPTED || status == STATUS_NO_MEMORY) return status;
-    if (status != STATUS_NOT_FOUND && !stale) {
+    if (status == STATUS_INVALID && !stale) {   /* what cannot be read cannot be written either, mostly, and then that is told */
         snprintf(message, sizeof message, "the token cache is made anew: %s", error->message);
         warn(&o->watch, message);
     }

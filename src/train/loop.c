@@ -52,7 +52,11 @@ static enum status make_tokenizer(struct training *t, const struct data_files *f
     int64_t size;
     uint64_t replaced = 0;
     struct error ignored;
-    if (t->options.resume && data_tokenizer_is_size(t->settings.tokenizer, &size) && tokenizer_load(&t->tokenizer, t->run.model, &ignored) == STATUS_OK) return STATUS_OK;
+    if (t->options.resume && data_tokenizer_is_size(t->settings.tokenizer, &size)) {
+        char config[RUN_PATH + 32];
+        snprintf(config, sizeof config, "%s/tokenizer_config.json", t->run.model);   /* the last file of a tokenizer that is written: with it the other is there */
+        if (file_exists(config) && tokenizer_load(&t->tokenizer, t->run.model, &ignored) == STATUS_OK) return STATUS_OK;
+    }
     return data_make_tokenizer(&t->tokenizer, t->settings.tokenizer, files, options, &replaced, error);
 }
 

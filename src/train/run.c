@@ -98,12 +98,12 @@ static bool ends_in(const char *name, const char *end) {
     return length > tail && strcmp(name + length - tail, end) == 0;
 }
 
-/* Files that an interrupted replacement left: NAME.PID-SERIAL.tmp. In the run's own folder only those of config.json. And others, by the ends of their names. */
-static void remove_named(const char *folder, const char *begin, const char *end) {
+/* Files with `part` in their names and `end` at the end. Those that an interrupted replacement left are NAME.PID-SERIAL.tmp. */
+static void remove_named(const char *folder, const char *part, const char *end) {
     DIR *stream = opendir(folder);
     if (!stream) return;
     for (const struct dirent *entry; (entry = readdir(stream));) {
-        if (strncmp(entry->d_name, begin, strlen(begin)) || !ends_in(entry->d_name, end)) continue;
+        if (entry->d_name[0] == '.' || !strstr(entry->d_name, part) || !ends_in(entry->d_name, end)) continue;
         unlinkat(dirfd(stream), entry->d_name, 0);   /* what cannot be removed does no harm */
     }
     closedir(stream);
@@ -132,6 +132,7 @@ enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_b
     *lost = false;
     bool ignored;
     remove_named(run->path, "config.json.", ".tmp");
+    remove_named(run->path, ".tokens.", ".tmp");
     remove_named(run->model, "", ".tmp");
     enum status status = open_log(&run->metrics, run->path, "metrics.jsonl", metrics_bytes, lost, error);
     return status == STATUS_OK ? open_log(&run->timing, run->path, "timing.jsonl", timing_bytes, &ignored, error) : status;
@@ -151,7 +152,7 @@ void run_abandon(struct run *run) {
     struct error ignored;
     if (run->made && run->lock >= 0) {   /* the lock last: until then no other process begins here */
         rmdir(run->checkpoints);
-        remove_named(run->path, "", ".tokens");
+        remove_named(run->path, ".tokens", "");
         for (size_t i = 0; i < sizeof names / sizeof *names; i++)
             if (join(path, run->path, names[i], &ignored) == STATUS_OK) unlink(path);
         rmdir(run->path);

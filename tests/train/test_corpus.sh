@@ -47,6 +47,10 @@ check "once" [ "$(ls "$scratch/h" | grep -c tokens)" == 1 ]
 on "$scratch/text.txt" "$scratch/h" --cache "$scratch/text.txt/cache" --resume >/dev/null 2>"$scratch/messages"
 check "from which they are taken again" grep -q "from the cache$" "$scratch/messages"
 
+refuses "no room in the cache" 1 "File too large; another folder can be given with --cache" bash -c "ulimit -f 8; exec '$program' train '$tiny' --data '$scratch/text.txt' --out '$scratch/none' --cache '$scratch/full' --quiet"
+check "leaves nothing there" [ -z "$(ls "$scratch/full")" ]
+check "and no run" [ ! -e "$scratch/none" ]
+
 # A tokenizer trained on the data: the same on any number of threads; resumed with the run's own or trained again, byte for byte.
 bpe() { train "$@" --set train.tokenizer=300 --set train.special_tokens=false; }
 bpe "$scratch/bpe" --threads 2 --quiet >/dev/null
@@ -55,7 +59,7 @@ check "whose bos and eos are exported" bash -c "grep -q '\"bos_token_id\": 0,' '
 check "the setting stays a number" grep -q '"tokenizer": 300,' "$scratch/bpe/config.json"
 bpe "$scratch/bpe1" --threads 1 --quiet >/dev/null
 check "one thread and two give the same bytes" same "$scratch/bpe1" "$scratch/bpe"
-for lost in "" "rm -r X/model" "printf 5 >X/model/tokenizer.json"; do
+for lost in "" "rm -r X/model" "rm X/model/tokenizer_config.json" "printf 5 >X/model/tokenizer.json"; do
     rm -rf "$scratch/part"
     start "$scratch/part" --quiet --set train.tokenizer=300 --set train.save_every=20
     while [ ! -e "$scratch/part/model/generation_config.json" ] && kill -0 $pid 2>/dev/null; do sleep 0.01; done
