@@ -51,11 +51,11 @@ struct chat {
 struct chat_encoding {
     const char *about;             /* said at the start */
     /* Appends the ids of a message and of what stands before its answer. */
-    enum status (*append)(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, struct error *error);
+    enum status (*append)(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error);
 };
 
-static enum status append_plain(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, struct error *error) {
-    return tokenizer_encode(tokenizer, message, size, false, ids, NULL, error);
+static enum status append_plain(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error) {
+    return tokenizer_encode(tokenizer, message, size, false, ids, replaced, error);
 }
 
 static const struct chat_encoding plain = {
@@ -133,12 +133,13 @@ static void make_room(struct chat *chat, int64_t wanted) {
 /* Adds a turn with its message's ids. Nothing has changed on failure. */
 static enum status add_turn(struct chat *chat, const char *message, size_t size, struct error *error) {
     int64_t start = chat->ids.count, capacity = chat->sequence->capacity, vocab = chat->model->config.vocab_size;
+    uint64_t replaced = 0;
     struct turn turn = { .message = malloc(size + 1), .message_size = size, .start = start };
     struct turn *larger = realloc(chat->turns, (size_t)(chat->turn_count + 1) * sizeof *larger);
     if (larger) chat->turns = larger;
     enum status status = larger && turn.message ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for a message");
     if (!status) memcpy(turn.message, size ? message : "", size);
-    if (!status) status = chat->encoding->append(chat->tokenizer, message, size, &chat->ids, error);
+    if (!status) status = chat->encoding->append(chat->tokenizer, message, size, &chat->ids, &replaced, error);
     if (!status && start == 0) status = cli_begin_text(chat->tokenizer, &chat->model->config, &chat->ids, error);
     for (int64_t t = start; t < chat->ids.count && !status; t++)
         if (chat->ids.ids[t] >= vocab)
@@ -150,6 +151,7 @@ static enum status add_turn(struct chat *chat, const char *message, size_t size,
         turn_free(&turn);
         return status;
     }
+    if (replaced) say(chat, "The message holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD.", (unsigned long long)replaced, replaced == 1 ? "" : "s");
     turn.answer_start = chat->ids.count;
     chat->turns[chat->turn_count++] = turn;
     return STATUS_OK;

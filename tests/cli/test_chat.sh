@@ -92,6 +92,10 @@ check 'a message as long as the context' 0 '.' '' sh -c "echo 123456789012345678
 expect 'a message as long as the context: an answer' [ "$(wc -m <"$T/out")" -eq 13 ]
 check 'a character that the model lacks' 1 '.' 'is not in the' sh -c "printf 'Ω\nOnce\n' | $C $E"
 expect 'a character that the model lacks: the rest goes on' cmp -s "$T/twelve" "$T/out"
+mkdir "$T/repaired"
+cp "$TEXT"/* "$T/repaired"
+sed 's/"ü"/"\xEF\xBF\xBD"/' "$TEXT/tokenizer.json" >"$T/repaired/tokenizer.json"
+check 'a message of ill-formed UTF-8' 0 "^$(printf 'O\357\277\275n')" '^The message holds 1 ill-formed UTF-8 sequence, read as U+FFFD.$' sh -c "printf 'O\377n\n/show\n' | $D chat $T/repaired -n 3 $E"
 check 'a context beyond the model' 2 '' '--context: found 5000, expected at most 4096 (max_position_embeddings)' sh -c "$C --context 5000 </dev/null"
 check 'no model' 1 '' 'nowhere' sh -c "$D chat $T/nowhere </dev/null"
 if [ -c /dev/full ]; then check 'a full disk' 1 '*' 'standard output: No space left on device' sh -c "printf 'Once\nupon\n' | $C >/dev/full"; fi

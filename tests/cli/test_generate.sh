@@ -99,6 +99,13 @@ check 'a prompt that fills the context' 0 '.' '' $G -p "$(head -c 4096 /dev/zero
 mkdir "$T/bytes"
 cp $MODEL/config.json $MODEL/model.safetensors tests/cli/data/bytes/* "$T/bytes"
 check 'bytes take ill-formed UTF-8' 1 '' 'the tokenizer has id' $D generate "$T/bytes" -p "$(printf '\377')" -n 1   # a byte of its own, whose id this model lacks
+mkdir "$T/repaired"
+cp "$TEXT"/* "$T/repaired"
+sed 's/"ü"/"\xEF\xBF\xBD"/' "$TEXT/tokenizer.json" >"$T/repaired/tokenizer.json"
+check 'a prompt of ill-formed UTF-8' 0 "^$(printf 'O\357\277\275n\357\277\275\357\277\275')" 'warning: the prompt holds 3 ill-formed UTF-8 sequences, read as U+FFFD$' \
+    $D generate "$T/repaired" -p "$(printf 'O\377n\302\303')" -n 3 --echo
+check 'a prompt of ill-formed UTF-8: one warning' 0 '*' '*' $D generate "$T/repaired" -p "$(printf 'O\377n\302\303')" -n 3 --samples 3
+expect 'a prompt of ill-formed UTF-8: one line' [ "$(grep -c warning "$T/err")" = 1 ]
 for option in '--samples 2' '--logprobs 1' --echo --special '--stop x'; do
     check "--tokens with $option" 2 '' "${option%% *} is for texts, not for --tokens" $D generate "$MODEL" --tokens "$T/none.json" $option
 done
