@@ -490,12 +490,14 @@ static void test_generate(void **state) {
     ds_model *model = load(text_model, 2);
     const ds_tokenizer *tokenizer = ds_model_tokenizer(model);
     assert_non_null(tokenizer);
-    ds_sampling greedy = { .size = sizeof greedy };
-    fine(ds_model_sampling(model, &greedy, &error));
-    greedy.temperature = 0;
+    ds_sampling sampling = { .size = sizeof sampling };
+    fine(ds_model_sampling(model, &sampling, &error));
+    sampling.temperature = 2;
+    sampling.seed = 9;
     struct collected seen = { .end_after = -1 };
     ds_generate_options options = { .size = sizeof options };
-    options.sampling = &greedy;
+    options.sampling = &sampling;
+    options.stream = 3;
     options.max_tokens = 20;
     options.ignore_eos = 1;
     options.on_text = collect;
@@ -524,7 +526,7 @@ static void test_generate(void **state) {
         const int64_t fed = ds_sequence_length(sequence);
         const ds_input input = { sequence, all + fed, count - fed, logits, 0 };
         fine(ds_feed(model, &input, 1, &error));
-        fine(ds_sample(model, logits, &greedy, all, count, result.prompt_count, 0, &all[count], NULL, &error));
+        fine(ds_sample(model, logits, &sampling, all, count, result.prompt_count, 3, &all[count], NULL, &error));
         count++;
     }
     assert_memory_equal(all, result.ids, (size_t)count * sizeof *all);
@@ -584,13 +586,95 @@ static void test_generate(void **state) {
     options.stops = empty;
     refused(ds_generate(model, "a", 1, &options, &result, &error), DS_INVALID, "stop");
     options.stop_count = 0;
-    greedy.top_p = 2;
+    sampling.top_p = 2;
     refused(ds_generate(model, "a", 1, &options, &result, &error), DS_INVALID, "top_p: found 2");
-    greedy.top_p = 1;
+    sampling.top_p = 1;
     result.size = 1;
     refused(ds_generate(model, "a", 1, &options, &result, &error), DS_INVALID, "result->size: found 1");
     options.size = 1;
     refused(ds_generate(model, "a", 1, &options, NULL, &error), DS_INVALID, "options->size: found 1");
+    ds_model_free(model);
+}
+
+/* A tokenizer with an added token that begins and ends texts, below a larger vocabulary. */
+static void test_special(void **state) {
+    (void)state;
+    static const char text[] = "a<|endoftext|>b";
+    enum { LENGTH = sizeof text - 1, END = 256, PADDED = 300 };
+    ds_tokenizer *tokenizer;
+    char path[128], *out;
+    int32_t *ids;
+    int64_t count;
+    size_t size;
+    snprintf(path, sizeof path, "%s/special", folder);
+    run("mkdir %s && cp tests/cli/data/bytes/tokenizer.json %s && "
+        "echo '{\"add_bos_token\": true, \"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|endoftext|>\"}' >%s/tokenizer_config.json", path, path, path);
+    fine(ds_tokenizer_load(&tokenizer, path, &error));
+    assert_int_equal(ds_tokenizer_find(tokenizer, "<|endoftext|>"), END);
+    assert_int_equal(ds_tokenizer_bos(tokenizer), END);
+    assert_int_equal(ds_tokenizer_eos(tokenizer), END);
+    const struct { unsigned flags; int64_t count; bool begins; } cases[] = { { 0, LENGTH, false }, { DS_TOKENIZE_SPECIAL, 3, false }, { DS_TOKENIZE_BEGIN, LENGTH + 1, true },
+                                                                             { DS_TOKENIZE_BEGIN | DS_TOKENIZE_SPECIAL, 4, true } };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        fine(ds_tokenize(tokenizer, text, LENGTH, cases[i].flags, &ids, &count, &error));
+        assert_int_equal(count, cases[i].count);
+        assert_int_equal(ids[0] == END, cases[i].begins);
+        ds_free(ids);
+    }
+    fine(ds_tokenize(tokenizer, text + 1, LENGTH - 1, DS_TOKENIZE_BEGIN | DS_TOKENIZE_SPECIAL, &ids, &count, &error));
+    assert_int_equal(count, 2);   /* begins with it already */
+    fine(ds_detokenize(tokenizer, ids, count, 0, &out, &size, &error));
+    assert_string_equal(out, "<|endoftext|>b");
+    ds_free(out);
+    fine(ds_detokenize(tokenizer, ids, count, DS_DETOKENIZE_SKIP_SPECIAL, &out, &size, &error));
+    assert_string_equal(out, "b");
+    ds_free(out);
+    ds_free(ids);
+
+    static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 300,"
+                                 " \"train\": {\"sequence_length\": 48}}";
+    ds_trainer_options training = { .size = sizeof training };
+    ds_trainer *trainer;
+    training.tokenizer = tokenizer;
+    fine(ds_trainer_create(&trainer, config, sizeof config - 1, &training, &error));
+    fine(ds_save(trainer, path, &error));
+    ds_trainer_free(trainer);
+    ds_tokenizer_free(tokenizer);
+    run("grep -q '\"eos_token_id\": 256' %s/config.json && grep -q '\"bos_token_id\": 256' %s/config.json", path, path);
+
+    ds_model *model = load(path, 1);
+    static float logits[PADDED];
+    logits[290] = 50;
+    logits[77] = 20;
+    ds_sampling sampling = { .size = sizeof sampling };
+    int32_t id;
+    fine(ds_model_sampling(model, &sampling, &error));
+    fine(ds_sample(model, logits, &sampling, NULL, 0, 0, 0, &id, NULL, &error));
+    assert_int_equal(id, 77);   /* 290 is padding of the vocabulary */
+    const ds_logit_bias end = { END, 1000 };
+    sampling.bias = &end;
+    sampling.bias_count = 1;
+    ds_generate_options options = { .size = sizeof options };
+    options.sampling = &sampling;
+    options.max_tokens = 5;
+    ds_generated result = { .size = sizeof result };
+    fine(ds_generate(model, "a<|endoftext|>", 14, &options, &result, &error));
+    assert_int_equal(result.finish, DS_FINISH_EOS);
+    assert_int_equal(result.prompt_count, 1 + 14);
+    assert_int_equal(result.count, 1);
+    assert_int_equal(result.ids[15], END);
+    assert_int_equal(result.text_size, 0);
+    release(&result);
+    options.ignore_eos = 1;
+    options.special = 1;
+    fine(ds_generate(model, "a<|endoftext|>", 14, &options, &result, &error));
+    assert_int_equal(result.finish, DS_FINISH_LENGTH);
+    assert_int_equal(result.prompt_count, 1 + 2);
+    assert_int_equal(result.count, 5);
+    release(&result);
+    fine(ds_generate(model, NULL, 0, &options, &result, &error));   /* nothing but the token that begins texts */
+    assert_int_equal(result.prompt_count, 1);
+    release(&result);
     ds_model_free(model);
 }
 
@@ -638,6 +722,13 @@ static void test_trainer(void **state) {
     fine(ds_train_loss(trainer, inputs, targets, 3, 11, &loss, NULL, &error));
     assert_true(loss < before - 1);
     double now;
+    ds_trainer *other;   /* another seed, other weights */
+    char seeded[sizeof tiny + 16];
+    snprintf(seeded, sizeof seeded, "%.*s, \"seed\": 2}}", (int)(sizeof tiny - 3), tiny);
+    fine(ds_trainer_create(&other, seeded, strlen(seeded), NULL, &error));
+    fine(ds_train_loss(other, inputs, targets, 3, 11, &now, NULL, &error));
+    assert_true(now != before && fabs(now - log(V)) < 0.2);
+    ds_trainer_free(other);
     refused(ds_train_step(trainer, inputs, NULL, 3, 11, 0.1, &result, &error), DS_INVALID, "targets is NULL");
     refused(ds_train_step(trainer, NULL, targets, 3, 11, 0.1, &result, &error), DS_INVALID, "inputs is NULL");
     refused(ds_train_step(trainer, inputs, targets, 0, 11, 0.1, &result, &error), DS_INVALID, "sequences: found 0");
@@ -898,7 +989,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_version), cmocka_unit_test(test_null), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_model), cmocka_unit_test(test_feed),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_trainer), cmocka_unit_test(test_trainer_config),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer), cmocka_unit_test(test_trainer_config),
         cmocka_unit_test(test_steps_door), cmocka_unit_test(test_save),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
