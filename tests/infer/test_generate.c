@@ -204,7 +204,7 @@ static int expected_held(const char *text, int size, const struct stop_string *s
 static void stop_strings_do_not_depend_on_tokens(void **state) {
     (void)state;
     static const struct stop_string sets[][4] = {
-        { STOP("ababc") }, { STOP("abc"), STOP("ba") }, { STOP("c"), STOP("bc"), STOP("zz") }, { STOP("abab"), STOP("b") }, { STOP("xabababcyz") },
+        { STOP("ababc") }, { STOP("abc"), STOP("ba") }, { STOP("babc"), STOP("c"), STOP("abc") }, { STOP("c"), STOP("bc"), STOP("zz") }, { STOP("abab"), STOP("b") }, { STOP("xabababcyz") },
         { STOP("y") }, { STOP("x") }, { STOP("abababcz"), STOP("babcy") }, { STOP("zzz") },
     };
     struct sequence *sequence;
@@ -355,7 +355,7 @@ static void texts_do_not_depend_on_their_neighbours(void **state) {
 
 /* ---- one text, in parts ------------------------------------------------------------------------------------------------------------ */
 
-struct counter { int64_t rows, passes, stop_at_pass, tokens, stop_at_token, texts, stop_at_text; int stopped; };
+struct counter { int64_t bytes, rows, passes, stop_at_pass, tokens, stop_at_token, texts, stop_at_text; int stopped; };
 
 static bool count_pass(void *context, int64_t rows) {
     struct counter *counter = context;
@@ -369,7 +369,8 @@ static bool count_token(void *context, int index, int32_t id) {
 }
 static bool count_text(void *context, int index, const char *text, size_t size) {
     struct counter *counter = context;
-    (void)text, (void)size;
+    (void)text;
+    counter->bytes += (int64_t)size;
     return index != counter->stopped || ++counter->texts != counter->stop_at_text;
 }
 
@@ -379,14 +380,16 @@ static void a_text_goes_on_where_it_was(void **state) {
     (void)state;
     struct generation_options all = greedy(30), part = greedy(10);
     all.sampling.temperature = part.sampling.temperature = 1;
+    part.logprobs = 1;
     struct generation whole = start(&all, prompt, 5, 64, 3), parts = start(&part, prompt, 5, 64, 3);
     run(&whole, 1, NULL);
     char text[512];
     size_t size = 0;
     for (int i = 0; i < 3; i++) {
         struct counter counter = { 0 };
-        const struct generation_watch watch = { .context = &counter, .pass = count_pass };
+        const struct generation_watch watch = { .context = &counter, .pass = count_pass, .text = count_text };
         run(&parts, 1, &watch);
+        assert_int_equal(counter.bytes, parts.text_size);
         assert_int_equal(parts.prompt, 5 + 10 * i);
         assert_int_equal(counter.rows, i == 0 ? 5 + 9 : 10);   /* only what is new: the last token was never fed */
         memcpy(text + size, parts.text, parts.text_size);
