@@ -50,6 +50,10 @@ static enum status load_data(const struct request *request, const struct tokeniz
     if (status) return status;
     if (data->replaced && !request->quiet) cli_warn("%s: %llu places are not UTF-8 and count as U+FFFD", request->data, (unsigned long long)data->replaced);
     if (data->bad_lines && !request->quiet) cli_warn("%s: %lld lines hold no document and are left out", request->data, (long long)data->bad_lines);
+    if (data->markers && !request->quiet) {
+        size_t length;
+        cli_warn("%s: holds %s %lld times, as plain text; --special-tokens reads it as a token", request->data, tokenizer_piece(tokenizer, tokenizer_eos(tokenizer), &length, NULL), (long long)data->markers);
+    }
     if (request->held_out > 0) data_hold_out(data, request->held_out);
     *first = request->held_out > 0 ? data->train_count : 0;
     if (request->held_out > 0 && data->count - *first < 2)
@@ -65,12 +69,12 @@ static int64_t piece_bytes(const struct tokenizer *tokenizer, int32_t id) {
     return tokenizer_piece(tokenizer, id, &length, &special) && !special ? (int64_t)length : 0;
 }
 
-/* The bytes that the targets stand for. Of a whole corpus they are those of its texts, less what its first token stands for; of a part at its end, those of its tokens (where
- * U+FFFD that came into the text has three). */
-static enum status count_bytes(const struct data *data, int64_t first, const struct tokenizer *tokenizer, int64_t *bytes, struct error *error) {
+/* The bytes that the targets stand for. Of a whole corpus they are those of its texts, less what its first token stands for; of a part at its end, and where markers became special tokens,
+ * those of its tokens (where U+FFFD that came into the text has three). */
+static enum status count_bytes(const struct request *request, const struct data *data, int64_t first, const struct tokenizer *tokenizer, int64_t *bytes, struct error *error) {
     int32_t ids[4096];
     enum status status = data_read(data, first, 1, ids, error);
-    if (first == 0) {
+    if (first == 0 && !request->rules.special_tokens) {
         *bytes = (int64_t)data->bytes - (status ? 0 : piece_bytes(tokenizer, ids[0]));
         return status;
     }
@@ -257,7 +261,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
     arena_free(&arena);
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
     if (!status) status = evaluate(model, request, &data, first, &result, error);
-    if (!status) status = count_bytes(&data, first, tokenizer, &result.bytes, error);
+    if (!status) status = count_bytes(request, &data, first, tokenizer, &result.bytes, error);
     if (!status) print_result(request, &result, &data);
     free(result.sums);
     free(result.counts);

@@ -45,6 +45,7 @@ struct data {
     bool cached;              /* the ids were in the cache */
     int64_t count, documents;
     int64_t bad_lines, blank; /* lines and documents left out */
+    int64_t markers;          /* places where the eos's own text (<|endoftext|>) stands in the data and counts as plain text: perhaps special_tokens was meant */
     uint64_t bytes;           /* of the documents' texts */
     uint64_t replaced;        /* ill-formed sequences that became U+FFFD */
     uint64_t fingerprint;     /* XXH3-64 of the ids as int32 */

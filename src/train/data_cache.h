@@ -31,7 +31,8 @@ struct token_header {
     uint64_t count, documents, bytes, replaced, bad_lines, blank;
     uint64_t limit;              /* every id is below it */
     uint64_t fingerprint;        /* XXH3-64 of the ids as int32 */
-    uint64_t unused[17];
+    uint64_t markers;            /* places where the text of the eos stands as plain text */
+    uint64_t unused[16];
     uint64_t checksum;           /* XXH3-64 of what stands before it */
 };
 _Static_assert(sizeof(struct token_header) == 256, "the header of a token file has 256 bytes");
@@ -54,7 +55,7 @@ enum status token_file_read(const struct token_file *file, int64_t begin, int64_
 struct token_writer { struct file_writer file; FILE *stream; struct token_header header; void *hash; uint8_t *block; size_t used; bool failed; int reason; };
 enum status token_writer_begin(struct token_writer *writer, const char *path, const struct token_identity *identity, uint64_t limit, struct error *error);
 enum status token_writer_put(struct token_writer *writer, const int32_t *ids, int64_t count, struct error *error);
-/* Completes the header, of which the caller has set documents, bytes, replaced, bad_lines and blank, and opens the file for reading. Ends the writer, also on failure. */
+/* Completes the header, of which the caller has set documents, bytes, replaced, bad_lines, blank and markers, and opens the file for reading. Ends the writer, also on failure. */
 enum status token_writer_commit(struct token_writer *writer, struct token_file *file, struct error *error);
 void token_writer_abandon(struct token_writer *writer);
 

@@ -200,6 +200,16 @@ static size_t cut_tokens(const void *context, const uint8_t *text, size_t size, 
     return tokenizer_safe_cut(e->tokenizer, text, size, e->options->rules.special_tokens, limit);
 }
 
+/* How often the text of the eos stands in a text. */
+static uint64_t count_markers(const struct tokenizer *t, const char *text, size_t size) {
+    size_t length;
+    uint64_t count = 0;
+    const char *marker = tokenizer_piece(t, tokenizer_eos(t), &length, NULL);
+    if (!marker || length == 0) return 0;
+    for (const char *at = text, *end = text + size; (at = memmem(at, (size_t)(end - at), marker, length)); at += length) count++;
+    return count;
+}
+
 /* A document's ids have its eos in front: the first document of all loses it when it is written. */
 static enum status visit_text(void *context, const void *text, size_t size, bool begins, struct error *error) {
     const struct visiting *v = context;
@@ -207,6 +217,7 @@ static enum status visit_text(void *context, const void *text, size_t size, bool
     const struct tokenizer *t = e->tokenizer;
     struct token_list *ids = &v->result->ids;
     bool bos = begins && tokenizer_add_bos(t) && tokenizer_bos(t) >= 0;
+    if (!e->options->rules.special_tokens) v->result->counts.markers += count_markers(t, text, size);
     enum status status = begins && tokenizer_eos(t) >= 0 ? token_list_push(ids, tokenizer_eos(t), error) : STATUS_OK;
     int64_t first = ids->count;
     if (status == STATUS_OK && bos) status = token_list_push(ids, tokenizer_bos(t), error);
@@ -226,6 +237,7 @@ static enum status write_result(struct encoding *e, const struct part_result *re
     h->replaced += result->counts.replaced;
     h->bad_lines += (uint64_t)result->counts.bad_lines;
     h->blank += (uint64_t)result->counts.blank;
+    h->markers += result->counts.markers;
     return token_writer_put(&e->writer, result->ids.ids + skip, result->ids.count - skip, error);
 }
 
@@ -331,6 +343,7 @@ enum status data_load(struct data *data, const struct data_files *files, const s
     data->documents = (int64_t)h->documents;
     data->bad_lines = (int64_t)h->bad_lines;
     data->blank = (int64_t)h->blank;
+    data->markers = (int64_t)h->markers;
     data->bytes = h->bytes;
     data->replaced = h->replaced;
     data->fingerprint = h->fingerprint;

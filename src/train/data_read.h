@@ -57,7 +57,7 @@ enum status data_reader_next(struct data_reader *reader, struct error *error);
 void data_reader_close(struct data_reader *reader);
 
 /* What is in a part. */
-struct data_part_counts { int64_t documents, bad_lines, blank; uint64_t bytes, replaced; };   /* bytes: of the documents' texts */
+struct data_part_counts { int64_t documents, bad_lines, blank; uint64_t bytes, replaced, markers; };   /* bytes: of the documents' texts; markers: a visitor's own */
 /* Calls `visit` with the texts of a part: text that continues a document (begins false), or a document from its beginning. Adds to counts. A failed visit is told with its place. */
 typedef enum status data_visit(void *context, const void *text, size_t size, bool begins, struct error *error);
 enum status data_part_visit(const struct data_part *part, const struct data_rules *rules, data_visit *visit, void *context, struct data_part_counts *counts, struct error *error);

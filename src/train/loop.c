@@ -61,13 +61,19 @@ static enum status make_tokenizer(struct training *t, const struct data_files *f
 }
 
 static void warn_about_data(const struct training *t) {
-    char message[160];
+    char message[400];
     if (t->data.replaced) {
         snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD", (unsigned long long)t->data.replaced);
         warn(t, message);
     }
     if (t->data.bad_lines) {
         snprintf(message, sizeof message, "%lld lines of the data hold no document and are left out", (long long)t->data.bad_lines);
+        warn(t, message);
+    }
+    if (t->data.markers) {
+        size_t length;
+        snprintf(message, sizeof message, "the data holds %s %lld times, as plain text; train.special_tokens=true reads it as a token",
+                 tokenizer_piece(t->tokenizer, tokenizer_eos(t->tokenizer), &length, NULL), (long long)t->data.markers);
         warn(t, message);
     }
     if (tokenizer_eos(t->tokenizer) < 0 && !tokenizer_add_bos(t->tokenizer) && t->data.documents > 1)

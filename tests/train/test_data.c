@@ -127,6 +127,7 @@ static void text_files_lose_their_mark_alone(void **state) {
     write_file("mark.txt", "a<|endoftext|>b", 15);   /* text is data */
     load(&data, "mark.txt", "bytes");
     check_bytes(&data, "a<|endoftext|>b");
+    assert_int_equal(data.markers, 1);
     data_free(&data);
     options.rules.special_tokens = true;
     load(&data, "mark.txt", "bytes");
