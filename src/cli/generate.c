@@ -101,6 +101,7 @@ static bool after_pass(void *context, int64_t rows) {
 static void begin_decoding(struct job *job) {
     cli_progress_end(&job->progress);
     job->prompt_seconds = cli_seconds() - job->began;
+    job->prompt_tokens = (int64_t)job->done;   /* those that were computed: samples share their prompt */
     job->began = cli_seconds();
     job->done = 0;
     job->decoding = true;
@@ -317,7 +318,7 @@ static enum status prepare(struct job *job, const struct cli_tokens *prompts, st
         int64_t capacity = row->length + new_tokens - 1 < context ? row->length + new_tokens - 1 : context;
         status = token_list_append(&item->ids, row->ids, row->length, error);
         if (!status) status = sequence_create(&item->sequence, job->model, capacity > row->length ? capacity : row->length, error);
-        job->prompt_tokens += row->length;
+        if (i == 0 || job->request->tokens_path) job->prompt_tokens += row->length;
     }
     return status;
 }

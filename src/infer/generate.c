@@ -64,6 +64,7 @@ struct run {
     struct stop_state *stops;      /* [count] */
     struct feed *feeds;            /* [count] the next pass */
     int *fed;                      /* [count] which item each feed belongs to */
+    int *leaders;                  /* [count] the first item with the same prompt, which is computed once: itself where there is none */
     int64_t *logprob_capacity;     /* [count] tokens */
     float *logits;                 /* [count, vocab] */
     int64_t vocab;
@@ -297,6 +298,12 @@ static enum status mask_undefined(struct run *run, struct error *error) {
     return sampler_mask(run->sampler, defined, error);
 }
 
+/* Is the state after the prompt of `a` worth copying from `b`? The whole state is copied, room for later tokens included, so the prompt must be a good part of it. */
+static bool shares_prompt(const struct generation *a, const struct generation *b) {
+    return a->sequence != b->sequence && a->sequence->length == 0 && b->sequence->length == 0 && a->sequence->capacity == b->sequence->capacity && a->ids.count == b->ids.count &&
+           8 * a->ids.count >= a->sequence->capacity && memcmp(a->ids.ids, b->ids.ids, (size_t)a->ids.count * sizeof *a->ids.ids) == 0;
+}
+
 static enum status prepare(struct run *run, struct error *error) {
     size_t count = (size_t)run->count;
     enum status status = STATUS_OK;
@@ -306,9 +313,10 @@ static enum status prepare(struct run *run, struct error *error) {
     run->stops = arena_alloc(&run->arena, count * sizeof *run->stops);
     run->feeds = arena_alloc(&run->arena, count * sizeof *run->feeds);
     run->fed = arena_alloc(&run->arena, count * sizeof *run->fed);
+    run->leaders = arena_alloc(&run->arena, count * sizeof *run->leaders);
     run->logprob_capacity = arena_alloc(&run->arena, count * sizeof *run->logprob_capacity);
     run->logits = malloc(count * (size_t)run->vocab * sizeof *run->logits);
-    if (!run->tables || !run->stops || !run->feeds || !run->fed || !run->logprob_capacity || !run->logits)
+    if (!run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->logits)
         return error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", run->count);
     status = prepare_stops(run, error);
     if (!status && run->tokenizer) status = mask_undefined(run, error);
@@ -322,17 +330,34 @@ static enum status prepare(struct run *run, struct error *error) {
         free(item->logprobs);
         item->logprobs = NULL;
         if (item->sequence->length == item->ids.count) sequence_rewind(item->sequence, item->ids.count - 1);   /* the last token's logits are wanted again */
+        run->leaders[i] = i > 0 && shares_prompt(item, &run->items[i - 1]) ? run->leaders[i - 1] : i;
+    }
+    return status;
+}
+
+/* Feeds the prompts, each different one once. */
+static enum status feed_prompts(struct run *run, struct error *error) {
+    int different = 0;
+    for (int i = 0; i < run->count; i++) {
+        const struct generation *item = &run->items[i];
+        if (run->leaders[i] != i) continue;
+        run->feeds[different++] = (struct feed){ .sequence = item->sequence, .ids = item->ids.ids + item->sequence->length, .count = item->ids.count - item->sequence->length,
+                                                 .logits = run->logits + (int64_t)i * run->vocab };
+    }
+    enum status status = engine_feed(run->engine, run->feeds, different, 0, error);
+    for (int i = 0; i < run->count; i++) {
+        int leader = run->leaders[i];
         run->fed[i] = i;
-        run->feeds[i] = (struct feed){ .sequence = item->sequence, .ids = item->ids.ids + item->sequence->length, .count = item->ids.count - item->sequence->length,
-                                       .logits = run->logits + (int64_t)i * run->vocab };
+        run->feeds[i].logits = run->logits + (int64_t)leader * run->vocab;
+        if (!status && leader != i) sequence_copy(run->items[i].sequence, run->items[leader].sequence);
     }
     return status;
 }
 
 static enum status loop(struct run *run, struct error *error) {
     int feeding = run->count;
-    while (feeding > 0) {
-        enum status status = engine_feed(run->engine, run->feeds, feeding, 0, error);
+    for (bool first = true; feeding > 0; first = false) {
+        enum status status = first ? feed_prompts(run, error) : engine_feed(run->engine, run->feeds, feeding, 0, error);
         if (status == STATUS_INTERRUPTED) {
             status = STATUS_OK;
             for (int f = 0; f < feeding && !status; f++) status = finish_item(run, run->fed[f], FINISH_INTERRUPTED, error);

@@ -230,6 +230,11 @@ void sequence_rewind(struct sequence *sequence, int64_t length) {
     if (length >= 0 && length < sequence->length) sequence->length = length;
 }
 
+void sequence_copy(struct sequence *to, const struct sequence *from) {
+    memcpy(to->state, from->state, from->state_bytes);
+    to->length = from->length;
+}
+
 void *sequence_state(const struct sequence *sequence, const struct layer *layer) { return sequence->state + sequence->layer_offset[layer->index]; }
 
 /* ---- the forward pass -------------------------------------------------------------------------------------------------------------------- */

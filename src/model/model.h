@@ -151,6 +151,7 @@ struct sequence {
 enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity, struct error *error);
 void sequence_destroy(struct sequence *sequence);
 void sequence_rewind(struct sequence *sequence, int64_t length);   /* length <= sequence->length: forgets the tokens after it */
+void sequence_copy(struct sequence *to, const struct sequence *from);   /* of the same model and capacity: `to` then holds the same tokens */
 void *sequence_state(const struct sequence *sequence, const struct layer *layer);
 
 /* ---- passes ---------------------------------------------------------------------------------------------------------------- */

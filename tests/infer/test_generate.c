@@ -279,6 +279,29 @@ static void text_is_whole_characters(void **state) {
     sequence_destroy(sequence);
 }
 
+/* ---- watching ------------------------------------------------------------------------------------------------------------------- */
+
+struct counter { int64_t bytes, rows, passes, stop_at_pass, tokens, stop_at_token, texts, stop_at_text; int stopped; };
+
+static bool count_pass(void *context, int64_t rows) {
+    struct counter *counter = context;
+    counter->rows += rows;
+    return ++counter->passes != counter->stop_at_pass;
+}
+static bool count_token(void *context, int index, int32_t id) {
+    struct counter *counter = context;
+    (void)id;
+    return index != counter->stopped || ++counter->tokens != counter->stop_at_token;
+}
+static bool count_text(void *context, int index, const char *text, size_t size) {
+    struct counter *counter = context;
+    (void)text;
+    counter->bytes += (int64_t)size;
+    return index != counter->stopped || ++counter->texts != counter->stop_at_text;
+}
+
+static const int32_t prompt[5] = { 11, 60, 2, 99, 140 };
+
 /* ---- several texts ---------------------------------------------------------------------------------------------------------------- */
 
 #define TEXTS 6
@@ -353,28 +376,43 @@ static void texts_do_not_depend_on_their_neighbours(void **state) {
     finish(&streams[0]), finish(&streams[1]);
 }
 
+static void the_same_prompt_is_computed_once(void **state) {
+    (void)state;
+    struct generation_options options = greedy(25);
+    options.sampling.temperature = 1;
+    int32_t other[5];
+    memcpy(other, prompt, sizeof prompt);
+    other[4]++;
+    /* of these 0, 1 and 2 share a prompt; 3 has another capacity, 4 another prompt, 5 begins in the middle */
+    struct generation alone[6], together[6];
+    for (int i = 0; i < 6; i++) {
+        alone[i] = start(&options, i == 4 ? other : prompt, 5, i == 3 ? 41 : 40, (uint64_t)i);
+        together[i] = start(&options, i == 4 ? other : prompt, 5, i == 3 ? 41 : 40, (uint64_t)i);
+        run(&alone[i], 1, NULL);
+    }
+    const struct feed part = { .sequence = together[5].sequence, .ids = prompt, .count = 3 };
+    assert_int_equal(engine_feed(engine, &part, 1, 0, NULL), STATUS_OK);
+    struct counter counter = { .stopped = -1 };
+    const struct generation_watch watch = { .context = &counter, .pass = count_pass };
+    run(together, 6, &watch);
+    assert_int_equal(counter.rows, 3 * 5 + 2 + 6 * 24);
+    for (int i = 0; i < 6; i++) {
+        assert_same_text(&alone[i], &together[i]);
+        finish(&alone[i]), finish(&together[i]);
+    }
+    /* an interruption leaves all of them as they were */
+    struct generation samples[2] = { start(&options, prompt, 5, 40, 0), start(&options, prompt, 5, 40, 1) };
+    counter = (struct counter){ .stopped = -1, .stop_at_pass = 1 };
+    run(samples, 2, &watch);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(samples[i].finish, FINISH_INTERRUPTED);
+        assert_int_equal(samples[i].sequence->length, 0);
+        assert_int_equal(samples[i].ids.count, 5);
+        finish(&samples[i]);
+    }
+}
+
 /* ---- one text, in parts ------------------------------------------------------------------------------------------------------------ */
-
-struct counter { int64_t bytes, rows, passes, stop_at_pass, tokens, stop_at_token, texts, stop_at_text; int stopped; };
-
-static bool count_pass(void *context, int64_t rows) {
-    struct counter *counter = context;
-    counter->rows += rows;
-    return ++counter->passes != counter->stop_at_pass;
-}
-static bool count_token(void *context, int index, int32_t id) {
-    struct counter *counter = context;
-    (void)id;
-    return index != counter->stopped || ++counter->tokens != counter->stop_at_token;
-}
-static bool count_text(void *context, int index, const char *text, size_t size) {
-    struct counter *counter = context;
-    (void)text;
-    counter->bytes += (int64_t)size;
-    return index != counter->stopped || ++counter->texts != counter->stop_at_text;
-}
-
-static const int32_t prompt[5] = { 11, 60, 2, 99, 140 };
 
 static void a_text_goes_on_where_it_was(void **state) {
     (void)state;
@@ -642,6 +680,7 @@ int main(void) {
         cmocka_unit_test(stop_strings_do_not_depend_on_tokens),
         cmocka_unit_test(text_is_whole_characters),
         cmocka_unit_test(texts_do_not_depend_on_their_neighbours),
+        cmocka_unit_test(the_same_prompt_is_computed_once),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
         cmocka_unit_test(interruption_keeps_what_was_said),
