@@ -80,7 +80,8 @@ static const struct story_class *find_class(const char *name, size_t length) {
 static const char *draw_entry(struct teller *t, const struct story_class *class) {
     const char *entry = NULL;
     for (int tries = 0; tries < 6; tries++) {
-        entry = class->entries[draw_ranked(t, class->count)];
+        bool common = class->core > 0 && chance(t, 85);
+        entry = class->entries[common ? draw(t, class->core) : draw_ranked(t, class->count)];
         bool used = false;
         for (int i = 0; i < t->used_count; i++) used |= t->used[i] == entry;
         if (!used) break;
@@ -575,6 +576,13 @@ static void capitalize(struct teller *t, size_t position) {
 }
 
 /* @variable.form and #class.form */
+/* Is the text so far at the beginning of a sentence, but not of a paragraph? */
+static bool between_sentences(const struct teller *t) {
+    size_t n = t->length;
+    while (n && (t->out[n - 1] == ' ' || t->out[n - 1] == ANCHOR)) n--;
+    return n && n < t->length && strchr(".!?\"", t->out[n - 1]);
+}
+
 static const char *reference(struct teller *t, const char *text, const char *end) {
     size_t length = word_length(text + 1, end), here = t->length;
     const char *after = text + 1 + length, *form = after;
@@ -585,6 +593,8 @@ static const char *reference(struct teller *t, const char *text, const char *end
     if (*text == '@') {
         int index = find_entity(t, text + 1, length);
         if (index < 0) put(t, "<?>");
+        else if (form_length == 0 && after < end && *after == ' ' && strncmp(after, " and @", 6) && t->entities[index].introduced && t->entities[index].class->kind != STORY_PLAIN && between_sentences(t) &&
+                 chance(t, 60)) put_form(t, &t->entities[index], "s", 1);   /* a sentence about the one of the last sentence often begins with the pronoun */
         else put_form(t, &t->entities[index], form, form_length);
     } else {
         char name[48];

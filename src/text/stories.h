@@ -37,7 +37,8 @@ enum story_kind {
 };
 
 /* An entry is "word|field|field..." in the order of `fields`; field texts may use the language above. A word may begin with m: f: n: p: u: (he, she, it, plural, uncountable)
- * where it differs from its class. The commonest entries come first: an entry's chance falls with its place. */
+ * where it differs from its class. The commonest entries come first: an entry's chance falls with its place. Of names, the first `core` are drawn most of the time, each as often:
+ * with few of them a small model learns soon that a name is one that was there before. */
 struct story_class {
     const char *name;
     enum story_kind kind;
@@ -45,6 +46,7 @@ struct story_class {
     const char *fields;        /* names, separated by blanks */
     const char *const *entries;
     int count;
+    int core;                  /* 0: none */
 };
 
 struct story_rule { const char *name, *body; };   /* body: alternatives separated by | */

@@ -54,7 +54,7 @@ static void test_bytes_are_fixed(void **state) {
     for (int i = 0; i < 500; i++) XXH64_update(hash, stories[i], strlen(stories[i]));
     uint64_t got = XXH64_digest(hash);
     XXH64_freeState(hash);
-    if (got != 0x6ff5c838370a1b76u) fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too", (unsigned long long)got);
+    if (got != 0xd74567c6cd5747fbu) fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too", (unsigned long long)got);
 }
 
 static void test_length_and_characters(void **state) {
@@ -106,7 +106,7 @@ static void test_sentences(void **state) {
 }
 
 static bool vowel_sound(const char *word) {
-    if (strncasecmp(word, "uni", 3) == 0 || strncasecmp(word, "use", 3) == 0 || strncasecmp(word, "uku", 3) == 0 || strncasecmp(word, "one", 3) == 0) return false;
+    if (strncasecmp(word, "uni", 3) == 0 || strncasecmp(word, "use", 3) == 0 || strncasecmp(word, "uku", 3) == 0 || strncasecmp(word, "eu", 2) == 0 || strncasecmp(word, "one", 3) == 0) return false;
     return strncasecmp(word, "hour", 4) == 0 || strncasecmp(word, "honest", 6) == 0 || strchr("aeiouAEIOU", *word) != NULL;
 }
 
