@@ -53,7 +53,7 @@ struct generation_watch {
     bool (*token)(void *context, int index, int32_t id);   /* each token as it is chosen, before its text; false as above */
 };
 
-/* Continues all items in ragged passes until each has finished. A text depends on its prompt, its options, its stream and the model, not on its neighbours. A prompt longer than the
+/* Continues all items in ragged passes until each has finished. A text depends on its prompt, its options, its stream and the model, not on its neighbours. Neighbours with the same prompt compute it once. A prompt longer than the
  * sequence's capacity is STATUS_INVALID before anything is computed. Of two stop strings the one that is complete first ends the text, of two that are complete at once the longer: the text does not
  * depend on its cut into tokens. tokenizer may be NULL: ids alone; with one, the sampler's mask becomes the ids that it does not define. */
 enum status generate(struct engine *engine, const struct tokenizer *tokenizer, struct sampler *sampler, struct generation *items, int count, const struct generation_watch *watch, struct error *error);
