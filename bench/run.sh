@@ -27,6 +27,8 @@ if python3 -c 'import torch, transformers' 2>/dev/null; then
 else
     echo 'PyTorch and transformers are not installed: no comparison'
 fi
+title 'from the start of the program to the first token, and what packing behind it costs (1 GB of bf16 weights)'
+"$BUILD/bench/first_token" "$DEEPSEEK" bench/configs/v1-490m.json
 title 'decoding and prefill, bf16 weights larger than the caches'
 "$DEEPSEEK" bench bench/configs/v1-1b.json --compute bf16
 title "the tokenizer of DeepSeek-V4 (texts: this program's sources, and those in \$TEXTS)"
