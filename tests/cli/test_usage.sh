@@ -13,7 +13,7 @@ check 'unknown command, nothing near' 2 '' '^deepseek: unknown command `xyzzy` (
 check 'help on an unknown command' 2 '' 'unknown command `evil`, did you mean `eval`?' $D help evil
 check 'option before the command' 2 '' 'unknown option --threads before a command' $D --threads 2 generate
 
-for command in train generate eval bench info logits grads steps; do
+for command in train generate chat eval bench info logits grads steps; do
     check "$command --help" 0 "^usage: deepseek $command " '' $D $command --help
     expect "$command --help: examples" grep -q "^  deepseek $command " "$T/out"
     expect "$command --help: options" grep -q -e '-h, --help' "$T/out"
@@ -36,7 +36,7 @@ for command in train generate eval bench info logits grads steps; do
     check "$command: a number beyond 64 bits" 2 '' '--threads: found `99999999999999999999`' $D $command x --threads 99999999999999999999
     check "$command: a value for --help" 2 '' '--help: found `yes`, expected nothing, man, json' $D $command x --help=yes
 done
-for command in train generate eval bench info logits grads steps; do
+for command in train generate chat eval bench info logits grads steps; do
     check "$command: a compute type that is not there" 2 '' '--compute: found `fp8`, expected fp32 or bf16' $D $command x --compute fp8
 done
 
