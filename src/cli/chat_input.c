@@ -26,6 +26,7 @@ static struct {
     size_t typed_size;
     uint8_t buffer[4096];
     size_t at, end;
+    int failed;                   /* errno of a read that failed */
 } input;
 
 bool chat_input_is_terminal(void) { return input.terminal; }
@@ -44,6 +45,7 @@ static int next_byte(void) {
         ssize_t got;
         do got = read(STDIN_FILENO, input.buffer, sizeof input.buffer);
         while (got < 0 && errno == EINTR && !cli_interrupted());
+        if (got < 0 && errno != EIO && !cli_interrupted()) input.failed = errno;   /* EIO: the terminal is gone */
         if (got <= 0) return -1;
         input.at = 0;
         input.end = (size_t)got;
@@ -87,6 +89,7 @@ static enum status read_plain(struct line *line, struct error *error) {
     enum status status = line_append(line, "", 0, error);
     bool any = false;
     for (int byte; !status && (byte = next_byte()) != '\n'; any = true) {
+        if (byte < 0 && input.failed) return error_set(error, STATUS_IO, "standard input: %s", strerror(input.failed));
         if (byte < 0) return any && !cli_interrupted() ? STATUS_OK : STATUS_INTERRUPTED;
         char c = (char)byte;
         status = line_append(line, &c, 1, error);

@@ -97,6 +97,9 @@ cp "$TEXT"/* "$T/repaired"
 sed 's/"ü"/"\xEF\xBF\xBD"/' "$TEXT/tokenizer.json" >"$T/repaired/tokenizer.json"
 check 'a message of ill-formed UTF-8' 0 "^$(printf 'O\357\277\275n')" '^The message holds 1 ill-formed UTF-8 sequence, read as U+FFFD.$' sh -c "printf 'O\377n\n/show\n' | $D chat $T/repaired -n 3 $E"
 check 'a context beyond the model' 2 '' '--context: found 5000, expected at most 4096 (max_position_embeddings)' sh -c "$C --context 5000 </dev/null"
+check 'closed standard input' 1 '' '^deepseek chat: standard input: ' sh -c "$C <&-"
+check 'a folder on standard input' 1 '' '^deepseek chat: standard input: Is a directory$' sh -c "$C <$T"
+check 'a reader that leaves' 0 '.' '' sh -c "printf 'Once\\nupon\\n' | $D chat $TEXT -n 100000000 $E -q | head -c 20"
 check 'no model' 1 '' 'nowhere' sh -c "$D chat $T/nowhere </dev/null"
 if [ -c /dev/full ]; then check 'a full disk' 1 '*' 'standard output: No space left on device' sh -c "printf 'Once\nupon\n' | $C >/dev/full"; fi
 # SIGTERM in an answer ends it.
