@@ -76,7 +76,7 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->pool = pool;
     model->compute = compute;
     model->recompute = RECOMPUTE_CHEAP;
-    model->pack_at_once = MODEL_PACK_AT_ONCE;
+    model->pack_at_once = kernels->isa == ISA_REFERENCE ? SIZE_MAX : MODEL_PACK_AT_ONCE;   /* plain C would pack anew for every row */
     atomic_flag_clear(&model->packing.busy);
     const enum status status = declare_all(model, error);
     if (status) {

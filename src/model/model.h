@@ -96,7 +96,7 @@ struct model {
     struct parameter **sorted;       /* the same by name */
     struct parameter *embedding, *final_norm, *head;
     enum recompute recompute;
-    size_t pack_at_once;             /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE unless changed before loading */
+    size_t pack_at_once;             /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit for the reference kernels, unless changed before loading */
     struct packing packing;
     const char **warnings;           /* unused tensors and the like */
     int warning_count;
