@@ -1,8 +1,9 @@
 #!/bin/bash
-# make demo: trains a small V1 model on the plays of Shakespeare and lets it write. Takes one to three minutes on two cores.
+# make demo: writes a corpus of short stories, trains a tokenizer and a small V1 model on it, and lets the model tell a story of its own.
+# Takes about three minutes on two cores.
 #
 #   DEEPSEEK=PATH   the program (default: ./deepseek)
-#   RUN=FOLDER      the run's folder (default: runs/demo), made anew each time
+#   RUN=FOLDER      the run's folder (default: runs/demo), made anew each time; the corpus is RUN-stories.jsonl
 #
 # Asks nothing. Ctrl-C saves the run and says how to go on.
 set -u
@@ -12,7 +13,7 @@ program=${DEEPSEEK:-./deepseek}
 [[ $program == */* ]] || program=./$program
 run=${RUN:-runs/demo}
 config=configs/demo.json
-data=data/tinyshakespeare.txt
+data=$run-stories.jsonl
 
 # The signal reaches the program too, which saves and ends; the script waits for it and then says how to go on.
 interrupted=
@@ -43,28 +44,39 @@ if [[ -e $run ]]; then
     rm -rf "$run"
 fi
 
-say "1. Training a model that knows nothing on $data, one to three minutes on two cores"
+say "1. Stories to learn from: a corpus that this program writes, and one of them"
+mkdir -p "$(dirname "$data")" || exit 1
+show data stories --bytes 12M --format jsonl --out "$data" || stop $?
+echo
+show data stories --count 1 --seed 7 || stop $?
+
+say "2. Training a tokenizer and a model that know nothing, about two and a half minutes on two cores"
 show train "$config" --data "$data" --out "$run" || stop $?
 # A run that was told to stop has saved and ends well, so ask whether its last step is there.
 steps=$(sed -nE 's/^ *"steps": ([0-9]+).*/\1/p' "$config")
 [[ -d $run/checkpoints/step-$(printf %08d "$steps") ]] || { interrupted=yes; stop 0; }
 
-say "2. What the trained model writes"
-show generate "$run/model" -p 'ROMEO:' -n 500 --echo --quiet || stop $?
+say "3. A story by the trained model"
+show generate "$run/model" -p 'Once upon a time' -n 400 --temperature 0.5 --echo --quiet || stop $?
 
-say "3. Its loss on the tenth of the text that it was not trained on"
-show eval "$run/model" --data "$data" --held-out 0.1 --context 128 || stop $?
+say "4. Its loss on stories that it was not trained on"
+show eval "$run/model" --data "$data" --held-out 0.02 --quiet || stop $?
 
-say "4. What to try next"
+say "5. What to try next"
 cat <<EOF
-# another text, more daringly (--temperature 0 is the opposite)
-$program generate $run/model -p 'JULIET:' -n 300 --temperature 1.1 --seed 7
-# parameters, FLOPs and memory of the published 67B model
-$program info configs/deepseek-llm-67b.json
+# another beginning, three stories at once, more daring (--temperature 0 is the opposite)
+$program generate $run/model -p 'Lily had a dog named' --samples 3 --temperature 0.8
+# the same training for longer, on other stories as well: sentences get along better with each other
+$program data stories --bytes 40M --format jsonl --out runs/more.jsonl
+$program train $config --data runs/more.jsonl --out runs/longer --set train.steps=6000
 # an ablation: the same run with another learning rate, then compare the two metrics.jsonl
 $program train $config --data $data --out runs/slower --set train.optimizer.learning_rate=5e-4
+# your own texts: a folder of *.txt and *.jsonl
+$program train $config --data FOLDER --out runs/mine
 # the experiment of docs/experiments.md, which other programs can be compared with
-$program train configs/shakespeare-char.json --data $data --out runs/shakespeare
+$program train configs/shakespeare-char.json --data data/tinyshakespeare.txt --out runs/shakespeare
+# parameters, FLOPs and memory of the published 67B model
+$program info configs/deepseek-llm-67b.json
 # prefill and decoding against the limits of this machine
 $program bench configs/v1-124m.json --compute bf16
 EOF
