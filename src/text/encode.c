@@ -150,6 +150,7 @@ enum status encoder_encode(struct encoder *encoder, const void *text, size_t siz
 }
 
 enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, size_t begin, size_t end, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
+    if (begin == end) return STATUS_OK;   /* the text of an empty file is NULL */
     const uint8_t *text = whole + begin;
     size_t size = end - begin;
     int64_t count = out->count;

@@ -290,6 +290,25 @@ static void saved_files_are_the_loaded_ones(void **state) {
     assert_int_equal(folder_remove(folder, &error), STATUS_OK);
 }
 
+static void no_text_is_no_ids(void **state) {
+    (void)state;
+    struct tokenizer *t;
+    struct token_list list = { 0 };
+    char *text;
+    size_t size;
+    assert_int_equal(tokenizer_load(&t, DATA "small-gpt2", &error), STATUS_OK);
+    for (int special = 0; special < 2; special++) {
+        assert_int_equal(tokenizer_encode(t, NULL, 0, special, &list, NULL, &error), STATUS_OK);
+        assert_int_equal(tokenizer_encode_parallel(t, NULL, NULL, 0, special, &list, NULL, &error), STATUS_OK);
+        assert_int_equal(tokenizer_safe_cut(t, NULL, 0, special, 100), 0);
+    }
+    assert_int_equal(list.count, 0);
+    assert_int_equal(tokenizer_decode(t, NULL, 0, false, &text, &size, &error), STATUS_OK);
+    assert_string_equal(text, "");
+    free(text);
+    tokenizer_destroy(t);
+}
+
 /* ---- cuts and threads ---------------------------------------------------------------------------------------------------------- */
 
 /* A text of words, added tokens, blanks, other scripts and ill-formed bytes. */
@@ -393,6 +412,7 @@ int main(void) {
         cmocka_unit_test(what_is_broken_is_named),
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(saved_files_are_the_loaded_ones),
+        cmocka_unit_test(no_text_is_no_ids),
         cmocka_unit_test(cuts_change_no_id),
         cmocka_unit_test(threads_change_no_id),
     };
