@@ -46,7 +46,7 @@ fi
 
 say "1. Stories to learn from: a corpus that this program writes, and one of them"
 mkdir -p "$(dirname "$data")" || exit 1
-show data stories --bytes 12M --format jsonl --out "$data" || stop $?
+show data stories --bytes 16M --format jsonl --out "$data" || stop $?
 echo
 show data stories --count 1 --seed 7 || stop $?
 
@@ -68,7 +68,7 @@ cat <<EOF
 $program generate $run/model -p 'Lily had a dog named' --samples 3 --temperature 0.8
 # the same training for longer, on other stories as well: sentences get along better with each other
 $program data stories --bytes 40M --format jsonl --out runs/more.jsonl
-$program train $config --data runs/more.jsonl --out runs/longer --set train.steps=6000
+$program train $config --data runs/more.jsonl --out runs/longer --set train.steps=12000
 # an ablation: the same run with another learning rate, then compare the two metrics.jsonl
 $program train $config --data $data --out runs/slower --set train.optimizer.learning_rate=5e-4
 # your own texts: a folder of *.txt and *.jsonl
