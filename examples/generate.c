@@ -80,7 +80,7 @@ static void generate_by_hand(ds_model *model, const char *prompt) {
         const ds_input input = { sequence, ids + fed, count - fed, logits, 0 };
         check(ds_feed(model, &input, 1, &error));
         check(ds_sample(model, logits, &greedy, ids, count, prompt_count, 0, &ids[count], NULL, &error));
-        if (ids[count] == ds_tokenizer_eos(tokenizer)) break;
+        if (ds_model_is_eos(model, ids[count])) break;
         count++;
     }
 

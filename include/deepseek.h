@@ -1,25 +1,34 @@
 /* libdeepseek: train and run DeepSeek models from C or C++.
  *
  *     ds_error error;
- *     ds_model *model = NULL;
+ *     ds_model *model;
+ *     ds_generated result = { .size = sizeof result };
  *     if (ds_model_load(&model, "path/to/model", NULL, &error)) { fprintf(stderr, "%s\n", error.message); return 1; }
- *     ds_generate(model, "Once upon a time", 16, NULL, &result, &error);
+ *     if (ds_generate(model, "Once upon a time", 16, NULL, &result, &error)) fprintf(stderr, "%s\n", error.message);
+ *     else printf("%s\n", result.text);
+ *     ds_free(result.text);
+ *     ds_free(result.ids);
  *     ds_model_free(model);
  *
- * Link with `pkg-config --cflags --libs deepseek` (`--static` for the static library). examples/generate.c and examples/train.c are complete programs.
+ * Link with `pkg-config --cflags --libs deepseek`. For the static library: `pkg-config --static --cflags --libs deepseek`, with -l:libdeepseek.a in place of -ldeepseek.
+ * examples/generate.c and examples/train.c are complete programs.
  *
  * Rules that hold for every function here
  *
  *   Errors      A function that can fail returns a ds_status, DS_OK (0) or the reason, and takes a `ds_error *` as its last argument, which may be NULL. On failure the record says what
  *               happened, where, what was found and what was expected; on success its code is DS_OK and its message empty. What is returned through pointers is then unset or as it was:
- *               handles are NULL, and no object is left half changed. NULL and values out of range are DS_INVALID, never a crash.
+ *               handles are NULL, and no object is left half changed. NULL and values out of range are DS_INVALID, never a crash. Where a single value is returned, it says which value means
+ *               "none"; a record is not filled then.
  *               The library never prints, never ends the process, and sets no signal handler.
  *   Memory      *_free takes NULL. What a function hands out as plain memory (ids, text) belongs to the caller and goes back through ds_free. Strings that a function returns directly belong to
  *               the object they come from, and live as long as it.
  *   Structs     A struct whose first field is `size` must have it set to its own sizeof by the caller, the rest zeroed: `ds_model_options options = { .size = sizeof options };`. Zero always means
- *               "the default", so that structs can grow while programs compiled with an older header go on working.
+ *               "the default", so that structs can grow while programs compiled with an older header go on working. In C++ before C++20:
+ *               `ds_model_options options = {}; options.size = sizeof options;`.
  *   Threads     An object (ds_model with its sequences, ds_trainer) is used by one thread at a time; different objects may be used by different threads at once. A ds_tokenizer never changes,
- *               any number of threads may use one. Each model and each trainer has a pool of threads of its own.
+ *               any number of threads may use one. Each model and each trainer has a pool of threads of its own, in which all signals are blocked; it does not live on in a process that is
+ *               forked off, so load after fork().
+ *   Callbacks   run on the thread that called. They may call everything here, also for the same model, but free nothing that is in use; they must return (no longjmp, no C++ exception).
  *   Text        is UTF-8 with a length in bytes; NUL is an ordinary character. Ill-formed sequences count as U+FFFD (tokenizer `bytes` takes every byte as it is).
  *   Bits        No result depends on the number of threads, on the batch, or on how tokens are cut into calls. (They do depend on the compute type and on the instruction set; DEEPSEEK_ISA
  *               chooses one.)
@@ -55,7 +64,7 @@ typedef enum ds_status {
     DS_NOT_FOUND = 3,     /* a file, a tensor or a key that must exist does not */
     DS_IO = 4,            /* the operating system refused: open, read, write, rename, no space */
     DS_NO_MEMORY = 5,
-    DS_INTERRUPTED = 6    /* a callback asked to stop */
+    DS_INTERRUPTED = 6    /* asked to stop; no function here returns it yet (ds_generate: see DS_FINISH_INTERRUPTED) */
 } ds_status;
 
 typedef struct ds_error {
@@ -70,7 +79,8 @@ void ds_free(void *memory);                     /* memory that a function here h
 
 typedef struct ds_tokenizer ds_tokenizer;
 
-/* From a tokenizer.json, or a model folder that holds one. Byte-level BPE with the pre-tokenizers of DeepSeek V1 to V4 and GPT-2, `bytes` and `characters`; another one is DS_UNSUPPORTED. */
+/* From a tokenizer.json, or a model folder that holds one; tokenizer_config.json beside it says what begins and ends texts.
+ * Byte-level BPE with the pre-tokenizers of DeepSeek V1 to V4 and GPT-2, `bytes` and `characters`; another one is DS_UNSUPPORTED. */
 ds_status ds_tokenizer_load(ds_tokenizer **tokenizer, const char *path, ds_error *error);
 /* `bytes`: one id for each of the 256 bytes and one that ends a text; nothing to train, fit for any text. */
 ds_status ds_tokenizer_bytes(ds_tokenizer **tokenizer, ds_error *error);
@@ -79,7 +89,10 @@ void ds_tokenizer_free(ds_tokenizer *tokenizer);   /* not for one that ds_model_
 int64_t ds_tokenizer_size(const ds_tokenizer *tokenizer);                        /* largest id + 1; 0 for NULL */
 int32_t ds_tokenizer_find(const ds_tokenizer *tokenizer, const char *content);   /* id of an added token such as "<|EOT|>"; -1: none */
 int32_t ds_tokenizer_bos(const ds_tokenizer *tokenizer);                         /* token that begins a text; -1: none */
-int32_t ds_tokenizer_eos(const ds_tokenizer *tokenizer);                         /* token that ends a text; -1: none */
+int32_t ds_tokenizer_eos(const ds_tokenizer *tokenizer);                         /* token that ends a text; -1: none (a model may know more: ds_model_is_eos) */
+/* The bytes that an id stands for, *size of them, the tokenizer's; NULL and 0 for an id that is not defined. They may be a part of a character, which the next token completes. *special (may be
+ * NULL): 1 for what DS_DETOKENIZE_SKIP_SPECIAL leaves out, else 0. */
+const char *ds_tokenizer_piece(const ds_tokenizer *tokenizer, int32_t id, size_t *size, int *special);
 
 enum {
     DS_TOKENIZE_SPECIAL = 1,   /* added tokens that stand in the text (markers of roles, of the end) become their ids; otherwise they are ordinary text */
@@ -105,11 +118,12 @@ enum {
 typedef struct ds_model_options {
     size_t size;
     int compute;   /* DS_COMPUTE_* */
-    int threads;   /* 0: one for each processor (or DEEPSEEK_THREADS); at most 1024 */
+    int threads;   /* 0: the number in the environment variable DEEPSEEK_THREADS, else one for each processor; at most 1024 */
 } ds_model_options;
 
 /* Opens a Hugging Face folder (config.json, *.safetensors in F32, BF16 or F16, and, if there is one, tokenizer.json) for inference. options NULL: all defaults.
- * Files are mapped: leave them as they are until ds_model_free. */
+ * Files are mapped: leave them as they are until ds_model_free (to replace one by renaming another over it is fine). DS_NOT_FOUND: no such folder, or a file or a tensor is missing;
+ * DS_UNSUPPORTED: another architecture, another kind of tokenizer. */
 ds_status ds_model_load(ds_model **model, const char *folder, const ds_model_options *options, ds_error *error);
 void ds_model_free(ds_model *model);   /* after its sequences */
 
@@ -123,12 +137,14 @@ typedef struct ds_model_info {
     int64_t active_parameters;          /* those that a token meets */
     int64_t cache_bytes_per_token;      /* of a sequence, in the compute type */
     int compute;                        /* DS_COMPUTE_FP32 or DS_COMPUTE_BF16 */
-    int threads;
+    int threads;                        /* that compute, the caller's included */
 } ds_model_info;
 ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *error);
 
 /* The folder's tokenizer; NULL where it has none. It is the model's: no ds_tokenizer_free. */
 const ds_tokenizer *ds_model_tokenizer(const ds_model *model);
+/* Does this token end a text? 1 for each of generation_config.json, config.json and the tokenizer, else 0. */
+int ds_model_is_eos(const ds_model *model, int32_t id);
 /* What was odd in the folder but no error (unknown config keys, unused tensors): warning number `index`; NULL from the first that does not exist. */
 const char *ds_model_warning(const ds_model *model, int index);
 
@@ -137,7 +153,7 @@ const char *ds_model_warning(const ds_model *model, int index);
 /* The state of one text: keys and values of all its tokens so far, at absolute positions 0, 1, ... */
 typedef struct ds_sequence ds_sequence;
 
-/* Room for `capacity` tokens, 1 to max_position_embeddings; 0: max_position_embeddings. */
+/* Room for `capacity` tokens, 1 to max_position_embeddings; 0: max_position_embeddings. Takes up to about capacity * cache_bytes_per_token bytes of memory. */
 ds_status ds_sequence_create(ds_sequence **sequence, ds_model *model, int64_t capacity, ds_error *error);
 void ds_sequence_free(ds_sequence *sequence);       /* before ds_model_free */
 int64_t ds_sequence_length(const ds_sequence *sequence);     /* tokens fed; 0 for NULL */
@@ -151,7 +167,7 @@ typedef struct ds_input {
     const int32_t *ids;      /* [count], each from 0 to V - 1 */
     int64_t count;           /* 0 is fine; at most capacity - length */
     float *logits;           /* NULL: not wanted; else [V] of the last token, or [count, V] with every_logit: unnormalised log-probabilities of the token that follows */
-    int every_logit;
+    int every_logit;         /* not 0: logits of every token of `ids` */
 } ds_input;
 /* Computes the new tokens of all inputs together: prompts, parts of prompts and single tokens may be mixed. A token's logits have the same bits whatever else is in the call. On failure no
  * sequence has grown. */
@@ -159,7 +175,7 @@ ds_status ds_feed(ds_model *model, const ds_input *inputs, int count, ds_error *
 
 /* ---- sampling ------------------------------------------------------------------------------------------------------------------------- */
 
-typedef struct ds_logit_bias { int32_t id; float bias; } ds_logit_bias;   /* minus infinity bans a token */
+typedef struct ds_logit_bias { int32_t id; float bias; } ds_logit_bias;   /* id: 0 to V - 1; minus infinity bans a token. (Stands in arrays, so it never grows.) */
 
 /* In this order: mask of ids that the tokenizer does not define; repetition penalty (CTRL, arXiv:1909.05858, over prompt and text); presence and frequency penalties (over the generated text
  * alone); bias; temperature; top_k; top_p (arXiv:1904.09751); min_p (arXiv:2407.01082). Unlike those of other structs, these zeros have their own meaning: fill it with ds_model_sampling first. */
@@ -171,14 +187,15 @@ typedef struct ds_sampling {
     double min_p;                                  /* 0 to 1; 0: all */
     double repetition_penalty;                     /* above 0; 1: none */
     double presence_penalty, frequency_penalty;    /* 0: none */
-    const ds_logit_bias *bias; int bias_count;     /* those of one id add up */
+    const ds_logit_bias *bias; int bias_count;     /* [bias_count], read during the call; those of one id add up */
     uint64_t seed;
 } ds_sampling;
-/* The values of the folder's generation_config.json; where it has none temperature 0.8 and top_p 0.95. seed 0. */
+/* The values of the folder's generation_config.json; where it has none temperature 0.8 and top_p 0.95. No bias; seed 0. */
 ds_status ds_model_sampling(const ds_model *model, ds_sampling *sampling, ds_error *error);
 
 /* Chooses the token after ids[0..count), the first `prompt` of which are the prompt; logits [V] are those of the last of them. The choice is a function of (logits, sampling, ids, stream, count):
- * `stream` numbers texts that share a seed. sampling NULL: ds_model_sampling's. *logprob (may be NULL) receives the token's natural log-probability under softmax(logits). */
+ * `stream` numbers texts that share a seed. sampling NULL: ds_model_sampling's. *logprob (may be NULL) receives the token's natural log-probability under softmax(logits). A NaN
+ * counts as minus infinity; where every token has minus infinity, the first that the tokenizer defines is chosen. */
 ds_status ds_sample(ds_model *model, const float *logits, const ds_sampling *sampling, const int32_t *ids, int64_t count, int64_t prompt, uint64_t stream, int32_t *id, float *logprob,
                     ds_error *error);
 
@@ -188,14 +205,14 @@ enum {
     DS_FINISH_EOS = 1,          /* the model ended the text */
     DS_FINISH_STOP = 2,         /* a stop string appeared; it and what follows is not in the text */
     DS_FINISH_LENGTH = 3,       /* max_tokens, or the context is full */
-    DS_FINISH_INTERRUPTED = 4   /* on_text returned 0 */
+    DS_FINISH_INTERRUPTED = 4   /* on_text returned 0; the result holds what there is */
 };
 
 typedef struct ds_generate_options {
     size_t size;
     const ds_sampling *sampling;       /* NULL: ds_model_sampling's */
     int64_t max_tokens;                /* new tokens at most; 0: 256 */
-    const char *const *stops;          /* [stop_count] NUL-terminated, at most 16 of up to 4096 bytes, none empty */
+    const char *const *stops;          /* [stop_count] NUL-terminated, at most 16 of up to 4096 bytes, well-formed UTF-8, none empty */
     int stop_count;
     int ignore_eos;                    /* not 0: go on after the end of the text */
     int special;                       /* not 0: added tokens that stand in the prompt become their ids */
@@ -210,10 +227,10 @@ typedef struct ds_generated {
     char *text; size_t text_size;                       /* what was generated, without the prompt; ds_free */
     int32_t *ids; int64_t prompt_count, count;          /* [prompt_count + count]: the prompt's tokens, then the generated ones, an end-of-text token included; ds_free */
     int finish;                                         /* DS_FINISH_* */
-} ds_generated;
+} ds_generated;   /* what a call finds in the struct (other than size) is overwritten, not freed */
 
 /* Continues a text with the model's own tokenizer. The prompt begins with the token that begins texts where the tokenizer asks for one; an empty prompt needs such a token. A prompt longer than
- * the context is DS_INVALID. options NULL: all defaults. result (may be NULL: on_text has seen it all) is set on success alone. */
+ * the context is DS_INVALID, a model without a tokenizer DS_NOT_FOUND. options NULL: all defaults. result (may be NULL: on_text has seen it all) is zeroed on failure. */
 ds_status ds_generate(ds_model *model, const char *prompt, size_t prompt_size, const ds_generate_options *options, ds_generated *result, ds_error *error);
 
 /* ---- training ------------------------------------------------------------------------------------------------------------------------- */

@@ -27,8 +27,6 @@ struct ds_model {
     struct generation_defaults defaults;
     struct feed *feeds;               /* [feed_capacity], used again by every ds_feed */
     int feed_capacity;
-    struct logit_bias *bias;          /* [bias_capacity], likewise */
-    int bias_capacity;
 };
 
 struct ds_sequence { struct sequence *sequence; };
@@ -56,9 +54,6 @@ enum status api_null(const char *function, const char *argument, struct error *e
 enum status api_take(void *known, size_t size, size_t least, const void *given, const char *function, const char *argument, struct error *error);
 /* The way out: fills the caller's struct as far as it goes. */
 enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function, const char *argument, struct error *error);
-
-/* The inner sampling of a caller's (NULL: the model's defaults), checked. The bias is copied into the model's own list. */
-enum status api_sampling(struct ds_model *model, const ds_sampling *given, const char *function, struct sampling *sampling, struct error *error);
 
 /* DS_COMPUTE_* to a dtype; DTYPE_COUNT for the default. */
 enum status api_compute(int compute, const char *function, int *dtype, struct error *error);

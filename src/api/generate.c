@@ -21,22 +21,21 @@ ds_status ds_model_sampling(const ds_model *model, ds_sampling *sampling, ds_err
     return api_result(api_give(sampling, &known, sizeof known, SAMPLING_LEAST, function, "sampling", &e), &e, error);
 }
 
-enum status api_sampling(struct ds_model *model, const ds_sampling *given, const char *function, struct sampling *sampling, struct error *error) {
+/* The inner sampling of a caller's (NULL: the model's defaults), checked. *bias receives the list that it holds, to be freed after it, also on failure: a list of each call's own, since a callback
+ * may call again. */
+static enum status take_sampling(const struct ds_model *model, const ds_sampling *given, const char *function, struct sampling *sampling, struct logit_bias **bias, struct error *error) {
     ds_sampling s;
     *sampling = model->defaults.sampling;
+    *bias = NULL;
     enum status status = given ? api_take(&s, sizeof s, SAMPLING_LEAST, given, function, "sampling", error) : STATUS_OK;
     if (status || !given) return status;
     if (s.bias_count < 0) return error_set(error, STATUS_INVALID, "%s: sampling->bias_count: found %d, expected 0 or more", function, s.bias_count);
     if (!s.bias && s.bias_count) return api_null(function, "sampling->bias", error);
-    if (s.bias_count > model->bias_capacity) {
-        struct logit_bias *bias = realloc(model->bias, (size_t)s.bias_count * sizeof *bias);
-        if (!bias) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %d biases", function, s.bias_count);
-        model->bias = bias;
-        model->bias_capacity = s.bias_count;
-    }
-    for (int i = 0; i < s.bias_count; i++) model->bias[i] = (struct logit_bias){ s.bias[i].id, s.bias[i].bias };
+    if (s.top_p == 0 && s.repetition_penalty == 0) return error_set(error, STATUS_INVALID, "%s: sampling: found a zeroed one, expected one that ds_model_sampling has filled", function);
+    if (s.bias_count && !(*bias = malloc((size_t)s.bias_count * sizeof **bias))) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %d biases", function, s.bias_count);
+    for (int i = 0; i < s.bias_count; i++) (*bias)[i] = (struct logit_bias){ s.bias[i].id, s.bias[i].bias };
     *sampling = (struct sampling){ .temperature = s.temperature, .top_k = s.top_k, .top_p = s.top_p, .min_p = s.min_p, .repetition_penalty = s.repetition_penalty,
-                                   .presence_penalty = s.presence_penalty, .frequency_penalty = s.frequency_penalty, .bias = s.bias_count ? model->bias : NULL, .bias_count = s.bias_count,
+                                   .presence_penalty = s.presence_penalty, .frequency_penalty = s.frequency_penalty, .bias = *bias, .bias_count = s.bias_count,
                                    .seed = s.seed };
     status = sampling_check(sampling, model->model->config.vocab_size, error);
     return status ? error_prefix(error, "%s", function) : status;
@@ -57,10 +56,12 @@ ds_status ds_sample(ds_model *model, const float *logits, const ds_sampling *giv
     static const char function[] = "ds_sample";
     struct error e = { 0 };
     struct sampling sampling;
+    struct logit_bias *bias = NULL;
     enum status status = !model ? api_null(function, "model", &e) : !logits ? api_null(function, "logits", &e) : !id ? api_null(function, "id", &e) : STATUS_OK;
-    if (!status) status = api_sampling(model, given, function, &sampling, &e);
+    if (!status) status = take_sampling(model, given, function, &sampling, &bias, &e);
     if (!status) status = check_ids(model, ids, count, prompt, function, &e);
     if (!status) *id = sampler_next(model->sampler, logits, &sampling, stream, ids, count, prompt, logprob, NULL, 0);
+    free(bias);
     return api_result(status, &e, error);
 }
 
@@ -85,7 +86,9 @@ static enum status encode_prompt(const ds_model *model, const char *prompt, size
     return token_list_push(ids, (int32_t)first, error);
 }
 
-static enum status take_options(ds_model *model, const ds_generate_options *given, ds_generate_options *options, struct generation_options *inner, struct error *error) {
+/* *bias: as in take_sampling. */
+static enum status take_options(const ds_model *model, const ds_generate_options *given, ds_generate_options *options, struct generation_options *inner, struct logit_bias **bias,
+                                struct error *error) {
     static const char function[] = "ds_generate";
     enum status status = api_take(options, sizeof *options, OPTIONS_LEAST, given, function, "options", error);
     if (!status && (options->max_tokens < 0 || options->max_tokens > INT32_MAX))
@@ -101,8 +104,10 @@ static enum status take_options(ds_model *model, const ds_generate_options *give
         inner->stops[i] = (struct stop_string){ stop, strlen(stop) };
     }
     if (!options->ignore_eos) inner->eos = model->defaults.eos, inner->eos_count = model->defaults.eos_count;
-    status = api_sampling(model, options->sampling, function, &inner->sampling, error);
-    return status ? status : generation_options_check(inner, model->model->config.vocab_size, error);
+    status = take_sampling(model, options->sampling, function, &inner->sampling, bias, error);
+    if (status) return status;
+    status = generation_options_check(inner, model->model->config.vocab_size, error);
+    return status ? error_prefix(error, "%s", function) : STATUS_OK;
 }
 
 /* What was made goes over to the caller. */
@@ -125,12 +130,11 @@ ds_status ds_generate(ds_model *model, const char *prompt, size_t prompt_size, c
     ds_generate_options options = { 0 };
     struct generation_options inner;
     struct generation generation = { .options = &inner };
-    enum status status = !model ? api_null(function, "model", &e) : !prompt && prompt_size ? api_null(function, "prompt", &e) : STATUS_OK;
-    if (!status && result) {   /* before long work */
-        ds_generated empty = { 0 };
-        status = api_give(result, &empty, sizeof empty, GENERATED_LEAST, function, "result", &e);
-    }
-    if (!status) status = take_options(model, given, &options, &inner, &e);
+    struct logit_bias *bias = NULL;
+    const ds_generated empty = { 0 };
+    enum status status = result ? api_give(result, &empty, sizeof empty, GENERATED_LEAST, function, "result", &e) : STATUS_OK;
+    if (!status) status = !model ? api_null(function, "model", &e) : !prompt && prompt_size ? api_null(function, "prompt", &e) : STATUS_OK;
+    if (!status) status = take_options(model, given, &options, &inner, &bias, &e);
     if (!status) status = encode_prompt(model, prompt, prompt_size, options.special != 0, &generation.ids, &e);
     if (!status) {
         int64_t context = model->model->config.max_position_embeddings, wanted = generation.ids.count + inner.max_tokens;
@@ -146,5 +150,6 @@ ds_status ds_generate(ds_model *model, const char *prompt, size_t prompt_size, c
     if (!status && result) status = hand_out(&generation, result, &e);
     sequence_destroy(generation.sequence);
     generation_release(&generation);
+    free(bias);
     return api_result(status, &e, error);
 }

@@ -63,7 +63,6 @@ void ds_model_free(ds_model *model) {
     tokenizer_destroy(model->tokenizer.tokenizer);
     pool_destroy(model->machine.pool);
     free(model->feeds);
-    free(model->bias);
     free(model);
 }
 
@@ -94,6 +93,12 @@ const char *ds_model_warning(const ds_model *model, int index) {
     if (index < inner->config.warning_count) return inner->config.warnings[index];
     index -= inner->config.warning_count;
     return index < inner->warning_count ? inner->warnings[index] : NULL;
+}
+
+int ds_model_is_eos(const ds_model *model, int32_t id) {
+    for (int i = 0; model && i < model->defaults.eos_count; i++)
+        if (model->defaults.eos[i] == id) return 1;
+    return 0;
 }
 
 /* ---- sequences ----------------------------------------------------------------------------------------------------------------------- */
@@ -165,6 +170,6 @@ static enum status take_inputs(ds_model *model, const ds_input *inputs, int coun
 ds_status ds_feed(ds_model *model, const ds_input *inputs, int count, ds_error *error) {
     struct error e = { 0 };
     enum status status = take_inputs(model, inputs, count, &e);
-    if (!status) status = engine_feed(model->engine, model->feeds, count, 0, &e);
+    if (!status && (status = engine_feed(model->engine, model->feeds, count, 0, &e))) error_prefix(&e, "ds_feed");
     return api_result(status, &e, error);
 }

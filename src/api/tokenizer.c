@@ -44,6 +44,15 @@ int32_t ds_tokenizer_find(const ds_tokenizer *tokenizer, const char *content) { 
 int32_t ds_tokenizer_bos(const ds_tokenizer *tokenizer) { return tokenizer ? tokenizer_bos(tokenizer->tokenizer) : -1; }
 int32_t ds_tokenizer_eos(const ds_tokenizer *tokenizer) { return tokenizer ? tokenizer_eos(tokenizer->tokenizer) : -1; }
 
+const char *ds_tokenizer_piece(const ds_tokenizer *tokenizer, int32_t id, size_t *size, int *special) {
+    size_t length = 0;
+    bool left_out = false;
+    const char *piece = tokenizer ? tokenizer_piece(tokenizer->tokenizer, id, &length, &left_out) : NULL;
+    if (size) *size = length;
+    if (special) *special = left_out;
+    return piece;
+}
+
 ds_status ds_tokenize(const ds_tokenizer *tokenizer, const char *text, size_t size, unsigned flags, int32_t **ids, int64_t *count, ds_error *error) {
     static const char function[] = "ds_tokenize";
     struct error e = { 0 };

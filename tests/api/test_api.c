@@ -94,6 +94,10 @@ static void test_null(void **state) {
     assert_int_equal(ds_tokenizer_find(NULL, "x"), -1);
     assert_int_equal(ds_tokenizer_bos(NULL), -1);
     assert_int_equal(ds_tokenizer_eos(NULL), -1);
+    assert_null(ds_tokenizer_piece(NULL, 0, &size, NULL));
+    assert_int_equal(size, 0);
+    size = 7;
+    assert_int_equal(ds_model_is_eos(NULL, 0), 0);
     assert_int_equal(ds_sequence_length(NULL), 0);
     assert_int_equal(ds_sequence_capacity(NULL), 0);
     assert_null(ds_model_tokenizer(NULL));
@@ -121,6 +125,10 @@ static void test_null(void **state) {
     refused(ds_model_sampling(NULL, &sampling, &error), DS_INVALID, "model is NULL");
     refused(ds_sample(NULL, logits, NULL, NULL, 0, 0, 0, &id, NULL, &error), DS_INVALID, "model is NULL");
     refused(ds_generate(NULL, "", 0, NULL, NULL, &error), DS_INVALID, "model is NULL");
+    char left_over[] = "x";
+    ds_generated result = { .size = sizeof result, .text = left_over, .count = 3 };   /* as if left over from before */
+    refused(ds_generate(NULL, "", 0, NULL, &result, &error), DS_INVALID, "model is NULL");
+    assert_true(!result.text && result.count == 0);
     refused(ds_trainer_create(NULL, "{}", 2, NULL, &error), DS_INVALID, "trainer is NULL");
     refused(ds_trainer_create(&trainer, NULL, 2, NULL, &error), DS_INVALID, "config_json is NULL");
     assert_null(trainer);
@@ -168,6 +176,21 @@ static void test_tokenizer(void **state) {
     assert_string_equal(text, "");
     ds_free(text);
     ds_free(ids);
+
+    int special = -1;
+    fine(ds_tokenize(bytes, "\xC3\xA9", 2, 0, &ids, &count, &error));
+    for (int i = 0; i < 2; i++) {   /* a token that is a part of a character */
+        const char *piece = ds_tokenizer_piece(bytes, ids[i], &size, &special);
+        assert_true(size == 1 && *piece == "\xC3\xA9"[i] && special == 0);
+    }
+    ds_free(ids);
+    assert_non_null(ds_tokenizer_piece(bytes, 256, NULL, &special));
+    assert_int_equal(special, 1);
+    const int32_t undefined[] = { -1, 257, INT32_MAX, INT32_MIN };
+    for (int i = 0; i < 4; i++) {
+        assert_null(ds_tokenizer_piece(bytes, undefined[i], &size, &special));
+        assert_true(size == 0 && special == 0);
+    }
 
     const int32_t wrong[] = { 65, -1 }, beyond[] = { 300 };
     refused(ds_tokenize(bytes, NULL, 1, 0, &ids, &count, &error), DS_INVALID, "text is NULL");
@@ -326,6 +349,8 @@ static void test_feed(void **state) {
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         refused(ds_feed(model, wrong[i].inputs, 2, &error), DS_INVALID, wrong[i].part);
+        assert_int_equal(ds_feed(model, wrong[i].inputs, 2, &error), DS_INVALID);
+        assert_int_equal(strncmp(error.message, "ds_feed: ", 9), 0);
         assert_int_equal(ds_sequence_length(a), 6);
         assert_int_equal(ds_sequence_length(b), 6);
     }
@@ -453,6 +478,7 @@ static void test_sample(void **state) {
         { { .size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = -1 }, "bias_count: found -1" },
         { { .size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = 1 }, "bias is NULL" },
         { { .size = 8 }, "size: found 8" },
+        { { .size = sizeof sampling, .temperature = 1 }, "sampling: found a zeroed one, expected one that ds_model_sampling has filled" },
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(ds_sample(model, logits, &wrong[i].sampling, tokens, 12, 12, 0, &id, NULL, &error), DS_INVALID, wrong[i].part);
     const ds_logit_bias twice[] = { { 3, 50 }, { 3, 50 }, { 4, 99 } }, outside[] = { { V, 1 } };
@@ -596,6 +622,60 @@ static void test_generate(void **state) {
     ds_model_free(model);
 }
 
+/* A callback that generates with the same model, and with more biases than the text that called it. */
+struct nested { ds_model *model; int depth, calls; };
+
+static int generate_again(void *context, const char *text, size_t size) {
+    (void)text;
+    (void)size;
+    struct nested *n = context;
+    static ds_logit_bias biases[5000];
+    ds_sampling sampling = { .size = sizeof sampling };
+    ds_generate_options options = { .size = sizeof options };
+    ds_error e;
+    n->calls++;
+    if (n->depth > 1) return 1;
+    n->depth++;
+    assert_int_equal(ds_model_sampling(n->model, &sampling, &e), DS_OK);
+    sampling.bias = biases;
+    sampling.bias_count = 1000 * n->depth;
+    options.sampling = &sampling;
+    options.max_tokens = 3;
+    options.ignore_eos = 1;
+    options.on_text = generate_again;
+    options.context = n;
+    assert_int_equal(ds_generate(n->model, "again", 5, &options, NULL, &e), DS_OK);
+    n->depth--;
+    return 1;
+}
+
+static void test_nested(void **state) {
+    (void)state;
+    ds_model *model = load(text_model, 1);
+    struct nested nested = { .model = model };
+    const ds_logit_bias bias = { 7, 1 };
+    ds_sampling sampling = { .size = sizeof sampling };
+    fine(ds_model_sampling(model, &sampling, &error));
+    sampling.bias = &bias;
+    sampling.bias_count = 1;
+    sampling.temperature = 2;
+    ds_generate_options options = { .size = sizeof options };
+    options.sampling = &sampling;
+    options.max_tokens = 12;
+    options.ignore_eos = 1;
+    ds_generated plain = { .size = sizeof plain }, result = { .size = sizeof result };
+    fine(ds_generate(model, "the end", 7, &options, &plain, &error));
+    options.on_text = generate_again;
+    options.context = &nested;
+    fine(ds_generate(model, "the end", 7, &options, &result, &error));
+    assert_true(nested.calls > 12);
+    assert_int_equal(result.text_size, plain.text_size);
+    assert_memory_equal(result.text, plain.text, plain.text_size);
+    release(&plain);
+    release(&result);
+    ds_model_free(model);
+}
+
 /* A tokenizer with an added token that begins and ends texts, below a larger vocabulary. */
 static void test_special(void **state) {
     (void)state;
@@ -651,6 +731,9 @@ static void test_special(void **state) {
     fine(ds_model_sampling(model, &sampling, &error));
     fine(ds_sample(model, logits, &sampling, NULL, 0, 0, 0, &id, NULL, &error));
     assert_int_equal(id, 77);   /* 290 is padding of the vocabulary */
+    assert_int_equal(ds_model_is_eos(model, END), 1);
+    assert_int_equal(ds_model_is_eos(model, 77), 0);
+    assert_int_equal(ds_model_is_eos(model, -1), 0);
     const ds_logit_bias end = { END, 1000 };
     sampling.bias = &end;
     sampling.bias_count = 1;
@@ -989,7 +1072,7 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_version), cmocka_unit_test(test_null), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_model), cmocka_unit_test(test_feed),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer), cmocka_unit_test(test_trainer_config),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_nested), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer), cmocka_unit_test(test_trainer_config),
         cmocka_unit_test(test_steps_door), cmocka_unit_test(test_save),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
