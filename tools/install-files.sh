@@ -4,13 +4,21 @@
 set -eu
 : "${PREFIX:?run make install}" "${VERSION:?}" "${SONAME:?}"
 
+# A path in a file that is installed must mean the same from everywhere; a shell may also have left a ~ as it is.
+for setting in "PREFIX=$PREFIX" "bindir=$BINDIR" "libdir=$LIBDIR" "includedir=$INCLUDEDIR" "datadir=$DATADIR" "mandir=$MANDIR"; do
+    case $setting in
+    *=/*) ;;
+    *) echo "make install: ${setting%%=*}: found \`${setting#*=}\`, expected a path that begins with /" >&2 && exit 2 ;;
+    esac
+done
+
 bin=$DESTDIR$BINDIR lib=$DESTDIR$LIBDIR include=$DESTDIR$INCLUDEDIR man=$DESTDIR$MANDIR/man1
 bash=$DESTDIR$DATADIR/bash-completion/completions/deepseek
 zsh=$DESTDIR$DATADIR/zsh/site-functions/_deepseek
 fish=$DESTDIR$DATADIR/fish/vendor_completions.d/deepseek.fish
 
 if [ "${1:-}" = --remove ]; then
-    rm -f "$bin/deepseek" "$lib/libdeepseek.a" "$lib/libdeepseek.so" "$lib/$SONAME" "$lib/libdeepseek.so.$VERSION" "$include/deepseek.h" "$lib/pkgconfig/deepseek.pc" \
+    rm -f "$bin/deepseek" "$lib/libdeepseek.a" "$lib/libdeepseek.so" "$lib/$SONAME" "$lib/$SONAME".* "$include/deepseek.h" "$lib/pkgconfig/deepseek.pc" \
         "$man/deepseek.1" "$man"/deepseek-*.1 "$bash" "$zsh" "$fish"
     exit 0
 fi
@@ -28,9 +36,11 @@ ln -sf "$SONAME" "$lib/libdeepseek.so"
 install -D -m 644 include/deepseek.h "$include/deepseek.h"
 
 # Folders below the prefix are written in terms of it, so that the file may be moved with it.
-below() { case $1 in "$PREFIX"/*) echo "\${prefix}${1#"$PREFIX"}" ;; *) echo "$1" ;; esac; }
+# In a .pc file a blank separates words unless it stands behind a backslash; quotes and # mean something too.
+plain() { printf '%s\n' "$1" | sed 's/[ "'"'"'#\\]/\\&/g'; }
+below() { case $1 in "$PREFIX"/*) echo "\${prefix}$(plain "${1#"$PREFIX"}")" ;; *) plain "$1" ;; esac; }
 cat >"$T/deepseek.pc" <<END
-prefix=$PREFIX
+prefix=$(plain "$PREFIX")
 libdir=$(below "$LIBDIR")
 includedir=$(below "$INCLUDEDIR")
 

@@ -90,6 +90,21 @@ expect 'both generate the same' diff "$T/generate-shared.log" "$T/generate-stati
 expect 'the program generates from the folder' "$D/bin/deepseek" generate "$T/model-shared" -p 'The ' -n 5 -q
 
 # ---- away again ----
+: >"$D/lib/libdeepseek.so.${version%%.*}.0.0-older"
 expect 'make uninstall' install uninstall DESTDIR="$T/destination" PREFIX=/usr
 expect 'nothing is left' sh -c "[ -z \"\$(find '$T/destination' ! -type d)\" ]"
+
+# ---- odd places ----
+odd="$T/a place"
+expect 'a prefix with blanks' install install PREFIX="$odd"
+PKG_CONFIG_PATH=$odd/lib/pkgconfig PKG_CONFIG_SYSROOT_DIR=
+expect 'a prefix with blanks: compiles' sh -c "eval $CC \"\$(pkg-config --cflags deepseek)\" '$T/version.c' -o '$T/odd' \"\$(pkg-config --libs deepseek)\""
+expect 'a prefix with blanks: runs' env LD_LIBRARY_PATH="$odd/lib" "$T/odd"
+expect 'a prefix with blanks: make uninstall' install uninstall PREFIX="$odd"
+expect 'a prefix with blanks: nothing is left' [ -z "$(find "$odd" ! -type d)" ]
+for prefix in relative '~/.local'; do
+    install install PREFIX="$prefix" >"$T/told" 2>&1
+    expect "PREFIX=$prefix is refused" grep -q 'PREFIX: found .*, expected a path that begins with /' "$T/told"
+    expect "PREFIX=$prefix: nothing was made" [ ! -e "$prefix" ]
+done
 finish
