@@ -231,16 +231,22 @@ static bool option_set(const struct cli_option *option, const char *text, struct
 #define MAX_OPTIONS 64
 enum { LONG_VALUE = 256, HELP_VALUE = LONG_VALUE + MAX_OPTIONS };
 
-static int wrong_option(const struct cli_usage *usage, char **argv) {
-    if (optopt >= LONG_VALUE) return cli_wrong("--%s takes no value", usage->options[optopt - LONG_VALUE].name);
+/* names: the options of getopt_long, --help among them. What begins only one of them getopt_long has taken for it. */
+static int wrong_option(const struct option *names, char **argv) {
+    if (optopt >= LONG_VALUE) return cli_wrong("--%s takes no value", names[optopt - LONG_VALUE].name);
     if (optopt) return cli_wrong("unknown option -%c", optopt);
-    char given[LONGEST_NAME + 1];
+    char given[LONGEST_NAME + 1], meanings[512] = "";
     snprintf(given, sizeof given, "%s", argv[optind - 1] + 2);
     given[strcspn(given, "=")] = 0;
+    size_t used = 0, length = strlen(given);
     struct nearest nearest;
     nearest_begin(&nearest, given);
-    for (const struct cli_option *option = usage->options; option && option->name; option++) nearest_try(&nearest, option->name);
-    nearest_try(&nearest, "help");
+    for (; names->name; names++) {
+        nearest_try(&nearest, names->name);
+        if (length && used < sizeof meanings && strncmp(names->name, given, length) == 0)
+            used += (size_t)snprintf(meanings + used, sizeof meanings - used, "%s--%s", used ? ", " : "", names->name);
+    }
+    if (used) return cli_wrong("--%s is short for more than one option: %s", given, meanings);
     if (nearest.name) return cli_wrong("unknown option --%s, did you mean --%s?", given, nearest.name);
     return cli_wrong("unknown option --%s", given);
 }
@@ -310,7 +316,7 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
     }
     optind = 0;
     for (int got; (got = getopt_long(argc, argv, letters, names, NULL)) != -1;) {
-        if (got == '?') return wrong_option(usage, argv);
+        if (got == '?') return wrong_option(names, argv);
         int index = got - LONG_VALUE;
         int wanted = got == ':' ? optopt : got;
         if (wanted < LONG_VALUE)

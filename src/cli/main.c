@@ -33,10 +33,13 @@ static const struct cli_command *find_command(const char *name) {
 static const char about[] = "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).";
 
 static int unknown_command(const char *name) {
+    bool option = name[0] == '-';
     struct nearest nearest;
     nearest_begin(&nearest, name);
-    for (const struct cli_command *c = commands; c->name; c++) nearest_try(&nearest, c->name);
-    nearest_try(&nearest, "help");
+    for (const struct cli_command *c = commands; c->name && !option; c++) nearest_try(&nearest, c->name);
+    nearest_try(&nearest, option ? "--help" : "help");
+    nearest_try(&nearest, "--version");
+    if (option) return nearest.name ? cli_wrong("unknown option %s before a command, did you mean %s?", name, nearest.name) : cli_wrong("unknown option %s before a command", name);
     if (nearest.name) return cli_wrong("unknown command `%s`, did you mean `%s`?", name, nearest.name);
     return cli_wrong("unknown command `%s`", name);
 }
@@ -71,8 +74,7 @@ static int run(int argc, char **argv) {
         return CLI_DONE;
     }
     const struct cli_command *command = find_command(name);
-    if (!command) return name[0] == '-' ? cli_wrong("unknown option %s before a command", name) : unknown_command(name);
-    return command->run(argc - 1, argv + 1);
+    return command ? command->run(argc - 1, argv + 1) : unknown_command(name);
 }
 
 int main(int argc, char **argv) {

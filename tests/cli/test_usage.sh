@@ -12,6 +12,9 @@ check 'unknown command' 2 '' '^deepseek: unknown command `genrate`, did you mean
 check 'unknown command, nothing near' 2 '' '^deepseek: unknown command `xyzzy` (see' $D xyzzy
 check 'help on an unknown command' 2 '' 'unknown command `evil`, did you mean `eval`?' $D help evil
 check 'option before the command' 2 '' 'unknown option --threads before a command' $D --threads 2 generate
+check 'version as a command' 2 '' 'unknown command `version`, did you mean `--version`?' $D version
+check 'a mistyped option before the command' 2 '' 'unknown option --verison before a command, did you mean --version?' $D --verison
+check 'overview: what the environment decides' 0 'DEEPSEEK_THREADS=N' '' $D --help
 
 for command in train generate chat eval bench info logits grads steps; do
     check "$command --help" 0 "^usage: deepseek $command " '' $D $command --help
@@ -46,6 +49,8 @@ check 'options end at --' 2 '' 'unexpected argument `--json`' $D info "$MODEL" -
 check 'options after operands, and = for values' 0 '"model_type"' '*' $D info "$MODEL" --json --context=16
 check 'a flag with a value' 2 '' '--json takes no value' $D info "$MODEL" --json=1
 check 'abbreviated' 0 '"model_type"' '*' $D info "$MODEL" --js
+check 'abbreviated too much' 2 '' '--to is short for more than one option: --tokens, --top-k, --top-p (see' $D generate "$MODEL" --to 1
+check 'abbreviated too much, --help among them' 2 '' '--he is short for more than one option: --held-out, --help (see' $D eval "$MODEL" --he
 check 'generate: nothing to continue' 2 '' 'give --prompt, --file or --tokens' $D generate "$MODEL"
 check 'generate: two prompts' 2 '' 'exclude each other' $D generate "$MODEL" -p a --file b
 check 'generate: a temperature that is none' 2 '' '--temperature: found `nan`, expected a number from 0 to 1000' $D generate "$MODEL" -p a --temperature nan
