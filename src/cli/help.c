@@ -140,7 +140,7 @@ static void print_overview(FILE *stream, const char *command, const char *about,
     }
     if (command) fprintf(stream, "\n  deepseek help %s NAME    what it does, its options and examples\n", command);
     else fprintf(stream, "\n  deepseek help COMMAND    what a command does, its options and examples\n  deepseek --version\n\n"
-                         "  DEEPSEEK_THREADS=N       in the environment: threads, where --threads is absent\n"
+                         "  DEEPSEEK_THREADS=N       in the environment: threads where --threads is absent\n"
                          "  DEEPSEEK_ISA=NAME        kernels: reference, avx2, avx512, avx512bf16 or amx\n");
 }
 
