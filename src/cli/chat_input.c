@@ -115,6 +115,9 @@ static enum status read_edited(struct line *line, const char *prompt, struct err
 
 static enum status read_one(struct line *line, const char *prompt, struct error *error) { return input.terminal ? read_edited(line, prompt, error) : read_plain(line, error); }
 
+/* The end of the input in the midst of a text ends that text too. */
+static bool ends_text(const struct line *line, enum status status) { return status == STATUS_INTERRUPTED && line->size > 0 && !cli_interrupted(); }
+
 enum status chat_input_read(char **text, size_t *size, bool *block, const char *before, size_t before_size, struct error *error) {
     struct line line = { 0 };
     if (before && input.terminal && !memchr(before, '\n', before_size) && !memchr(before, '\0', before_size)) {
@@ -128,7 +131,9 @@ enum status chat_input_read(char **text, size_t *size, bool *block, const char *
         for (bool more = true; more && !status;) {
             size_t start = line.size;
             status = read_one(&line, ". ", error);
-            more = status || line.size - start != strlen(FENCE) || memcmp(line.text + start, FENCE, strlen(FENCE)) != 0;
+            bool last = ends_text(&line, status);
+            if (last) status = STATUS_OK;
+            more = !last && (status || line.size - start != strlen(FENCE) || memcmp(line.text + start, FENCE, strlen(FENCE)) != 0);
             if (!more) line.size = start ? start - 1 : 0;   /* nor is the line end before it a part of the text */
             else if (!status) status = line_append(&line, "\n", 1, error);
         }
@@ -136,6 +141,7 @@ enum status chat_input_read(char **text, size_t *size, bool *block, const char *
         while (!status && line.size && line.text[line.size - 1] == '\\') {
             line.text[line.size - 1] = '\n';
             status = read_one(&line, ". ", error);
+            if (ends_text(&line, status)) status = STATUS_OK;
         }
     }
     input.typed_size = 0;

@@ -1,4 +1,5 @@
 /* deepseek generate: continues a text, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,6 +47,7 @@ static enum status read_stream(FILE *stream, char **text, size_t *size, struct e
     size_t capacity = 0;
     *text = NULL;
     *size = 0;
+    errno = EIO;
     for (;;) {
         if (*size == capacity) {
             if (capacity >= PROMPT_LIMIT) return error_set(error, STATUS_INVALID, "standard input: more than %zu bytes", PROMPT_LIMIT);
@@ -58,7 +60,7 @@ static enum status read_stream(FILE *stream, char **text, size_t *size, struct e
         *size += got;
         if (got == 0) break;
     }
-    return ferror(stream) ? error_set(error, STATUS_IO, "standard input: cannot be read") : STATUS_OK;
+    return ferror(stream) ? error_set(error, STATUS_IO, "standard input: %s", strerror(errno)) : STATUS_OK;
 }
 
 /* Is something being sent to standard input? A file or a pipe is; a terminal and /dev/null are not. */

@@ -47,6 +47,21 @@ check 'a backslash joins lines' 0 '.' '^1 message, 19 of' sh -c "printf 'one\\\\
 expect 'a backslash joins lines: both' [ "$(tail -n 2 "$T/out" | head -n 1)" = one ]
 check 'a block' 0 '.' '^1 message, 23 of' sh -c "printf '\"\"\"\n/quit\n\ntwo\\\\\n\"\"\"\n/show\n' | $C $E"
 expect 'a block: as it stands' [ "$(tail -n 3 "$T/out" | tr '\n' : | cut -c 1-11)" = '/quit::two\' ]
+# The end of the input ends a text too.
+printf '"""\none\ntwo\n"""\n' >"$T/closed"
+check 'a block that is closed' 0 '.' '' sh -c "$C $E <$T/closed"
+cp "$T/out" "$T/answer"
+for open in '"""\none\ntwo' '"""\none\ntwo\n'; do
+    printf "$open" >"$T/open"
+    check "$open" 0 '.' '' sh -c "$C $E <$T/open"
+    expect "$open: the same answer" cmp -s "$T/answer" "$T/out"
+done
+printf '"""\none\n\n"""\n' >"$T/closed"
+check 'a block with an empty line at its end' 0 '.' '' sh -c "$C $E <$T/closed"
+cp "$T/out" "$T/answer"
+printf 'one\\' >"$T/open"
+check 'a backslash at the end of the input' 0 '.' '' sh -c "$C $E <$T/open"
+expect 'a backslash at the end of the input: a line end' cmp -s "$T/answer" "$T/out"
 
 # ---- saving and loading ----
 check '/save' 0 '.' "^$T/talk.json: 2 messages saved$" sh -c "printf 'Once\nupon\n/save $T/talk.json\n' | $C $E"
