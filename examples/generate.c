@@ -71,9 +71,9 @@ static void generate_by_hand(ds_model *model, const char *prompt) {
     check(ds_model_sampling(model, &greedy, &error));
     greedy.temperature = 0;
 
+    const int64_t prompt_count = count, end = count + NEW_TOKENS < info.max_position_embeddings ? count + NEW_TOKENS : info.max_position_embeddings;
     ds_sequence *sequence;
-    check(ds_sequence_create(&sequence, model, 0, &error));
-    const int64_t prompt_count = count, end = count + NEW_TOKENS < ds_sequence_capacity(sequence) ? count + NEW_TOKENS : ds_sequence_capacity(sequence);
+    check(ds_sequence_create(&sequence, model, end, &error));   /* room for the keys and values of so many tokens */
     while (count < end) {
         /* first the whole prompt, then one token at a time */
         const int64_t fed = ds_sequence_length(sequence);
