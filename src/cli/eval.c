@@ -52,7 +52,8 @@ static enum status load_data(const struct request *request, const struct tokeniz
     if (data->bad_lines && !request->quiet) cli_warn("%s: %lld lines hold no document and are left out", request->data, (long long)data->bad_lines);
     if (data->markers && !request->quiet) {
         size_t length;
-        cli_warn("%s: holds %s %lld times, as plain text; --special-tokens reads it as a token", request->data, tokenizer_piece(tokenizer, tokenizer_eos(tokenizer), &length, NULL), (long long)data->markers);
+        const char *marker = tokenizer_piece(tokenizer, tokenizer_eos(tokenizer), &length, NULL);
+        cli_warn("%s: holds %.*s %lld times, as plain text; --special-tokens reads it as a token", request->data, (int)length, marker, (long long)data->markers);
     }
     if (request->held_out > 0) data_hold_out(data, request->held_out);
     *first = request->held_out > 0 ? data->train_count : 0;

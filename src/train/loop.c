@@ -72,8 +72,9 @@ static void warn_about_data(const struct training *t) {
     }
     if (t->data.markers) {
         size_t length;
-        snprintf(message, sizeof message, "the data holds %s %lld times, as plain text; train.special_tokens=true reads it as a token",
-                 tokenizer_piece(t->tokenizer, tokenizer_eos(t->tokenizer), &length, NULL), (long long)t->data.markers);
+        const char *marker = tokenizer_piece(t->tokenizer, tokenizer_eos(t->tokenizer), &length, NULL);
+        snprintf(message, sizeof message, "the data holds %.*s %lld times, as plain text; train.special_tokens=true reads it as a token", length < 200 ? (int)length : 200, marker,
+                 (long long)t->data.markers);
         warn(t, message);
     }
     if (tokenizer_eos(t->tokenizer) < 0 && !tokenizer_add_bos(t->tokenizer) && t->data.documents > 1)
