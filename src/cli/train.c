@@ -171,7 +171,8 @@ static void conclude(const struct view *view) {
     else printf("step %lld, model in %s\n", (long long)t->state.step, t->run.model);
 }
 
-static enum status run(const struct request *request, const struct cli_machine *machine, json_t *config, const char *out, struct error *error) {
+/* *begun: there is a run, which an interruption saves. */
+static enum status run(const struct request *request, const struct cli_machine *machine, json_t *config, const char *out, bool *begun, struct error *error) {
     struct view view = { .request = request, .machine = machine, .loss = NAN, .reading.quiet = request->quiet };
     char *cache = cli_cache_folder(request->cache);
     const struct training_options options = { .config = config, .origin = request->config, .data = request->data, .cache = cache, .run = out, .resume = request->resume, .from = request->from,
@@ -181,6 +182,7 @@ static enum status run(const struct request *request, const struct cli_machine *
     cli_reading_end(&view.reading);
     free(cache);
     if (status) return status;
+    *begun = true;
     const struct training *t = view.training;
     double step_tokens = (double)t->settings.batch_size * (double)t->settings.sequence_length;
     if (!request->quiet) {
@@ -278,17 +280,18 @@ int command_train(int argc, char **argv) {
     }
     struct error error;
     json_t *config = NULL;
+    bool begun = false;
     char *fallback = request.out ? NULL : default_out(request.config);
     cli_catch_interrupts();
     enum status status = request.out || fallback ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory");
     if (!status) status = cli_machine_open(&machine, DTYPE_COUNT, &error);
     if (!status) status = load_config(&request, &machine, &config, &error);
-    if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &error);
+    if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &begun, &error);
     json_decref(config);
     cli_machine_close(&machine);
     free(request.set.items);
     free(fallback);
-    if (status == STATUS_INTERRUPTED) {
+    if (status == STATUS_INTERRUPTED && begun) {
         cli_note("deepseek train: %s", error.message);
         return CLI_DONE;
     }

@@ -59,6 +59,11 @@ check "whose bos and eos are exported" bash -c "grep -q '\"bos_token_id\": 0,' '
 check "the setting stays a number" grep -q '"tokenizer": 300,' "$scratch/bpe/config.json"
 bpe "$scratch/bpe1" --threads 1 --quiet >/dev/null
 check "one thread and two give the same bytes" same "$scratch/bpe1" "$scratch/bpe"
+{ cat "$scratch/text.txt"; echo 'a<｜end▁of▁sentence｜>b'; } >"$scratch/marked.txt"
+"$program" train "$tiny" --data "$scratch/marked.txt" --out "$scratch/marked" --set train.tokenizer=300 --set train.steps=1 >/dev/null 2>"$scratch/messages"
+check "a marker in the data is named" grep -q 'warning: the data holds <｜end▁of▁sentence｜> 1 times, as plain text; ' "$scratch/messages"
+"$program" eval "$scratch/bpe/model" --data "$scratch/marked.txt" >/dev/null 2>"$scratch/messages"
+check "by eval too" grep -q 'marked.txt: holds <｜end▁of▁sentence｜> 1 times, as plain text; ' "$scratch/messages"
 for lost in "" "rm -r X/model" "rm X/model/tokenizer_config.json" "printf 5 >X/model/tokenizer.json"; do
     rm -rf "$scratch/part"
     start "$scratch/part" --quiet --set train.tokenizer=300 --set train.save_every=20
@@ -93,7 +98,7 @@ for signal in INT TERM KILL; do
     kill -$signal $pid 2>/dev/null
     wait $pid 2>/dev/null
     status=$?
-    [ $signal == KILL ] || check "SIG$signal while tokenising: exit $status: $(cat "$scratch/messages")" [ $status == 0 ]
+    [ $signal == KILL ] || check "SIG$signal while tokenising: exit $status: $(cat "$scratch/messages")" [ $status == 1 ]
     [ $signal == KILL ] || check "SIG$signal while tokenising: nothing is left" [ ! -e "$scratch/stopped" -a -z "$(ls "$scratch/young")" ]
     check "SIG$signal while tokenising: no entry is left" [ "$(ls "$scratch/young" | grep -vc tmp)" == 0 ]
 done
