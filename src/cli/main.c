@@ -46,7 +46,7 @@ static int unknown_command(const char *name) {
 
 /* `deepseek help [COMMAND [NAME]]` */
 static int run_help(int argc, char **argv) {
-    if (argc < 3) {
+    if (argc < 3 || strcmp(argv[2], "help") == 0 || strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0) {
         help_print_commands(stdout, NULL, about, commands, HELP_TEXT);
         return CLI_DONE;
     }

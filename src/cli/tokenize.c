@@ -74,7 +74,7 @@ static void warn_about(const struct work *work, const char *origin) {
 }
 
 static enum status write_text(const char *text, size_t size, struct error *error) {
-    fwrite(text, 1, size, stdout);
+    if (size) fwrite(text, 1, size, stdout);   /* where there is nothing, text may be NULL */
     return ferror(stdout) ? error_set(error, STATUS_IO, "standard output was closed") : STATUS_OK;
 }
 

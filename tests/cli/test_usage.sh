@@ -8,6 +8,8 @@ check 'version' 0 '^deepseek [0-9]' '' $D --version
 check 'overview' 0 '^  generate ' '' $D --help
 check 'overview, short' 0 '^  generate ' '' $D -h
 check 'overview, as a command' 0 '^  generate ' '' $D help
+check 'help on help' 0 '^  generate ' '' $D help help
+check 'help, twice over' 0 '^  generate ' '' $D help --help
 check 'unknown command' 2 '' '^deepseek: unknown command `genrate`, did you mean `generate`?' $D genrate
 check 'unknown command, nothing near' 2 '' '^deepseek: unknown command `xyzzy` (see' $D xyzzy
 check 'help on an unknown command' 2 '' 'unknown command `evil`, did you mean `eval`?' $D help evil
