@@ -1,5 +1,4 @@
 /* deepseek generate: continues a text, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +7,7 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
+#include "cli/lines.h"
 #include "cli/sampling.h"
 #include "io/json.h"
 
@@ -43,24 +43,15 @@ struct job {
 
 /* ---- the prompt ------------------------------------------------------------------------------------------------------------------ */
 
-static enum status read_stream(FILE *stream, char **text, size_t *size, struct error *error) {
-    size_t capacity = 0;
-    *text = NULL;
-    *size = 0;
-    errno = EIO;
-    for (;;) {
-        if (*size == capacity) {
-            if (capacity >= PROMPT_LIMIT) return error_set(error, STATUS_INVALID, "standard input: more than %zu bytes", PROMPT_LIMIT);
-            capacity = capacity ? 2 * capacity : 65536;
-            char *larger = realloc(*text, capacity);
-            if (!larger) return error_set(error, STATUS_NO_MEMORY, "standard input: no memory for %zu bytes", capacity);
-            *text = larger;
-        }
-        size_t got = fread(*text + *size, 1, capacity - *size, stream);
-        *size += got;
-        if (got == 0) break;
+/* All of standard input. */
+static enum status read_input(struct text_buffer *text, struct error *error) {
+    struct input input;
+    enum status status = input_open(&input, NULL, error);
+    while (!status && !input.end) {
+        status = input_read(&input, text, 65536, error);
+        if (!status && text->count > PROMPT_LIMIT) status = error_set(error, STATUS_INVALID, "standard input: more than %zu bytes", PROMPT_LIMIT);
     }
-    return ferror(stream) ? error_set(error, STATUS_IO, "standard input: %s", strerror(errno)) : STATUS_OK;
+    return status;
 }
 
 /* Is something being sent to standard input? A file or a pipe is; a terminal and /dev/null are not. */
@@ -72,18 +63,18 @@ static bool input_is_sent(void) {
 /* The prompt as ids: the token that begins a text where the tokenizer asks for it, then the text's own. */
 static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids, struct error *error) {
     const struct request *request = job->request;
-    char *text = NULL;
-    size_t size = 0;
+    struct text_buffer text = { 0 };
     uint64_t replaced = 0;
     enum status status = STATUS_OK;
-    if (request->file) status = file_read(request->file, PROMPT_LIMIT, &text, &size, error);
-    else if (!request->prompt || strcmp(request->prompt, "-") == 0) status = read_stream(stdin, &text, &size, error);
-    else size = strlen(request->prompt);
-    const char *prompt = text ? text : request->prompt;
+    bool sent = !request->file && (!request->prompt || strcmp(request->prompt, "-") == 0);
+    if (request->file) status = file_read(request->file, PROMPT_LIMIT, &text.data, &text.count, error);
+    else if (sent) status = read_input(&text, error);
+    const char *prompt = request->file || sent ? text.data : request->prompt;
+    size_t size = request->file || sent ? text.count : strlen(prompt);
     if (!status && size) status = tokenizer_encode(job->tokenizer, prompt, size, request->special, ids, &replaced, error);
     if (!status) status = cli_begin_text(job->tokenizer, config, ids, error);
     if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
-    free(text);
+    text_buffer_free(&text);
     for (int64_t t = 0; t < ids->count && !status; t++)
         if (ids->ids[t] >= config->vocab_size)
             status = error_set(error, STATUS_INVALID, "%s: the tokenizer has id %d, expected at most %lld (the model's vocabulary)", request->folder, ids->ids[t], (long long)config->vocab_size - 1);

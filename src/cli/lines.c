@@ -50,7 +50,8 @@ enum status input_read(struct input *input, struct text_buffer *buffer, size_t m
     enum status status = text_buffer_reserve(buffer, most, error);
     for (size_t got = 0; !status && !input->end && got < most;) {
         struct pollfd ready = { .fd = input->descriptor, .events = POLLIN };
-        if (got > 0 && poll(&ready, 1, 0) == 0) break;
+        if (poll(&ready, 1, got > 0 ? 0 : -1) == 0) break;   /* unlike read(), never restarted after a signal */
+        if (cli_interrupted()) return error_set(error, STATUS_INTERRUPTED, "interrupted");
         ssize_t count = read(input->descriptor, buffer->data + buffer->count, most - got);
         if (count < 0 && errno == EINTR) continue;
         if (count < 0) status = error_set(error, STATUS_IO, "cannot read %s: %s", input->origin, strerror(errno));

@@ -54,6 +54,18 @@ wait $!
 expect 'SIGTERM: exit code' [ $? -eq 1 ]
 rm -f "$T/stream"
 expect 'SIGTERM: message' grep -q '^deepseek generate: interrupted$' "$T/err"
+# Also while it waits for the rest of the prompt: what is more than a pipe holds goes out only when the handler is in place.
+mkfifo "$T/pipe"
+{ head -c 200000 /dev/zero; : >"$T/waiting"; exec sleep 60; } >"$T/pipe" &
+writer=$!
+timeout 30 $D generate "$TEXT" -p - <"$T/pipe" 2>"$T/err" &
+waited=0
+until [ -e "$T/waiting" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+kill -TERM $!
+wait $!
+expect 'SIGTERM at the prompt: message' grep -q '^deepseek generate: interrupted$' "$T/err"
+kill $writer
+wait $writer 2>/dev/null
 
 # ---- eval ----
 awk 'BEGIN { for (i = 0; i < 200; i++) printf "The quick brown fox %d jumps over the lazy dog.\n", i }' >"$T/book.txt"
