@@ -48,13 +48,11 @@ static void bash_command(const struct cli_usage *usage) {
 static void bash_names(const char *command, const struct cli_command *commands) {
     if (!command) printf("# bash completion for deepseek, printed by `deepseek --help=bash`\n"
                          "declare -gA _deepseek_names=() _deepseek_options=() _deepseek_values=() _deepseek_operands=()\n");
-    printf("_deepseek_names['deepseek%s%s']='", command ? " " : "", command ? command : "");
-    for (const struct cli_command *c = commands; c->name; c++) printf("%s ", c->name);
-    printf(command ? "--help'\n" : "help --help --version'\n");
-    if (command) return;
-    printf("_deepseek_names['deepseek help']='");
-    for (const struct cli_command *c = commands; c->name; c++) printf("%s ", c->name);
-    printf("'\n");
+    for (int help = 0; help < 2; help++) {
+        printf("_deepseek_names['deepseek%s%s%s']='", help ? " help" : "", command ? " " : "", command ? command : "");
+        for (const struct cli_command *c = commands; c->name; c++) printf("%s ", c->name);
+        printf(help ? "'\n" : command ? "--help'\n" : "help --help --version'\n");
+    }
 }
 
 static const char bash_function[] =
@@ -159,8 +157,9 @@ static void zsh_names(const char *command, const struct cli_command *commands) {
         putchar('\'');
     }
     if (!command) printf("\n        'help:what a command does, its options and examples'");
-    printf("\n    )\n    if ((CURRENT == 2)); then _describe -t commands 'command' names; return; fi\n");
-    if (!command) printf("    if [[ $words[2] == help ]]; then _describe -t commands 'command' names; return; fi\n");
+    printf("\n    )\n");
+    if (!command) printf("    if [[ $words[2] == help ]] && ((CURRENT > 2)); then shift words; ((CURRENT--)); fi\n");
+    printf("    if ((CURRENT == 2)); then _describe -t commands 'command' names; return; fi\n");
     printf("    local function=");
     zsh_name(command);
     printf("_$words[2]\n    shift words\n    ((CURRENT--))\n    (($+functions[$function])) && $function\n}\n");
@@ -233,7 +232,7 @@ static void fish_names(const char *command, const struct cli_command *commands) 
         printf("complete -c deepseek -n '__deepseek_just%s%s' -a %s -d ", command ? " " : "", command ? command : "", c->name);
         fish_text(c->summary);
         printf("\n");
-        if (!command) printf("complete -c deepseek -n '__deepseek_just help' -a %s\n", c->name);
+        printf("complete -c deepseek -n '__deepseek_just help%s%s' -a %s\n", command ? " " : "", command ? command : "", c->name);
     }
 }
 

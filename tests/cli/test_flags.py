@@ -166,7 +166,9 @@ try:
     ask(["help", ""], first)
     for name in names:
         if name not in commands:
-            ask(name.split() + [""], {other.split()[-1] for other in leaves if other.startswith(name + " ")})
+            below = {other.split()[-1] for other in leaves if other.startswith(name + " ")}
+            ask(name.split() + [""], below)
+            ask(["help"] + name.split() + [""], below, True)
     for command, entry in commands.items():
         words = command.split()
         ask(words + ["-"], {"--" + o["name"] for o in entry["options"]} | {"-" + o["letter"] for o in entry["options"] if "letter" in o} | {"--help", "-h"}, True)
