@@ -43,6 +43,8 @@ struct chat {
     int64_t turn_count;
     struct cli_progress progress;
     double done;
+    const struct generation *item; /* the answer that is being made */
+    int64_t shifts;                /* of it, that were told */
     bool answering, line_open, leave, failed;
 };
 
@@ -108,9 +110,16 @@ static void shorten(struct chat *chat, int64_t count) {
     sequence_rewind(chat->sequence, count);
 }
 
+static bool has_bos(const struct chat *chat) { return tokenizer_add_bos(chat->tokenizer) && chat->ids.count > 0 && chat->ids.ids[0] == tokenizer_bos(chat->tokenizer); }
+
+static void tell_full(struct chat *chat, int64_t dropped) {
+    if (chat->line_open) say(chat, "%s", "");
+    say(chat, "The context of %lld tokens is full: its oldest %lld tokens are forgotten.", (long long)chat->sequence->capacity, (long long)dropped);
+}
+
 /* Drops the oldest ids, but for a token that begins texts, until `kept` are left. The rest moves to other positions, so it is fed again. */
 static void drop_oldest(struct chat *chat, int64_t kept) {
-    int64_t first = tokenizer_add_bos(chat->tokenizer) && chat->ids.count > 0 && chat->ids.ids[0] == tokenizer_bos(chat->tokenizer), dropped = chat->ids.count - kept;
+    int64_t first = has_bos(chat), dropped = chat->ids.count - kept;
     if (kept <= first || dropped <= 0) return;
     memmove(chat->ids.ids + first, chat->ids.ids + first + dropped, (size_t)(kept - first) * sizeof *chat->ids.ids);
     shorten(chat, kept);
@@ -120,14 +129,15 @@ static void drop_oldest(struct chat *chat, int64_t kept) {
         turn->start = turn->start >= first + dropped ? turn->start - dropped : -1;
         turn->answer_start = turn->answer_start > first + dropped ? turn->answer_start - dropped : -1;
     }
-    say(chat, "The context of %lld tokens is full: its oldest %lld tokens are forgotten.", (long long)chat->sequence->capacity, (long long)dropped);
 }
+
+static int64_t half_context(const struct chat *chat) { return chat->sequence->capacity / 2; }   /* at least 2, so more than what begins texts: see --context */
 
 /* Half of the context goes on, or what is `wanted` where that is more. */
 static void make_room(struct chat *chat, int64_t wanted) {
-    int64_t half = chat->sequence->capacity / 2;   /* at least 1: see --context */
-    if (chat->line_open) say(chat, "%s", "");
-    drop_oldest(chat, wanted > half ? wanted : half);
+    int64_t kept = wanted > half_context(chat) ? wanted : half_context(chat);
+    tell_full(chat, chat->ids.count - kept);
+    drop_oldest(chat, kept);
 }
 
 /* Adds a turn with its message's ids. Nothing has changed on failure. */
@@ -170,6 +180,7 @@ static bool after_pass(void *context, int64_t rows) {
 static bool after_token(void *context, int index, int32_t id) {
     struct chat *chat = context;
     (void)index, (void)id;
+    for (; chat->shifts < chat->item->shifts; chat->shifts++) tell_full(chat, chat->sequence->capacity + 1 - half_context(chat));
     if (!chat->answering) cli_progress_end(&chat->progress);
     chat->answering = true;
     return true;
@@ -192,11 +203,13 @@ static enum status keep_answer(struct turn *turn, const struct generation *item,
     return STATUS_OK;
 }
 
-/* One call of generate(). *left: tokens that the answer may still have; it goes on with them only where the context was full. */
-static enum status answer_part(struct chat *chat, struct turn *turn, int64_t *left, struct error *error) {
+static enum status make_answer(struct chat *chat, struct turn *turn, struct error *error) {
     const struct generation_watch watch = { .context = chat, .pass = after_pass, .token = after_token, .text = after_text };
-    chat->options.max_tokens = *left;
+    chat->options.max_tokens = chat->count;
+    chat->options.keep = has_bos(chat);
     struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt };
+    chat->item = &item;
+    chat->shifts = 0;
     chat->answering = false;
     chat->done = 0;
     cli_progress_begin(&chat->progress, "prompt", "tokens", (double)(chat->ids.count - chat->sequence->length), chat->request->quiet);
@@ -204,11 +217,10 @@ static enum status answer_part(struct chat *chat, struct turn *turn, int64_t *le
     cli_progress_end(&chat->progress);
     chat->ids = item.ids;
     item.ids = (struct token_list){ 0 };
-    int64_t generated = chat->ids.count - item.prompt;
     if (!status) status = keep_answer(turn, &item, error);
     if (status) shorten(chat, item.prompt);
     else if (item.finish == FINISH_EOS || item.finish == FINISH_STOP) shorten(chat, item.prompt + item.text_tokens);   /* what ended the answer is no part of it */
-    *left = !status && item.finish == FINISH_LENGTH ? *left - generated : 0;
+    if (!status && item.shifts) drop_oldest(chat, half_context(chat));
     generation_release(&item);
     return status;
 }
@@ -216,14 +228,9 @@ static enum status answer_part(struct chat *chat, struct turn *turn, int64_t *le
 static void answer(struct chat *chat) {
     struct error error;
     struct turn *turn = last_turn(chat);
-    int64_t left = chat->count;
-    enum status status = STATUS_OK;
     /* At first the whole message stays, later half of the context. */
     if (chat->ids.count >= chat->sequence->capacity) make_room(chat, turn->start >= 0 ? chat->ids.count - turn->start : 0);
-    while (!status && left > 0) {
-        status = answer_part(chat, turn, &left, &error);
-        if (!status && left > 0) make_room(chat, 0);
-    }
+    enum status status = make_answer(chat, turn, &error);
     close_line(chat);
     int signal_number = cli_interrupt_signal();
     if (signal_number == SIGINT && chat_input_is_terminal()) {
@@ -513,7 +520,7 @@ static void chat_free(struct chat *chat) {
 }
 
 static enum status run(struct request *request, struct cli_machine *machine, bool *failed, struct error *error) {
-    struct chat chat = { .request = request, .encoding = &plain, .count = request->count, .options = { .logprobs = -1 } };
+    struct chat chat = { .request = request, .encoding = &plain, .count = request->count, .options = { .logprobs = -1, .shift = true } };
     enum status status = prepare(&chat, machine, error);
     if (!status) status = chat_input_begin(request->history, error);
     if (!status) {
@@ -536,7 +543,7 @@ int command_chat(int argc, char **argv) {
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {
         { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30, .help = "tokens of an answer at most" },
-        { "context", 0, "N", CLI_INTEGER, &request.context, .minimum = 2, .maximum = 1 << 30, .fallback = "the model's", .help = "tokens that are remembered at most" },
+        { "context", 0, "N", CLI_INTEGER, &request.context, .minimum = 4, .maximum = 1 << 30, .fallback = "the model's", .help = "tokens that are remembered at most" },
         cli_sampling_option(&request.sampling, CLI_TEMPERATURE),
         cli_sampling_option(&request.sampling, CLI_TOP_K),
         cli_sampling_option(&request.sampling, CLI_TOP_P),

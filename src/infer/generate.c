@@ -31,6 +31,7 @@ enum status generation_options_check(const struct generation_options *options, i
     enum status status = sampling_check(&options->sampling, vocab, error);
     if (status) return status;
     if (options->max_tokens < 1) return error_set(error, STATUS_INVALID, "max_tokens: found %lld, expected 1 or more", (long long)options->max_tokens);
+    if (options->keep < 0) return error_set(error, STATUS_INVALID, "keep: found %lld, expected 0 or more", (long long)options->keep);
     if (options->logprobs < -1 || options->logprobs > LOGPROBS_MAX)
         return error_set(error, STATUS_INVALID, "logprobs: found %d, expected -1 (none) to %d", options->logprobs, LOGPROBS_MAX);
     if (options->stop_count < 0 || options->stop_count > STOP_STRINGS_MAX)
@@ -261,9 +262,10 @@ static enum status next_feed(struct run *run, int index, struct feed *feed, floa
     *feed = (struct feed){ .sequence = sequence, .ids = item->ids.ids + item->ids.count - 1, .count = 1, .logits = logits };
     if (sequence->length < sequence->capacity) return STATUS_OK;
     if (!item->options->shift) return finish_item(run, index, FINISH_LENGTH, error);
-    feed->count = sequence->capacity / 2 > 0 ? sequence->capacity / 2 : 1;
+    int64_t half = sequence->capacity / 2 > 0 ? sequence->capacity / 2 : 1, keep = item->options->keep < half ? item->options->keep : half - 1;
+    feed->count = half - keep;
     feed->ids = item->ids.ids + item->ids.count - feed->count;
-    sequence_rewind(sequence, 0);
+    sequence_rewind(sequence, keep);
     item->shifts++;
     return STATUS_OK;
 }

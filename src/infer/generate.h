@@ -22,6 +22,7 @@ struct generation_options {
     int eos_count;                   /* 0: none does */
     int logprobs;                    /* -1: none; else so many alternatives beside each token's own */
     bool shift;                      /* context full: go on with its last half (true), or end with FINISH_LENGTH */
+    int64_t keep;                    /* so many of the first ids (a BOS) stay before what goes on then, in the room of that half */
 };
 #define LOGPROBS_MAX 20
 enum status generation_options_check(const struct generation_options *options, int64_t vocab, struct error *error);

@@ -101,6 +101,14 @@ check 'an end of text' 0 '.' '^1 message, 4 of 4096 tokens$' sh -c "printf 'Once
 check 'a full context' 0 '.' '^The context of 20 tokens is full: its oldest [0-9]* tokens are forgotten.$' sh -c "printf 'Once\nupon\na time\n/show\n' | $C $E --context 20"
 expect 'a full context: answers of the same length' [ "$(head -n 3 "$T/out" | wc -m)" -eq 39 ]
 expect 'a full context: the whole text is shown' [ "$(sed -n 4p "$T/out" | wc -m)" -eq 51 ]
+# What an answer is does not depend on where the context was full: a stop string is found across that place.
+sh -c "echo Once | $C $E -q -n 24 --context 8" >"$T/full"
+for at in 2 3 4 5 6 7 8; do
+    stop=$(cut -c $at-$((at + 2)) "$T/full")
+    check "a stop string across a full context ($at)" 0 '.\{0,1\}' '' sh -c "echo Once | $C $E -q -n 24 --context 8 --stop '$stop'"
+    whole=$(cat "$T/full")
+    expect "a stop string across a full context ($at): ends there" [ "$(cat "$T/out")" = "${whole%%"$stop"*}" ]
+done
 check 'a message that has left the context' 1 '.' 'the beginning of the last message has left the context' sh -c "printf 'Once\n/retry\n' | $C $E --context 8"
 check 'a message longer than the context' 1 '' 'the message has 20 tokens, expected less than 20 (the context)' sh -c "echo 12345678901234567890 | $C --context 20"
 check 'a message as long as the context' 0 '.' '' sh -c "echo 1234567890123456789 | $C $E --context 20 -q"

@@ -444,8 +444,8 @@ static void a_text_goes_on_where_it_was(void **state) {
     finish(&whole), finish(&parts);
 }
 
-/* The greedy text by hand: logits after each token, the context's last half when it is full. */
-static void greedy_by_hand(int64_t capacity, int64_t count, int32_t *ids) {
+/* The greedy text by hand: logits after each token, the first `keep` ids and the context's last half when it is full, half of it together. */
+static void greedy_by_hand(int64_t capacity, int64_t keep, int64_t count, int32_t *ids) {
     struct sequence *sequence;
     float logits[VOCAB];
     int64_t length = 5, fed = 0;
@@ -453,8 +453,10 @@ static void greedy_by_hand(int64_t capacity, int64_t count, int32_t *ids) {
     assert_int_equal(sequence_create(&sequence, model, capacity, NULL), STATUS_OK);
     for (int64_t n = 0; n < count; n++) {
         if (sequence->length == capacity) {
+            const struct feed first = { .sequence = sequence, .ids = ids, .count = keep };
             sequence_rewind(sequence, 0);
-            fed = length - capacity / 2;
+            assert_int_equal(engine_feed(engine, &first, 1, 0, NULL), STATUS_OK);
+            fed = length - (capacity / 2 - keep);
         }
         const struct feed feed = { .sequence = sequence, .ids = ids + fed, .count = length - fed, .logits = logits };
         assert_int_equal(engine_feed(engine, &feed, 1, 0, NULL), STATUS_OK);
@@ -471,17 +473,21 @@ static void a_full_context_shifts_or_ends(void **state) {
     (void)state;
     int32_t expected[64];
     struct generation_options options = greedy(40);
-    greedy_by_hand(13, 40, expected);
+    struct generation item;
     options.shift = true;
-    struct generation item = start(&options, prompt, 5, 13, 0);
-    run(&item, 1, NULL);
-    assert_int_equal(item.finish, FINISH_LENGTH);
-    assert_int_equal(item.ids.count, 45);
-    assert_memory_equal(item.ids.ids, expected, 45 * sizeof(int32_t));
-    assert_true(item.shifts >= 4);
-    assert_int_equal(item.sequence->length, 0);
-    finish(&item);
+    for (options.keep = 2; options.keep >= 0; options.keep--) {
+        greedy_by_hand(13, options.keep, 40, expected);
+        item = start(&options, prompt, 5, 13, 0);
+        run(&item, 1, NULL);
+        assert_int_equal(item.finish, FINISH_LENGTH);
+        assert_int_equal(item.ids.count, 45);
+        assert_memory_equal(item.ids.ids, expected, 45 * sizeof(int32_t));
+        assert_true(item.shifts >= 4);
+        assert_int_equal(item.sequence->length, 0);
+        finish(&item);
+    }
 
+    options.keep = 0;
     options.shift = false;
     item = start(&options, prompt, 5, 13, 0);
     run(&item, 1, NULL);
@@ -492,6 +498,7 @@ static void a_full_context_shifts_or_ends(void **state) {
     finish(&item);
 
     options.shift = true;
+    options.keep = 1;
     options.max_tokens = 5;
     item = start(&options, prompt, 1, 1, 0);   /* the smallest context there is */
     run(&item, 1, NULL);
