@@ -405,7 +405,7 @@ static void command_load(struct chat *chat, const char *rest) {
     struct error error;
     json_t *root = NULL;
     struct chat kept = *chat;
-    enum status status = *rest ? json_load_path(&root, rest, &error) : error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
+    enum status status = *rest ? json_load_texts(&root, rest, &error) : error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
     chat->ids = (struct token_list){ 0 };
     chat->turns = NULL;
     chat->turn_count = 0;

@@ -11,19 +11,21 @@
 
 #define JSON_DEPTH_LIMIT 2048   /* as in jansson's parser; it also stops at a cycle */
 
-enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error) {
+static enum status parse(json_t **root, const char *text, size_t size, const char *origin, size_t flags, struct error *error) {
     *root = NULL;
     if (size > JSON_FILE_LIMIT)
         return error_set(error, STATUS_INVALID, "%s: %zu bytes of JSON, expected at most %u", origin, size, JSON_FILE_LIMIT);
     if (lfs_is_pointer(text, size)) return error_set(error, STATUS_INVALID, "%s: " LFS_MESSAGE, origin);
     json_error_t found;
-    *root = json_loadb(text, size, JSON_REJECT_DUPLICATES, &found);
+    *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | flags, &found);
     if (*root) return STATUS_OK;
     if (json_error_code(&found) == json_error_out_of_memory) return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for its JSON", origin);
     return error_set(error, STATUS_INVALID, "%s: line %d, column %d: %s", origin, found.line, found.column, found.text);
 }
 
-enum status json_load_path(json_t **root, const char *path, struct error *error) {
+enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error) { return parse(root, text, size, origin, 0, error); }
+
+static enum status load(json_t **root, const char *path, size_t flags, struct error *error) {
     *root = NULL;
     char *text = NULL;
     size_t size = 0;
@@ -32,10 +34,14 @@ enum status json_load_path(json_t **root, const char *path, struct error *error)
         return error_set(error, STATUS_INVALID, "%s: %lld bytes of JSON, expected at most %u", path, (long long)about.st_size, JSON_FILE_LIMIT);
     enum status status = file_read(path, JSON_FILE_LIMIT, &text, &size, error);
     if (status != STATUS_OK) return status;
-    status = json_parse(root, text, size, path, error);
+    status = parse(root, text, size, path, flags, error);
     free(text);
     return status;
 }
+
+enum status json_load_path(json_t **root, const char *path, struct error *error) { return load(root, path, 0, error); }
+
+enum status json_load_texts(json_t **root, const char *path, struct error *error) { return load(root, path, JSON_ALLOW_NUL, error); }
 
 size_t json_escape(const char *text, size_t length, char *out) {
     static const char digits[] = "0123456789abcdef";

@@ -77,6 +77,8 @@ expect '/load of something else: nothing changes' [ "$(tail -n 1 "$T/out")" = "O
 echo '[]' >"$T/wrong.json"
 check '/load of an array' 1 '' 'wrong.json: turns: found no array' sh -c "echo '/load $T/wrong.json' | $C"
 check '/load without a name' 1 '' '/load: found no name' sh -c "echo /load | $C"
+printf '{"turns": [{"message": "a\\u0000b", "answer": "c"}]}' >"$T/nul.json"
+check '/load of a text with NUL' 1 '' 'nul.json: turns\[0\]: byte 1: the character U+0000 is not in the tokenizer.s vocabulary' sh -c "echo '/load $T/nul.json' | $C"   # an ordinary character, not an error of JSON
 check '/save without a name' 1 '' '/save: found no name' sh -c "echo /save | $C"
 check '/save into a missing folder' 1 '' 'nowhere/talk.json' sh -c "echo '/save $T/nowhere/talk.json' | $C"
 
