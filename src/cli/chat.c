@@ -41,6 +41,7 @@ struct chat {
     struct token_list ids;         /* what the model sees; the sequence holds the first of them */
     struct turn *turns;
     int64_t turn_count;
+    uint64_t forgotten;            /* ids that were dropped: positions come again then, and get other random numbers */
     struct cli_progress progress;
     double done;
     const struct generation *item; /* the answer that is being made */
@@ -101,6 +102,7 @@ static void forget_all(struct chat *chat) {
     for (int64_t i = 0; i < chat->turn_count; i++) turn_free(&chat->turns[i]);
     chat->turn_count = 0;
     chat->ids.count = 0;
+    chat->forgotten = 0;
     sequence_rewind(chat->sequence, 0);
 }
 
@@ -124,6 +126,7 @@ static void drop_oldest(struct chat *chat, int64_t kept) {
     memmove(chat->ids.ids + first, chat->ids.ids + first + dropped, (size_t)(kept - first) * sizeof *chat->ids.ids);
     shorten(chat, kept);
     sequence_rewind(chat->sequence, first);
+    chat->forgotten += (uint64_t)dropped;
     for (int64_t i = 0; i < chat->turn_count; i++) {
         struct turn *turn = &chat->turns[i];
         turn->start = turn->start >= first + dropped ? turn->start - dropped : -1;
@@ -207,7 +210,7 @@ static enum status make_answer(struct chat *chat, struct turn *turn, struct erro
     const struct generation_watch watch = { .context = chat, .pass = after_pass, .token = after_token, .text = after_text };
     chat->options.max_tokens = chat->count;
     chat->options.keep = has_bos(chat);
-    struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt };
+    struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt + (chat->forgotten << 32) };
     chat->item = &item;
     chat->shifts = 0;
     chat->answering = false;
@@ -409,6 +412,7 @@ static void command_load(struct chat *chat, const char *rest) {
     chat->ids = (struct token_list){ 0 };
     chat->turns = NULL;
     chat->turn_count = 0;
+    chat->forgotten = 0;
     if (!status) status = load_turns(chat, root, rest, &error);
     json_decref(root);
     struct chat *old = status ? chat : &kept;   /* which of the two conversations goes */

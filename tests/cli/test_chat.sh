@@ -111,6 +111,8 @@ for at in 2 3 4 5 6 7 8; do
     whole=$(cat "$T/full")
     expect "a stop string across a full context ($at): ends there" [ "$(cat "$T/out")" = "${whole%%"$stop"*}" ]
 done
+check 'random numbers after a full context' 0 '.' '' sh -c "printf 'Once\n\n\n\n' | $C $E -q --context 8 --temperature 1000 --top-p 1"   # which alone decide here
+expect 'random numbers after a full context: others in each answer' [ "$(sort -u "$T/out" | wc -l)" -eq 4 ]
 check 'a message that has left the context' 1 '.' 'the beginning of the last message has left the context' sh -c "printf 'Once\n/retry\n' | $C $E --context 8"
 check 'a message longer than the context' 1 '' 'the message has 20 tokens, expected less than 20 (the context)' sh -c "echo 12345678901234567890 | $C --context 20"
 check 'a message as long as the context' 0 '.' '' sh -c "echo 1234567890123456789 | $C $E --context 20 -q"
