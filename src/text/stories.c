@@ -245,7 +245,7 @@ static void put_form(struct teller *t, struct entity *entity, const char *form, 
     if (length == 0) {
         refer(t, entity);
     } else if (length == 1 && strchr("sop", *form)) {
-        bool clear = clear_pronoun(t, entity) && chance(t, *form == 's' ? 82 : 90);
+        bool clear = clear_pronoun(t, entity) && chance(t, *form == 's' ? 50 : 75);
         if (clear) {
             put(t, pronoun(entity->gender, *form == 's' ? SUBJECT : *form == 'o' ? OBJECT : POSSESSIVE));
             mention(t, entity);
@@ -394,7 +394,7 @@ static size_t first_sentence(const char *speech, size_t length) {
 
 /* "said Lily" or "she said", with the manner behind. */
 static void put_tag(struct teller *t, struct entity *speaker, const char *verb, bool verb_first) {
-    bool by_pronoun = clear_pronoun(t, speaker) && chance(t, 75);
+    bool by_pronoun = clear_pronoun(t, speaker) && chance(t, 50);
     size_t word = strcspn(verb, " ");
     if (by_pronoun) {
         put(t, pronoun(speaker->gender, SUBJECT));
@@ -487,7 +487,7 @@ static void speak(struct teller *t, const char *text, const char *end) {
         put_tag(t, speaker, verb, false);
         put(t, ", \""), put_bytes(t, speech, length), put(t, "\"");
     } else if (form < 52) {                                /* Lily smiled. "..." */
-        bool by_pronoun = clear_pronoun(t, speaker) && chance(t, 80);
+        bool by_pronoun = clear_pronoun(t, speaker) && chance(t, 50);
         if (by_pronoun) put(t, pronoun(speaker->gender, SUBJECT)), mention(t, speaker);
         else refer(t, speaker);
         put(t, " ");
@@ -594,7 +594,7 @@ static const char *reference(struct teller *t, const char *text, const char *end
         int index = find_entity(t, text + 1, length);
         if (index < 0) put(t, "<?>");
         else if (form_length == 0 && after < end && *after == ' ' && strncmp(after, " and @", 6) && t->entities[index].introduced && t->entities[index].class->kind != STORY_PLAIN && between_sentences(t) &&
-                 chance(t, 60)) put_form(t, &t->entities[index], "s", 1);   /* a sentence about the one of the last sentence often begins with the pronoun */
+                 chance(t, 35)) put_form(t, &t->entities[index], "s", 1);   /* a sentence about the one of the last sentence often begins with the pronoun */
         else put_form(t, &t->entities[index], form, form_length);
     } else {
         char name[48];

@@ -236,8 +236,8 @@ static const char *const beat_sorry[] = { "looked down", "turned red", "swallowe
 #define ENTRIES(list) .entries = list, .count = (int)(sizeof list / sizeof *list)
 
 const struct story_class story_classes[] = {
-    { "girl", STORY_NAME, 'f', "", ENTRIES(girls), .core = 10 },
-    { "boy", STORY_NAME, 'm', "", ENTRIES(boys), .core = 10 },
+    { "girl", STORY_NAME, 'f', "", ENTRIES(girls), .core = 24 },
+    { "boy", STORY_NAME, 'm', "", ENTRIES(boys), .core = 24 },
     { "petname", STORY_PLAIN, 'n', "", ENTRIES(petnames), .core = 10 },
     { "parent", STORY_RELATIVE, 'f', "call", ENTRIES(parents) },
     { "sibling", STORY_RELATIVE, 'f', "call", ENTRIES(siblings) },

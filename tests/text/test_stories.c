@@ -54,7 +54,7 @@ static void test_bytes_are_fixed(void **state) {
     for (int i = 0; i < 500; i++) XXH64_update(hash, stories[i], strlen(stories[i]));
     uint64_t got = XXH64_digest(hash);
     XXH64_freeState(hash);
-    if (got != 0xd74567c6cd5747fbu) fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too", (unsigned long long)got);
+    if (got != 0x8a39f05e70349acau) fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too", (unsigned long long)got);
 }
 
 static void test_length_and_characters(void **state) {
