@@ -136,7 +136,9 @@ const struct added_token *added_search_next(struct added_search *search, size_t 
         if (token->single_word && ((class_before(text, from, &step) & UNICODE_WORD) || (class_behind(text, size, to, &step) & UNICODE_WORD))) continue;
         while (token->lstrip && from > search->covered && (class_before(text, from, &step) & UNICODE_SPACE)) from -= step;
         while (token->rstrip && (class_behind(text, size, to, &step) & UNICODE_SPACE)) to += step;
-        /* The blanks behind the match before may have taken the beginning of this one: they are not taken twice. */
+        /* The blanks behind the match before may have taken the beginning of this one: they are not taken twice. A token with lstrip then begins behind them, and of one
+         * that lies among them nothing is left. */
+        if (token->lstrip && to <= search->covered) continue;
         *begin = from > search->covered ? from : search->covered;
         *end = search->covered = to > search->covered ? to : search->covered;
         return token;

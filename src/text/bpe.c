@@ -45,7 +45,7 @@ void bpe_add_idle(struct bpe *bpe) { bpe->results[bpe->count++] = -1; }
 
 void bpe_add(struct bpe *bpe, int32_t left, int32_t right, int32_t result) {
     uint64_t key = pair_key(left, right), mask = ((uint64_t)1 << bpe->slot_bits) - 1, at = pair_slot(bpe, key);
-    while (bpe->slots[at] != 0 && bpe->slots[at] >> BPE_ID_BITS != key) at = (at + 1) & mask;
+    for (; bpe->slots[at] != 0 && bpe->slots[at] >> BPE_ID_BITS != key; at = (at + 1) & mask) bpe->probes++;
     bpe->slots[at] = key << BPE_ID_BITS | (uint64_t)bpe->count;
     bpe->results[bpe->count++] = result;
 }

@@ -20,6 +20,7 @@ struct bpe {
     int slot_bits;
     int32_t *results;                           /* [count] rank -> id of the merged token */
     int64_t count, capacity;
+    uint64_t probes;                            /* steps from slot to slot that bpe_add took so far */
 };
 
 /* Working memory of one thread; zeroed is empty. */

@@ -190,6 +190,7 @@ enum status reader_merges(struct reader *r) {
     for (int64_t i = 0; i < list.count && status == STATUS_OK; i++) {
         if (list.merges[i].result < 0) bpe_add_idle(&t->bpe);
         else bpe_add(&t->bpe, list.merges[i].left, list.merges[i].right, list.merges[i].result);
+        if (t->bpe.probes > probes_allowed(list.count)) status = error_set(r->error, STATUS_UNSUPPORTED, "%s: the merges collide in a hash table, as if made to", r->cursor.origin);
     }
     if (status == STATUS_OK) bpe_finish(&t->bpe);
     free(list.merges);

@@ -140,18 +140,19 @@ enum status reader_table(struct reader *r, int64_t count) {
     table->slots = malloc(((size_t)1 << table->bits) * sizeof *table->slots);
     if (!table->slots) return reader_no_memory(r);
     memset(table->slots, -1, ((size_t)1 << table->bits) * sizeof *table->slots);
-    uint64_t mask = ((uint64_t)1 << table->bits) - 1;
+    uint64_t mask = ((uint64_t)1 << table->bits) - 1, probes = 0;
     for (int32_t id = 0; id < t->size; id++) {
         const struct piece *piece = &t->pieces[id];
         if (!piece->flags) continue;
         const uint8_t *text = t->text + piece->offset;
         uint64_t hash = piece_hash(text, piece->length, piece->flags & PIECE_BYTES), at = hash & mask;
-        for (; table->slots[at].id >= 0; at = (at + 1) & mask) {
+        for (; table->slots[at].id >= 0; at = (at + 1) & mask, probes++) {
             const struct piece *other = &t->pieces[table->slots[at].id];
             if (table->slots[at].hash == hash >> 32 && other->length == piece->length && other->flags == piece->flags && memcmp(t->text + other->offset, text, piece->length) == 0)
                 return error_set(r->error, STATUS_INVALID, "%s: duplicate key in the vocabulary: the ids %d and %d have the same name", r->cursor.origin, table->slots[at].id, id);
         }
         table->slots[at] = (struct piece_slot){ (uint32_t)(hash >> 32), id };
+        if (probes > probes_allowed(count)) return error_set(r->error, STATUS_UNSUPPORTED, "%s: the names of the vocabulary collide in a hash table, as if made to", r->cursor.origin);
     }
     return STATUS_OK;
 }

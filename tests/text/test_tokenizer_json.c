@@ -12,6 +12,7 @@
 #include "base/random.h"
 #include "io/json.h"
 #include "text/byte_alphabet.h"
+#include "text/bytes_hash.h"
 #include "text/tokenizer.h"
 
 #define DATA "tests/text/data/"
@@ -226,6 +227,40 @@ static void what_is_broken_is_named(void **state) {
 }
 
 /* Every beginning of a file is an error, never a crash; so is the file with a byte more. */
+/* Of 16 bytes whose last eight cancel what bytes_hash mixes into them, the hash is 0 whatever the first eight are. */
+static void names_that_collide_are_refused_soon(void **state) {
+    (void)state;
+    static char vocabulary[1 << 15];
+    uint32_t alphabet[256];
+    byte_alphabet(alphabet);
+    FILE *out = fmemopen(vocabulary, sizeof vocabulary, "w");
+    for (uint64_t i = 0; i < 600; i++) {
+        uint64_t words[2] = { i * 0x9E3779B97F4A7C15u, (0x165667B19E3779F9u ^ 16) ^ 0xC2B2AE3D27D4EB4Fu };
+        uint8_t bytes[16];
+        char name[32];
+        size_t length = 0;
+        memcpy(bytes, words, sizeof bytes);
+        assert_true(bytes_hash(bytes, sizeof bytes) == 0);   /* else this test wants other names */
+        for (int k = 0; k < 16; k++) length += utf8_put(alphabet[bytes[k]], name + length);
+        putc(',', out);
+        json_put_string(out, name, length);
+        fprintf(out, ":%d", 256 + (int)i);
+    }
+    fclose(out);
+    REFUSED(STATUS_UNSUPPORTED, "the names of the vocabulary collide", .vocabulary = vocabulary);
+}
+
+/* As in the reference: of a token with lstrip that lies in the blanks that the one before took, nothing is left. */
+static void blanks_are_taken_once(void **state) {
+    (void)state;
+    parts = (struct parts){ .root = ",\"added_tokens\":[" TOKEN(256, "<r>", ",\"rstrip\":true") "," TOKEN(257, "\\t", ",\"lstrip\":true") "," TOKEN(258, "\\n<l>", ",\"lstrip\":true") "]" };
+    struct tokenizer *t = parsed(NULL);
+    CHECK(t, "<r> \t x", true, 256, 'x');
+    CHECK(t, "<r>x \t", true, 256, 'x', 257);
+    CHECK(t, "<r> \n<l>\t", true, 256, 258, 257);
+    tokenizer_destroy(t);
+}
+
 static void cut_files_are_refused(void **state) {
     (void)state;
     struct tokenizer *t;
@@ -410,6 +445,8 @@ int main(void) {
         cmocka_unit_test(pieces_in_the_vocabulary_need_no_merge),
         cmocka_unit_test(texts_begin_as_the_files_say),
         cmocka_unit_test(what_is_broken_is_named),
+        cmocka_unit_test(names_that_collide_are_refused_soon),
+        cmocka_unit_test(blanks_are_taken_once),
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(saved_files_are_the_loaded_ones),
         cmocka_unit_test(no_text_is_no_ids),
