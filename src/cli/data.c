@@ -138,9 +138,9 @@ static bool parse_size(const char *text, double *bytes, struct error *error) {
 static int command_stories(int argc, char **argv) {
     static const char *const formats[] = { "text", "jsonl", NULL };
     struct cli_machine machine = { 0 };
-    struct story_request request = { .count = 10 };
+    struct story_request request = { 0 };
     const struct cli_option options[] = {
-        { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1e12, .help = "how many stories" },
+        { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1e12, .fallback = "10", .help = "how many stories" },
         { "bytes", 'b', "SIZE", CLI_STRING, &request.bytes, .fallback = "--count", .help = "instead of a count: whole stories until SIZE bytes are reached, 10M for example" },
         { "seed", 's', "S", CLI_INTEGER, &request.seed, .minimum = 0, .maximum = 9e18, .help = "another number, other stories; story I of a seed is always the same" },
         { "format", 'f', "FORMAT", CLI_CHOICE, &request.format, .choices = formats,
@@ -164,6 +164,8 @@ static int command_stories(int argc, char **argv) {
     if (code != CLI_GO_ON) return code;
     struct error error;
     double bytes = 0;
+    if (request.bytes && request.count) return cli_wrong("--count and --bytes exclude each other");
+    if (!request.count) request.count = 10;
     if (request.bytes && !parse_size(request.bytes, &bytes, &error)) return cli_wrong("%s", error.message);
     cli_catch_interrupts();
     struct pool *pool = NULL;
