@@ -274,7 +274,7 @@ static void command_undo(struct chat *chat, const char *rest) {
     (void)rest;
     if (!turn_to_change(chat, true)) return;
     take_back(chat);
-    say(chat, "The last message and its answer are gone; %lld token%s remain.", (long long)chat->ids.count, chat->ids.count == 1 ? "" : "s");
+    say(chat, "The last message and its answer are gone; %lld token%s.", (long long)chat->ids.count, chat->ids.count == 1 ? " remains" : "s remain");
 }
 
 static void command_retry(struct chat *chat, const char *rest) {

@@ -58,9 +58,10 @@ static enum status load_data(const struct request *request, const struct tokeniz
     if (request->held_out > 0) data_hold_out(data, request->held_out);
     *first = request->held_out > 0 ? data->train_count : 0;
     if (request->held_out > 0 && data->count - *first < 2)
-        return error_set(error, STATUS_INVALID, "%s: --held-out %g of %lld tokens holds %lld out, expected at least 2", request->data, request->held_out, (long long)data->count,
-                         (long long)(data->count - *first));
-    if (data->count - *first < 2) return error_set(error, STATUS_INVALID, "%s: found %lld tokens, expected at least 2", request->data, (long long)(data->count - *first));
+        return error_set(error, STATUS_INVALID, "%s: --held-out %g of %lld token%s holds %lld out, expected at least 2", request->data, request->held_out, (long long)data->count,
+                         data->count == 1 ? "" : "s", (long long)(data->count - *first));
+    if (data->count - *first < 2) return error_set(error, STATUS_INVALID, "%s: found %lld token%s, expected at least 2", request->data, (long long)(data->count - *first),
+                                                   data->count - *first == 1 ? "" : "s");
     return STATUS_OK;
 }
 

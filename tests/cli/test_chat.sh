@@ -25,6 +25,7 @@ check '-q' 0 '.' '' sh -c "printf 'Once\n/show\n/undo\n/reset\n' | $C $E -q"
 printf 'Once\nupon\n/show\n' | $C $E -q >"$T/straight" 2>/dev/null
 check '/undo' 0 '.' '^The last message and its answer are gone; 16 tokens remain.$' sh -c "printf 'Once\nanother\n/undo\nupon\n/show\n' | $C $E"
 expect '/undo: as if it had not been' [ "$(tail -n 1 "$T/out")" = "$(tail -n 1 "$T/straight")" ]
+check '/undo: one token is left' 0 '.' 'gone; 1 token remains.$' sh -c "printf 'O\nx\n/undo\nx\n' | $C -n 1 --logit-bias a=1000 --stop a; echo ."
 check '/edit' 0 '.' '' sh -c "printf 'Once\nanother\n/edit upon\n/show\n' | $C $E -q"
 expect '/edit: as if it had been said at once' [ "$(tail -n 1 "$T/out")" = "$(tail -n 1 "$T/straight")" ]
 check '/edit, the text in the next line' 0 '.' '' sh -c "printf 'Once\nanother\n/edit\nupon\n/show\n' | $C $E -q"
