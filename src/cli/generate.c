@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
 #include "cli/sampling.h"
@@ -43,14 +42,16 @@ struct job {
 
 /* ---- the prompt ------------------------------------------------------------------------------------------------------------------ */
 
-/* All of standard input. */
-static enum status read_input(struct text_buffer *text, struct error *error) {
+/* All of a file, or of standard input (NULL). */
+static enum status read_input(const char *path, struct text_buffer *text, struct error *error) {
     struct input input;
-    enum status status = input_open(&input, NULL, error);
+    enum status status = input_open(&input, path, error);
+    if (status) return status;
     while (!status && !input.end) {
         status = input_read(&input, text, 65536, error);
-        if (!status && text->count > PROMPT_LIMIT) status = error_set(error, STATUS_INVALID, "standard input: more than %zu bytes", PROMPT_LIMIT);
+        if (!status && text->count > PROMPT_LIMIT) status = error_set(error, STATUS_INVALID, "%s: more than %zu bytes", input.origin, PROMPT_LIMIT);
     }
+    input_close(&input);
     return status;
 }
 
@@ -60,6 +61,16 @@ static bool input_is_sent(void) {
     return fstat(STDIN_FILENO, &about) == 0 && (S_ISREG(about.st_mode) || S_ISFIFO(about.st_mode) || S_ISSOCK(about.st_mode));
 }
 
+/* What the tokenizer does not take is named with where it came from. Where U+FFFD is what is missing, it may stand for bytes that are no UTF-8. */
+static enum status wrong_prompt(const char *origin, const char *prompt, size_t size, struct error *error) {
+    char here[64];
+    size_t bad = utf8_prefix(prompt, size);
+    snprintf(here, sizeof here, "byte %zu: ", bad);
+    if (bad < size && strncmp(error->message, here, strlen(here)) == 0)
+        return error_set(error, STATUS_INVALID, "%s: byte %zu: found ill-formed UTF-8, which is read as U+FFFD, and that is not in the tokenizer's vocabulary", origin, bad);
+    return error_prefix(error, "%s", origin);
+}
+
 /* The prompt as ids: the token that begins a text where the tokenizer asks for it, then the text's own. */
 static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids, struct error *error) {
     const struct request *request = job->request;
@@ -67,11 +78,14 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
     uint64_t replaced = 0;
     enum status status = STATUS_OK;
     bool sent = !request->file && (!request->prompt || strcmp(request->prompt, "-") == 0);
-    if (request->file) status = file_read(request->file, PROMPT_LIMIT, &text.data, &text.count, error);
-    else if (sent) status = read_input(&text, error);
+    const char *origin = request->file ? request->file : sent ? "standard input" : "--prompt";
+    if (request->file || sent) status = read_input(request->file, &text, error);
     const char *prompt = request->file || sent ? text.data : request->prompt;
     size_t size = request->file || sent ? text.count : strlen(prompt);
-    if (!status && size) status = tokenizer_encode(job->tokenizer, prompt, size, request->special, ids, &replaced, error);
+    if (!status && size) {
+        status = tokenizer_encode(job->tokenizer, prompt, size, request->special, ids, &replaced, error);
+        if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
+    }
     if (!status) status = cli_begin_text(job->tokenizer, config, ids, error);
     if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
     text_buffer_free(&text);

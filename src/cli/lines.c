@@ -32,9 +32,10 @@ void text_buffer_free(struct text_buffer *buffer) {
     *buffer = (struct text_buffer){ 0 };
 }
 
+/* O_NONBLOCK: a FIFO without a writer does not hold up open(), which a signal would not end, but poll(). */
 enum status input_open(struct input *input, const char *path, struct error *error) {
     bool standard = !path || strcmp(path, "-") == 0;
-    *input = (struct input){ .descriptor = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC), .origin = standard ? "standard input" : path };
+    *input = (struct input){ .descriptor = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .origin = standard ? "standard input" : path };
     if (input->descriptor < 0) return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", path, strerror(errno));
     struct stat about;
     if (fstat(input->descriptor, &about) == 0 && S_ISREG(about.st_mode)) input->bytes = (uint64_t)about.st_size;
@@ -53,7 +54,7 @@ enum status input_read(struct input *input, struct text_buffer *buffer, size_t m
         if (poll(&ready, 1, got > 0 ? 0 : -1) == 0) break;   /* unlike read(), never restarted after a signal */
         if (cli_interrupted()) return error_set(error, STATUS_INTERRUPTED, "interrupted");
         ssize_t count = read(input->descriptor, buffer->data + buffer->count, most - got);
-        if (count < 0 && errno == EINTR) continue;
+        if (count < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (count < 0) status = error_set(error, STATUS_IO, "cannot read %s: %s", input->origin, strerror(errno));
         else if (count == 0) input->end = true;
         else got += (size_t)count, buffer->count += (size_t)count;

@@ -106,6 +106,20 @@ check 'a prompt of ill-formed UTF-8' 0 "^$(printf 'O\357\277\275n\357\277\275\35
     $D generate "$T/repaired" -p "$(printf 'O\377n\302\303')" -n 3 --echo
 check 'a prompt of ill-formed UTF-8: one warning' 0 '*' '*' $D generate "$T/repaired" -p "$(printf 'O\377n\302\303')" -n 3 --samples 3
 expect 'a prompt of ill-formed UTF-8: one line' [ "$(grep -c warning "$T/err")" = 1 ]
+unknown='the character U+03A9 "Ω" is not in the tokenizer.s vocabulary'
+printf 'OΩ' >"$T/strange"
+check 'a character that the tokenizer lacks' 2 '' "^deepseek generate: --prompt: byte 1: $unknown" $G -p 'OΩ'
+check 'a character that the tokenizer lacks: a file' 1 '' "strange: byte 1: $unknown$" $G -f "$T/strange"
+check 'a character that the tokenizer lacks: a pipe' 1 '' "standard input: byte 1: $unknown$" sh -c "$G <$T/strange"
+ill='found ill-formed UTF-8, which is read as U+FFFD, and that is not in'
+check 'ill-formed UTF-8 where U+FFFD is lacking' 2 '' "--prompt: byte 2: $ill" $G -p "$(printf 'On\377')"
+printf '\302x' >"$T/strange"
+check 'ill-formed UTF-8 where U+FFFD is lacking: a file' 1 '' "strange: byte 0: $ill" $G -f "$T/strange"
+check 'a folder as a prompt' 1 '' "$T" $G -f "$T"
+mkfifo "$T/fifo"
+check 'a FIFO without a writer can be interrupted' 1 '' 'interrupted' timeout --preserve-status -s INT 0.5 $G -f "$T/fifo"
+check 'a FIFO' 0 '.' '' sh -c "printf Once >$T/fifo & $G -f $T/fifo -n 60 --temperature 0 --ignore-eos"
+expect 'a FIFO: the same' cmp -s "$T/greedy" "$T/out"
 for option in '--samples 2' '--logprobs 1' --echo --special '--stop x'; do
     check "--tokens with $option" 2 '' "${option%% *} is for texts, not for --tokens" $D generate "$MODEL" --tokens "$T/none.json" $option
 done
