@@ -68,6 +68,10 @@ static enum status open_synthetic(struct model **out, const char *path, const st
     struct config config;
     struct model *model = NULL;
     enum status status = config_load(&config, path, &arena, error);
+    if (!status && config.vocab_size == 0) {   /* a training config */
+        status = error_set(error, STATUS_INVALID, "%s: vocab_size is left to the tokenizer, expected a number: bench a copy of the config that has \"vocab_size\": N", path);
+        config_release(&config);
+    }
     if (status) {
         arena_free(&arena);
         return status;

@@ -60,6 +60,26 @@ int cli_fail(const struct error *error) {
     return CLI_FAILED;
 }
 
+/* "ORIGIN: KEY: found ...", "ORIGIN: key \"KEY\": found ..." or "ORIGIN: KEY ..." becomes "--set KEY=VALUE: found ...". The last --set of a key is the one in force. */
+void cli_blame_set(struct error *error, const char *origin, const struct cli_list *set) {
+    static const char quoted[] = "key \"";
+    size_t length = strlen(origin);
+    if (strncmp(error->message, origin, length) != 0 || strncmp(error->message + length, ": ", 2) != 0) return;
+    const char *about = error->message + length + 2;
+    if (strncmp(about, quoted, strlen(quoted)) == 0) about += strlen(quoted);
+    for (int i = set->count - 1; i >= 0; i--) {
+        size_t key = strcspn(set->items[i], "=");
+        if (strncmp(about, set->items[i], key) != 0 || !strchr("\": .", about[key])) continue;
+        struct error named;
+        const char *rest = about[key] == '"' ? about + key + 1 : about + key;
+        if (*rest == ':') rest += strspn(rest, ": ");
+        else rest = about;   /* a sentence that goes on, or a key within the one that was given */
+        error_set(&named, error->code, "--set %.200s: %s", set->items[i], rest);
+        *error = named;
+        return;
+    }
+}
+
 int cli_wrong(const char *format, ...) {
     va_list arguments;
     va_start(arguments, format);

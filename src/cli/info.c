@@ -245,6 +245,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     const json_t *train = status ? NULL : json_object_get(root, "train");
     if (!status) status = settings_parse(&settings, root, path, error);
     if (!status) status = config_parse(&config, root, path, &arena, error);
+    if (status) cli_blame_set(error, path, &request->set);
     json_decref(root);
     if (!status) {
         for (int i = 0; i < config.warning_count; i++) cli_warn("%s", config.warnings[i]);

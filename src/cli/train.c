@@ -287,6 +287,7 @@ int command_train(int argc, char **argv) {
     if (!status) status = cli_machine_open(&machine, DTYPE_COUNT, &error);
     if (!status) status = load_config(&request, &machine, &config, &error);
     if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &begun, &error);
+    if (status) cli_blame_set(&error, request.config, &request.set);
     json_decref(config);
     cli_machine_close(&machine);
     free(request.set.items);

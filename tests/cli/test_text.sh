@@ -19,7 +19,7 @@ check 'generate --echo' 0 '^Once' '' $D generate "$TEXT" -p 'Once' -n 30 -q --ec
 expect 'generate --echo: the prompt, then the same' [ "$(cat "$T/out")" = "Once$(cat "$T/text")" ]
 check 'generate --json' 0 '^{"text": ".*", "ids": \[[0-9, ]*\], "stopped": "\(eos\|length\)"}$' '' $D generate "$TEXT" -p 'Once' -n 30 -q --json
 check 'an empty prompt' 0 '*' 'prompt 1 tokens' $D generate "$TEXT" -p '' -n 3
-check 'a prompt with a character that the model lacks' 1 '' '^deepseek generate: .' $D generate "$TEXT" -p 'Ω' -n 3
+check 'a prompt with a character that the model lacks' 2 '' '^deepseek generate: .' $D generate "$TEXT" -p 'Ω' -n 3
 check 'no prompt file' 1 '' 'nowhere.*No such file' $D generate "$TEXT" --file "$T/nowhere"
 check 'no tokenizer' 1 '' 'tokenizer.json' $D generate "$MODEL" -p 'Once'
 mkdir "$T/broken"
@@ -87,7 +87,7 @@ check 'eval: no data' 1 '' 'nowhere' $D eval "$TEXT" --data "$T/nowhere"
 : >"$T/nothing.txt"
 check 'eval: empty data' 1 '' 'nothing.txt' $D eval "$TEXT" --data "$T/nothing.txt"
 printf x >"$T/one.txt"
-check 'eval: one token' 1 '' 'one.txt: found 1 tokens, expected at least 2' $D eval "$TEXT" --data "$T/one.txt"
+check 'eval: one token' 1 '' 'one.txt: found 1 token, expected at least 2' $D eval "$TEXT" --data "$T/one.txt"
 check 'eval: two tokens' 0 '"tokens": 1, "bytes": 1, "context": 1' '' sh -c "printf xy >$T/two.txt; $D eval $TEXT --data $T/two.txt --json"
 
 # ---- what people give in the place of a model folder ----
@@ -126,21 +126,36 @@ expect 'info 67B: cache' grep -q '"fp32": 778240' "$T/out"
 expect 'info 67B: gradients' grep -q '"gradients": 269700005888' "$T/out"
 expect 'info 67B: moments' grep -q '"moments": 539400011776' "$T/out"
 check 'info --set' 0 '"parameters": 55872,' '*' $D info "$MODEL" --json --set num_hidden_layers=1 --set vocab_size=100
-check 'info --set of a wrong value' 1 '' 'vocab_size": found 131.5' $D info "$MODEL" --set vocab_size=131.5
+check 'info --set of a wrong value' 2 '' '--set vocab_size=131.5: found 131.5, expected' $D info "$MODEL" --set vocab_size=131.5
 check 'info --set of nonsense' 2 '' '^deepseek info: ' $D info "$MODEL" --set hidden_size
 check 'info of nothing' 1 '' 'nowhere' $D info "$T/nowhere"
 check 'info of a text' 1 '' 'book.txt: not JSON, expected a model folder (config.json, \*.safetensors) or a config.json$' $D info "$T/book.txt"
 check 'bench of weights' 1 '' 'model.safetensors: not JSON, expected a model folder' $D bench "$MODEL/model.safetensors"
 printf '{"a": 1,}' >"$T/comma.json"
 check 'info of broken JSON' 1 '' 'comma.json: line 1, column' $D info "$T/comma.json"
-check 'info of an impossible config' 1 '' '^deepseek info: ' $D info "$T/7b.json" --set hidden_size=-4096
-check 'info of another activation' 1 '' 'hidden_act' $D info "$T/7b.json" --set hidden_act=gelu
+check 'info of an impossible config' 2 '' '^deepseek info: --set hidden_size=-4096: found -4096, expected' $D info "$T/7b.json" --set hidden_size=-4096
+check 'info of another activation' 1 '' '--set hidden_act=gelu: "gelu" is not implemented' $D info "$T/7b.json" --set hidden_act=gelu
 check 'info of an unknown key' 0 '*' 'warning: .*sparkle' $D info "$T/7b.json" --set sparkle=1
+
+# ---- --set: what is wrong with it is not the file's ----
+wrong_set() { # ASSIGNMENT MESSAGE
+    check "train --set $1" 2 '' "^deepseek train: --set $1: $2" $D train tests/train/tiny.json --data "$T/book.txt" --out "$T/never" --set "$1"
+}
+wrong_set train.steps=-1 'found -1, expected an integer from 1 to'
+wrong_set train.steps=abc 'found "abc", expected an integer from 1 to'
+wrong_set hidden_size=abc 'found "abc", expected an integer from 1 to'
+wrong_set train.sequence_length=4096 'train.sequence_length 4096 is longer than max_position_embeddings 32'
+wrong_set 'train.optimizer={"eps":-1}' 'train.optimizer.eps: found -1, expected a number above 0'
+wrong_set vocab_size=1 'found 1, expected at least the tokenizer'
+check 'train --set twice of one key' 2 '' '--set train.steps=0: found 0' $D train tests/train/tiny.json --data "$T/book.txt" --out "$T/never" --set train.steps=1 --set train.steps=0
+sed 's/"steps": 40/"steps": -1/' tests/train/tiny.json >"$T/wrong.json"
+check 'a wrong value of the file' 1 '' 'wrong.json: train.steps: found -1' $D train "$T/wrong.json" --data "$T/book.txt" --out "$T/never" --set train.seed=1
 
 # ---- bench ----
 # Measuring the limits takes a second or two, so the other form waits for the long tests.
 check 'bench of a config' 0 '^decoding  *4  *300 ' '' $D bench "$MODEL/config.json" --prompt 8 --gen 4 --depth 0,300 --repeat 1 -q
 if [ "$TEST_LONG" ]; then check 'bench of a model' 0 '"depth": 16, "prefill": {"tokens": 8,' '' $D bench "$MODEL" --prompt 8 --gen 4 --depth 16 --repeat 1 --json -q; fi
+check 'bench without a vocabulary' 1 '' 'tiny.json: vocab_size is left to the tokenizer, expected a number' $D bench tests/train/tiny.json
 check 'bench of nothing' 1 '' 'nowhere' $D bench "$T/nowhere"
 
 # ---- progress: a bar on a terminal once the work takes a second, none of it without one, nothing with --quiet ----
