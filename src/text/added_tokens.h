@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 
-#define ADDED_CONTENT_LIMIT 4096   /* bytes of one added token: the search looks so far at most from each place */
+#define ADDED_CONTENT_LIMIT 256   /* bytes of one added token, several times what real ones have: the search may look so far from each place of a text */
 
 struct added_token {
     const uint8_t *content;

@@ -34,18 +34,25 @@ static size_t added_near(const struct tokenizer *t, const uint8_t *text, size_t 
     return high;
 }
 
-/* The edge of an added token that nothing else overlaps, at most `limit`: whatever stands around it, it is found. 0: none. */
+/* The edge of an added token that nothing else overlaps, at most `limit`: whatever stands around it, it is found. 0: none. Each place is looked at once, so that a text
+ * full of tokens costs no more than another. */
 static size_t added_edge(const struct tokenizer *t, const uint8_t *text, size_t size, size_t limit) {
-    size_t longest = longest_added(&t->added), lowest = limit > CUT_WINDOW ? limit - CUT_WINDOW : 1;
+    uint16_t lengths[CUT_WINDOW + 1 + 2 * ADDED_CONTENT_LIMIT];   /* of the longest token at each place from `first` on */
+    size_t longest = longest_added(&t->added), lowest = limit > CUT_WINDOW ? limit - CUT_WINDOW : 1, first = lowest > longest ? lowest - longest : 0;
+    size_t end = size - limit > longest ? limit + longest : size, reach = 0, from = 0, to = 0, edge = 0;
     if (t->added.passes[0].flagged || t->added.passes[1].flagged) return 0;
-    for (size_t at = limit; at >= lowest; at--) {
-        uint32_t length = added_length_at(&t->added, text + at, size - at);
-        bool alone = length > 0;
-        for (size_t k = at > longest ? at - longest : 0; k < at && alone; k++) alone = added_length_at(&t->added, text + k, size - k) <= at - k;
-        for (size_t k = at + 1; k < at + length && alone; k++) alone = added_length_at(&t->added, text + k, size - k) == 0;
-        if (alone) return at + length <= limit ? at + length : at;
+    for (size_t at = first; at < end; at++) lengths[at - first] = (uint16_t)added_length_at(&t->added, text + at, size - at);
+    for (size_t at = first; at < end; at++) {
+        size_t length = lengths[at - first];
+        if (length == 0) continue;
+        /* [from, to): a token that nothing before it reaches into, and inside which no other begins. */
+        if (to > 0 && at >= to) edge = to <= limit ? to : from;
+        bool alone = at >= reach && at >= lowest && at <= limit;
+        from = at;
+        to = alone ? at + length : 0;
+        if (at + length > reach) reach = at + length;
     }
-    return 0;
+    return to > 0 ? to <= limit ? to : from : edge;
 }
 
 static bool is_space_at(const uint8_t *text, size_t size, size_t at) {

@@ -235,7 +235,8 @@ static enum status read_added_token(struct reader *r, struct json_cursor *cursor
     if (status != STATUS_OK) return status;
     if (length == 0) return error_set(r->error, STATUS_INVALID, "%s: byte %zu: the added token with the id %d has no content", cursor->origin, at, token->id);
     if (length > ADDED_CONTENT_LIMIT)
-        return error_set(r->error, STATUS_UNSUPPORTED, "%s: byte %zu: the added token with the id %d has %zu bytes, expected at most %d", cursor->origin, at, token->id, length, ADDED_CONTENT_LIMIT);
+        return error_set(r->error, STATUS_UNSUPPORTED, "%s: byte %zu: the added token \"%.*s...\" (id %d) has %zu bytes, expected at most %d", cursor->origin, at, (int)utf8_prefix(text, 40),
+                         (const char *)text, token->id, length, ADDED_CONTENT_LIMIT);
     token->content = text;
     token->length = (uint32_t)length;
     token->single_word = flags[SINGLE_WORD];

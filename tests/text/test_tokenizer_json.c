@@ -391,6 +391,52 @@ static void cuts_change_no_id(void **state) {
     }
 }
 
+/* Text without a plain cut: only the edges of added tokens that nothing else overlaps are left, and a text full of beginnings of tokens takes no longer than another. */
+static void cuts_at_added_tokens(void **state) {
+    (void)state;
+    char root[4096], many[257], text[40000];
+    memset(many, 'a', 255);
+    memcpy(many + 255, "c", 2);
+    snprintf(root, sizeof root, ",\"added_tokens\":[" TOKEN(256, "%s", "") "," TOKEN(257, "a<x>", "") "," TOKEN(258, "x>a", "") "," TOKEN(259, "a<yy>", "") "]", many);
+    parts = (struct parts){ .root = root };
+    struct tokenizer *t = parsed(NULL);
+    memset(text, 'a', sizeof text);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 30000), 0);
+    memcpy(text + 20000, "<yy>", 4);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 30000), 20004);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 20004), 20004);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 20003), 19999);   /* inside: before it */
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 19999), 19999);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 19998), 0);
+    memcpy(text + 25000, "<x>", 3);   /* overlaps the token that begins inside it */
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 30000), 20004);
+    text[20259] = 'c';                /* the long one, right behind the other */
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 30000), 20260);
+    assert_int_equal(tokenizer_safe_cut(t, text, sizeof text, true, 20259), 20004);
+    memset(text, 'a', sizeof text);
+    struct token_list list = { 0 };
+    for (size_t i = 5000; i < sizeof text; i += 5000) memcpy(text + i, "<yy>", 4);
+    assert_int_equal(tokenizer_encode(t, text, sizeof text, true, &list, NULL, &error), STATUS_OK);
+    for (size_t limit = 5; limit < sizeof text; limit += 1777) {
+        struct token_list halves = { 0 };
+        size_t cut = tokenizer_safe_cut(t, text, sizeof text, true, limit);
+        assert_true(cut <= limit && (cut > 0 || limit < 4999));
+        assert_int_equal(tokenizer_encode(t, text, cut, true, &halves, NULL, &error), STATUS_OK);
+        assert_int_equal(tokenizer_encode(t, text + cut, sizeof text - cut, true, &halves, NULL, &error), STATUS_OK);
+        assert_int_equal(halves.count, list.count);
+        assert_memory_equal(halves.ids, list.ids, (size_t)list.count * sizeof *list.ids);
+        token_list_free(&halves);
+    }
+    token_list_free(&list);
+    tokenizer_destroy(t);
+
+    char long_root[512], longer[258];
+    memset(longer, 'b', 257);
+    longer[257] = 0;
+    snprintf(long_root, sizeof long_root, ",\"added_tokens\":[" TOKEN(256, "%s", "") "]", longer);
+    REFUSED(STATUS_UNSUPPORTED, "the added token \"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb...\" (id 256) has 257 bytes, expected at most 256", .root = long_root);
+}
+
 static void threads_change_no_id(void **state) {
     (void)state;
     const size_t room = 3 << 20;
@@ -451,6 +497,7 @@ int main(void) {
         cmocka_unit_test(saved_files_are_the_loaded_ones),
         cmocka_unit_test(no_text_is_no_ids),
         cmocka_unit_test(cuts_change_no_id),
+        cmocka_unit_test(cuts_at_added_tokens),
         cmocka_unit_test(threads_change_no_id),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
