@@ -65,6 +65,16 @@ const struct added_token *added_tokens_find(const struct added_tokens *added, co
     return NULL;
 }
 
+/* The first of the tokens [from, to) that goes on with `byte` or more at `depth`; `to` if none does. */
+static int bound(const struct added_token *tokens, int from, int to, size_t depth, unsigned byte) {
+    while (from < to) {
+        int middle = from + (to - from) / 2;
+        if (tokens[middle].content[depth] < byte) from = middle + 1;
+        else to = middle;
+    }
+    return from;
+}
+
 /* The tokens [low, high) agree with the text in their first `depth` bytes. Those that end here come first among them; then the range narrows to those that go on with the text. */
 const struct added_token *added_set_at(const struct added_set *set, const uint8_t *text, size_t size) {
     const struct added_token *longest = NULL, *tokens = set->tokens;
@@ -74,20 +84,13 @@ const struct added_token *added_set_at(const struct added_set *set, const uint8_
         if (low == high || depth == size) break;
         uint8_t byte = text[depth];
         if (tokens[low].content[depth] == byte && tokens[high - 1].content[depth] == byte) continue;
-        int from = low, to = high;   /* the first that goes on with `byte` or more */
-        while (from < to) {
-            int middle = from + (to - from) / 2;
-            if (tokens[middle].content[depth] < byte) from = middle + 1;
-            else to = middle;
-        }
-        low = from;
-        to = high;
-        while (from < to) {
-            int middle = from + (to - from) / 2;
-            if (tokens[middle].content[depth] <= byte) from = middle + 1;
-            else to = middle;
-        }
-        high = from;
+        /* Steps that double from both ends: what a depth costs is the logarithm of what it takes from the range, so that many tokens with a common beginning cost little more than one. */
+        int step = 1, from = low, to = high;
+        while (from + step < high && tokens[from + step - 1].content[depth] < byte) from += step, step *= 2;
+        low = bound(tokens, from, from + step < high ? from + step : high, depth, byte);
+        step = 1;
+        while (to - step > low && tokens[to - step].content[depth] > byte) to -= step, step *= 2;
+        high = bound(tokens, to - step > low ? to - step : low, to, depth, (unsigned)byte + 1);
     }
     return longest;
 }
