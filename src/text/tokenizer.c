@@ -128,25 +128,31 @@ static json_t *name_of(const struct tokenizer *t, int32_t id) {
     return json_stringn((const char *)t->text + t->pieces[id].offset, t->pieces[id].length);
 }
 
-/* tokenizer_config.json for a tokenizer that came without one. */
+/* tokenizer_config.json for a tokenizer that came without one; NULL without memory. */
 static json_t *config_json(const struct tokenizer *t) {
     json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
-    if (t->bos >= 0) json_object_set_new(config, "bos_token", name_of(t, t->bos));
-    if (t->eos >= 0) json_object_set_new(config, "eos_token", name_of(t, t->eos));
-    if (t->unknown >= 0) json_object_set_new(config, "unk_token", name_of(t, t->unknown));
-    if (t->bos >= 0) json_object_set_new(config, "add_bos_token", json_boolean(t->add_bos));
-    return config;
+    int failed = !config;   /* jansson takes NULL for a value and says -1 */
+    if (t->bos >= 0) failed |= json_object_set_new(config, "bos_token", name_of(t, t->bos));
+    if (t->eos >= 0) failed |= json_object_set_new(config, "eos_token", name_of(t, t->eos));
+    if (t->unknown >= 0) failed |= json_object_set_new(config, "unk_token", name_of(t, t->unknown));
+    if (t->bos >= 0) failed |= json_object_set_new(config, "add_bos_token", json_boolean(t->add_bos));
+    if (!failed) return config;
+    json_decref(config);
+    return NULL;
 }
 
 enum status tokenizer_save(const struct tokenizer *tokenizer, const char *folder, struct error *error) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    char path[4096], beside[4096];
+    /* Both paths before anything is written: the second is the longer one. */
+    int length = snprintf(beside, sizeof beside, "%s/tokenizer_config.json", folder);
+    if (length >= (int)sizeof beside || snprintf(path, sizeof path, "%s/tokenizer.json", folder) >= (int)sizeof path)
+        return error_set(error, STATUS_INVALID, "%.64s...: a path of %d bytes, expected less than %zu", folder, length, sizeof beside);
     enum status status = file_replace(path, tokenizer->json, tokenizer->json_size, error);
     if (status != STATUS_OK) return status;
-    snprintf(path, sizeof path, "%s/tokenizer_config.json", folder);
-    if (tokenizer->config) return file_replace(path, tokenizer->config, tokenizer->config_size, error);
+    if (tokenizer->config) return file_replace(beside, tokenizer->config, tokenizer->config_size, error);
     json_t *config = config_json(tokenizer);
-    status = json_save_path(config, path, error);
+    if (!config) return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for it", beside);
+    status = json_save_path(config, beside, error);
     json_decref(config);
     return status;
 }

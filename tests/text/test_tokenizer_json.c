@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/file.h"
@@ -325,6 +326,25 @@ static void saved_files_are_the_loaded_ones(void **state) {
     assert_int_equal(folder_remove(folder, &error), STATUS_OK);
 }
 
+/* A path that does not fit is an error, not a shorter path. */
+static void paths_are_not_cut(void **state) {
+    (void)state;
+    struct tokenizer *t;
+    char folder[] = "/tmp/deepseek-tokenizer-XXXXXX", path[5000];
+    assert_non_null(mkdtemp(folder));
+    assert_int_equal(tokenizer_create_bytes(&t, &error), STATUS_OK);
+    const size_t lengths[] = { 4095 - strlen("/tokenizer_config.json") + 1, 4095 - strlen("/tokenizer.json") + 1, 4095, 4990 };
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        memset(path, '/', lengths[i]);   /* /tmp/...////: a folder that is there, whose name was cut before */
+        memcpy(path, folder, strlen(folder));
+        path[lengths[i]] = 0;
+        assert_int_equal(tokenizer_save(t, path, &error), STATUS_INVALID);
+        assert_non_null(strstr(error.message, "expected less than 4096"));
+    }
+    assert_int_equal(rmdir(folder), 0);   /* nothing was written */
+    tokenizer_destroy(t);
+}
+
 static void no_text_is_no_ids(void **state) {
     (void)state;
     struct tokenizer *t;
@@ -495,6 +515,7 @@ int main(void) {
         cmocka_unit_test(blanks_are_taken_once),
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(saved_files_are_the_loaded_ones),
+        cmocka_unit_test(paths_are_not_cut),
         cmocka_unit_test(no_text_is_no_ids),
         cmocka_unit_test(cuts_change_no_id),
         cmocka_unit_test(cuts_at_added_tokens),
