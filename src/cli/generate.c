@@ -87,6 +87,7 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
         if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
     }
     if (!status) status = cli_begin_text(job->tokenizer, config, ids, error);
+    if (!status) job->options.keep = tokenizer_add_bos(job->tokenizer) && ids->ids[0] == tokenizer_bos(job->tokenizer);   /* in front of what goes on when the context is full */
     if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
     text_buffer_free(&text);
     for (int64_t t = 0; t < ids->count && !status; t++)
@@ -125,7 +126,8 @@ static bool after_token(void *context, int index, int32_t id) {
         job->shifted = true;
         if (!job->request->quiet) {
             if (job->line_open) cli_note("%s", "");
-            cli_warn("the context of %lld tokens is full; going on with its last %lld", (long long)capacity, (long long)(capacity / 2 > 0 ? capacity / 2 : 1));
+            int64_t half = capacity / 2 > 0 ? capacity / 2 : 1, keep = job->options.keep < half ? job->options.keep : half - 1;
+            cli_warn("the context of %lld tokens is full; going on with %sits last %lld", (long long)capacity, keep ? "the token that begins the text and " : "", (long long)(half - keep));
         }
     }
     return true;
@@ -422,7 +424,7 @@ int command_generate(int argc, char **argv) {
         .command = "generate",
         .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads and samples. "
                  "A prompt must fit into the model's context (max_position_embeddings) and is refused otherwise; what is generated need not: when the context is full, its last half "
-                 "becomes the new beginning, with a warning. A text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that file's sampling values are the defaults.",
+                 "becomes the new beginning, with a warning; a BOS at the prompt's beginning stays in front of it. A text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that file's sampling values are the defaults.",
         .examples = "deepseek generate MODEL -p 'Once upon a time' -n 100\n"
                     "deepseek generate MODEL --file draft.txt --temperature 0.6 --top-k 40 --seed 7\n"
                     "# up to the end of the paragraph, three times over\n"

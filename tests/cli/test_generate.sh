@@ -134,6 +134,17 @@ check 'no BOS unless asked for' 0 '*' 'prompt 4 tokens' $D generate "$TEXT" -p O
 check 'a BOS where asked for' 0 '*' 'prompt 5 tokens' $D generate "$T/bos" -p Once -n 2
 check 'a BOS of an empty prompt' 0 '*' 'prompt 1 tokens' $D generate "$T/bos" -p '' -n 2
 check 'one BOS, not two' 0 '*' 'prompt 5 tokens' $D generate "$T/bos" -p '<|endoftext|>Once' -n 2 --special
+full='warning: the context of 16 tokens is full; going on with'
+for model in bos characters; do
+    mkdir "$T/short-$model"
+    cp "$T/$model"/* "$T/short-$model"
+    sed 's/"max_position_embeddings": 4096/"max_position_embeddings": 16/' "$T/$model/config.json" >"$T/short-$model/config.json"
+done
+check 'a full context' 0 '.' "$full its last 8$" $D generate "$T/short-characters" -p Once -n 40 --ignore-eos
+check 'a full context keeps the BOS' 0 '.' "$full the token that begins the text and its last 7$" $D generate "$T/short-bos" -p Once -n 40 --ignore-eos
+check 'a full context keeps the BOS: chat too' 0 '.' '*' sh -c "echo Once | $D chat $T/short-bos -n 40 --logit-bias 106=-inf --logit-bias 1=-inf -q"
+$D generate "$T/short-bos" -q -p Once -n 40 --logit-bias 106=-inf --logit-bias 1=-inf >"$T/kept"
+expect 'a full context keeps the BOS: as chat does' cmp -s "$T/kept" "$T/out"
 check 'special tokens are text' 0 '*' 'prompt 17 tokens' $D generate "$TEXT" -p '<|endoftext|>Once' -n 2
 check '--special' 0 '*' 'prompt 5 tokens' $D generate "$TEXT" -p '<|endoftext|>Once' -n 2 --special
 
