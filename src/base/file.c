@@ -31,22 +31,39 @@ static char *parent_of(const char *path) {
 
 /* ---- Reading ---- */
 
+/* Opens a regular file; its descriptor, or -1 with *status. Not blocking, lest a pipe without a writer hold us here. */
+static int open_regular(const char *path, struct stat *about, enum status *status, struct error *error) {
+    *status = STATUS_OK;
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0) {
+        *status = file_fail(error, "open", path, errno);
+        return -1;
+    }
+    if (fstat(file, about) != 0) *status = file_fail(error, "examine", path, errno);
+    else if (!S_ISREG(about->st_mode))
+        *status = error_set(error, STATUS_INVALID, "%s: found %s, expected a file", path, S_ISDIR(about->st_mode) ? "a folder" : "a device or pipe");
+    if (!*status) return file;
+    close(file);
+    return -1;
+}
+
 enum status file_map_open(struct file_map *map, const char *path, struct error *error) {
     *map = (struct file_map){0};
-    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);   /* not blocking, lest a pipe without a writer hold us here */
-    if (file < 0) return file_fail(error, "open", path, errno);
-    struct stat about;
-    enum status status = STATUS_OK;
-    if (fstat(file, &about) != 0) {
-        status = file_fail(error, "examine", path, errno);
-    } else if (!S_ISREG(about.st_mode)) {
-        status = error_set(error, STATUS_INVALID, "%s: found %s, expected a file", path, S_ISDIR(about.st_mode) ? "a folder" : "a device or pipe");
-    } else if (about.st_size > 0) {
+    struct stat about, now;
+    enum status status;
+    int file = open_regular(path, &about, &status, error);
+    if (file < 0) return status;
+    if (about.st_size > 0) {
         void *data = mmap(NULL, (size_t)about.st_size, PROT_READ, MAP_SHARED, file, 0);
         if (data == MAP_FAILED) status = file_fail(error, "map", path, errno);
         else *map = (struct file_map){.data = data, .size = (size_t)about.st_size};
     }
+    /* A read beyond the end of a file that shrank meanwhile would kill the process. */
+    if (!status && fstat(file, &now) != 0) status = file_fail(error, "examine", path, errno);
+    else if (!status && now.st_size != about.st_size)
+        status = error_set(error, STATUS_IO, "%s: had %lld bytes and has %lld now: it is being changed", path, (long long)about.st_size, (long long)now.st_size);
     close(file);
+    if (status) file_map_close(map);
     return status;
 }
 
@@ -60,9 +77,8 @@ void file_map_release(const void *data, size_t bytes) {
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
-enum status file_read(const char *path, size_t limit, char **data, size_t *size, struct error *error) {
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file < 0) return file_fail(error, "open", path, errno);
+/* Reads what is open, and closes it. */
+static enum status read_whole(int file, const char *path, size_t limit, char **data, size_t *size, struct error *error) {
     struct stat about;
     /* One byte more than the file has, so that its end is seen without growing. Pipes have no size: they begin small. */
     size_t capacity = 4096;
@@ -104,6 +120,18 @@ enum status file_read(const char *path, size_t limit, char **data, size_t *size,
     *data = buffer;
     *size = used;
     return STATUS_OK;
+}
+
+enum status file_read(const char *path, size_t limit, char **data, size_t *size, struct error *error) {
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    return file < 0 ? file_fail(error, "open", path, errno) : read_whole(file, path, limit, data, size, error);
+}
+
+enum status file_read_regular(const char *path, size_t limit, char **data, size_t *size, struct error *error) {
+    struct stat about;
+    enum status status;
+    int file = open_regular(path, &about, &status, error);
+    return file < 0 ? status : read_whole(file, path, limit, data, size, error);
 }
 
 bool file_exists(const char *path) { return access(path, F_OK) == 0; }

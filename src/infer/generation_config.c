@@ -66,7 +66,7 @@ enum status generation_defaults_load(struct generation_defaults *defaults, const
     if (asprintf(&path, "%s/generation_config.json", folder) < 0) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for its path", folder);
     if (file_exists(path)) {
         json_t *root = NULL;
-        status = json_load_path(&root, path, error);
+        status = json_load_regular(&root, path, error);
         if (!status && !json_is_object(root)) status = error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", path);
         if (!status) status = read_sampling(&defaults->sampling, root, path, error);
         if (!status) status = read_eos(defaults, root, path, config ? config->vocab_size : (int64_t)INT32_MAX + 1, error);

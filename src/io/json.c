@@ -25,23 +25,27 @@ static enum status parse(json_t **root, const char *text, size_t size, const cha
 
 enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error) { return parse(root, text, size, origin, 0, error); }
 
-static enum status load(json_t **root, const char *path, size_t flags, struct error *error) {
+typedef enum status read_function(const char *path, size_t limit, char **data, size_t *size, struct error *error);
+
+static enum status load(json_t **root, const char *path, read_function *read, size_t flags, struct error *error) {
     *root = NULL;
     char *text = NULL;
     size_t size = 0;
     struct stat about;
     if (stat(path, &about) == 0 && about.st_size > (off_t)JSON_FILE_LIMIT)   /* before reading a quarter of a gigabyte to find out */
         return error_set(error, STATUS_INVALID, "%s: %lld bytes of JSON, expected at most %u", path, (long long)about.st_size, JSON_FILE_LIMIT);
-    enum status status = file_read(path, JSON_FILE_LIMIT, &text, &size, error);
+    enum status status = read(path, JSON_FILE_LIMIT, &text, &size, error);
     if (status != STATUS_OK) return status;
     status = parse(root, text, size, path, flags, error);
     free(text);
     return status;
 }
 
-enum status json_load_path(json_t **root, const char *path, struct error *error) { return load(root, path, 0, error); }
+enum status json_load_path(json_t **root, const char *path, struct error *error) { return load(root, path, file_read, 0, error); }
 
-enum status json_load_texts(json_t **root, const char *path, struct error *error) { return load(root, path, JSON_ALLOW_NUL, error); }
+enum status json_load_regular(json_t **root, const char *path, struct error *error) { return load(root, path, file_read_regular, 0, error); }
+
+enum status json_load_texts(json_t **root, const char *path, struct error *error) { return load(root, path, file_read, JSON_ALLOW_NUL, error); }
 
 size_t json_escape(const char *text, size_t length, char *out) {
     static const char digits[] = "0123456789abcdef";

@@ -10,6 +10,7 @@
 #define JSON_FILE_LIMIT (256u << 20)   /* bytes; a V4 tokenizer.json has 6 MiB, an index of 163 shards 9 MiB */
 
 enum status json_load_path(json_t **root, const char *path, struct error *error);
+enum status json_load_regular(json_t **root, const char *path, struct error *error);   /* for a model's folder: a pipe or a device there is refused */
 enum status json_load_texts(json_t **root, const char *path, struct error *error);   /* the same, but strings may hold NUL: look at their lengths */
 enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error);
 enum status json_save_path(const json_t *root, const char *path, struct error *error);   /* indented, keys in insertion order, atomic */

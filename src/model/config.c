@@ -259,7 +259,7 @@ enum status config_read(json_t **root, const char *path, struct error *error) {
     static const char *const end = ".json";
     char *file = NULL;
     if (asprintf(&file, file_is_folder(path) ? "%s/config.json" : "%s", path) < 0) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
-    enum status status = json_load_path(root, file, error);
+    enum status status = (file_is_folder(path) ? json_load_regular : json_load_path)(root, file, error);
     /* What is called NAME.json is meant as one, and the message says where it breaks; anything else is something else. */
     const size_t length = strlen(file), tail = strlen(end);
     if (status == STATUS_INVALID && (length < tail || strcmp(file + length - tail, end) != 0))

@@ -80,9 +80,9 @@ enum status tokenizer_load(struct tokenizer **tokenizer, const char *path, struc
     char *json, *config = NULL;
     size_t size, config_size = 0;
     int32_t template_bos;
-    enum status status = file_read(file, JSON_FILE_LIMIT, &json, &size, error);
+    enum status status = (folder ? file_read_regular : file_read)(file, JSON_FILE_LIMIT, &json, &size, error);   /* a path of one's own may be a pipe */
     if (status == STATUS_OK) status = tokenizer_read_json(tokenizer, json, size, file, &template_bos, error);
-    if (status == STATUS_OK && file_exists(beside)) status = file_read(beside, JSON_FILE_LIMIT, &config, &config_size, error);
+    if (status == STATUS_OK && file_exists(beside)) status = file_read_regular(beside, JSON_FILE_LIMIT, &config, &config_size, error);
     if (status == STATUS_OK) status = tokenizer_read_config(*tokenizer, config, config_size, beside, template_bos, error);
     if (status == STATUS_OK) return STATUS_OK;
     tokenizer_destroy(*tokenizer);

@@ -110,7 +110,7 @@ static enum status read_state(const char *folder, struct checkpoint_state *state
     char path[CHECKPOINT_PATH];
     json_t *root;
     enum status status = join(path, folder, "", STATE_FILE, error);
-    if (status == STATUS_OK) status = json_load_path(&root, path, error);
+    if (status == STATUS_OK) status = json_load_regular(&root, path, error);
     if (status != STATUS_OK) return status;
     status = parse_state(root, path, state, sums, error);
     json_decref(root);

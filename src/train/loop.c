@@ -33,7 +33,7 @@ static enum status take_from(struct training *t, struct error *error) {
     char path[4096];
     snprintf(path, sizeof path, "%s/config.json", t->options.from);
     enum status status = model_check_folder(t->options.from, error);
-    if (status == STATUS_OK) status = json_load_path(&other, path, error);
+    if (status == STATUS_OK) status = json_load_regular(&other, path, error);
     if (status != STATUS_OK) return status;
     if (is_absent(config, "vocab_size") && !is_absent(other, "vocab_size")) json_object_set(config, "vocab_size", json_object_get(other, "vocab_size"));
     json_decref(other);

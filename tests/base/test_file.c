@@ -114,6 +114,28 @@ static void test_read(void **state) {
     expect_failure(file_read("/proc/self/status", 100, &data, &size, &error), STATUS_INVALID, &error, "status", "limit");
     expect_failure(file_read(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none", "No such file");
     expect_failure(file_read(folder, 10, &data, &size, &error), STATUS_IO, &error, folder, "Is a directory");
+    /* Of a model's folder regular files alone, with the same limit; a pipe without a writer is not waited for. */
+    assert_int_equal(file_read_regular(path, 10, &data, &size, &error), STATUS_OK);
+    assert_string_equal(data, "0123456789");
+    free(data);
+    expect_failure(file_read_regular(path, 9, &data, &size, &error), STATUS_INVALID, &error, path, "limit of 9 bytes");
+    expect_failure(file_read_regular(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none", "No such file");
+    expect_failure(file_read_regular(folder, 10, &data, &size, &error), STATUS_INVALID, &error, folder, "found a folder, expected a file");
+    expect_failure(file_read_regular("/dev/null", 10, &data, &size, &error), STATUS_INVALID, &error, "/dev/null", "found a device or pipe, expected a file");
+    assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0);
+    expect_failure(file_read_regular(in_folder("pipe"), 10, &data, &size, &error), STATUS_INVALID, &error, "pipe", "found a device or pipe, expected a file");
+    unlink(in_folder("pipe"));
+    /* Elsewhere a pipe is a file like any other. */
+    int ends[2];
+    char name[64];
+    assert_int_equal(pipe(ends), 0);
+    assert_int_equal(write(ends[1], "abc", 3), 3);
+    close(ends[1]);
+    snprintf(name, sizeof name, "/dev/fd/%d", ends[0]);
+    assert_int_equal(file_read(name, 10, &data, &size, &error), STATUS_OK);
+    assert_string_equal(data, "abc");
+    free(data);
+    close(ends[0]);
     unlink(path);
 }
 

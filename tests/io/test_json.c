@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -89,6 +90,15 @@ static void test_files(void **state) {
     put_file(path, "\n [1, [2.5, null]] \n", 20);
     assert_int_equal(json_load_path(&root, path, &error), STATUS_OK);
     assert_int_equal(json_array_size(root), 2);
+    json_decref(root);
+
+    make_path(path, "pipe.json");
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(json_load_regular(&root, path, &error), STATUS_INVALID);   /* and is not waited for */
+    assert_contains(error.message, "pipe.json: found a device or pipe, expected a file");
+    assert_int_equal(unlink(path), 0);
+    make_path(path, "list.json");
+    assert_int_equal(json_load_regular(&root, path, &error), STATUS_OK);
     json_decref(root);
 
     make_path(path, "broken.json");

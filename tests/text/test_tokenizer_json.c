@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <cmocka.h>
 
@@ -345,6 +346,38 @@ static void paths_are_not_cut(void **state) {
     tokenizer_destroy(t);
 }
 
+/* Pipes in a folder are named at once; one that is meant is read. */
+static void pipes_are_not_waited_for(void **state) {
+    (void)state;
+    struct tokenizer *t;
+    char folder[] = "/tmp/deepseek-tokenizer-XXXXXX", path[64], name[64];
+    int ends[2];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/tokenizer.json", folder);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    assert_int_equal(tokenizer_load(&t, folder, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "/tokenizer.json: found a device or pipe, expected a file"));
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(tokenizer_create_bytes(&t, &error), STATUS_OK);
+    assert_int_equal(tokenizer_save(t, folder, &error), STATUS_OK);
+    tokenizer_destroy(t);
+    assert_int_equal(pipe(ends), 0);
+    parts = (struct parts){ 0 };
+    build();
+    assert_int_equal(write(ends[1], json, json_size), json_size);
+    close(ends[1]);
+    snprintf(name, sizeof name, "/dev/fd/%d", ends[0]);
+    assert_int_equal(tokenizer_load(&t, name, &error), STATUS_OK);
+    close(ends[0]);
+    tokenizer_destroy(t);
+    snprintf(name, sizeof name, "%s/tokenizer_config.json", folder);
+    assert_int_equal(unlink(name), 0);
+    assert_int_equal(mkfifo(name, 0600), 0);
+    assert_int_equal(tokenizer_load(&t, folder, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "/tokenizer_config.json: found a device or pipe, expected a file"));
+    assert_int_equal(folder_remove(folder, &error), STATUS_OK);
+}
+
 static void no_text_is_no_ids(void **state) {
     (void)state;
     struct tokenizer *t;
@@ -516,6 +549,7 @@ int main(void) {
         cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(saved_files_are_the_loaded_ones),
         cmocka_unit_test(paths_are_not_cut),
+        cmocka_unit_test(pipes_are_not_waited_for),
         cmocka_unit_test(no_text_is_no_ids),
         cmocka_unit_test(cuts_change_no_id),
         cmocka_unit_test(cuts_at_added_tokens),
