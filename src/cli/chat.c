@@ -143,9 +143,18 @@ static void make_room(struct chat *chat, int64_t wanted) {
     drop_oldest(chat, kept);
 }
 
+/* Has the model a row for each of the ids from `first` on? */
+static enum status check_ids(const struct chat *chat, int64_t first, struct error *error) {
+    int64_t vocab = chat->model->config.vocab_size;
+    for (int64_t t = first; t < chat->ids.count; t++)
+        if (chat->ids.ids[t] >= vocab)
+            return error_set(error, STATUS_INVALID, "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", chat->ids.ids[t], (long long)vocab - 1);
+    return STATUS_OK;
+}
+
 /* Adds a turn with its message's ids. Nothing has changed on failure. */
 static enum status add_turn(struct chat *chat, const char *message, size_t size, struct error *error) {
-    int64_t start = chat->ids.count, capacity = chat->sequence->capacity, vocab = chat->model->config.vocab_size;
+    int64_t start = chat->ids.count, capacity = chat->sequence->capacity;
     uint64_t replaced = 0;
     struct turn turn = { .message = malloc(size + 1), .message_size = size, .start = start };
     struct turn *larger = realloc(chat->turns, (size_t)(chat->turn_count + 1) * sizeof *larger);
@@ -154,9 +163,7 @@ static enum status add_turn(struct chat *chat, const char *message, size_t size,
     if (!status) memcpy(turn.message, size ? message : "", size);
     if (!status) status = chat->encoding->append(chat->tokenizer, message, size, &chat->ids, &replaced, error);
     if (!status && start == 0) status = cli_begin_text(chat->tokenizer, &chat->model->config, &chat->ids, error);
-    for (int64_t t = start; t < chat->ids.count && !status; t++)
-        if (chat->ids.ids[t] >= vocab)
-            status = error_set(error, STATUS_INVALID, "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", chat->ids.ids[t], (long long)vocab - 1);
+    if (!status) status = check_ids(chat, start, error);
     if (!status && chat->ids.count - start >= capacity)
         status = error_set(error, STATUS_INVALID, "the message has %lld tokens, expected less than %lld (the context)", (long long)(chat->ids.count - start), (long long)capacity);
     if (status) {
@@ -396,6 +403,7 @@ static enum status load_turns(struct chat *chat, const json_t *root, const char 
         const struct generation item = { .text = (char *)json_string_value(text), .text_size = json_string_length(text) };
         if (!status) status = keep_answer(last_turn(chat), &item, error);
         if (!status) status = tokenizer_encode(chat->tokenizer, item.text, item.text_size, false, &chat->ids, NULL, error);
+        if (!status) status = check_ids(chat, last_turn(chat)->answer_start, error);
         if (status) {
             error_prefix(error, "%s: turns[%zu]", path, i);
             return status;
@@ -456,7 +464,13 @@ static void command_help(struct chat *chat, const char *rest) {
     fprintf(stderr, "A line that ends with \\ goes on in the next. Lines between two lines of \"\"\" are one text, whatever they hold; any other line that begins with / is a command.\n");
 }
 
-static void take_command(struct chat *chat, const char *line) {
+static void take_command(struct chat *chat, const char *line, size_t size) {
+    if (strlen(line) != size) {
+        struct error error;
+        error_set(&error, STATUS_INVALID, "found a NUL byte in a command (a text that begins with / stands between lines of \"\"\")");
+        complain(chat, &error);
+        return;
+    }
     size_t length = strcspn(line, " ");
     const char *rest = line + length + strspn(line + length, " ");
     for (size_t i = 0; i < COMMANDS; i++)
@@ -479,7 +493,7 @@ static enum status loop(struct chat *chat, struct error *error) {
         enum status status = chat_input_read(&text, &size, &block, NULL, 0, error);
         if (status == STATUS_INTERRUPTED) return STATUS_OK;   /* the end of the input */
         if (status) return status;
-        if (!block && size && text[0] == '/') take_command(chat, text);
+        if (!block && size && text[0] == '/') take_command(chat, text, size);
         else take_message(chat, text, size);
         free(text);
     }

@@ -84,9 +84,10 @@ static enum status line_append(struct line *line, const char *text, size_t size,
     return STATUS_OK;
 }
 
-/* Appends one line without its end. */
+/* Appends one line without its end, which is LF or CRLF. */
 static enum status read_plain(struct line *line, struct error *error) {
     enum status status = line_append(line, "", 0, error);
+    size_t start = line->size;
     bool any = false;
     for (int byte; !status && (byte = next_byte()) != '\n'; any = true) {
         if (byte < 0 && input.failed) return error_set(error, STATUS_IO, "standard input: %s", strerror(input.failed));
@@ -94,6 +95,7 @@ static enum status read_plain(struct line *line, struct error *error) {
         char c = (char)byte;
         status = line_append(line, &c, 1, error);
     }
+    if (!status && line->size > start && line->text[line->size - 1] == '\r') line->text[--line->size] = '\0';
     return status;
 }
 

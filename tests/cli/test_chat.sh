@@ -64,7 +64,19 @@ printf 'one\\' >"$T/open"
 check 'a backslash at the end of the input' 0 '.' '' sh -c "$C $E <$T/open"
 expect 'a backslash at the end of the input: a line end' cmp -s "$T/answer" "$T/out"
 
+# ---- line ends, NUL ----
+check 'CRLF' 0 '.' '^1 message, 16 of' sh -c "printf 'Once\r\n/show\r\n/quit\r\nnever\r\n' | $C $E"
+expect 'CRLF: the answer to the line' [ "$(head -n 1 "$T/out")" = "$(cat "$T/twelve")" ]
+check 'CRLF: a block and a backslash' 0 '.' '^2 messages, ' sh -c "printf '\"\"\"\r\none\r\n\"\"\"\r\none\\\\\r\ntwo\r\n/show\r\n' | $C $E"
+check 'a NUL in a command' 1 '' '^deepseek chat: found a NUL byte in a command' sh -c "printf '/save $T/zero\0.json\n' | $C"
+expect 'a NUL in a command: nothing is written' [ ! -e "$T/zero" ]
+
 # ---- saving and loading ----
+mkdir "$T/large"   # a tokenizer with more ids than the model
+cp $MODEL/config.json $MODEL/model.safetensors tests/cli/data/bytes/* "$T/large"
+printf '{"turns": [{"message": "a", "answer": "b"}, {"message": "a", "answer": "\\u0001"}]}' >"$T/beyond.json"
+check '/load of ids that the model lacks' 1 '' '^deepseek chat: .*beyond.json: turns\[1\]: the tokenizer has id [0-9]*, expected at most 130 (the model.s vocabulary)$' \
+    sh -c "echo '/load $T/beyond.json' | $D chat $T/large -n 3"
 check '/save' 0 '.' "^$T/talk.json: 2 messages saved$" sh -c "printf 'Once\nupon\n/save $T/talk.json\n' | $C $E"
 check '/load' 0 '.' "^$T/talk.json: 2 messages, 32 tokens$" sh -c "printf 'Else\n/load $T/talk.json\n/show\n' | $C $E"
 expect '/load: the same text' [ "$(sed -n 2p "$T/out")" = "$(tail -n 1 "$T/straight")" ]
