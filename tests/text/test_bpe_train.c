@@ -393,6 +393,70 @@ static void ill_formed_text_counts_as_replaced(void **state) {
     free(text);
 }
 
+/* Bytes that are ill-formed in every way, from single ones to halves of characters, around the places where threads cut; blanks and long runs among them. */
+static size_t ill_formed_text(uint8_t *out, size_t size, uint64_t seed) {
+    static const char *const parts[] = { "the ", "word", "\n", "  ", " \n\n ", "12", "中文", "é", "\xE4\xB8", "\xF0\x9F\x99", "\xF0", "\xC3", "\x80", "\x80\x80\x80\x80\x80", "\xED\xA0\x80", "\xC0\xAF", "\xFF\xFE",
+                                         "\xF4\x90\x80\x80", "\xE2\x80", " \xE2\x80\x83", "\xC2\xA0", "'s", "\xEF\xBF\xBD", "a" };
+    size_t length = 0;
+    for (uint64_t i = 0; length + 4096 < size; i++) {
+        const char *part = parts[random_below(seed, 1, i, sizeof parts / sizeof *parts)];
+        uint64_t times = random_below(seed, 2, i, 300) ? 1 : 1 + random_below(seed, 3, i, 600);
+        for (; times > 0; times--, length += strlen(part)) memcpy(out + length, part, strlen(part));
+        if (random_below(seed, 4, i, 10) == 0) out[length++] = (uint8_t)random_below(seed, 5, i, 256);
+    }
+    return length;
+}
+
+/* Neither threads nor the order of texts nor where blocks end: everywhere the JSON of the repaired texts, each counted in one go. */
+static void ill_formed_text_is_cut_alike(void **state) {
+    (void)state;
+    enum { TEXTS = 3, ROOM = 600000 };
+    static const enum pipeline pipelines[] = { PIPELINE_V3, PIPELINE_V1, PIPELINE_CODER_V1, PIPELINE_GPT2 };
+    uint8_t *texts[TEXTS];
+    char *sound[TEXTS];
+    size_t sizes[TEXTS], lengths[TEXTS], size[2];
+    uint64_t expected = 0;
+    for (int i = 0; i < TEXTS; i++) {
+        texts[i] = malloc(ROOM);
+        assert_non_null(texts[i]);
+        sizes[i] = ill_formed_text(texts[i], ROOM, 100 + (uint64_t)i);
+        sound[i] = utf8_repair((const char *)texts[i], sizes[i], &lengths[i], &expected);
+        assert_non_null(sound[i]);
+    }
+    for (int p = 0; p < 4; p++) {
+        struct bpe_settings settings = plain(pipelines[p], 200);
+        struct bpe_trainer *trainer = begin(&settings);
+        succeed(bpe_trainer_prepare(trainer, 1, &error));
+        for (int i = 0; i < TEXTS; i++) succeed(bpe_trainer_count(trainer, 0, sound[i], lengths[i], NULL, &error));
+        struct bpe_counts whole, counts;
+        char *files[2] = { file_of(finish(trainer), &size[0]) };
+        bpe_trainer_counts(trainer, &whole);
+        bpe_trainer_destroy(trainer);
+        for (int way = 0; way < 4; way++) {   /* 1, 2, 5 and again 2 threads; every other one backwards */
+            uint64_t replaced = 0;
+            trainer = begin(&settings);
+            for (int i = 0; i < TEXTS; i++) {
+                int k = way % 2 ? TEXTS - 1 - i : i;
+                succeed(bpe_trainer_add(trainer, pools[way < 3 ? way : 1], texts[k], sizes[k], &replaced, &error));
+            }
+            assert_int_equal(replaced, expected);
+            files[1] = file_of(finish(trainer), &size[1]);
+            bpe_trainer_counts(trainer, &counts);
+            bpe_trainer_destroy(trainer);
+            assert_int_equal(counts.pieces, whole.pieces);
+            assert_int_equal(counts.different, whole.different);
+            assert_int_equal(size[1], size[0]);
+            assert_memory_equal(files[1], files[0], size[0]);
+            free(files[1]);
+        }
+        free(files[0]);
+    }
+    for (int i = 0; i < TEXTS; i++) {
+        free(texts[i]);
+        free(sound[i]);
+    }
+}
+
 /* ---- special tokens ------------------------------------------------------------------------------------------------------------- */
 
 static void special_tokens_come_first(void **state) {
@@ -533,6 +597,7 @@ int main(void) {
         cmocka_unit_test(little_text_gives_few_tokens),
         cmocka_unit_test(a_long_piece),
         cmocka_unit_test(ill_formed_text_counts_as_replaced),
+        cmocka_unit_test(ill_formed_text_is_cut_alike),
         cmocka_unit_test(special_tokens_come_first),
         cmocka_unit_test(a_special_token_that_is_a_word),
         cmocka_unit_test(settings_that_cannot_be),
