@@ -217,6 +217,22 @@ static enum status continue_run(struct training *t, const struct checkpoint *che
     return STATUS_OK;
 }
 
+/* The loss of a finished run's last evaluation, from its log. */
+static void read_last_eval(struct training *t) {
+    char path[RUN_PATH + 32], *line = NULL;
+    size_t capacity = 0;
+    snprintf(path, sizeof path, "%s/metrics.jsonl", t->run.path);
+    FILE *log = fopen(path, "re");
+    if (!log) return;
+    while (getline(&line, &capacity, log) > 0) {
+        long long step;
+        double loss;
+        if (sscanf(line, "{\"step\": %lld, \"eval_loss\": %lf", &step, &loss) == 2 && step == t->state.step) t->last_eval = loss;
+    }
+    free(line);
+    fclose(log);
+}
+
 static enum status begin_run(struct training *t, struct error *error) {
     enum status status;
     if (t->options.from) {
@@ -262,6 +278,7 @@ static enum status open_all(struct training *t, struct error *error) {
     if (status == STATUS_OK) status = checkpoint_clean(t->run.checkpoints, t->state.step, error);
     if (status == STATUS_OK) status = run_start(&t->run, t->state.metrics_bytes, t->state.timing_bytes, &lost, error);
     if (status == STATUS_OK) status = json_save_path(t->state.config, t->run.config, error);
+    if (status == STATUS_OK && found && t->state.evaluated && t->state.step == t->settings.steps) read_last_eval(t);
     if (lost) warn(t, "metrics.jsonl is shorter than it was at the checkpoint: lines are missing from it");
     return status;
 }

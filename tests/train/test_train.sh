@@ -20,6 +20,7 @@ check "exported bytes name no path" bash -c "! grep -rq '$scratch' '$scratch/ref
 train "$scratch/again" --threads 1 --quiet >/dev/null 2>&1
 check "one thread and two give the same bytes" same "$scratch/again" "$scratch/reference"
 check "resuming a finished run succeeds" train "$scratch/again" --resume --quiet >/dev/null
+check "and prints the held-out loss it ended with" [ "$(train "$scratch/again" --resume --quiet 2>&1 | sed 's/, model.*//')" == "$(tail -n 1 "$scratch/out" | sed 's/, model.*//')" ]
 check "and changes nothing" same "$scratch/again" "$scratch/reference"
 rm -rf "$scratch/again/model"
 train "$scratch/again" --resume --quiet >/dev/null 2>&1
@@ -82,10 +83,10 @@ refuses "a typo in --set" 2 "--set: train.stepz: unknown key" train "$scratch/no
 refuses "a forgotten prefix" 2 "did you mean train.steps?" train "$scratch/none" --set steps=5
 refuses "a key below a value" 2 "--set: train.steps.x: unknown key, train.steps holds no others" train "$scratch/none" --set train.steps.x=5
 refuses "a key that is no UTF-8" 2 "--set: the key is not valid UTF-8 (at byte 1)" train "$scratch/none" --set $'a\xff.b=5'
-refuses "a value out of range" 1 "train.batch_size: found 0, expected an integer from 1" train "$scratch/none" --set train.batch_size=0
-refuses "a sequence longer than the positions" 1 "train.sequence_length 64 is longer than max_position_embeddings 32" train "$scratch/none" --set train.sequence_length=64
-refuses "a vocabulary too small" 1 "vocab_size: found 5, expected at least the tokenizer's" train "$scratch/none" --set vocab_size=5
-refuses "an unsupported loss" 1 "train.loss.mtp: found 0.3, but a model of type llama has no such loss" train "$scratch/none" --set train.loss.mtp=0.3
+refuses "a value out of range" 2 "--set train.batch_size=0: found 0, expected an integer from 1" train "$scratch/none" --set train.batch_size=0
+refuses "a sequence longer than the positions" 2 "--set train.sequence_length=64: train.sequence_length 64 is longer than max_position_embeddings 32" train "$scratch/none" --set train.sequence_length=64
+refuses "a vocabulary too small" 2 "--set vocab_size=5: found 5, expected at least the tokenizer's" train "$scratch/none" --set vocab_size=5
+refuses "an unsupported loss" 1 "--set train.loss.mtp=0.3: found 0.3, but a model of type llama has no such loss" train "$scratch/none" --set train.loss.mtp=0.3
 refuses "no config" 1 "missing.json" "$program" train "$scratch/missing.json" --data "$scratch/text.txt" --out "$scratch/none"
 refuses "no data" 1 "missing.txt: No such file" "$program" train "$tiny" --data "$scratch/missing.txt" --out "$scratch/none"
 : >"$scratch/empty.txt"
