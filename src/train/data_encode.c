@@ -291,25 +291,51 @@ static enum status look_up(struct data *data, const char *folder, const struct t
     return STATUS_NOT_FOUND;
 }
 
-/* A writer in the first folder that takes one, else one without a name. */
-static enum status begin_writing(struct encoding *e, const struct token_identity *identity, struct error *error) {
+/* Where the tokens go: 0 the cache, 1 the fallback, 2 a file without a name. */
+enum { PLACE_LAST = 2 };
+
+static void tell_elsewhere(const struct data_options *o, int place, const struct error *why) {
+    char message[1200];
+    if (place > 0) return;
+    snprintf(message, sizeof message, "the tokens go %s%s, not into the cache: %s", o->fallback ? "to " : "into a temporary file", o->fallback ? o->fallback : "", why->message);
+    warn(&o->watch, message);
+}
+
+/* A writer in the first place from *place on that takes one. */
+static enum status begin_writing(struct encoding *e, const struct token_identity *identity, int *place, struct error *error) {
     const struct data_options *o = e->options;
     const char *folders[] = { o->cache, o->fallback };
     uint64_t limit = (uint64_t)tokenizer_size(e->tokenizer);
-    char path[TOKEN_CACHE_PATH], message[1200];
-    for (int i = 0; i < 2; i++) {
-        if (!folders[i]) continue;
-        enum status status = token_cache_path(path, folders[i], identity, error);
-        if (status == STATUS_OK) status = folder_create(folders[i], error);
-        if (status == STATUS_OK) token_cache_clean(folders[i], identity);
+    char path[TOKEN_CACHE_PATH];
+    for (; *place < PLACE_LAST; ++*place) {
+        const char *folder = folders[*place];
+        if (!folder) continue;
+        enum status status = token_cache_path(path, folder, identity, error);
+        if (status == STATUS_OK) status = folder_create(folder, error);
+        if (status == STATUS_OK) token_cache_clean(folder, identity);
         if (status == STATUS_OK) status = token_writer_begin(&e->writer, path, identity, limit, error);
         if (status == STATUS_OK || status == STATUS_NO_MEMORY) return status;
-        if (i == 0) {
-            snprintf(message, sizeof message, "the tokens go %s%s, not into the cache: %s", o->fallback ? "to " : "into a temporary file", o->fallback ? o->fallback : "", error->message);
-            warn(&o->watch, message);
-        }
+        tell_elsewhere(o, *place, error);
     }
     return token_writer_begin(&e->writer, NULL, identity, limit, error);
+}
+
+/* The corpus into the first place that takes all of it: a disk may be full. */
+static enum status write_tokens(struct encoding *e, const struct data_files *files, const struct token_identity *identity, struct token_file *file, struct error *error) {
+    for (int place = 0;; place++) {
+        enum status status = begin_writing(e, identity, &place, error);
+        if (status != STATUS_OK) return status;
+        status = encode_files(e, files, error);
+        bool refused = status == STATUS_IO && e->writer.failed;
+        if (status == STATUS_OK) {
+            status = token_writer_commit(&e->writer, file, error);
+            refused = status == STATUS_IO;
+        } else {
+            token_writer_abandon(&e->writer);
+        }
+        if (!refused || place >= PLACE_LAST) return status;
+        tell_elsewhere(e->options, place, error);
+    }
 }
 
 enum status data_load(struct data *data, const struct data_files *files, const struct tokenizer *tokenizer, int64_t vocab_size, const struct data_options *options, struct error *error) {
@@ -327,12 +353,7 @@ enum status data_load(struct data *data, const struct data_files *files, const s
     if (status == STATUS_NOT_FOUND) {
         struct encoding encoding = { .tokenizer = tokenizer, .options = options };
         data_files_settle(files);
-        status = begin_writing(&encoding, &identity, error);
-        if (status == STATUS_OK) {
-            status = encode_files(&encoding, files, error);
-            if (status == STATUS_OK) status = token_writer_commit(&encoding.writer, &data->file, error);
-            else token_writer_abandon(&encoding.writer);
-        }
+        status = write_tokens(&encoding, files, &identity, &data->file, error);
     }
     if (status != STATUS_OK) {
         *data = (struct data){0};

@@ -23,6 +23,12 @@ expect 'the tokens are kept in the cache' [ "$(ls "$T/cache/deepseek" | wc -l)" 
 expect 'and in the one that was named' [ "$(ls "$T/other" | wc -l)" -eq 1 ]
 check 'a cache that cannot be' 0 '.' 'warning: the tokens go into a temporary file, not into the cache: ' "$D" eval "$TEXT" --data "$T/book.txt" --context 64 --stride 10 --json --cache "$T/book.txt/x"
 expect 'the same without' cmp -s "$T/out" "$T/json"
+mkdir "$T/full"   # a file that may not grow stands for a full disk
+for i in 1 2 3 4 5 6 7 8; do cat "$T/book.txt"; done >"$T/long.txt"
+check 'a disk that is full' 1 '' 'warning: the tokens go into a temporary file, not into the cache: cannot write .*/full/.*: File too large' \
+    sh -c "trap '' XFSZ; ulimit -f 1; exec $D eval $TEXT --data $T/long.txt --cache $T/full"
+expect 'a disk that is full: the temporary file was tried' grep -q '^deepseek eval: cannot write a temporary file of tokens: File too large' "$T/err"
+expect 'a disk that is full: nothing is left' [ -z "$(ls "$T/full")" ]
 check 'JSON lines' 0 "\"tokens\": $((size - 2)), \"bytes\": $((size - 9)), .*\"documents\": 8, " '' "$D" eval "$TEXT" --data "$T/lines.jsonl" --text-key body --json
 check 'the wrong key' 1 '' 'lines.jsonl: line 1, byte 0: found no key "text" among "body", expected an object with a string "text"$' "$D" eval "$TEXT" --data "$T/lines.jsonl"
 echo 'no JSON' >>"$T/lines.jsonl"
