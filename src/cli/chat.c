@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli/chat_input.h"
 #include "cli/cli.h"
@@ -416,7 +417,11 @@ static void command_load(struct chat *chat, const char *rest) {
     struct error error;
     json_t *root = NULL;
     struct chat kept = *chat;
-    enum status status = *rest ? json_load_texts(&root, rest, &error) : error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
+    struct stat about;
+    enum status status = STATUS_OK;
+    if (!*rest) status = error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
+    else if (stat(rest, &about) == 0 && S_ISFIFO(about.st_mode)) status = error_set(&error, STATUS_INVALID, "%s: is a pipe, expected a file that /save wrote", rest);   /* it would wait for a writer */
+    else status = json_load_texts(&root, rest, &error);
     chat->ids = (struct token_list){ 0 };
     chat->turns = NULL;
     chat->turn_count = 0;

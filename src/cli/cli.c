@@ -78,6 +78,15 @@ void cli_blame_set(struct error *error, const char *origin, const struct cli_lis
         *error = named;
         return;
     }
+    for (int i = set->count - 1; i >= 0; i--) {   /* the message may be about another key that does not fit to the given one */
+        char name[64];
+        size_t key = strcspn(set->items[i], "=");
+        const char *dot = memrchr(set->items[i], '.', key), *last = dot ? dot + 1 : set->items[i];
+        snprintf(name, sizeof name, "%.*s", (int)(set->items[i] + key - last), last);
+        if (!strstr(about, name)) continue;
+        error_set(error, error->code, "%s (with --set %.200s)", error->message, set->items[i]);
+        return;
+    }
 }
 
 int cli_wrong(const char *format, ...) {

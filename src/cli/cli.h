@@ -115,7 +115,7 @@ bool cli_parse_number(const char *what, const char *text, double minimum, double
 
 /* `deepseek COMMAND: message`; returns CLI_FAILED. What is STATUS_INVALID and begins with the name of a flag is about the command line, as far as one could not see before: cli_wrong. */
 int cli_fail(const struct error *error);
-/* A failure that is about a key of `origin` (a config) which --set gave: the message names that --set, not the file. */
+/* A failure that is about a key of `origin` (a config) which --set gave: the message names that --set, not the file; one about a key that does not fit to a given one names both. */
 void cli_blame_set(struct error *error, const char *origin, const struct cli_list *set);
 int cli_wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* the same for the command line, with a pointer to --help; returns CLI_WRONG_USAGE */
 void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* `deepseek COMMAND: warning: ...` */

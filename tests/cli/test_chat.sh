@@ -89,6 +89,8 @@ check '/load of something else' 1 '.' 'wrong.json: turns\[1\]: found no two stri
 expect '/load of something else: nothing changes' [ "$(tail -n 1 "$T/out")" = "Once$(cat "$T/twelve")" ]
 echo '[]' >"$T/wrong.json"
 check '/load of an array' 1 '' 'wrong.json: turns: found no array' sh -c "echo '/load $T/wrong.json' | $C"
+mkfifo "$T/fifo"
+check '/load of a pipe' 1 '' 'fifo: is a pipe, expected a file that /save wrote$' timeout 5 sh -c "echo '/load $T/fifo' | $C"
 check '/load without a name' 1 '' '/load: found no name' sh -c "echo /load | $C"
 printf '{"turns": [{"message": "a\\u0000b", "answer": "c"}]}' >"$T/nul.json"
 check '/load of a text with NUL' 1 '' 'nul.json: turns\[0\]: byte 1: the character U+0000 is not in the tokenizer.s vocabulary' sh -c "echo '/load $T/nul.json' | $C"   # an ordinary character, not an error of JSON

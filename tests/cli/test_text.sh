@@ -147,6 +147,8 @@ wrong_set hidden_size=abc 'found "abc", expected an integer from 1 to'
 wrong_set train.sequence_length=4096 'train.sequence_length 4096 is longer than max_position_embeddings 32'
 wrong_set 'train.optimizer={"eps":-1}' 'train.optimizer.eps: found -1, expected a number above 0'
 wrong_set vocab_size=1 'found 1, expected at least the tokenizer'
+check 'train --set against a key of the file' 1 '' 'tiny.json: train.micro_batch_size: found 2, expected a divisor of batch_size 3 (with --set train.batch_size=3)$' \
+    $D train tests/train/tiny.json --data "$T/book.txt" --out "$T/never" --set train.batch_size=3 --set train.seed=2
 check 'train --set twice of one key' 2 '' '--set train.steps=0: found 0' $D train tests/train/tiny.json --data "$T/book.txt" --out "$T/never" --set train.steps=1 --set train.steps=0
 sed 's/"steps": 40/"steps": -1/' tests/train/tiny.json >"$T/wrong.json"
 check 'a wrong value of the file' 1 '' 'wrong.json: train.steps: found -1' $D train "$T/wrong.json" --data "$T/book.txt" --out "$T/never" --set train.seed=1
