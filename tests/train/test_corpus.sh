@@ -79,7 +79,7 @@ refuses "other data" 1 "other.txt: the data is not the data that the run was beg
 rm -rf "$scratch/bpe1/model"
 refuses "other data, without the run's tokenizer" 1 "other.txt: the data is not the data that the run was begun with" "$program" train "$tiny" --data "$scratch/other.txt" --out "$scratch/bpe1" --resume --set train.tokenizer=300
 refuses "another size" 1 "the run was begun with" train "$scratch/bpe" --resume --set train.tokenizer=310
-refuses "a size too small" 1 "train.tokenizer: found 258, expected a text of up to 1023 bytes, or an integer from 259 to" train "$scratch/none" --set train.tokenizer=258
+refuses "a size too small" 2 "--set train.tokenizer=258: found 258, expected a text of up to 1023 bytes, or an integer from 259 to" train "$scratch/none" --set train.tokenizer=258
 check "the trained tokenizer serves another run" train "$scratch/other" --quiet --set train.tokenizer="$scratch/bpe/model" --set train.steps=3 >/dev/null
 check "as it is" cmp "$scratch/other/model/tokenizer.json" "$scratch/bpe/model/tokenizer.json"
 
