@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """chat on a terminal: prompts and editing on it, answers on standard output, Ctrl-C and Ctrl-D, the history file."""
-import os, pty, select, shutil, signal, subprocess, sys, tempfile, time
+import os, pty, select, shutil, signal, subprocess, sys, tempfile, termios, time
 
 PROGRAM, HERE = os.path.abspath(os.environ.get("DEEPSEEK", "./deepseek")), os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "golden", "v1-gqa")
@@ -44,12 +44,23 @@ class Terminal:
         found, self.seen = self.seen[:at], self.seen[at:]
         return found
 
+    def ready(self):
+        """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal would edit."""
+        end = time.time() + 5
+        while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.time() < end:
+            time.sleep(0.005)
+
     def send(self, text, what=b"> "):
+        self.ready()
         os.write(self.fd, text if isinstance(text, bytes) else text.encode())
         return self.until(what)
 
+    def interrupt(self):
+        os.write(self.fd, b"\x03")
+        return self.until(b"> ")
+
     def leave(self):
-        time.sleep(0.3)   # the editor prints its prompt before it takes the terminal over, which would eat an end of the input that came between
+        self.ready()
         os.write(self.fd, b"\x04")
 
     def code(self):
@@ -116,12 +127,13 @@ with tempfile.TemporaryDirectory() as tmp:
     t.until(b"> ")
     for _ in range(2):
         size = os.path.getsize(at("out"))
+        t.ready()
         os.write(t.fd, b"Once\r")
         for _ in range(400):
             if os.path.getsize(at("out")) > size:
                 break
             time.sleep(0.02)
-        check("Ctrl-C in an answer", b"(interrupted;" in t.send(b"\x03", b"> "))
+        check("Ctrl-C in an answer", b"(interrupted;" in t.interrupt())
     said = open(at("out"), "rb").read().decode()
     t.send("/show\r", b" tokens\r\n")
     shown = open(at("out"), "rb").read().decode()[len(said):]
@@ -129,6 +141,7 @@ with tempfile.TemporaryDirectory() as tmp:
     whole = generated("Once", 200).decode().rstrip("\n")
     check("the interrupted answer is the beginning of the whole", len(answers) == 3 and answers[0] and (whole.startswith(answers[0][:200]) or answers[0].startswith(whole)), answers[0][:100])
     check("what was said is kept", shown == "Once" + answers[0] + "Once" + answers[1] + "\n", (len(shown), len(answers[0])))
+    t.ready()
     os.write(t.fd, b"unfinished\x03")
     check("Ctrl-C at the prompt leaves", t.code() == 0)
 
@@ -148,6 +161,7 @@ with tempfile.TemporaryDirectory() as tmp:
         t.until(b"> ")
         if turn:
             check("a line of the last conversation", b"Once upon" in t.send(b"\x1b[A", b"Once upon"))
+            t.ready()
             os.write(t.fd, b"\r")
         else:
             t.send("Once upon\r")
