@@ -77,6 +77,8 @@ struct packing {
     struct packing_item { struct parameter *parameter; int64_t first; } *items;   /* matrices in the order of the forward, the number of each one's first piece */
     int count;                   /* of the matrices */
     atomic_int ready;            /* those whose copies are complete */
+    atomic_int released;         /* those whose file pages have been given back, too */
+    size_t released_bytes;       /* of the next one */
     int64_t pieces;              /* of all of them */
     _Atomic int64_t next;        /* the piece that is made next */
     bool begun;                  /* a pass has been computed */

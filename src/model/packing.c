@@ -11,6 +11,7 @@
 
 /* Of a pass's time, a little less than the tenth that is promised: a thread ends when a piece is complete. */
 #define PACKING_SHARE 0.08
+#define RELEASED_BYTES ((size_t)8 << 20)   /* of file pages after a pass */
 
 bool model_packed(const struct model *model) { return model->packing.ready == model->packing.count; }
 
@@ -25,6 +26,20 @@ enum status model_pack_later(struct model *model, struct error *error) {
         packing->pieces += (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN;
     }
     return STATUS_OK;
+}
+
+/* Gives back file pages of complete matrices, `bytes` at most: to unmap a large matrix at once would take as long as a token. */
+static void release_pages(struct packing *packing, size_t bytes) {
+    while (bytes > 0 && packing->released < packing->ready) {
+        const struct parameter *p = packing->items[packing->released].parameter;
+        const size_t left = dtype_bytes(p->stored_dtype, (size_t)p->count) - packing->released_bytes, part = left < bytes ? left : bytes;
+        file_map_release((const uint8_t *)p->stored + packing->released_bytes, part);
+        bytes -= part;
+        packing->released_bytes += part;
+        if (part < left) return;
+        packing->released_bytes = 0;
+        packing->released++;
+    }
 }
 
 struct pack_run { struct model *model; double deadline; };
@@ -59,18 +74,18 @@ static void pack_for(struct model *model, double seconds) {
         struct parameter *p = item->parameter;
         if (made < item->first + (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN) break;
         atomic_store_explicit(&p->unpacked, false, memory_order_release);
-        file_map_release(p->stored, dtype_bytes(p->stored_dtype, (size_t)p->count));
         packing->ready++;
     }
 }
 
 /* Of several engines on one model one packs at a time; the others go on. */
-static bool begin_packing(struct model *model) { return !model_packed(model) && !atomic_flag_test_and_set(&model->packing.busy); }
+static bool begin_packing(struct model *model) { return model->packing.released < model->packing.count && !atomic_flag_test_and_set(&model->packing.busy); }
 static void end_packing(struct model *model) { atomic_flag_clear(&model->packing.busy); }
 
 void model_pack(struct model *model, double seconds) {
     if (!begin_packing(model)) return;
     pack_for(model, seconds);
+    release_pages(&model->packing, SIZE_MAX);
     end_packing(model);
 }
 
@@ -84,7 +99,8 @@ void model_pack_behind(struct model *model, double pass_seconds) {
         packing->debt -= share;
     } else {
         const double granted = share - packing->debt, began = clock_seconds();
-        pack_for(model, granted);
+        release_pages(packing, RELEASED_BYTES);
+        pack_for(model, granted - (clock_seconds() - began));
         const double over = clock_seconds() - began - granted;
         packing->debt = over > 0 ? over : 0;
     }
