@@ -1,4 +1,5 @@
 /* Options, messages, signals and figures of the command line (cli.h). */
+#include "base/clock.h"
 #include "cli/cli.h"
 
 #include <ctype.h>
@@ -372,20 +373,32 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
 
 /* ---- signals and standard output -------------------------------------------------------------------------------------------- */
 
+/* `timeout` and batch systems send a signal to the process and then to its group: what comes within so many seconds is one request. */
+#define ONE_REQUEST 0.3
+
 static volatile sig_atomic_t interrupted;
+static double interrupted_at;   /* the first time; touched by the handler alone, which blocks itself */
 
 static void on_interrupt(int number) {
-    interrupted = number;
+    const double now = clock_seconds();
+    if (!interrupted) {
+        interrupted_at = now;
+        interrupted = number;
+    } else if (number != SIGHUP && now - interrupted_at > ONE_REQUEST) {   /* a terminal that closes may send SIGHUP twice */
+        signal(number, SIG_DFL);
+        raise(number);
+    }
 }
 
 void cli_catch_interrupts(void) {
-    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = (int)(SA_RESETHAND | SA_RESTART) };
+    struct sigaction action = { .sa_handler = on_interrupt, .sa_flags = SA_RESTART };
     sigemptyset(&action.sa_mask);
+    sigaddset(&action.sa_mask, SIGINT);
+    sigaddset(&action.sa_mask, SIGTERM);
+    sigaddset(&action.sa_mask, SIGHUP);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
-    /* A terminal that closes may send this twice; under nohup it stays ignored. */
-    struct sigaction before;
-    action.sa_flags = SA_RESTART;
+    struct sigaction before;   /* under nohup SIGHUP stays ignored */
     if (sigaction(SIGHUP, NULL, &before) == 0 && before.sa_handler != SIG_IGN) sigaction(SIGHUP, &action, NULL);
 }
 

@@ -121,7 +121,7 @@ int cli_wrong(const char *format, ...) __attribute__((format(printf, 1, 2)));   
 void cli_warn(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* `deepseek COMMAND: warning: ...` */
 void cli_note(const char *format, ...) __attribute__((format(printf, 1, 2)));                   /* a plain line on standard error */
 
-/* After this, SIGINT, SIGTERM and SIGHUP only set a flag; a second SIGINT or SIGTERM ends the process. */
+/* After this, SIGINT, SIGTERM and SIGHUP only set a flag; another SIGINT or SIGTERM, 0.3 s after the first or later, ends the process. */
 void cli_catch_interrupts(void);
 bool cli_interrupted(void);
 int cli_interrupt_signal(void);      /* which one it was; 0: none */

@@ -54,6 +54,15 @@ wait $!
 expect 'SIGTERM: exit code' [ $? -eq 1 ]
 rm -f "$T/stream"
 expect 'SIGTERM: message' grep -q '^deepseek generate: interrupted$' "$T/err"
+# A signal that comes twice at once, as from `timeout`, is one; a second one later ends the program by force.
+$D generate "$TEXT" -p Once -n 10000000 --ignore-eos >"$T/stream" 2>"$T/err" &
+waited=0
+until [ -s "$T/stream" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+kill -TERM $!
+kill -TERM $! 2>/dev/null
+wait $!
+expect 'SIGTERM twice at once: exit code' [ $? -eq 1 ]
+rm -f "$T/stream"
 # Also while it waits for the rest of the prompt: what is more than a pipe holds goes out only when the handler is in place.
 mkfifo "$T/pipe"
 { head -c 200000 /dev/zero; : >"$T/waiting"; exec sleep 60; } >"$T/pipe" &
