@@ -149,10 +149,10 @@ static enum status measure_prefill(struct bench *bench, int64_t depth, struct ra
     int64_t count = bench->request->prompt;
     for (int64_t round = -1; round < bench->request->repeat; round++) {
         sequence_rewind(bench->sequence, depth);
-        double began = cli_seconds();
+        double began = clock_seconds();
         enum status status = feed(bench, bench->ids, count, error);
         if (status) return status;
-        if (round >= 0) bench->times[round] = cli_seconds() - began;
+        if (round >= 0) bench->times[round] = clock_seconds() - began;
     }
     sequence_rewind(bench->sequence, depth);
     rate->seconds = median(bench->times, bench->request->repeat);
@@ -167,13 +167,13 @@ static enum status measure_decoding(struct bench *bench, int64_t depth, struct r
     for (int64_t round = -1; round < bench->request->repeat; round++) {
         sequence_rewind(bench->sequence, depth);
         int64_t tokens = round < 0 && count > 4 ? 4 : count;   /* a short warm-up is enough */
-        double began = cli_seconds();
+        double began = clock_seconds();
         for (int64_t t = 0; t < tokens; t++) {
             int32_t id = (int32_t)random_below(2, 0, (uint64_t)t, (uint64_t)vocab);
             enum status status = feed(bench, &id, 1, error);
             if (status) return status;
         }
-        if (round >= 0) bench->times[round] = cli_seconds() - began;
+        if (round >= 0) bench->times[round] = clock_seconds() - began;
     }
     sequence_rewind(bench->sequence, depth);
     rate->seconds = median(bench->times, bench->request->repeat);

@@ -1,5 +1,4 @@
 /* Options, messages, signals and figures of the command line (cli.h). */
-#include "base/clock.h"
 #include "cli/cli.h"
 
 #include <ctype.h>
@@ -485,12 +484,6 @@ enum status cli_model_open(struct model **model, const char *folder, const struc
 }
 
 /* ---- figures ---------------------------------------------------------------------------------------------------------------- */
-
-double cli_seconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-}
 
 int cli_terminal_width(FILE *stream) {
     struct winsize size;

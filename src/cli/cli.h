@@ -30,6 +30,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "deepseek.h"
 #include "kernels/kernels.h"
@@ -176,7 +177,6 @@ void cli_progress_note(struct cli_progress *progress, const char *format, ...) _
 void cli_progress_line(struct cli_progress *progress, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void cli_progress_end(struct cli_progress *progress);
 
-double cli_seconds(void);               /* monotonic clock */
 int cli_terminal_width(FILE *stream);   /* columns; 80 when unknown */
 
 /* ---- figures for people: return `text` -------------------------------------------------------------------------------------- */

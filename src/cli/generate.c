@@ -108,9 +108,9 @@ static bool after_pass(void *context, int64_t rows) {
 
 static void begin_decoding(struct job *job) {
     cli_progress_end(&job->progress);
-    job->prompt_seconds = cli_seconds() - job->began;
+    job->prompt_seconds = clock_seconds() - job->began;
     job->prompt_tokens = (int64_t)job->done;   /* those that were computed: samples share their prompt */
-    job->began = cli_seconds();
+    job->began = clock_seconds();
     job->done = 0;
     job->decoding = true;
     cli_progress_begin(&job->progress, "generate", "tokens", (double)job->count * (double)job->request->count, job->request->quiet || job->streaming);
@@ -338,11 +338,11 @@ static enum status run_job(struct job *job, struct error *error) {
         if (job->count > 1) print_title(job, 0);
         if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
     }
-    job->began = cli_seconds();
+    job->began = clock_seconds();
     cli_progress_begin(&job->progress, "prompt", "tokens", (double)job->prompt_tokens, job->request->quiet);
     enum status status = generate(job->engine, job->tokenizer, job->sampler, job->items, job->count, &watch, error);
     cli_progress_end(&job->progress);
-    job->new_seconds = cli_seconds() - job->began;
+    job->new_seconds = clock_seconds() - job->began;
     bool interrupted = !status && cli_interrupted();
     if (status && job->streaming) close_line(job);
     if (!status && !(interrupted && !job->tokenizer)) print_results(job);   /* the door prints all or nothing */

@@ -13,7 +13,7 @@
 #define LINE_LIMIT 512
 
 void cli_progress_begin(struct cli_progress *progress, const char *label, const char *unit, double total, bool quiet) {
-    *progress = (struct cli_progress){ .label = label, .unit = unit, .total = total, .quiet = quiet, .terminal = isatty(STDERR_FILENO), .started = cli_seconds() };
+    *progress = (struct cli_progress){ .label = label, .unit = unit, .total = total, .quiet = quiet, .terminal = isatty(STDERR_FILENO), .started = clock_seconds() };
     progress->drawn = progress->started;
 }
 
@@ -48,7 +48,7 @@ static void describe(const struct cli_progress *progress, double now, bool bar, 
 void cli_progress_update(struct cli_progress *progress, double done) {
     progress->done = done;
     if (progress->quiet) return;
-    double now = cli_seconds();
+    double now = clock_seconds();
     if (now - progress->started < SHOW_AFTER || now - progress->drawn < (progress->terminal ? REDRAW_EVERY : PLAIN_LINE_EVERY)) return;
     progress->drawn = now;
     char text[LINE_LIMIT];

@@ -69,7 +69,7 @@ static enum status run(const struct request *request, const struct bpe_settings 
     struct bpe_counts counts = { 0 };
     uint64_t replaced = 0;
     bool made = false;
-    double began = cli_seconds();
+    double began = clock_seconds();
     char figure[CLI_FIGURE];
     enum status status = data_files_list(&files, request->data, error);
     if (!status) status = pool_create(&options.pool, (int)request->threads, error);
@@ -82,7 +82,7 @@ static enum status run(const struct request *request, const struct bpe_settings 
     if (!status && tokenizer_size(tokenizer) < settings->vocab_size && !request->quiet)
         cli_warn("the text has no more pairs to merge: the vocabulary has %lld tokens and not %lld", (long long)tokenizer_size(tokenizer), (long long)settings->vocab_size);
     if (!status) print_result(tokenizer, settings, &counts, files.count);
-    if (!status && cli_output_flush() && !request->quiet) cli_note("wrote %s/tokenizer.json in %s", request->out, cli_format_duration(figure, cli_seconds() - began));
+    if (!status && cli_output_flush() && !request->quiet) cli_note("wrote %s/tokenizer.json in %s", request->out, cli_format_duration(figure, clock_seconds() - began));
     if (status && made) rmdir(request->out);   /* it is empty */
     tokenizer_destroy(tokenizer);
     pool_destroy(options.pool);
