@@ -134,7 +134,7 @@ static void measure_delays(const char *folder, struct pool *pool, enum isa isa) 
     struct model *model;
     struct engine *engine;
     struct sequence *sequence;
-    check(model_open(&model, folder, kernels_for(isa), pool, DTYPE_BF16, MODEL_INFERENCE, &error), &error);
+    check(model_open(&model, folder, kernels_for(isa), pool, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT}, &error), &error);
     check(engine_create(&engine, model, 0, &error), &error);
     check(sequence_create(&sequence, model, PROMPT + TOKENS, &error), &error);
     float *logits = malloc((size_t)model->config.vocab_size * sizeof *logits);

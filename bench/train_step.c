@@ -68,7 +68,7 @@ int main(int argc, char **argv) {
     struct memory memory;
     struct graph graph;
     double flops;
-    const size_t step_bytes = model_plan_training(model, sequences, length, &flops);
+    const size_t step_bytes = model_plan_training(model, sequences, length, NULL, &flops);
     if (memory_create(&memory, step_bytes, &error)) return fprintf(stderr, "train_step: %s\n", error.message), 1;
     graph_init(&graph, model->kernels, pool, &memory, compute, true, false);
     int32_t *tokens = malloc((size_t)rows * sizeof *tokens), *targets = malloc((size_t)rows * sizeof *targets);
@@ -83,7 +83,9 @@ int main(int argc, char **argv) {
     for (int step = -1; step < steps; step++) {   /* the first warms up */
         const double start = now();
         for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->grad_written = false;
-        if (model_train_micro_batch(&graph, model, tokens, targets, sequences, length, rows, &loss, NULL, &error)) return fprintf(stderr, "train_step: %s\n", error.message), 1;
+        struct objective objective = {.predicted = rows, .sequences = sequences};
+        if (model_train_micro_batch(&graph, model, tokens, targets, sequences, length, &objective, NULL, &error)) return fprintf(stderr, "train_step: %s\n", error.message), 1;
+        loss = objective.main_sum;
         const double middle = now();
         optimizer_step(optimizer, 1e-4, 0);
         const double end = now();

@@ -45,7 +45,8 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     if (!status) status = api_machine_open(&model->machine, options.threads, &e);
     if (!status) status = model_check_folder(folder, &e);
     if (!status) status = open_tokenizer(model, folder, &e);
-    if (!status) status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, compute, MODEL_INFERENCE, &e);
+    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = DTYPE_COUNT };
+    if (!status) status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
     if (!status) status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer, &e);
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
     if (!status) status = sampler_create(&model->sampler, model->model->config.vocab_size, &e);

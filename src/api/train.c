@@ -87,7 +87,7 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     if (!status) {
         const struct optimizer_settings optimizer = settings_optimizer(&t->settings);
         t->schedule = settings_schedule(&t->settings);
-        status = trainer_create(&t->trainer, t->model, &optimizer, t->settings.micro_batch_size, t->settings.sequence_length, error);
+        status = trainer_create(&t->trainer, t->model, &optimizer, NULL, t->settings.micro_batch_size, t->settings.sequence_length, error);
     }
     if (status) ds_trainer_free(t);
     else *out = t;

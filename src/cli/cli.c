@@ -464,6 +464,7 @@ struct cli_option cli_compute_option(struct cli_machine *machine, const char *fa
 
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
     machine->compute = machine->compute_choice == COMPUTE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
+    machine->cache = DTYPE_COUNT;
     enum status status = isa_select(&machine->isa, error);
     if (status) return status;
     machine->kernels = kernels_for(machine->isa);
@@ -476,7 +477,8 @@ void cli_machine_close(struct cli_machine *machine) {
 }
 
 enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
-    enum status status = model_open(model, folder, machine->kernels, machine->pool, machine->compute, use, error);
+    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .expanded_prefill = machine->expanded_prefill };
+    enum status status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
     if (status || quiet) return status;
     for (int i = 0; i < (*model)->config.warning_count; i++) cli_warn("%s", (*model)->config.warnings[i]);
     for (int i = 0; i < (*model)->warning_count; i++) cli_warn("%s", (*model)->warnings[i]);

@@ -138,6 +138,8 @@ struct cli_machine {
     const struct kernels *kernels;
     struct pool *pool;
     int compute;           /* DTYPE_F32, DTYPE_BF16, or DTYPE_COUNT: not given, the checkpoint's own (or the training config's) */
+    int cache;             /* the same of what sequences keep; DTYPE_COUNT: the compute type */
+    bool expanded_prefill; /* model.h */
     int64_t threads;       /* option --threads, 0: every processor */
     int compute_choice;    /* option --compute */
 };

@@ -114,8 +114,8 @@ static enum status evaluate_pass(struct graph *graph, struct model *model, const
         status = data_read(data, at, length, inputs + i * length, error);
         if (!status) status = data_read(data, at + 1, length, targets + i * length, error);
     }
-    double sum;
-    if (!status) status = model_train_micro_batch(graph, model, inputs, targets, count, length, count * length, &sum, losses, error);
+    struct objective objective = { .predicted = count * length, .sequences = count };
+    if (!status) status = model_train_micro_batch(graph, model, inputs, targets, count, length, &objective, losses, error);
     for (int64_t i = 0; i < count && !status; i++) {
         for (int64_t position = first + i == 0 ? 0 : w->context - w->stride; position < length; position++) {
             double loss = (double)losses[i * length + position];
@@ -140,7 +140,7 @@ static enum status evaluate(struct model *model, const struct request *request, 
     struct memory memory;
     struct graph graph;
     model->recompute = RECOMPUTE_BLOCKS;
-    size_t bytes = model_plan_training(model, batch, w.context, NULL);
+    size_t bytes = model_plan_training(model, batch, w.context, NULL, NULL);
     enum status status = bytes ? memory_create(&memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
     if (status) return status;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, false, false);

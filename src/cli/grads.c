@@ -32,14 +32,14 @@ static enum status run(const struct door_request *request, struct cli_machine *m
     struct trainer *trainer = NULL;
     int32_t *targets = NULL;
     int64_t vocab;
-    double loss;
+    struct trainer_result result;
     enum status status = door_begin(request, &settings, &vocab, error);
     if (!status) status = cli_tokens_load(&tokens, request->tokens_path, vocab, error);
     if (!status) status = door_targets(&tokens, request->tokens_path, &targets, error);
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
-    if (!status) status = trainer_create(&trainer, model, NULL, tokens.count, tokens.longest, error);
-    if (!status) status = trainer_gradients(trainer, tokens.ids, targets, tokens.count, tokens.longest, &loss, error);
-    if (!status) status = write_gradients(model, loss, request->out_path, error);
+    if (!status) status = trainer_create(&trainer, model, NULL, NULL, tokens.count, tokens.longest, error);
+    if (!status) status = trainer_gradients(trainer, tokens.ids, targets, tokens.count, tokens.longest, &result, error);
+    if (!status) status = write_gradients(model, result.loss, request->out_path, error);
     trainer_destroy(trainer);
     model_destroy(model);
     free(targets);

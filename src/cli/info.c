@@ -65,7 +65,7 @@ static struct training_plan plan_training(struct model *model, int64_t batch, in
     }
     plan.gradients = plan.parameters;
     plan.moments = 2 * plan.parameters;
-    plan.step = (double)model_plan_training(model, batch, length, &plan.flops);
+    plan.step = (double)model_plan_training(model, batch, length, NULL, &plan.flops);
     plan.total = plan.parameters + plan.gradients + plan.moments + plan.copies + plan.step;
     return plan;
 }

@@ -43,6 +43,9 @@ void memory_give(struct memory *memory, void *data, size_t bytes);
 
 #define PARAMETER_MAX_RANK 4
 
+/* A slice of a matrix that is multiplied for itself (MLA's W_kvb, head by head): rows row..row+rows of W [out, in] as a right-hand side, W_s [rows, in] or, transposed, W_s^T [in, rows]. */
+struct parameter_view { int64_t row, rows; bool transposed; size_t offset; /* of its packed copy in packed[0], bytes */ };
+
 /* A learned array under its checkpoint name. A matrix is [out, in], row-major. Training holds `value` and `grad` in fp32;
  * inference multiplies by `stored`, which lies in the file, until the packed copy is made, and by that from then on. */
 struct parameter {
@@ -61,6 +64,9 @@ struct parameter {
     enum dtype compute;         /* type of the products with it, F32 or BF16: the model's, but for parts that stay in fp32 */
     /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
     void *packed[2];
+    /* At inference a parameter with views has their packed copies in packed[0], one after the other, in place of W^T's. Training ignores them. */
+    const struct parameter_view *views;
+    int view_count;
     atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
 };
 

@@ -41,6 +41,13 @@ struct matmul_product {
     struct matrix unpacked;   /* where packed is NULL: B [k, n] itself, packed piece by piece on the way into the cache. The same bits. */
 };
 
+/* One call of a grouped product: C_i = A B_i for `count` right-hand sides that share A. */
+struct matmul_group {
+    struct matrix a;
+    const struct matmul_product *products;
+    int count;
+};
+
 /* Compute type F32: fp32 products, fused multiply-add. Compute type BF16: both operands rounded to bf16, fp32 accumulation.
  * Each output has one accumulator that walks k from 0 upwards; blocking k through memory does not change it. */
 struct matmul_kernels {
@@ -51,6 +58,11 @@ struct matmul_kernels {
     /* Scratch for a call with these sizes (A is packed into it), and the call: `count` products of one A [m, k] with several B. */
     size_t (*scratch_bytes)(int64_t m, int64_t k, enum dtype compute, int threads);
     void (*run)(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch);
+    /* Many independent calls in one: experts with the rows that were routed to them, heads with their slices of a matrix. Each group's bits are those of `run` on it alone.
+     * Groups of no rows cost nothing; groups with k = 0 write zeros (or add nothing). Outputs of different groups must not overlap.
+     * Scratch for any list whose groups have at most max_m rows and k of at most max_k, however many there are. */
+    size_t (*grouped_scratch_bytes)(int64_t max_m, int64_t max_k, enum dtype compute, int threads);
+    void (*run_grouped)(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch);
 };
 #define MATMUL_GRAIN 64
 
@@ -68,7 +80,14 @@ struct attention_shape {
     int heads, kv_heads;
     int qk_dim, v_dim;     /* per head; they differ in MLA */
     float scale;
-    enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16 */
+    enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16; F8_E4M3 too where value_in_key */
+    /* MLA's absorbed form (spec/v1-v3.md section 2.7): one key/value head, whose value is the first v_dim channels of its key. The store holds qk_dim numbers per position, once.
+     * kv_write's v is [rows, v_dim] (the latent) and its k the other qk_dim - v_dim channels (the rotated shared key); queries are [v_dim channels | the others], too.
+     * F8_E4M3: the v_dim channels are codes with a power-of-two fp32 scale for each 128 of them (the smallest 2^n with amax / 2^n <= 448; spec section 4.2), the others BF16; the
+     * products are those of a BF16 store that holds the decoded numbers, which bf16 represents exactly.
+     * Bytes of a position: F32 4 qk_dim; BF16 2 qk_dim; F8_E4M3 v_dim + 4 ceil(v_dim / 128) + 2 (qk_dim - v_dim), where the dimensions are multiples of 64 and the capacity is one, too.
+     * All threads share the keys of one query: they are cut at absolute multiples of a fixed number, and the parts are merged in order, in prefill as in decoding. No backward. */
+    bool value_in_key;
 };
 
 /* A store of keys and values for one sequence of one layer, in the variant's own layout; 64-byte aligned. What it holds past the positions that are in use does not matter.
@@ -86,6 +105,9 @@ struct attention_kernels {
     /* Writes keys k and values v of each job's rows at its positions. k: [rows, kv_heads, qk_dim] with row stride k_stride, v alike with v_dim. */
     void (*kv_write)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
                      const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype, int64_t v_stride);
+    /* Where value_in_key: positions first..first+count-1 of a store back into rows, k [count, qk_dim - v_dim] and v [count, v_dim], as the products see them. */
+    void (*kv_read)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job, int64_t first, int64_t count,
+                    void *k, enum dtype k_dtype, int64_t k_stride, void *v, enum dtype v_dtype, int64_t v_stride);
     size_t (*scratch_bytes)(const struct attention_shape *shape, int64_t max_position, int threads);
     /* o [rows, heads, v_dim], lse [heads, rows] (log-sum-exp, may be NULL). q: [rows, heads, qk_dim]. */
     void (*forward)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,

@@ -26,7 +26,7 @@ static struct attention_shape gqa_shape(const struct model *model) {
     return (struct attention_shape){
         .heads = (int)config->num_attention_heads, .kv_heads = (int)config->num_key_value_heads,
         .qk_dim = (int)config->head_dim, .v_dim = (int)config->head_dim,
-        .scale = (float)(1.0 / sqrt((double)config->head_dim)), .kv_dtype = model->compute,
+        .scale = (float)(1.0 / sqrt((double)config->head_dim)), .kv_dtype = model->cache,
     };
 }
 

@@ -5,7 +5,9 @@
 #include "model/model.h"
 
 extern const struct block attention_gqa_block;   /* model/attention_gqa.c */
+extern const struct block attention_mla_block;   /* model/attention_mla.c */
 extern const struct block ffn_dense_block;       /* model/ffn_dense.c */
+extern const struct block ffn_moe_block;         /* model/ffn_moe.c */
 extern const struct residual residual_add;       /* model/residual_add.c */
 
 /* Declares "model.layers.<layer>.<name>" (or just <name> where layer is negative) with a shape of one or two dimensions (columns 0: one). NULL: no memory. */

@@ -14,8 +14,8 @@
 #include "base/number.h"
 #include "io/json.h"
 
-enum attention_kind { ATTENTION_GQA };
-enum ffn_kind { FFN_DENSE };
+enum attention_kind { ATTENTION_GQA, ATTENTION_MLA };
+enum ffn_kind { FFN_DENSE, FFN_MOE };
 enum residual_kind { RESIDUAL_ADD };
 
 /* One row of the layer plan. */
@@ -26,16 +26,39 @@ struct layer_plan {
     int64_t intermediate_size;   /* of the dense FFN */
 };
 
+/* YaRN (spec/v1-v3.md section 2.6). Absent: factor 1. */
+struct rope_scaling {
+    bool yarn;
+    double factor, beta_fast, beta_slow, mscale, mscale_all_dim;
+    int64_t original_max_position_embeddings;
+};
+
+/* The gate of MoE layers (sections 2.3, 2.8). */
+enum topk_method { TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY };
+
 #define CONFIG_MAX_EOS 8
 
 struct config {
-    const char *model_type;      /* "llama" */
-    const char *architecture;    /* "LlamaForCausalLM" */
+    const char *model_type;      /* "llama", "deepseek", "deepseek_v2" */
+    const char *architecture;    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM" */
     int64_t hidden_size, intermediate_size, num_hidden_layers;
     int64_t num_attention_heads, num_key_value_heads, head_dim;
     int64_t vocab_size;          /* 0 in a training config that leaves it to the tokenizer */
     int64_t max_position_embeddings;
     double rms_norm_eps, rope_theta, initializer_range;
+    struct rope_scaling rope_scaling;
+
+    /* multi-head latent attention; kv_lora_rank 0: none */
+    int64_t q_lora_rank;         /* 0: queries come from one matrix */
+    int64_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
+
+    /* mixture of experts; n_routed_experts 0: none */
+    int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace, moe_layer_freq;
+    int64_t n_group, topk_group; /* 1 and 1 where routing knows no groups */
+    enum topk_method topk_method;
+    bool norm_topk_prob;
+    double routed_scaling_factor;
+
     int64_t bos_token_id, eos_token_id[CONFIG_MAX_EOS];   /* -1: none */
     int eos_count;
     enum dtype dtype;            /* torch_dtype / dtype */
@@ -61,7 +84,8 @@ json_t *config_to_json(const struct config *config, enum dtype dtype);
 struct config_sizes {
     int64_t parameters, active_parameters;   /* total, and those a token meets (embedding and head included) */
     int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
-    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16;
+    int64_t cache_elements_per_token;        /* all layers */
+    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;   /* fp8: 0 where a layer cannot have it */
     double attention_flops_per_position;     /* one query against one key, all layers, forward: 2 heads (qk_dim + v_dim) layers */
 };
 void config_sizes(const struct config *config, struct config_sizes *sizes);

@@ -158,7 +158,7 @@ enum status model_check_folder(const char *folder, struct error *error) {
     return error_set(error, STATUS_INVALID, "%s: a file, %s", folder, expected);
 }
 
-enum status model_open(struct model **out, const char *folder, const struct kernels *kernels, struct pool *pool, int compute, enum model_use use, struct error *error) {
+enum status model_open(struct model **out, const char *folder, const struct kernels *kernels, struct pool *pool, const struct model_options *options, struct error *error) {
     struct arena arena = {0};   /* for the config; the model takes it over */
     struct config config;
     enum status status = model_check_folder(folder, error);
@@ -167,7 +167,7 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         arena_free(&arena);
         return status;
     }
-    const enum dtype type = compute != DTYPE_COUNT ? (enum dtype)compute : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     struct model *model;
     if ((status = model_create(&model, &config, kernels, pool, type, error))) {
         config_release(&config);
@@ -175,7 +175,8 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         return status;
     }
     model->config_arena = arena;
-    if ((status = model_load(model, folder, use, error))) {
+    model->expanded_prefill = options->expanded_prefill;
+    if ((options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) || (status = model_load(model, folder, options->use, error))) {
         model_destroy(model);
         return status;
     }

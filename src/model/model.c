@@ -8,8 +8,8 @@
 #include "graph/weights.h"
 #include "model/blocks.h"
 
-static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block};
-static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block};
+static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block, [ATTENTION_MLA] = &attention_mla_block};
+static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
 static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 
 /* ---- declaration ----------------------------------------------------------------------------------------------------------------- */
@@ -74,7 +74,7 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->config = *config;
     model->kernels = kernels;
     model->pool = pool;
-    model->compute = compute;
+    model->compute = model->cache = compute;
     model->recompute = RECOMPUTE_CHEAP;
     model->pack_at_once = kernels->isa == ISA_REFERENCE ? SIZE_MAX : MODEL_PACK_AT_ONCE;   /* plain C would pack anew for every row */
     atomic_flag_clear(&model->packing.busy);
@@ -197,6 +197,16 @@ void model_initialise(struct model *model, uint64_t seed) {
     model_repack(model);
 }
 
+enum status model_set_cache(struct model *model, enum dtype cache, struct error *error) {
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+        const struct block *block = model->layers[i].attention;
+        if (block->state_bytes && !(block->holds ? block->holds(cache) : cache == DTYPE_F32 || cache == DTYPE_BF16))
+            return error_set(error, STATUS_UNSUPPORTED, "layer %lld: attention %s cannot keep its cache in %s, expected F32 or BF16", (long long)i, block->name, dtype_name(cache));
+    }
+    model->cache = cache;
+    return STATUS_OK;
+}
+
 /* ---- sequences ------------------------------------------------------------------------------------------------------------------------- */
 
 enum status sequence_create(struct sequence **out, const struct model *model, int64_t capacity, struct error *error) {
@@ -290,8 +300,8 @@ static struct tensor *half_layer(struct forward *pass, const struct layer *layer
     return next;
 }
 
-struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) {
-    struct forward pass = {.graph = graph, .model = model, .batch = batch};
+static struct tensor *forward_trunk(struct graph *graph, struct model *model, const struct batch *batch, struct objective *objective) {
+    struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
     if (!prepare(&pass)) return NULL;
     const struct residual *residual = model->layers[0].residual;
     struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
@@ -310,36 +320,40 @@ struct tensor *model_forward(struct graph *graph, struct model *model, const str
     return h;
 }
 
+struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) { return forward_trunk(graph, model, batch, NULL); }
+
 /* ---- training ------------------------------------------------------------------------------------------------------------------------------ */
 
 /* The pass itself, planned or computed. Losses land in `losses` [rows]. */
-static void train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, int64_t predicted, float *losses) {
+static void train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective, float *losses) {
     const int64_t rows = sequences * length;
     struct span *spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *spans);
     float *weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *weights);
     if (!spans || !weights) { graph->status = STATUS_NO_MEMORY; return; }
     for (int64_t i = 0; i < sequences; i++) spans[i] = (struct span){.row = i * length, .count = length};
-    for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)predicted);
+    for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
     const struct batch batch = {tokens, rows, spans, (int)sequences};
-    struct tensor *h = model_forward(graph, model, &batch);
+    struct tensor *h = forward_trunk(graph, model, &batch, graph->recording ? objective : NULL);
     if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses);
     if (graph->recording) graph_backward(graph);
 }
 
 enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
-                                    int64_t predicted, double *loss_sum, float *position_losses, struct error *error) {
+                                    struct objective *objective, float *position_losses, struct error *error) {
     const int64_t rows = sequences * length, vocab = model->config.vocab_size;
     for (int64_t i = 0; i < rows; i++)
         if (tokens[i] < 0 || tokens[i] >= vocab || targets[i] >= vocab)
             return error_set(error, STATUS_INVALID, "sequence %lld, position %lld: token id %d (target %d), expected ids from 0 to %lld", (long long)(i / length), (long long)(i % length), tokens[i], targets[i], (long long)vocab - 1);
-    if (predicted < 1) return error_set(error, STATUS_INVALID, "a micro-batch whose step predicts no position");
+    if (objective->predicted < 1) return error_set(error, STATUS_INVALID, "a micro-batch whose step predicts no position");
     graph_reset(graph);
     float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
     if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
-    train_pass(graph, model, tokens, targets, sequences, length, predicted, losses);
+    train_pass(graph, model, tokens, targets, sequences, length, objective, losses);
     if (graph->status != STATUS_OK) return error_set(error, graph->status, "a training pass of %lld sequences of %lld tokens needs more than the %.2f GB of step memory it was given", (long long)sequences, (long long)length, (double)graph->memory->capacity / 1e9);
-    *loss_sum = 0;
-    for (int64_t i = 0; i < rows; i++) *loss_sum += (double)losses[i];
+    double sum = 0;
+    for (int64_t i = 0; i < rows; i++) sum += (double)losses[i];
+    objective->main_sum += sum;
+    objective->first_sequence += sequences;
     return STATUS_OK;
 }
 
@@ -356,14 +370,16 @@ static void pretend_packed(struct model *model, int sides, bool pretend) {
         }
 }
 
-size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, double *flops) {
+size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective, double *flops) {
+    struct objective planned = objective ? *objective : (struct objective){0};
+    planned.predicted = 1;
     struct memory memory;
     struct graph graph;
     if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, true);
     const int sides = model->compute == DTYPE_BF16 ? 2 : 0;
     pretend_packed(model, sides, true);
-    train_pass(&graph, model, NULL, NULL, sequences, length, 1, NULL);
+    train_pass(&graph, model, NULL, NULL, sequences, length, &planned, NULL);
     pretend_packed(model, sides, false);
     const size_t bytes = memory.peak;
     if (flops) *flops = graph.flops;

@@ -10,6 +10,7 @@
 
 struct model;
 struct layer;
+struct objective;
 
 /* ---- one ragged batch: which tokens of which sequences this pass computes -------------------------------------------------- */
 
@@ -37,7 +38,8 @@ struct forward {                 /* what a block sees of a pass */
     const struct batch *batch;
     const int32_t *positions;    /* [rows] */
     const int32_t *row_numbers;  /* 0, 1, 2, ...: index into the rope tables */
-    const float *rope;           /* [rows, head_dim]: cos and sin for the batch's positions */
+    const float *rope;           /* [rows, rotary dims]: cos and sin for the batch's positions */
+    struct objective *objective; /* NULL but in a training pass that records */
 };
 
 struct block {
@@ -45,6 +47,7 @@ struct block {
     enum status (*declare)(struct model *model, struct layer *layer, struct error *error);
     struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);   /* x: normalised input; result is added to the residual */
     size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);   /* of one sequence; NULL: keeps nothing */
+    bool (*holds)(enum dtype cache);   /* can its state be of this type? NULL with state_bytes: F32 and BF16 */
 };
 
 /* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one block, `end` leaves [rows, hidden]. */
@@ -67,6 +70,14 @@ struct layer {
 /* ---- the model ------------------------------------------------------------------------------------------------------------- */
 
 enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
+
+/* How a model is opened. */
+struct model_options {
+    enum model_use use;
+    int compute;                 /* enum dtype of the products, F32 or BF16; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16) */
+    int cache;                   /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the compute type */
+    bool expanded_prefill;       /* MLA: spans of several tokens are computed in the expanded form. Fewer FLOPs for long prompts, but not the bits of decoding. */
+};
 
 /* What a training pass computes twice to save memory: nothing; results that are cheap to compute again (norms, SwiGLU products); or everything but the
  * residual stream between half-blocks. The gradients' bits are the same. */
@@ -91,7 +102,8 @@ struct model {
     struct arena arena, config_arena;   /* the description's; the config's, where the model owns it */
     const struct kernels *kernels;
     struct pool *pool;
-    enum dtype compute;
+    enum dtype compute, cache;
+    bool expanded_prefill;
     struct layer *layers;
     struct parameter **parameters;   /* in declaration order, which is the order of the forward */
     int parameter_count;
@@ -135,8 +147,10 @@ void model_pack(struct model *model, double seconds);
 void model_pack_behind(struct model *model, double pass_seconds);
 /* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's folder, a config, one of its files) is named. */
 enum status model_check_folder(const char *folder, struct error *error);
-/* config + weights in one call, for commands: compute DTYPE_COUNT means the checkpoint's own (F32 -> F32, BF16 -> BF16). */
-enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, int compute, enum model_use use, struct error *error);
+/* config + weights in one call. */
+enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, const struct model_options *options, struct error *error);
+/* Before loading: the type of the sequences' state. An error names the first layer that cannot have it. model_create sets the compute type. */
+enum status model_set_cache(struct model *model, enum dtype cache, struct error *error);
 /* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype` (F32 or BF16). The tokenizer's files are the caller's. */
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error);
 
@@ -161,14 +175,33 @@ void *sequence_state(const struct sequence *sequence, const struct layer *layer)
 /* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's sequences (not while planning). */
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
 
-/* Training losses of a micro-batch of `sequences` rows of `length` tokens: forward, and backward into the parameters' gradients when the graph records.
- * loss.main is the mean over the predicted positions of the whole optimizer step (`predicted` positions). Sum of the rows' losses goes to *loss_sum. 
- * position_losses (may be NULL) [sequences * length] receives each position's own. */
-enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
-                                    int64_t predicted, double *loss_sum, float *position_losses, struct error *error);
+/* Parts of the training loss beside the main one; a weight of 0 leaves a part out. */
+struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
 
-/* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). */
-size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, double *flops);
+/* What an optimizer step is asked for, and what its micro-batches report. loss = main + sum of weight x part (spec/v1-v3.md section 3.1). */
+struct objective {
+    struct loss_weights weights;
+    int64_t predicted;           /* targets of the whole step: the main loss is their mean */
+    int64_t sequences;           /* of the whole step: balance losses are means over them, summed over the layers with a router */
+    /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device, lowest affinity first; 0: none.
+     * `undropped` of the sequences are spared: which ones is a function of (seed, step, number of the sequence in the step). */
+    double capacity_factor, undropped;
+    uint64_t seed, step;
+    /* Sums over the micro-batches; the caller sets them to zero before the first. Without weight a part is not computed, and stays 0. */
+    int64_t first_sequence;      /* number of the next micro-batch's first sequence in the step */
+    double main_sum;             /* of the losses of all targets */
+    double balance_expert, balance_device, balance_communication;   /* unweighted */
+    /* NULL, or [num_hidden_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. */
+    struct expert_load { int64_t *counts; /* [n_routed_experts]; NULL in other layers */ int64_t dropped; } *loads;
+};
+
+/* Losses of a micro-batch of `sequences` rows of `length` tokens: forward, and, when the graph records, backward into the parameters' gradients. On a graph that does not
+ * record the main loss alone is computed, and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences * length] receives each position's own. */
+enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+                                    struct objective *objective, float *position_losses, struct error *error);
+
+/* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). objective: as in training, NULL: the main loss alone. */
+size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective, double *flops);
 size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows);
 
 #endif

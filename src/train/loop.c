@@ -156,7 +156,7 @@ static enum status make_trainer(struct training *t, struct error *error) {
     t->inputs = malloc(count * sizeof *t->inputs);
     t->targets = malloc(count * sizeof *t->targets);
     if (!t->inputs || !t->targets) return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
-    return trainer_create(&t->trainer, t->model, &optimizer, s->micro_batch_size, s->sequence_length, error);
+    return trainer_create(&t->trainer, t->model, &optimizer, NULL, s->micro_batch_size, s->sequence_length, error);
 }
 
 /* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says now. */

@@ -8,11 +8,9 @@
 
 #include "base/number.h"
 #include "io/json.h"
+#include "model/model.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
-
-/* Parts of the loss beside the main one; a weight of 0 leaves a part out. */
-struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
 
 struct settings_numbers { double values[SCHEDULE_MAX_MILESTONES]; int count; };
 

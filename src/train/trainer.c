@@ -8,14 +8,15 @@ static void repack(void *context, const struct parameter *parameter, int64_t r0,
     if (parameter->packed[0] || parameter->packed[1]) parameter_repack(context, parameter, r0, r1);
 }
 
-enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings, int64_t micro_batch_size, int64_t length, struct error *error) {
+enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error) {
     *out = NULL;
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
     t->model = model;
     t->micro_batch_size = micro_batch_size;
     t->length = length;
-    enum status status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->micro_batch_flops), error);
+    if (objective) t->objective = *objective;
+    enum status status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
     if (status != STATUS_OK) {
         free(t);
         return status;
@@ -44,26 +45,31 @@ void trainer_destroy(struct trainer *trainer) {
     free(trainer);
 }
 
-enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss, struct error *error) {
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error) {
     int64_t predicted = 0;
     for (int64_t i = 0; i < sequences * length; i++) predicted += targets[i] >= 0;
     if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
     for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
-    double sum = 0;
+    struct objective *objective = &trainer->objective;
+    objective->predicted = predicted;
+    objective->sequences = sequences;
+    objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
+    objective->first_sequence = 0;
+    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication = 0;
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
-        double part;
-        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, predicted, &part, NULL, error);
+        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, objective, NULL, error);
         if (status != STATUS_OK) return status;
-        sum += part;
     }
-    *loss = sum / (double)predicted;
+    result->main = objective->main_sum / (double)predicted;
+    result->loss = result->main + objective->weights.balance_expert * objective->balance_expert + objective->weights.balance_device * objective->balance_device +
+                   objective->weights.balance_communication * objective->balance_communication;
     return STATUS_OK;
 }
 
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
                          struct trainer_result *result, struct error *error) {
-    enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, &result->loss, error);
+    enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, result, error);
     if (status != STATUS_OK) return status;
     if (!isfinite(result->loss)) return error_set(error, STATUS_INVALID, "the loss is %s", isnan(result->loss) ? "not a number" : "infinite");
     result->grad_norm = optimizer_grad_norm(trainer->optimizer);
@@ -73,5 +79,8 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
 }
 
 enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error) {
-    return model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, sequences * length, loss_sum, NULL, error);
+    struct objective objective = {.predicted = sequences * length, .sequences = sequences};
+    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    *loss_sum = objective.main_sum;
+    return status;
 }

@@ -12,17 +12,19 @@ struct trainer {
     struct graph training, evaluation;
     int64_t micro_batch_size, length;
     double micro_batch_flops;       /* of forward and backward, as run */
+    struct objective objective;     /* what is asked for, and the sums and expert loads of the last step */
 };
 
-struct trainer_result { double loss, grad_norm; };
+struct trainer_result { double loss /* the weighted total */, main, grad_norm; };
 
-/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. */
-enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, int64_t micro_batch_size, int64_t length, struct error *error);
+/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. `objective`: weights, dropping and seed are taken from it; NULL: the main
+ * loss alone. */
+enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error);
 void trainer_destroy(struct trainer *trainer);
 
-/* Gradients of the mean loss over the targets that are not negative, and that mean. inputs, targets: [sequences, length].
+/* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses: `result` but the norm. inputs, targets: [sequences, length].
  * The first micro batch writes the gradients, the others add to them. */
-enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss, struct error *error);
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error);
 /* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but the gradients. */
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
                          struct trainer_result *result, struct error *error);

@@ -57,7 +57,7 @@ static int remove_folder(void **state) {
 static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute) {
     struct error error;
     struct model *model = NULL;
-    assert_int_equal(model_open(&model, folder, kernels_for(isa), pool, (int)compute, MODEL_INFERENCE, &error), STATUS_OK);
+    assert_int_equal(model_open(&model, folder, kernels_for(isa), pool, &(struct model_options){.use = MODEL_INFERENCE, .compute = (int)compute, .cache = DTYPE_COUNT}, &error), STATUS_OK);
     return model;
 }
 

@@ -86,7 +86,7 @@ static int make(void **state) {
     model_destroy(made);
     json_decref(root);
     arena_free(&arena);
-    int failed = make_tokenizer(&error) || model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, MODEL_INFERENCE, &error) || engine_create(&engine, model, 0, &error) ||
+    int failed = make_tokenizer(&error) || model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_F32, .cache = DTYPE_COUNT}, &error) || engine_create(&engine, model, 0, &error) ||
                  sampler_create(&sampler, VOCAB, &error);
     if (failed) fprintf(stderr, "%s\n", error.message);
     return failed;

@@ -229,7 +229,7 @@ static void small_models_are_packed_at_once(void **state) {
     (void)state;
     struct error error;
     struct model *model;
-    assert_int_equal(model_open(&model, path_of(KIND_BF16, ""), kernels_for(ISA_REFERENCE), NULL, DTYPE_BF16, MODEL_INFERENCE, &error), STATUS_OK);
+    assert_int_equal(model_open(&model, path_of(KIND_BF16, ""), kernels_for(ISA_REFERENCE), NULL, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT}, &error), STATUS_OK);
     assert_true(model_packed(model));
     assert_int_equal(model->packing.count, 0);
     model_destroy(model);

@@ -33,7 +33,7 @@ static void set_up(struct fixture *f, enum dtype compute, int threads, enum reco
     json_decref(root);
     f->model->recompute = recompute;
     model_initialise(f->model, 7);
-    assert_int_equal(memory_create(&f->memory, model_plan_training(f->model, SEQUENCES, LENGTH, NULL), &error), STATUS_OK);
+    assert_int_equal(memory_create(&f->memory, model_plan_training(f->model, SEQUENCES, LENGTH, NULL, NULL), &error), STATUS_OK);
     graph_init(&f->graph, f->model->kernels, f->pool, &f->memory, compute, true, false);
     for (int i = 0; i < ROWS; i++) {
         f->tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, 53);
@@ -51,10 +51,10 @@ static void tear_down(struct fixture *f) {
 
 static double step(struct fixture *f) {
     struct error error;
-    double loss;
+    struct objective objective = {.predicted = SEQUENCES * (LENGTH - 1), .sequences = SEQUENCES};
     for (int i = 0; i < f->model->parameter_count; i++) f->model->parameters[i]->grad_written = false;
-    if (model_train_micro_batch(&f->graph, f->model, f->tokens, f->targets, SEQUENCES, LENGTH, SEQUENCES * (LENGTH - 1), &loss, NULL, &error)) fail_msg("%s", error.message);
-    return loss;
+    if (model_train_micro_batch(&f->graph, f->model, f->tokens, f->targets, SEQUENCES, LENGTH, &objective, NULL, &error)) fail_msg("%s", error.message);
+    return objective.main_sum;
 }
 
 static void assert_same_gradients(const struct fixture *a, const struct fixture *b) {
@@ -80,7 +80,7 @@ static void test_recompute_and_threads(void **state) {
                 assert_true(step(&f) == loss);
                 assert_same_gradients(&first, &f);
                 assert_null(f.memory.outside);
-                assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, NULL));   /* the plan is exact */
+                assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, NULL, NULL));   /* the plan is exact */
                 assert_int_equal(f.memory.used, (ROWS * 10 * 4 + 63) / 64 * 64);                          /* the rope table alone is still held */
                 assert_true(step(&f) == loss);                                                            /* and again in the same memory */
                 tear_down(&f);
@@ -96,14 +96,13 @@ static void test_accumulation(void **state) {
     set_up(&whole, DTYPE_F32, 2, RECOMPUTE_CHEAP);
     set_up(&parts, DTYPE_F32, 2, RECOMPUTE_CHEAP);
     const double loss = step(&whole);
-    double sum = 0;
+    struct objective objective = {.predicted = SEQUENCES * (LENGTH - 1), .sequences = SEQUENCES};
     for (int i = 0; i < SEQUENCES; i++) {
         struct error error;
-        double part;
-        if (model_train_micro_batch(&parts.graph, parts.model, parts.tokens + i * LENGTH, parts.targets + i * LENGTH, 1, LENGTH, SEQUENCES * (LENGTH - 1), &part, NULL, &error)) fail_msg("%s", error.message);
-        sum += part;
+        if (model_train_micro_batch(&parts.graph, parts.model, parts.tokens + i * LENGTH, parts.targets + i * LENGTH, 1, LENGTH, &objective, NULL, &error)) fail_msg("%s", error.message);
     }
-    assert_true(fabs(sum - loss) < 1e-5 * loss);
+    assert_int_equal(objective.first_sequence, SEQUENCES);
+    assert_true(fabs(objective.main_sum - loss) < 1e-5 * loss);
     for (int i = 0; i < whole.model->parameter_count; i++) {
         const struct parameter *p = whole.model->parameters[i], *q = parts.model->parameters[i];
         double distance = 0, norm = 0;
@@ -148,13 +147,13 @@ static void test_bad_token(void **state) {
     (void)state;
     struct fixture f;
     struct error error;
-    double loss;
+    struct objective objective = {.predicted = 1, .sequences = SEQUENCES};
     set_up(&f, DTYPE_F32, 1, RECOMPUTE_CHEAP);
     f.tokens[40] = 53;
-    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, 1, &loss, NULL, &error), STATUS_INVALID);
+    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &objective, NULL, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "53"));
     f.tokens[40] = 52, f.targets[7] = 53;
-    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, 1, &loss, NULL, &error), STATUS_INVALID);
+    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &objective, NULL, &error), STATUS_INVALID);
     tear_down(&f);
 }
 
