@@ -72,6 +72,7 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         status = error_set(error, STATUS_INVALID, "%s: vocab_size is left to the tokenizer, expected a number: bench a copy of the config that has \"vocab_size\": N", path);
         config_release(&config);
     }
+    if (!status && (status = cli_machine_check(machine, &config, error))) config_release(&config);
     if (status) {
         arena_free(&arena);
         return status;
@@ -83,12 +84,26 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         return status;
     }
     model->config_arena = arena;
-    if ((status = fill_synthetic(model, error))) {
+    model->expanded_prefill = machine->expanded_prefill;
+    if ((machine->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)machine->cache, error))) || (status = fill_synthetic(model, error))) {
         model_destroy(model);
         return status;
     }
     *out = model;
     return STATUS_OK;
+}
+
+static enum status open_folder(struct model **model, const char *folder, const struct cli_machine *machine, bool quiet, struct error *error) {
+    struct arena arena = { 0 };
+    struct config config;
+    enum status status = model_check_folder(folder, error);
+    if (!status) status = config_load(&config, folder, &arena, error);
+    if (!status) {
+        status = cli_machine_check(machine, &config, error);
+        config_release(&config);
+    }
+    arena_free(&arena);
+    return status ? status : cli_model_open(model, folder, machine, MODEL_INFERENCE, quiet, error);
 }
 
 /* ---- what is measured ------------------------------------------------------------------------------------------------------------ */
@@ -121,6 +136,16 @@ static double weight_bytes(const struct model *model) {
         else if (p->rank == 1) bytes += 4 * (double)p->count;
     }
     return bytes;
+}
+
+/* Of the cache, for each token in it. */
+static double cache_bytes(const struct bench *bench) {
+    const struct config_sizes *sizes = &bench->sizes;
+    switch (bench->model->cache) {
+    case DTYPE_F8_E4M3: return (double)sizes->cache_bytes_per_token_fp8;
+    case DTYPE_BF16: return (double)sizes->cache_bytes_per_token_bf16;
+    default: return (double)sizes->cache_bytes_per_token_f32;
+    }
 }
 
 /* Keys and values of `depth` tokens. Small positive numbers in both types that a cache can have. */
@@ -177,7 +202,7 @@ static enum status measure_decoding(struct bench *bench, int64_t depth, struct r
     }
     sequence_rewind(bench->sequence, depth);
     rate->seconds = median(bench->times, bench->request->repeat);
-    double cached = (double)(bench->model->compute == DTYPE_BF16 ? bench->sizes.cache_bytes_per_token_bf16 : bench->sizes.cache_bytes_per_token_f32);
+    double cached = cache_bytes(bench);
     double keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
     rate->work = bench->weight_bytes * (double)count + cached * keys;
     return STATUS_OK;
@@ -189,7 +214,8 @@ struct row { int64_t depth; struct rate prefill, decoding; };
 
 static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
     char a[CLI_FIGURE], b[CLI_FIGURE], c[CLI_FIGURE];
-    printf("%s parameters, %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
+    printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
+           cli_cache_name((int)bench->model->cache),
            pool_threads(machine->pool), isa_name(machine->isa), cpu_model_name());
     printf("limits in this run: matrix products %sFLOP/s; memory %sB/s before, %sB/s after\n\n", cli_format_count(a, limits->flops), cli_format_count(b, limits->memory_before),
            cli_format_count(c, limits->memory_after));
@@ -208,7 +234,7 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
         }
     }
     printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes),
-           cli_format_bytes(b, (double)(bench->model->compute == DTYPE_BF16 ? bench->sizes.cache_bytes_per_token_bf16 : bench->sizes.cache_bytes_per_token_f32)));
+           cli_format_bytes(b, cache_bytes(bench)));
 }
 
 static void print_rate(const char *name, const char *unit, int64_t tokens, const struct rate *rate) {
@@ -217,8 +243,9 @@ static void print_rate(const char *name, const char *unit, int64_t tokens, const
 }
 
 static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
-    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f,\n", (long long)bench->sizes.parameters,
-           cli_compute_name((int)bench->model->compute), pool_threads(machine->pool), isa_name(machine->isa), bench->weight_bytes);
+    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f,\n", (long long)bench->sizes.parameters,
+           cli_compute_name((int)bench->model->compute), cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed", pool_threads(machine->pool),
+           isa_name(machine->isa), bench->weight_bytes);
     printf(" \"limits\": {\"flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": %.6g},\n \"results\": [", limits->flops, limits->memory_before, limits->memory_after);
     for (int i = 0; i < count; i++) {
         printf("%s{\"depth\": %lld", i ? ",\n  " : "", (long long)rows[i].depth);
@@ -273,7 +300,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
     if (!rows) return error_set(error, STATUS_NO_MEMORY, "no memory for %d depths", count);
     for (int i = 0; i < request->depths.count; i++) rows[i].depth = request->depths.items[i];
     struct bench bench = { .request = request };
-    enum status status = file_is_folder(request->path) ? cli_model_open(&bench.model, request->path, machine, MODEL_INFERENCE, request->quiet, error)
+    enum status status = file_is_folder(request->path) ? open_folder(&bench.model, request->path, machine, request->quiet, error)
                                                         : open_synthetic(&bench.model, request->path, machine, error);
     if (!status) {
         model_pack(bench.model, INFINITY);   /* what is measured is a model that has been in use for a while */
@@ -305,6 +332,8 @@ int command_bench(int argc, char **argv) {
         { "repeat", 'r', "N", CLI_INTEGER, &request.repeat, .minimum = 1, .maximum = 1000, .help = "rounds of each measurement, of which the median counts" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object" },
         cli_compute_option(&machine, "the checkpoint's type"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

@@ -517,6 +517,7 @@ static enum status prepare(struct chat *chat, const struct cli_machine *machine,
         if (request->context > context)
             status = error_set(error, STATUS_INVALID, "--context: found %lld, expected at most %lld (max_position_embeddings)", (long long)request->context, (long long)context);
         if (request->context) context = request->context;
+        if (!status) status = cli_machine_check(machine, &config, error);
         if (!status) status = tokenizer_load(&chat->tokenizer, request->folder, error);
         if (!status) status = generation_defaults_load(&chat->defaults, request->folder, &config, chat->tokenizer, error);
         if (!status) status = cli_sampling_apply(&request->sampling, &chat->defaults, chat->tokenizer, config.vocab_size, &chat->options, error);
@@ -579,6 +580,8 @@ int command_chat(int argc, char **argv) {
         cli_sampling_option(&request.sampling, CLI_STOP),
         { "history", 0, "FILE", CLI_STRING, &request.history, .help = "read the line editor's history from this file and write it there at the end; without it nothing is kept" },
         cli_compute_option(&machine, "the checkpoint's type"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no remarks, no progress" },
         { 0 },

@@ -447,7 +447,7 @@ enum status cli_check_writable(const char *path, struct error *error) {
 
 static const char *const compute_names[] = { "fp32", "bf16", NULL };
 static const int compute_types[] = { DTYPE_F32, DTYPE_BF16 };
-#define COMPUTE_NOT_GIVEN (-1)
+#define CHOICE_NOT_GIVEN (-1)
 
 const char *cli_compute_name(int compute) { return compute == DTYPE_BF16 ? "bf16" : "fp32"; }
 
@@ -457,14 +457,49 @@ struct cli_option cli_threads_option(struct cli_machine *machine) {
 }
 
 struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback) {
-    machine->compute_choice = COMPUTE_NOT_GIVEN;
+    machine->compute_choice = CHOICE_NOT_GIVEN;
     return (struct cli_option){ "compute", 0, "TYPE", CLI_CHOICE, &machine->compute_choice, .choices = compute_names, .fallback = fallback,
                                 .help = "type of the matrix products: fp32, or bf16 with fp32 sums" };
 }
 
+static const char *const cache_names[] = { "fp32", "bf16", "fp8", NULL };
+static const int cache_types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3 };
+
+const char *cli_cache_name(int cache) { return cache == DTYPE_F8_E4M3 ? "fp8" : cli_compute_name(cache); }
+
+struct cli_option cli_cache_option(struct cli_machine *machine) {
+    machine->takes_cache = true;
+    machine->cache_choice = CHOICE_NOT_GIVEN;
+    return (struct cli_option){ "cache-type", 0, "TYPE", CLI_CHOICE, &machine->cache_choice, .choices = cache_names, .fallback = "the type of --compute",
+                                .help = "type of what is kept of earlier tokens: fp32, bf16, or fp8 (multi-head latent attention alone). A smaller one takes less memory and time, and rounds" };
+}
+
+enum { PREFILL_ABSORBED, PREFILL_EXPANDED };
+static const char *const prefill_names[] = { "absorbed", "expanded", NULL };
+
+struct cli_option cli_prefill_option(struct cli_machine *machine) {
+    machine->prefill_choice = PREFILL_ABSORBED;
+    return (struct cli_option){ "prefill", 0, "FORM", CLI_CHOICE, &machine->prefill_choice, .choices = prefill_names,
+                                .help = "form of multi-head latent attention for tokens that come together. absorbed: that of decoding, so that logits are the same bits however a text is cut. "
+                                        "expanded: less work for long prompts, but equal only to rounding, and other bits for other cuts" };
+}
+
+enum status cli_machine_check(const struct cli_machine *machine, const struct config *config, struct error *error) {
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        if (config->layers[i].attention == ATTENTION_MLA) continue;
+        if (machine->cache == DTYPE_F8_E4M3)
+            return error_set(error, STATUS_INVALID, "--cache-type: found fp8, expected fp32 or bf16: layer %lld of this model (%s) has no multi-head latent attention", (long long)i, config->model_type);
+        if (machine->expanded_prefill)
+            return error_set(error, STATUS_INVALID, "--prefill: found expanded, expected absorbed: layer %lld of this model (%s) has no multi-head latent attention", (long long)i,
+                             config->model_type);
+    }
+    return STATUS_OK;
+}
+
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
-    machine->compute = machine->compute_choice == COMPUTE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
-    machine->cache = DTYPE_COUNT;
+    machine->compute = machine->compute_choice == CHOICE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
+    machine->cache = machine->takes_cache && machine->cache_choice != CHOICE_NOT_GIVEN ? cache_types[machine->cache_choice] : DTYPE_COUNT;
+    machine->expanded_prefill = machine->prefill_choice == PREFILL_EXPANDED;
     enum status status = isa_select(&machine->isa, error);
     if (status) return status;
     machine->kernels = kernels_for(machine->isa);

@@ -142,16 +142,25 @@ struct cli_machine {
     bool expanded_prefill; /* model.h */
     int64_t threads;       /* option --threads, 0: every processor */
     int compute_choice;    /* option --compute */
+    bool takes_cache;      /* has the command an option --cache-type? */
+    int cache_choice;      /* it */
+    int prefill_choice;    /* option --prefill */
 };
 
 struct cli_option cli_threads_option(struct cli_machine *machine);
 /* `fallback` is the default in words: "fp32", "the checkpoint's type". */
 struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback);
+struct cli_option cli_cache_option(struct cli_machine *machine);
+struct cli_option cli_prefill_option(struct cli_machine *machine);
 /* After cli_parse. `fallback`: machine->compute where --compute was not given. */
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error);
 void cli_machine_close(struct cli_machine *machine);
 const char *cli_compute_name(int compute);   /* "fp32", "bf16" */
 
+const char *cli_cache_name(int cache);       /* "fp32", "bf16", "fp8" */
+
+/* Can a model of this config have what --cache-type and --prefill ask for? Asked before any work; the message names the flag. */
+enum status cli_machine_check(const struct cli_machine *machine, const struct config *config, struct error *error);
 /* Opens a model folder on the machine, and passes its warnings on unless quiet. */
 enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error);
 

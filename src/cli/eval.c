@@ -257,6 +257,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
     enum status status = model_check_folder(request->folder, error);
     if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status) status = check_window(request, &config, error);
+    if (!status) status = cli_machine_check(machine, &config, error);
     if (!status) status = tokenizer_load(&tokenizer, request->folder, error);
     if (!status) status = load_data(request, tokenizer, config.vocab_size, machine->pool, &data, &first, error);
     config_release(&config);
@@ -294,6 +295,8 @@ int command_eval(int argc, char **argv) {
           .help = "print one JSON object: loss, perplexity, bits_per_byte, bits_per_token, tokens, bytes, context, stride, documents, and for each position of a window loss_by_position (null where "
                   "there is none) and tokens_by_position" },
         cli_compute_option(&machine, "the checkpoint's type"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

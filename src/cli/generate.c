@@ -284,7 +284,7 @@ static void job_free(struct job *job) {
 }
 
 /* Reads all that can be wrong before the weights are. */
-static enum status read_request(struct job *job, struct token_list *ids, struct cli_tokens *tokens, struct cli_sampling *sampling, struct error *error) {
+static enum status read_request(struct job *job, const struct cli_machine *machine, struct token_list *ids, struct cli_tokens *tokens, struct cli_sampling *sampling, struct error *error) {
     const struct request *request = job->request;
     struct arena arena = { 0 };
     struct config config;
@@ -294,8 +294,9 @@ static enum status read_request(struct job *job, struct token_list *ids, struct 
         arena_free(&arena);
         return status;
     }
-    if (request->tokens_path) status = cli_tokens_load(tokens, request->tokens_path, config.vocab_size, error);
-    else status = tokenizer_load(&job->tokenizer, request->folder, error);
+    status = cli_machine_check(machine, &config, error);
+    if (!status && request->tokens_path) status = cli_tokens_load(tokens, request->tokens_path, config.vocab_size, error);
+    else if (!status) status = tokenizer_load(&job->tokenizer, request->folder, error);
     if (!status) status = generation_defaults_load(&job->defaults, request->folder, &config, job->tokenizer, error);
     if (!status) status = cli_sampling_apply(sampling, &job->defaults, job->tokenizer, config.vocab_size, &job->options, error);
     if (!status && sampling->replaced && !request->quiet)
@@ -359,7 +360,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     job.options.max_tokens = request->count;
     job.options.logprobs = (int)request->logprobs;
     job.options.shift = true;
-    enum status status = read_request(&job, &ids, &tokens, &request->sampling, error);
+    enum status status = read_request(&job, machine, &ids, &tokens, &request->sampling, error);
     if (!status) status = cli_model_open(&job.model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
     if (!status && !(rows = calloc((size_t)request->samples, sizeof *rows))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld samples", (long long)request->samples);
     for (int64_t i = 0; i < request->samples && !status; i++) rows[i] = (struct cli_token_row){ ids.ids, ids.count };
@@ -416,6 +417,8 @@ int command_generate(int argc, char **argv) {
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of them" },
         { "echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation" },
         cli_compute_option(&machine, "the checkpoint's type; fp32 with --tokens"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no statistics, no warnings" },
         { 0 },

@@ -54,7 +54,8 @@ static enum status run(const struct request *request, struct cli_machine *machin
     enum status status = model_check_folder(request->folder, error);
     if (!status) status = config_load(&config, request->folder, &arena, error);
     if (!status) {
-        status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
+        status = cli_machine_check(machine, &config, error);
+        if (!status) status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
         config_release(&config);
     }
     arena_free(&arena);
@@ -91,6 +92,8 @@ int command_logits(int argc, char **argv) {
         { "chunk", 0, "K", CLI_INTEGER, &request.chunk, .minimum = 1, .maximum = 1 << 30, .fallback = "whole arrays",
           .help = "cut every array at multiples of K and feed the parts one after the other through the cache (1 is decoding); the bits stay the same" },
         cli_compute_option(&machine, "fp32"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

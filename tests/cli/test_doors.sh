@@ -19,6 +19,23 @@ done
 expect 'the two types differ' [ "$(cksum <"$T/fp32.safetensors")" != "$(cksum <"$T/bf16.safetensors")" ]
 check 'logits without --compute' 0 '' '' $D logits $MODEL --tokens "$T/ragged.json" -o "$T/other.safetensors"
 expect 'logits without --compute: fp32' cmp -s "$T/fp32.safetensors" "$T/other.safetensors"
+# The cache's type is one of its own: it changes the bits, and nothing else does.
+check 'logits --cache-type of --compute' 0 '' '' $D logits $MODEL --tokens "$T/ragged.json" --cache-type fp32 -o "$T/other.safetensors"
+expect 'logits --cache-type of --compute: as without it' cmp -s "$T/fp32.safetensors" "$T/other.safetensors"
+check 'logits --cache-type bf16' 0 '' '' $D logits $MODEL --tokens "$T/ragged.json" --cache-type bf16 -o "$T/cache.safetensors"
+expect 'logits --cache-type bf16: other bits' [ "$(cksum <"$T/cache.safetensors")" != "$(cksum <"$T/fp32.safetensors")" ]
+expect 'logits --cache-type bf16: not those of --compute bf16' [ "$(cksum <"$T/cache.safetensors")" != "$(cksum <"$T/bf16.safetensors")" ]
+for how in '--chunk 1' '--chunk 3' '--threads 1' '--prefill absorbed'; do
+    check "logits --cache-type bf16 $how" 0 '' '' $D logits $MODEL --tokens "$T/ragged.json" --cache-type bf16 $how -o "$T/other.safetensors"
+    expect "logits --cache-type bf16 $how: the same bytes" cmp -s "$T/cache.safetensors" "$T/other.safetensors"
+done
+# What grouped-query attention cannot have is refused before any work: nowhere.json is not looked for.
+for command in "logits --tokens $T/nowhere.json -o $T/never" "generate --tokens $T/nowhere.json" 'generate -p a' 'chat' "eval --data $T/nowhere.txt" 'bench --prompt 4 --gen 1'; do
+    check "$command --cache-type fp8" 2 '' "^deepseek ${command%% *}: --cache-type: found fp8, expected fp32 or bf16: layer 0 of this model (llama) has no multi-head latent attention " \
+        $D ${command%% *} $MODEL ${command#"${command%% *}"} --cache-type fp8
+    check "$command --prefill expanded" 2 '' "^deepseek ${command%% *}: --prefill: found expanded, expected absorbed: layer 0 of this model (llama) has no multi-head latent attention " \
+        $D ${command%% *} $MODEL ${command#"${command%% *}"} --prefill expanded
+done
 # Row 3 of the batch, with 9 of 17 positions, alone: the header has a whole number of 8-byte words, the rest is data.
 check 'logits of one array' 0 '' '' $D logits $MODEL --tokens "$T/alone.json" -o "$T/alone.safetensors"
 row=$((17 * 131 * 4)) part=$((9 * 131 * 4))
