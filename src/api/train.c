@@ -54,7 +54,7 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
         if (s->sequence_length > config.max_position_embeddings)
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
-        if (!status) status = settings_check_loss(s, config.model_type, origin, "train.", error);
+        if (!status) status = settings_check_model(s, &config, origin, "train.", error);
         if (!status) status = model_create(&t->model, &config, t->machine.kernels, t->machine.pool, settings_compute(s), error);
         if (status) config_release(&config);
     }
@@ -86,8 +86,9 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     if (!status) status = make_model(t, root, origin, options->from, error);
     if (!status) {
         const struct optimizer_settings optimizer = settings_optimizer(&t->settings);
+        const struct objective objective = settings_objective(&t->settings);
         t->schedule = settings_schedule(&t->settings);
-        status = trainer_create(&t->trainer, t->model, &optimizer, NULL, t->settings.micro_batch_size, t->settings.sequence_length, error);
+        status = trainer_create(&t->trainer, t->model, &optimizer, &objective, t->settings.micro_batch_size, t->settings.sequence_length, error);
     }
     if (status) ds_trainer_free(t);
     else *out = t;

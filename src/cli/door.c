@@ -43,7 +43,7 @@ enum status door_begin(const struct door_request *request, struct settings *sett
         *vocab = config.vocab_size;
         if (request->settings_path) status = json_load_path(&root, request->settings_path, error);
         if (!status) status = settings_parse_door(settings, root, request->settings_path ? request->settings_path : "settings", error);
-        if (!status) status = settings_check_loss(settings, config.model_type, request->settings_path ? request->settings_path : "settings", "", error);
+        if (!status) status = settings_check_model(settings, &config, request->settings_path ? request->settings_path : "settings", "", error);
         config_release(&config);
     }
     json_decref(root);

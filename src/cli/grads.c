@@ -7,20 +7,30 @@
 #include "io/safetensors.h"
 #include "train/trainer.h"
 
-/* `loss`, `loss.main` [1] and a gradient per parameter, zeros where none arrived. */
-static enum status write_gradients(const struct model *model, double loss, const char *path, struct error *error) {
+/* The losses, unweighted but for `loss`, and a gradient per parameter, zeros where none arrived. */
+static enum status write_gradients(const struct model *model, const struct objective *objective, const struct trainer_result *result, const char *path, struct error *error) {
+    const struct { const char *name; double weight, value; } parts[] = {
+        { "loss", 1, result->loss }, { "loss.main", 1, result->main },
+        { "loss.balance_expert", objective->weights.balance_expert, objective->balance_expert },
+        { "loss.balance_device", objective->weights.balance_device, objective->balance_device },
+        { "loss.balance_communication", objective->weights.balance_communication, objective->balance_communication },
+    };
+    enum { PARTS = sizeof parts / sizeof *parts };
+    float values[PARTS];
     int64_t count = model->parameter_count;
-    struct safetensors_source *sources = calloc((size_t)count + 2, sizeof *sources);
+    struct safetensors_source *sources = calloc((size_t)count + PARTS, sizeof *sources);
     if (!sources) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %lld tensors", (long long)count);
-    float value = (float)loss;
     for (int64_t i = 0; i < count; i++) {
         struct parameter *p = model->parameters[i];
         if (!p->grad_written) memset(p->grad, 0, (size_t)p->count * sizeof *p->grad);
         sources[i] = door_source(p, p->grad);
     }
-    sources[count] = (struct safetensors_source){ .name = "loss", .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &value };
-    sources[count + 1] = (struct safetensors_source){ .name = "loss.main", .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &value };
-    enum status status = safetensors_write(path, sources, count + 2, NULL, NULL, error);
+    for (int i = 0; i < PARTS; i++) {
+        if (parts[i].weight == 0) continue;   /* not computed */
+        values[i] = (float)parts[i].value;
+        sources[count++] = (struct safetensors_source){ .name = parts[i].name, .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &values[i] };
+    }
+    enum status status = safetensors_write(path, sources, count, NULL, NULL, error);
     free(sources);
     return status;
 }
@@ -37,9 +47,10 @@ static enum status run(const struct door_request *request, struct cli_machine *m
     if (!status) status = cli_tokens_load(&tokens, request->tokens_path, vocab, error);
     if (!status) status = door_targets(&tokens, request->tokens_path, &targets, error);
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
-    if (!status) status = trainer_create(&trainer, model, NULL, NULL, tokens.count, tokens.longest, error);
+    const struct objective objective = settings_objective(&settings);
+    if (!status) status = trainer_create(&trainer, model, NULL, &objective, tokens.count, tokens.longest, error);
     if (!status) status = trainer_gradients(trainer, tokens.ids, targets, tokens.count, tokens.longest, &result, error);
-    if (!status) status = write_gradients(model, result.loss, request->out_path, error);
+    if (!status) status = write_gradients(model, &trainer->objective, &result, request->out_path, error);
     trainer_destroy(trainer);
     model_destroy(model);
     free(targets);
@@ -49,7 +60,8 @@ static enum status run(const struct door_request *request, struct cli_machine *m
 
 int command_grads(int argc, char **argv) {
     static const char about[] = "Computes the loss of some token arrays of one length and its gradient with respect to every parameter. Writes F32 tensors: `loss` [1] the weighted "
-                                "total, `loss.main` [1] the mean over all positions that have a next token, and one gradient per parameter under the checkpoint's name.";
+                                "total, `loss.main` [1] the mean over all positions that have a next token, `loss.balance_expert` and so on [1] the unweighted parts that the settings give "
+                                "a weight, and one gradient per parameter under the checkpoint's name.";
     static const char examples[] = "deepseek grads MODEL --tokens tokens.json -o grads.safetensors\n";
     return door_run(argc, argv, "grads", about, examples, false, run);
 }

@@ -53,7 +53,8 @@ static enum status run(const struct door_request *request, struct cli_machine *m
     }
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
     struct optimizer_settings optimizer = settings_optimizer(&settings);
-    if (!status) status = trainer_create(&trainer, model, &optimizer, NULL, sequences, length, error);
+    const struct objective objective = settings_objective(&settings);
+    if (!status) status = trainer_create(&trainer, model, &optimizer, &objective, sequences, length, error);
     if (!status && !(losses = calloc((size_t)count, sizeof *losses))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)count);
     if (!status) status = take_steps(trainer, request, &settings, steps, count, losses, error);
     if (!status) status = write_parameters(model, losses, count, request->out_path, error);

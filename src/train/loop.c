@@ -129,7 +129,7 @@ static enum status make_model(struct training *t, struct error *error) {
         if (s->sequence_length > config.max_position_embeddings)
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", t->options.origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
-        if (status == STATUS_OK) status = settings_check_loss(s, config.model_type, t->options.origin, "train.", error);
+        if (status == STATUS_OK) status = settings_check_model(s, &config, t->options.origin, "train.", error);
         if (status == STATUS_OK) status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
         if (status != STATUS_OK) config_release(&config);
     }
@@ -151,12 +151,13 @@ static json_t *effective_config(const struct training *t) {
 
 static enum status make_trainer(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
-    struct optimizer_settings optimizer = settings_optimizer(s);
+    const struct optimizer_settings optimizer = settings_optimizer(s);
+    const struct objective objective = settings_objective(s);
     size_t count = (size_t)(s->batch_size * s->sequence_length);
     t->inputs = malloc(count * sizeof *t->inputs);
     t->targets = malloc(count * sizeof *t->targets);
     if (!t->inputs || !t->targets) return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
-    return trainer_create(&t->trainer, t->model, &optimizer, NULL, s->micro_batch_size, s->sequence_length, error);
+    return trainer_create(&t->trainer, t->model, &optimizer, &objective, s->micro_batch_size, s->sequence_length, error);
 }
 
 /* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says now. */

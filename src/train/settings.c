@@ -15,7 +15,7 @@ struct key {
     const char *path;         /* below `train`; at most one dot */
     enum kind kind;
     size_t offset;
-    const char *fallback;     /* JSON; null: settle() derives it from other keys, -1 until then */
+    const char *fallback;     /* JSON; null: settle() derives an INTEGER from other keys, -1 until then; a NUMBER is absent, 0 */
     double minimum, maximum;  /* INTEGER, NUMBER, NUMBERS */
     bool above_minimum;       /* the minimum itself is not allowed */
     const char *choices[4];
@@ -56,10 +56,13 @@ static const struct key keys[] = {
     { "clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30, .help = "gradients are scaled down to this global norm; 0: never" },
     { "loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .help = "weight of multi-token prediction, where the model has it" },
     { "loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6, .help = "weight of the balance loss over experts, where there are some" },
-    { "loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6, .help = "the same over devices" },
-    { "loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6, .help = "the same over communication" },
+    { "loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6, .help = "the same over devices: the groups of experts (n_group)" },
+    { "loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6, .help = "the same over what each device receives" },
     { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .help = "the same within each sequence" },
     { "loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6, .help = "weight of the indexer's loss, where the model has one" },
+    { "capacity_factor", NUMBER, AT(capacity_factor), "null", 0, 1e6, .above_minimum = true, .words = "none: nothing is dropped",
+      .help = "drop what is assigned to a device beyond this multiple of the mean, lowest affinity first; training only" },
+    { "undropped", NUMBER, AT(undropped), "0.1", 0, 1, .help = "share of the sequences that dropping spares" },
     { "eval_every", INTEGER, AT(eval_every), "250", 0, 1e9, .help = "steps between evaluations on held-out data; 0: only at the end" },
     { "eval_fraction", NUMBER, AT(eval_fraction), "0.1", 0, 0.9, .help = "share of the data held out, at its end; 0: no evaluation" },
     { "eval_batches", INTEGER, AT(eval_batches), "20", 0, 1e9, .help = "batches of an evaluation, spread over the held-out data; 0: all of it (as at the end)" },
@@ -245,7 +248,7 @@ static enum status read_defaults(struct settings *settings, struct error *error)
     for (int i = 0; i < KEY_COUNT; i++) {
         json_t *value = json_loads(keys[i].fallback, JSON_DECODE_ANY, NULL);
         bool read = value && (json_is_null(value) || read_value(settings, &keys[i], value));
-        if (json_is_null(value)) *(int64_t *)((char *)settings + keys[i].offset) = -1;
+        if (json_is_null(value) && keys[i].kind == INTEGER) *(int64_t *)((char *)settings + keys[i].offset) = -1;
         json_decref(value);
         if (!read) return error_set(error, STATUS_NO_MEMORY, "no memory left for the training settings");
     }
@@ -302,13 +305,36 @@ struct optimizer_settings settings_optimizer(const struct settings *s) {
                                         .clip_grad_norm = s->clip_grad_norm, .decay_vectors = s->optimizer.decay_vectors };
 }
 
-enum status settings_check_loss(const struct settings *settings, const char *model_type, const char *origin, const char *prefix, struct error *error) {
+struct objective settings_objective(const struct settings *s) {
+    return (struct objective){ .weights = s->loss, .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed };
+}
+
+static bool has_experts(const struct config *config) {
+    for (int64_t i = 0; i < config->num_hidden_layers; i++)
+        if (config->layers[i].ffn == FFN_MOE) return true;
+    return false;
+}
+
+/* Why the model has no such part of the loss; NULL: it has it. With one device the losses over devices and over communication are the number 1 in every layer, whatever the router does. */
+static const char *lacks_part(const struct config *config, const char *path) {
+    bool devices = strcmp(path, "loss.balance_device") == 0 || strcmp(path, "loss.balance_communication") == 0;
+    if (!devices && strcmp(path, "loss.balance_expert") != 0) return "";
+    if (!has_experts(config)) return ": it has no routed experts";
+    return devices && config->n_group < 2 ? ": its experts are one group (n_group 1), for which it is a constant" : NULL;
+}
+
+enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin, const char *prefix, struct error *error) {
     for (int i = 0; i < KEY_COUNT; i++) {
         double weight;
+        if (strncmp(keys[i].path, "loss.", 5) != 0) continue;
         memcpy(&weight, (const char *)settings + keys[i].offset, sizeof weight);
-        if (strncmp(keys[i].path, "loss.", 5) == 0 && weight != 0)
-            return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss", origin, prefix, keys[i].path, weight, model_type);
+        const char *reason = weight != 0 ? lacks_part(config, keys[i].path) : NULL;
+        if (reason)
+            return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss%s", origin, prefix, keys[i].path, weight, config->model_type, reason);
     }
+    if (settings->capacity_factor > 0 && !has_experts(config))
+        return error_set(error, STATUS_UNSUPPORTED, "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin, prefix, settings->capacity_factor,
+                         config->model_type);
     return STATUS_OK;
 }
 
@@ -318,7 +344,7 @@ static json_t *value_to_json(const struct settings *settings, const struct key *
     const void *field = (const char *)settings + key->offset;
     switch (key->kind) {
     case INTEGER: return json_integer(*(const int64_t *)field);
-    case NUMBER: return json_real(*(const double *)field);
+    case NUMBER: return key->fallback[0] == 'n' && *(const double *)field == 0 ? json_null() : json_real(*(const double *)field);
     case BOOLEAN: return json_boolean(*(const bool *)field);
     case CHOICE: return json_string(key->choices[*(const int *)field]);
     case TEXT: return json_string(field);

@@ -31,6 +31,7 @@ struct settings {
     struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;
     struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; } schedule;
     struct loss_weights loss;
+    double capacity_factor, undropped;           /* of token dropping; 0: nothing is dropped */
     double clip_grad_norm;                       /* 0: no clipping */
 
     int64_t eval_every, eval_batches;            /* 0: never; 0: the whole split */
@@ -52,8 +53,10 @@ static inline enum dtype settings_compute(const struct settings *s) { return s->
 static inline enum dtype settings_dtype(const struct settings *s) { return s->dtype_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
 struct schedule settings_schedule(const struct settings *settings);
 struct optimizer_settings settings_optimizer(const struct settings *settings);
-/* V1's loss has one part: a weight for another one is an error that names it. */
-enum status settings_check_loss(const struct settings *settings, const char *model_type, const char *origin, const char *prefix, struct error *error);
+/* What a trainer is asked for: weights, dropping, seed. */
+struct objective settings_objective(const struct settings *settings);
+/* Asks for nothing that the model does not have: a weight for a part of the loss that it lacks, or a capacity of experts that are not there, is an error that names the key and the model. */
+enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin, const char *prefix, struct error *error);
 
 /* All keys with the values in force. New reference. */
 json_t *settings_to_json(const struct settings *settings);

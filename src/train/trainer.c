@@ -8,6 +8,33 @@ static void repack(void *context, const struct parameter *parameter, int64_t r0,
     if (parameter->packed[0] || parameter->packed[1]) parameter_repack(context, parameter, r0, r1);
 }
 
+/* What each layer with a router counts: one block, the counts behind the list. */
+static enum status allocate_loads(struct trainer *t, struct error *error) {
+    const struct config *config = &t->model->config;
+    int64_t routers = 0;
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) routers += config->layers[i].ffn == FFN_MOE;
+    if (!routers) return STATUS_OK;
+    struct expert_load *loads = calloc(1, (size_t)config->num_hidden_layers * sizeof *loads + (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
+    if (!loads) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
+    int64_t *counts = (int64_t *)(void *)(loads + config->num_hidden_layers);
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        if (config->layers[i].ffn != FFN_MOE) continue;
+        loads[i].counts = counts;
+        counts += config->n_routed_experts;
+    }
+    t->objective.loads = loads;
+    return STATUS_OK;
+}
+
+static void clear_loads(struct trainer *t) {
+    const struct config *config = &t->model->config;
+    for (int64_t i = 0; t->objective.loads && i < config->num_hidden_layers; i++) {
+        struct expert_load *load = &t->objective.loads[i];
+        load->dropped = 0;
+        for (int64_t e = 0; load->counts && e < config->n_routed_experts; e++) load->counts[e] = 0;
+    }
+}
+
 enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error) {
     *out = NULL;
     struct trainer *t = calloc(1, sizeof *t);
@@ -16,8 +43,11 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     t->micro_batch_size = micro_batch_size;
     t->length = length;
     if (objective) t->objective = *objective;
-    enum status status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
+    t->objective.loads = NULL;
+    enum status status = allocate_loads(t, error);
+    if (status == STATUS_OK) status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
     if (status != STATUS_OK) {
+        free(t->objective.loads);
         free(t);
         return status;
     }
@@ -42,6 +72,7 @@ void trainer_destroy(struct trainer *trainer) {
     graph_destroy(&trainer->training);
     graph_destroy(&trainer->evaluation);
     memory_destroy(&trainer->memory);
+    free(trainer->objective.loads);
     free(trainer);
 }
 
@@ -56,6 +87,7 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
     objective->first_sequence = 0;
     objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication = 0;
+    clear_loads(trainer);
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
         enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, objective, NULL, error);

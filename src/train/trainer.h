@@ -18,7 +18,7 @@ struct trainer {
 struct trainer_result { double loss /* the weighted total */, main, grad_norm; };
 
 /* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. `objective`: weights, dropping and seed are taken from it; NULL: the main
- * loss alone. */
+ * loss alone. Its `loads` are the trainer's own, where the model has routers. */
 enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error);
 void trainer_destroy(struct trainer *trainer);
 

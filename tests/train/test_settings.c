@@ -99,6 +99,9 @@ static void wrong_values_are_named(void **state) {
         { "{\"text_key\": \"\"}", "train.text_key: found an empty text" },
         { "{\"bad_lines\": \"ignore\"}", "train.bad_lines: found \"ignore\", expected \"error\", \"skip\"" },
         { "{\"keep\": 0}", "train.keep: found 0" },
+        { "{\"capacity_factor\": 0}", "train.capacity_factor: found 0, expected a number above 0, up to 1000000" },
+        { "{\"capacity_factor\": -1}", "train.capacity_factor: found -1, expected a number above 0" },
+        { "{\"undropped\": 1.1}", "train.undropped: found 1.1, expected a number from 0 to 1" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
@@ -119,10 +122,35 @@ static void values_are_read(void **state) {
     assert_true(s.optimizer.learning_rate == 1 && s.optimizer.decay_vectors && s.optimizer.beta1 == 0.9);
     assert_int_equal(s.schedule.warmup_steps, 200);
     assert_string_equal(s.sample_prompt, "KING");
-    assert_int_equal(settings_check_loss(&s, "llama", "c.json", "train.", &error), STATUS_OK);
-    assert_int_equal(parse(&s, "{\"loss\": {\"balance_device\": 0.5}}"), STATUS_OK);
-    assert_int_equal(settings_check_loss(&s, "llama", "c.json", "train.", &error), STATUS_UNSUPPORTED);
-    assert_string_equal(error.message, "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss");
+}
+
+/* A key asks for something that the model does not have. */
+static void parts_that_a_model_lacks_are_named(void **state) {
+    (void)state;
+    struct layer_plan dense[] = { { ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8 }, { ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8 } }, mixed[] = { dense[0], { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 } };
+    const struct config v1 = { .model_type = "llama", .num_hidden_layers = 2, .layers = dense, .n_group = 1, .topk_group = 1 };
+    const struct config lite = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1 };
+    const struct config v2 = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 4, .topk_group = 2 };
+    static const char expert[] = "{\"loss\": {\"balance_expert\": 0.003}}", device[] = "{\"loss\": {\"balance_device\": 0.5}}", communication[] = "{\"loss\": {\"balance_communication\": 0.02}}";
+    static const char capacity[] = "{\"capacity_factor\": 1}", sequence[] = "{\"loss\": {\"balance_sequence\": 1e-4}}", mtp[] = "{\"loss\": {\"mtp\": 0.3}}";
+    const struct { const char *train; const struct config *config; const char *message; /* NULL: accepted */ } cases[] = {
+        { "{}", &v1, NULL }, { "{}", &lite, NULL }, { "{}", &v2, NULL },
+        { expert, &v1, "c.json: train.loss.balance_expert: found 0.003, but a model of type llama has no such loss: it has no routed experts" },
+        { device, &v1, "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss: it has no routed experts" },
+        { capacity, &v1, "c.json: train.capacity_factor: found 1, but a model of type llama has no routed experts to drop tokens of" },
+        { expert, &lite, NULL }, { capacity, &lite, NULL },
+        { device, &lite, "train.loss.balance_device: found 0.5, but a model of type deepseek_v2 has no such loss: its experts are one group (n_group 1), for which it is a constant" },
+        { communication, &lite, "train.loss.balance_communication: found 0.02, but a model of type deepseek_v2 has no such loss: its experts are one group" },
+        { expert, &v2, NULL }, { device, &v2, NULL }, { communication, &v2, NULL }, { capacity, &v2, NULL },
+        { sequence, &v2, "train.loss.balance_sequence: found 0.0001, but a model of type deepseek_v2 has no such loss" },
+        { mtp, &v2, "train.loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss" },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct settings s;
+        assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
+        assert_int_equal(settings_check_model(&s, cases[i].config, "c.json", "train.", &error), cases[i].message ? STATUS_UNSUPPORTED : STATUS_OK);
+        if (cases[i].message && !strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
+    }
 }
 
 /* Defaults that other keys decide. */
@@ -288,6 +316,7 @@ int main(void) {
         cmocka_unit_test(defaults_are_those_of_the_help),
         cmocka_unit_test(wrong_values_are_named),
         cmocka_unit_test(values_are_read),
+        cmocka_unit_test(parts_that_a_model_lacks_are_named),
         cmocka_unit_test(defaults_follow_the_config),
         cmocka_unit_test(doors_have_their_own_layout),
         cmocka_unit_test(set_overrides_any_key),
