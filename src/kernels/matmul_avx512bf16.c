@@ -27,6 +27,13 @@ static void run(struct pool *pool, const struct matrix *a, enum dtype compute, c
     if (compute == DTYPE_BF16) matmul_kind_run(&kind, pool, a, products, count, scratch);
     else matmul_avx512.run(pool, a, compute, products, count, scratch);
 }
+static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
+    return compute == DTYPE_BF16 ? matmul_kind_grouped_scratch_bytes(&kind, max_m, max_k, threads) : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
+}
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+    if (compute == DTYPE_BF16) matmul_kind_run_grouped(&kind, pool, groups, count, scratch);
+    else matmul_avx512.run_grouped(pool, compute, groups, count, scratch);
+}
 
-const struct matmul_kernels matmul_avx512bf16 = {packed_bytes, pack_part, scratch_bytes, run};
+const struct matmul_kernels matmul_avx512bf16 = {packed_bytes, pack_part, scratch_bytes, run, grouped_scratch_bytes, run_grouped};
 #endif

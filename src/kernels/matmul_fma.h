@@ -53,3 +53,9 @@ static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int thread
 static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
     matmul_kind_run(kind_of(compute), pool, a, products, count, scratch);
 }
+static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
+    return matmul_kind_grouped_scratch_bytes(kind_of(compute), max_m, max_k, threads);
+}
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+    matmul_kind_run_grouped(kind_of(compute), pool, groups, count, scratch);
+}

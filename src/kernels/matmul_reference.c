@@ -63,4 +63,8 @@ static void run(struct pool *pool, const struct matrix *a, enum dtype compute, c
     }
 }
 
-const struct matmul_kernels matmul_reference = {packed_bytes, pack_part, scratch_bytes, run};
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+    for (int i = 0; i < count; i++) run(pool, &groups[i].a, compute, groups[i].products, groups[i].count, scratch);
+}
+
+const struct matmul_kernels matmul_reference = {packed_bytes, pack_part, scratch_bytes, run, scratch_bytes, run_grouped};

@@ -365,6 +365,113 @@ static void special_numbers_stay_where_they_are(void **state) {
     matrix_free(&b);
 }
 
+/* ---- many products in one call ---- */
+
+enum { GROUPS_MAX = 24 };
+
+/* A list of random products. Outputs of several groups are columns of one row-major C, as heads write them; `c` holds all of them twice over. */
+struct grouped {
+    struct matmul_group groups[GROUPS_MAX];
+    struct matmul_product products[GROUPS_MAX][2];
+    struct matrix b[GROUPS_MAX][2];
+    int count;
+    int64_t max_m, max_k;
+    unsigned char *c;
+    size_t bytes;
+};
+
+/* kinds: 1 A transposed, 2 A and B bf16, 4 B transposed, 8 sums onto C, 16 C bf16, 32 B not packed, 64 every second B not packed, 128 two products of each A. */
+static void grouped_create(struct grouped *list, const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count, int kinds) {
+    *list = (struct grouped){.count = count};
+    const enum dtype type = kinds & 2 ? DTYPE_BF16 : DTYPE_F32, c_type = kinds & 16 ? DTYPE_BF16 : DTYPE_F32;
+    int64_t stride = 3, rows = 1;
+    for (int g = 0; g < count; g++) {
+        stride += shapes[g][2] + (kinds & 128 ? shapes[g][2] / 2 + 1 : 0);
+        if (shapes[g][0] > rows) rows = shapes[g][0];
+    }
+    list->bytes = (size_t)(rows * stride) * (kinds & 16 ? 2 : 4);
+    list->c = aligned(list->bytes);
+    int64_t column = 1;
+    for (int g = 0; g < count; g++) {
+        const int64_t m = shapes[g][0], k = shapes[g][1];
+        struct matmul_group *group = &list->groups[g];
+        group->a = m && k ? matrix_create(m, k, kinds & 1, type) : (struct matrix){NULL, type, m, k, kinds & 1 ? m : k, kinds & 1};
+        group->products = list->products[g];
+        group->count = kinds & 128 ? 2 : 1;
+        if (m > list->max_m) list->max_m = m;
+        if (k > list->max_k) list->max_k = k;
+        for (int p = 0; p < group->count; p++) {
+            const int64_t n = p ? shapes[g][2] / 2 + 1 : shapes[g][2];
+            list->b[g][p] = k ? matrix_create(k, n, kinds & 4, type) : (struct matrix){NULL, type, 0, n, kinds & 4 ? 0 : n, kinds & 4};
+            const bool packed = !(kinds & 32) && !(kinds & 64 && (g + p) % 2);
+            list->products[g][p] = (struct matmul_product){.packed = packed ? pack(kernels, &list->b[g][p], compute, NULL) : NULL, .n = n, .c = list->c + (size_t)column * (kinds & 16 ? 2 : 4),
+                                                           .c_stride = stride, .c_dtype = c_type, .accumulate = kinds & 8 && !(kinds & 16), .unpacked = list->b[g][p]};
+            column += n;
+        }
+    }
+}
+
+static void grouped_free(struct grouped *list) {
+    for (int g = 0; g < list->count; g++) {
+        for (int p = 0; p < list->groups[g].count; p++) {
+            free((void *)(uintptr_t)list->products[g][p].packed);
+            matrix_free(&list->b[g][p]);
+        }
+        matrix_free(&list->groups[g].a);
+    }
+    free(list->c);
+}
+
+static void grouped_fill(struct grouped *list) {
+    for (size_t i = 0; i < list->bytes / 4; i++) ((float *)(void *)list->c)[i] = (float)(i % 13) - 6.0f;
+}
+
+/* A grouped call against `run` on each of its groups, bit for bit, C between the outputs included. */
+static void check_grouped(const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count, int kinds) {
+    struct grouped list;
+    grouped_create(&list, kernels, compute, shapes, count, kinds);
+    unsigned char *expected = malloc(list.bytes);
+    grouped_fill(&list);
+    for (int g = 0; g < count; g++) {
+        const struct matmul_group *group = &list.groups[g];
+        if (group->a.rows && group->a.cols) multiply(kernels, 1, &group->a, compute, group->products, group->count);
+        for (int p = 0; p < group->count && !group->a.cols; p++) {   /* nothing to add up */
+            const struct matmul_product *product = &group->products[p];
+            const size_t bytes = product->c_dtype == DTYPE_BF16 ? 2 : 4;
+            for (int64_t row = 0; row < group->a.rows && !product->accumulate; row++) memset((char *)product->c + (size_t)(row * product->c_stride) * bytes, 0, (size_t)product->n * bytes);
+        }
+    }
+    memcpy(expected, list.c, list.bytes);
+    for (int threads = 1; threads <= 3; threads++) {
+        grouped_fill(&list);
+        size_t bytes = kernels->grouped_scratch_bytes(list.max_m, list.max_k, compute, threads), guard = 64;
+        unsigned char *scratch = malloc(bytes + guard);
+        memset(scratch, 0xFF, bytes + guard);
+        kernels->run_grouped(pools[threads], compute, list.groups, count, scratch);
+        for (size_t i = 0; i < guard; i++) assert_int_equal(scratch[bytes + i], 0xFF);
+        free(scratch);
+        if (memcmp(list.c, expected, list.bytes)) fail_msg("%d groups, compute type %d, kinds %d, %d threads: other bits than one by one", count, (int)compute, kinds, threads);
+    }
+    free(expected);
+    grouped_free(&list);
+}
+
+static void grouped_products_have_the_bits_of_each(void **state) {
+    (void)state;
+    /* experts with and without rows, one of them with most; odd sizes; one group; no rows at all; more panels than rows; several blocks of rows and of k */
+    static const int experts[][3] = {{2, 130, 97}, {0, 130, 97}, {1, 130, 97}, {70, 130, 97}, {0, 130, 97}, {3, 130, 97}, {9, 130, 97}, {17, 130, 97}, {1, 130, 97}, {0, 130, 97}};
+    static const int sums[][3] = {{40, 3, 33}, {40, 0, 33}, {40, 17, 33}, {40, 1, 33}, {40, 70, 33}, {40, 0, 33}};
+    static const int odd[][3] = {{1, 1, 1}, {3, 1, 17}, {1, 3, 65}, {17, 17, 3}, {14, 65, 31}, {33, 129, 17}, {47, 257, 1}, {2, 31, 33}};
+    static const int one[][3] = {{31, 70, 300}}, none[][3] = {{0, 70, 30}, {0, 0, 30}}, nothing[][3] = {{5, 0, 64}};
+    static const int large[][3] = {{1, 1601, 333}, {260, 1100, 97}, {2, 1601, 700}, {1050, 70, 40}, {16, 577, 129}};
+    static const struct { const int (*shapes)[3]; int count; bool large; } lists[] = {{experts, 10, false}, {sums, 6, false}, {odd, 8, false}, {one, 1, false}, {none, 2, false}, {nothing, 1, false}, {large, 5, true}};
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        for (int compute = 0; compute < 2 && tested(isa); compute++)
+            for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
+                for (int kinds = lists[l].large ? 29 * isa + 7 * compute : (int)l; kinds < 256; kinds += lists[l].large ? 83 : 5)
+                    if (isa != ISA_REFERENCE || !lists[l].large) check_grouped(variants[isa], computes[compute], lists[l].shapes, lists[l].count, kinds);
+}
+
 int main(void) {
     for (int threads = 2; threads < 4; threads++)
         if (pool_create(&pools[threads], threads, NULL) != STATUS_OK) return 1;
@@ -377,6 +484,7 @@ int main(void) {
         cmocka_unit_test(unpacked_operands_give_the_same_bits),
         cmocka_unit_test(parts_make_the_whole),
         cmocka_unit_test(special_numbers_stay_where_they_are),
+        cmocka_unit_test(grouped_products_have_the_bits_of_each),
     };
     int failed = cmocka_run_group_tests_name("matmul", tests, NULL, NULL);
     for (int threads = 2; threads < 4; threads++) pool_destroy(pools[threads]);
