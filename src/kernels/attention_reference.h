@@ -4,7 +4,9 @@
  *
  *   s[t][u] = scale q[t] . k[u],  u <= t      m = max_u s      p[u] = exp(s[u] - m)      l = sum_u p[u]      o = sum_u p[u] v[u] / l      lse = m + log l
  *
- * With kv_dtype BF16 q, k, v and the p of the product with v are rounded to bf16. In a backward over BF16 so are P and dS for their products. */
+ * With kv_dtype BF16 q, k, v and the p of the product with v are rounded to bf16. In a backward over BF16 so are P and dS for their products.
+ * kv_dtype F8_E4M3 is a BF16 store whose values went through codes (attention_codes.h). */
+#include "kernels/attention_codes.h"
 
 struct reference_call {
     const struct attention_shape *shape;
@@ -37,11 +39,64 @@ static size_t reference_align(size_t bytes) { return (bytes + 63) / 64 * 64; }
 static size_t reference_key_bytes(const struct attention_shape *shape, int64_t capacity) {
     return reference_align((size_t)capacity * (size_t)shape->kv_heads * (size_t)shape->qk_dim * reference_element_bytes(shape->kv_dtype));
 }
+/* Where value_in_key it is [capacity] rows: v_dim channels of the value, then the others of the key. With F8_E4M3 the first are codes, and their scales follow them. */
+static size_t reference_row_bytes(const struct attention_shape *shape) {
+    size_t v_dim = (size_t)shape->v_dim, others = (size_t)(shape->qk_dim - shape->v_dim);
+    if (shape->kv_dtype == DTYPE_F8_E4M3) return v_dim + sizeof(float) * (size_t)codes_groups(shape->v_dim) + 2 * others;
+    return (v_dim + others) * reference_element_bytes(shape->kv_dtype);
+}
 static size_t reference_kv_bytes(const struct attention_shape *shape, int64_t capacity) {
+    if (shape->value_in_key) return reference_align((size_t)capacity * reference_row_bytes(shape));
     size_t values = (size_t)capacity * (size_t)shape->kv_heads * (size_t)shape->v_dim * reference_element_bytes(shape->kv_dtype);
     return reference_key_bytes(shape, capacity) + reference_align(values);
 }
 
+/* Numbers as the products see them: channel i of a row where value_in_key, otherwise of a key or a value. */
+static real reference_row_number(const struct attention_shape *shape, const void *kv, int64_t u, int i) {
+    const char *row = (const char *)kv + (size_t)u * reference_row_bytes(shape);
+    if (shape->kv_dtype != DTYPE_F8_E4M3) return reference_load(row, shape->kv_dtype, i);
+    const char *scales = row + shape->v_dim, *others = scales + sizeof(float) * (size_t)codes_groups(shape->v_dim);
+    if (i < shape->v_dim) {
+        float scale;
+        memcpy(&scale, scales + sizeof scale * (size_t)(i / CODES_GROUP), sizeof scale);
+        return (real)(e4m3_to_float((uint8_t)row[i]) * scale);
+    }
+    uint16_t other;
+    memcpy(&other, others + 2 * (size_t)(i - shape->v_dim), 2);
+    return (real)bf16_to_float(other);
+}
+static real reference_key(const struct attention_shape *shape, const struct attention_job *job, int kv_head, int64_t u, int i) {
+    if (shape->value_in_key) return reference_row_number(shape, job->kv, u, i);
+    return reference_load(job->kv, shape->kv_dtype, (u * shape->kv_heads + kv_head) * shape->qk_dim + i);
+}
+static real reference_value(const struct attention_shape *shape, const struct attention_job *job, int kv_head, int64_t u, int i) {
+    if (shape->value_in_key) return reference_row_number(shape, job->kv, u, i);
+    return reference_load((const char *)job->kv + reference_key_bytes(shape, job->capacity), shape->kv_dtype, (u * shape->kv_heads + kv_head) * shape->v_dim + i);
+}
+
+static void reference_write_row(const struct reference_call *call, void *kv, int64_t position, int64_t row) {
+    const struct attention_shape *shape = call->shape;
+    int v_dim = shape->v_dim, others = shape->qk_dim - v_dim;
+    char *to = (char *)kv + (size_t)position * reference_row_bytes(shape);
+    if (shape->kv_dtype != DTYPE_F8_E4M3) {
+        for (int i = 0; i < v_dim; i++) reference_store(to, shape->kv_dtype, i, reference_load(call->v, call->v_dtype, row * call->v_stride + i));
+        for (int i = 0; i < others; i++) reference_store(to, shape->kv_dtype, v_dim + i, reference_load(call->k, call->k_dtype, row * call->k_stride + i));
+        return;
+    }
+    for (int first = 0; first < v_dim; first += CODES_GROUP) {
+        int last = first + CODES_GROUP < v_dim ? first + CODES_GROUP : v_dim;
+        float largest = 0;
+        for (int i = first; i < last; i++) largest = fmaxf(largest, fabsf((float)reference_load(call->v, call->v_dtype, row * call->v_stride + i)));
+        int exponent = codes_exponent(largest);
+        float scale = codes_power(exponent), inverse = codes_power(-exponent);
+        memcpy(to + v_dim + sizeof scale * (size_t)(first / CODES_GROUP), &scale, sizeof scale);
+        for (int i = first; i < last; i++) to[i] = (char)e4m3_from_float((float)reference_load(call->v, call->v_dtype, row * call->v_stride + i) * inverse);
+    }
+    for (int i = 0; i < others; i++) {
+        uint16_t other = bf16_from_float((float)reference_load(call->k, call->k_dtype, row * call->k_stride + i));
+        memcpy(to + v_dim + sizeof(float) * (size_t)codes_groups(v_dim) + 2 * (size_t)i, &other, 2);
+    }
+}
 static void reference_write_task(void *context, int thread, int threads) {
     const struct reference_call *call = context;
     const struct attention_shape *shape = call->shape;
@@ -52,6 +107,10 @@ static void reference_write_task(void *context, int thread, int threads) {
         int64_t begin, end;
         pool_share(job->count, 1, thread, threads, &begin, &end);
         for (int64_t t = begin; t < end; t++) {
+            if (shape->value_in_key) {
+                reference_write_row(call, job->kv, job->position + t, job->row + t);
+                continue;
+            }
             for (int i = 0; i < k_width; i++) {
                 reference_store(job->kv, shape->kv_dtype, (job->position + t) * k_width + i, reference_load(call->k, call->k_dtype, (job->row + t) * call->k_stride + i));
             }
@@ -68,6 +127,15 @@ static void reference_kv_write(struct pool *pool, const struct attention_shape *
     pool_run(pool, reference_write_task, &call);
 }
 
+static void reference_kv_read(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job, int64_t first, int64_t count,
+                              void *k, enum dtype k_dtype, int64_t k_stride, void *v, enum dtype v_dtype, int64_t v_stride) {
+    (void)pool;
+    for (int64_t t = 0; t < count; t++) {
+        for (int i = 0; i < shape->v_dim; i++) reference_store(v, v_dtype, t * v_stride + i, reference_row_number(shape, job->kv, first + t, i));
+        for (int i = shape->v_dim; i < shape->qk_dim; i++) reference_store(k, k_dtype, t * k_stride + i - shape->v_dim, reference_row_number(shape, job->kv, first + t, i));
+    }
+}
+
 /* One query's scores, then weights. */
 static size_t reference_thread_bytes(int64_t max_position) { return reference_align((size_t)max_position * sizeof(real)); }
 static size_t reference_scratch_bytes(const struct attention_shape *shape, int64_t max_position, int threads) {
@@ -78,15 +146,14 @@ static size_t reference_scratch_bytes(const struct attention_shape *shape, int64
 static void reference_forward_row(const struct reference_call *call, const struct attention_job *job, int64_t t, int head, real *p /* [position + 1] */) {
     const struct attention_shape *shape = call->shape;
     int kv_head = head / (shape->heads / shape->kv_heads), qk_dim = shape->qk_dim, v_dim = shape->v_dim;
-    enum dtype kv_dtype = shape->kv_dtype;
-    const void *values = (const char *)job->kv + reference_key_bytes(shape, job->capacity);
+    enum dtype product_dtype = shape->kv_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
     int64_t keys = job->position + t + 1, q_at = (job->row + t) * call->q_stride + (int64_t)head * qk_dim;
 
     real largest = -(real)INFINITY, sum = 0;
     for (int64_t u = 0; u < keys; u++) {
         real dot = 0;
         for (int i = 0; i < qk_dim; i++) {
-            dot += reference_round(reference_load(call->q, call->dtype, q_at + i), kv_dtype) * reference_load(job->kv, kv_dtype, (u * shape->kv_heads + kv_head) * qk_dim + i);
+            dot += reference_round(reference_load(call->q, call->dtype, q_at + i), product_dtype) * reference_key(shape, job, kv_head, u, i);
         }
         p[u] = (real)shape->scale * dot;
         if (p[u] > largest) largest = p[u];
@@ -94,11 +161,11 @@ static void reference_forward_row(const struct reference_call *call, const struc
     for (int64_t u = 0; u < keys; u++) {
         real e = (real)exp((double)(p[u] - largest));
         sum += e;
-        p[u] = reference_round(e, kv_dtype);
+        p[u] = reference_round(e, product_dtype);
     }
     for (int i = 0; i < v_dim; i++) {
         real weighted = 0;
-        for (int64_t u = 0; u < keys; u++) weighted += p[u] * reference_load(values, kv_dtype, (u * shape->kv_heads + kv_head) * v_dim + i);
+        for (int64_t u = 0; u < keys; u++) weighted += p[u] * reference_value(shape, job, kv_head, u, i);
         reference_store(call->out, call->o_dtype, (job->row + t) * call->o_stride + (int64_t)head * v_dim + i, weighted / sum);
     }
     if (call->lse_out) call->lse_out[head * call->rows + job->row + t] = largest + (real)log((double)sum);
