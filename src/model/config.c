@@ -14,6 +14,8 @@
 #define MAX_LAYERS 4096
 #define MAX_VOCAB ((int64_t)1 << 24)
 #define MAX_WARNINGS 64
+#define MAX_EXPERTS 8192                        /* of a layer */
+#define MAX_EXPERTS_TOGETHER ((int64_t)1 << 18)   /* of all layers */
 
 /* ---- reading typed values ---------------------------------------------------------------------------------------------------- */
 
@@ -59,6 +61,20 @@ static enum status read_positive_number(const struct reader *reader, const json_
     return STATUS_OK;
 }
 
+static enum status read_flag(const struct reader *reader, const char *key, bool *value) {
+    const json_t *found = json_object_get(reader->root, key);
+    if (!found || json_is_null(found)) return STATUS_OK;
+    if (!json_is_boolean(found)) return wrong(reader, key, found, "true or false");
+    *value = json_is_true(found);
+    return STATUS_OK;
+}
+
+/* A product of two sizes that a tensor or a matrix has. Both are positive and below 2^31. */
+static enum status limit_product(const struct reader *reader, const char *what, int64_t a, int64_t b) {
+    if (a * b <= MAX_DIMENSION) return STATUS_OK;
+    return error_set(reader->error, STATUS_INVALID, "%s: %s is %lld, expected at most %lld", reader->origin, what, (long long)(a * b), (long long)MAX_DIMENSION);
+}
+
 /* A key whose only implemented value is `false` (or absent). */
 static enum status require_false(const struct reader *reader, const char *key) {
     const json_t *found = json_object_get(reader->root, key);
@@ -83,24 +99,180 @@ static enum status read_dtype(const struct reader *reader, struct config *config
     return STATUS_OK;
 }
 
-/* rope_theta and rope_scaling as published, rope_parameters as transformers 5 writes them. */
-static enum status read_rope(const struct reader *reader, struct config *config) {
+static bool is_one_of(const char *name, const char *const *names, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(name, names[i]) == 0) return true;
+    return false;
+}
+
+/* A message about key `key` of `object`. */
+static enum status wrong_part(const struct reader *reader, const char *object, const char *key, const json_t *value, const char *expected) {
+    char path[160];
+    snprintf(path, sizeof path, "%s.%.100s", object, key);
+    return wrong(reader, path, value, expected);
+}
+
+/* YaRN (spec/v1-v3.md section 2.6). Others compute the amplitude of cos and sin from the two mscale keys in different ways where only one of them is given; so that cannot be. */
+static enum status read_yarn(const struct reader *reader, const char *name, const json_t *rope, struct config *config) {
+    static const char *const keys[] = {"type", "rope_type", "rope_theta", "factor", "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "attention_factor", "truncate"};
+    struct rope_scaling *yarn = &config->rope_scaling;
+    *yarn = (struct rope_scaling){.yarn = true, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
+    const struct { const char *key; double minimum, maximum, *value; const char *expected; } numbers[] = {
+        {"factor", 1, 1e6, &yarn->factor, "a number from 1 to 1000000"},
+        {"beta_fast", 1e-6, 1e6, &yarn->beta_fast, "a number from 0.000001 to 1000000"},
+        {"beta_slow", 1e-6, 1e6, &yarn->beta_slow, "a number from 0.000001 to 1000000"},
+        {"mscale", 1e-6, 1e6, &yarn->mscale, "a number from 0.000001 to 1000000"},
+        {"mscale_all_dim", 0, 1e6, &yarn->mscale_all_dim, "a number from 0 to 1000000"},
+    };
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        const json_t *found = json_object_get(rope, numbers[i].key);
+        if (!found || json_is_null(found)) {
+            if (i == 0) return wrong_part(reader, name, "factor", found, numbers[i].expected);
+            continue;
+        }
+        const double value = json_number_value(found);
+        if (!json_is_number(found) || !(value >= numbers[i].minimum && value <= numbers[i].maximum)) return wrong_part(reader, name, numbers[i].key, found, numbers[i].expected);
+        *numbers[i].value = value;
+    }
+    const json_t *original = json_object_get(rope, "original_max_position_embeddings");
+    if (!json_is_integer(original) || json_integer_value(original) < 1 || json_integer_value(original) > INT_MAX)
+        return wrong_part(reader, name, "original_max_position_embeddings", original, "the context length before the extension, an integer from 1 to 2147483647");
+    yarn->original_max_position_embeddings = json_integer_value(original);
+    if (yarn->beta_fast <= yarn->beta_slow)
+        return error_set(reader->error, STATUS_INVALID, "%s: %s: beta_fast is %g and beta_slow %g, expected beta_fast to be the larger", reader->origin, name, yarn->beta_fast, yarn->beta_slow);
+    const bool mscale = json_is_number(json_object_get(rope, "mscale"));
+    if (yarn->mscale_all_dim > 0 ? !mscale : yarn->mscale != 1)
+        return error_set(reader->error, STATUS_INVALID, "%s: %s: %s, expected both mscale and mscale_all_dim (V2: 0.707) or none", reader->origin, name,
+                         mscale ? "mscale without a positive mscale_all_dim" : "mscale_all_dim without mscale");
+    if (config->rope_theta <= 1) return error_set(reader->error, STATUS_INVALID, "%s: rope_theta is %g, expected more than 1 with YaRN", reader->origin, config->rope_theta);
+    const json_t *attention_factor = json_object_get(rope, "attention_factor"), *truncate = json_object_get(rope, "truncate");
+    if (attention_factor && !json_is_null(attention_factor)) return unsupported(reader, "attention_factor", attention_factor, "null");
+    if (truncate && !json_is_null(truncate) && !json_is_true(truncate)) return unsupported(reader, "truncate", truncate, "true");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)rope, key, value)
+        if (!is_one_of(key, keys, sizeof keys / sizeof *keys)) return unsupported(reader, name, rope, "YaRN with the keys of DeepSeek V2");
+    return STATUS_OK;
+}
+
+/* rope_theta and rope_scaling as published, rope_parameters as transformers 5 writes them. With both (a setting added to what transformers wrote) rope_scaling decides. */
+static enum status read_rope(const struct reader *reader, bool has_yarn, struct config *config) {
+    static const char *const keys[] = {"rope_parameters", "rope_scaling"};
+    config->rope_scaling.factor = 1;
     enum status status = read_positive_number(reader, reader->root, "rope_theta", &config->rope_theta);
-    if (status) return status;
-    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
-    for (int i = 0; i < 2; i++) {
+    for (int i = 0; i < 2 && !status; i++) {
         const json_t *rope = json_object_get(reader->root, keys[i]);
         if (!rope || json_is_null(rope)) continue;
         if (!json_is_object(rope)) return wrong(reader, keys[i], rope, "an object or null");
-        const json_t *type = json_object_get(rope, "rope_type");
-        if (!type) type = json_object_get(rope, "type");
-        if (type && (!json_is_string(type) || strcmp(json_string_value(type), "default") != 0)) return unsupported(reader, keys[i], rope, "the rope type \"default\"");
         if ((status = read_positive_number(reader, rope, "rope_theta", &config->rope_theta))) return status;
-        const char *key;
+        const json_t *named = json_object_get(rope, "rope_type");   /* transformers' word, beside the published `type` or in its place */
+        if (!named) named = json_object_get(rope, "type");
+        if (named && !json_is_string(named)) return unsupported(reader, keys[i], rope, "a type that is a string");
+        const char *type = json_string_value(named), *key;
+        if (type && has_yarn && strcmp(type, "yarn") == 0) {
+            if ((status = read_yarn(reader, keys[i], rope, config))) return status;
+            continue;
+        }
+        if (type && strcmp(type, "default") != 0) return unsupported(reader, keys[i], rope, has_yarn ? "the rope types \"default\" and \"yarn\"" : "the rope type \"default\"");
+        config->rope_scaling = (struct rope_scaling){.factor = 1};
         json_t *value;
-        json_object_foreach((json_t *)rope, key, value)
-            if (strcmp(key, "rope_type") != 0 && strcmp(key, "type") != 0 && strcmp(key, "rope_theta") != 0) return unsupported(reader, keys[i], rope, "the rope type \"default\" with a rope_theta");
+        json_object_foreach((json_t *)rope, key, value) {
+            if (strcmp(key, "rope_type") == 0 || strcmp(key, "type") == 0 || strcmp(key, "rope_theta") == 0) continue;
+            if (has_yarn && !type) return wrong_part(reader, keys[i], "type", NULL, "\"yarn\" or \"default\"");
+            return unsupported(reader, keys[i], rope, "the rope type \"default\" with a rope_theta");
+        }
     }
+    return status;
+}
+
+/* Multi-head latent attention (spec/v1-v3.md section 2.4). Its head_dim is the rotary part, as transformers writes it; the number of key/value heads means nothing. */
+static enum status read_latent_attention(const struct reader *reader, struct config *config) {
+    enum status status;
+    const json_t *given = json_object_get(reader->root, "qk_head_dim");
+    if ((status = read_integer(reader, "q_lora_rank", 1, MAX_DIMENSION, false, &config->q_lora_rank))) return status;
+    if ((status = read_integer(reader, "kv_lora_rank", 1, MAX_HEAD_DIM, true, &config->kv_lora_rank))) return status;
+    if ((status = read_integer(reader, "qk_nope_head_dim", 1, MAX_HEAD_DIM, true, &config->qk_nope_head_dim))) return status;
+    if ((status = read_integer(reader, "qk_rope_head_dim", 2, MAX_HEAD_DIM, true, &config->qk_rope_head_dim))) return status;
+    if ((status = read_integer(reader, "v_head_dim", 1, MAX_HEAD_DIM, true, &config->v_head_dim))) return status;
+    if ((status = read_integer(reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads))) return status;
+    if ((status = read_integer(reader, "head_dim", 1, MAX_HEAD_DIM, false, &config->head_dim))) return status;
+    if (config->qk_rope_head_dim % 2)
+        return error_set(reader->error, STATUS_INVALID, "%s: qk_rope_head_dim is %lld, expected an even number (rotary embedding turns pairs)", reader->origin, (long long)config->qk_rope_head_dim);
+    const int64_t heads = config->num_attention_heads, query = config->qk_nope_head_dim + config->qk_rope_head_dim;
+    if (given && !json_is_null(given) && !(json_is_integer(given) && json_integer_value(given) == query)) return wrong(reader, "qk_head_dim", given, "qk_nope_head_dim + qk_rope_head_dim, or no such key");
+    if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + qk_rope_head_dim", heads, query))) return status;
+    if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + v_head_dim", heads, config->qk_nope_head_dim + config->v_head_dim))) return status;
+    if ((status = limit_product(reader, "num_attention_heads times kv_lora_rank + qk_rope_head_dim", heads, config->kv_lora_rank + config->qk_rope_head_dim))) return status;
+    config->num_key_value_heads = heads;
+    config->head_dim = config->qk_rope_head_dim;
+    return STATUS_OK;
+}
+
+/* V1's attention and its heads. */
+static enum status read_attention(const struct reader *reader, struct config *config) {
+    enum status status;
+    config->num_key_value_heads = config->num_attention_heads;
+    if ((status = read_integer(reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads))) return status;
+    if (config->num_attention_heads % config->num_key_value_heads)
+        return error_set(reader->error, STATUS_INVALID, "%s: num_attention_heads %lld is not a multiple of num_key_value_heads %lld", reader->origin, (long long)config->num_attention_heads, (long long)config->num_key_value_heads);
+    if ((status = read_integer(reader, "head_dim", 2, MAX_HEAD_DIM, false, &config->head_dim))) return status;
+    if (config->head_dim == 0) {
+        if (config->hidden_size % config->num_attention_heads)
+            return error_set(reader->error, STATUS_INVALID, "%s: hidden_size %lld is not a multiple of num_attention_heads %lld, and there is no head_dim", reader->origin, (long long)config->hidden_size, (long long)config->num_attention_heads);
+        config->head_dim = config->hidden_size / config->num_attention_heads;
+        if (config->head_dim > MAX_HEAD_DIM)
+            return error_set(reader->error, STATUS_INVALID, "%s: hidden_size %lld of %lld num_attention_heads makes a head_dim of %lld, expected at most %d", reader->origin, (long long)config->hidden_size, (long long)config->num_attention_heads, (long long)config->head_dim, MAX_HEAD_DIM);
+    }
+    if (config->head_dim % 2) return error_set(reader->error, STATUS_INVALID, "%s: head_dim is %lld, expected an even number (rotary embedding turns pairs)", reader->origin, (long long)config->head_dim);
+    return limit_product(reader, "num_attention_heads times head_dim", config->num_attention_heads, config->head_dim);
+}
+
+/* A choice of the gate: `names`, the first of which is meant where the key is absent. */
+static enum status read_choice(const struct reader *reader, const char *key, const char *const *names, int count, const char *expected, int *choice) {
+    const json_t *found = json_object_get(reader->root, key);
+    *choice = 0;
+    if (!found || json_is_null(found)) return STATUS_OK;
+    for (int i = 0; i < count; i++)
+        if (json_is_string(found) && strcmp(json_string_value(found), names[i]) == 0) {
+            *choice = i;
+            return STATUS_OK;
+        }
+    return unsupported(reader, key, found, expected);
+}
+
+/* Mixture of experts (spec/v1-v3.md sections 2.3 and 2.8). No routed experts: a dense model. */
+static enum status read_experts(const struct reader *reader, bool has_groups, struct config *config) {
+    static const char *const methods[] = {"greedy", "group_limited_greedy"}, *const scores[] = {"softmax"};
+    enum status status;
+    int method, score;
+    config->n_group = config->topk_group = config->moe_layer_freq = 1;
+    config->routed_scaling_factor = 1;
+    if ((status = read_integer(reader, "n_routed_experts", 0, MAX_EXPERTS, false, &config->n_routed_experts))) return status;
+    if (config->n_routed_experts == 0) return STATUS_OK;
+    if ((status = read_choice(reader, "scoring_func", scores, 1, "\"softmax\"", &score))) return status;
+    if ((status = read_choice(reader, "topk_method", methods, has_groups ? 2 : 1, has_groups ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)" : "\"greedy\"", &method))) return status;
+    config->topk_method = method == 0 ? TOPK_GREEDY : TOPK_GROUP_LIMITED_GREEDY;
+    if ((status = read_integer(reader, "moe_intermediate_size", 1, MAX_DIMENSION, true, &config->moe_intermediate_size))) return status;
+    if ((status = read_integer(reader, "n_shared_experts", 0, MAX_EXPERTS, false, &config->n_shared_experts))) return status;
+    if ((status = read_integer(reader, "num_experts_per_tok", 1, MAX_EXPERTS, true, &config->num_experts_per_tok))) return status;
+    if ((status = read_integer(reader, "first_k_dense_replace", 0, MAX_LAYERS, false, &config->first_k_dense_replace))) return status;
+    if ((status = read_integer(reader, "moe_layer_freq", 1, MAX_LAYERS, false, &config->moe_layer_freq))) return status;
+    if ((status = read_integer(reader, "n_group", 1, MAX_EXPERTS, false, &config->n_group))) return status;
+    if ((status = read_integer(reader, "topk_group", 1, MAX_EXPERTS, false, &config->topk_group))) return status;
+    if ((status = read_flag(reader, "norm_topk_prob", &config->norm_topk_prob))) return status;
+    if ((status = read_positive_number(reader, reader->root, "routed_scaling_factor", &config->routed_scaling_factor))) return status;
+    if (!has_groups && config->routed_scaling_factor != 1) return unsupported(reader, "routed_scaling_factor", json_object_get(reader->root, "routed_scaling_factor"), "1");
+    if ((status = limit_product(reader, "n_shared_experts times moe_intermediate_size", config->n_shared_experts, config->moe_intermediate_size))) return status;
+    const int64_t experts = config->n_routed_experts, groups = config->n_group, active = config->num_experts_per_tok;
+    if (config->n_routed_experts * config->num_hidden_layers > MAX_EXPERTS_TOGETHER)
+        return error_set(reader->error, STATUS_INVALID, "%s: n_routed_experts times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(experts * config->num_hidden_layers), (long long)MAX_EXPERTS_TOGETHER);
+    if (experts % groups) return error_set(reader->error, STATUS_INVALID, "%s: n_routed_experts %lld is not divisible by n_group %lld", reader->origin, (long long)experts, (long long)groups);
+    if (config->topk_group > groups) return error_set(reader->error, STATUS_INVALID, "%s: topk_group is %lld, expected at most n_group, %lld", reader->origin, (long long)config->topk_group, (long long)groups);
+    if (active > experts) return error_set(reader->error, STATUS_INVALID, "%s: num_experts_per_tok is %lld, expected at most n_routed_experts, %lld", reader->origin, (long long)active, (long long)experts);
+    const int64_t allowed = experts / groups * config->topk_group;
+    if (config->topk_method == TOPK_GROUP_LIMITED_GREEDY && active > allowed)
+        return error_set(reader->error, STATUS_INVALID, "%s: num_experts_per_tok is %lld, expected at most %lld: topk_group %lld groups of %lld experts", reader->origin, (long long)active, (long long)allowed,
+                         (long long)config->topk_group, (long long)(experts / groups));
     return STATUS_OK;
 }
 
@@ -122,7 +294,7 @@ static enum status read_token_ids(const struct reader *reader, struct config *co
 }
 
 /* layer_types, where present, names one kind per layer. */
-static enum status read_layers(const struct reader *reader, struct config *config) {
+static enum status read_layers(const struct reader *reader, enum attention_kind attention, struct config *config) {
     const json_t *types = json_object_get(reader->root, "layer_types");
     if (types && !json_is_null(types)) {
         if (!json_is_array(types) || (int64_t)json_array_size(types) != config->num_hidden_layers) return wrong(reader, "layer_types", types, "an array of num_hidden_layers names");
@@ -133,9 +305,27 @@ static enum status read_layers(const struct reader *reader, struct config *confi
     }
     config->layers = arena_alloc(reader->arena, (size_t)config->num_hidden_layers * sizeof *config->layers);
     if (!config->layers) return error_set(reader->error, STATUS_NO_MEMORY, "%s: no memory for the layer plan", reader->origin);
-    for (int64_t i = 0; i < config->num_hidden_layers; i++)
-        config->layers[i] = (struct layer_plan){ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, config->intermediate_size};
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        const bool experts = config->n_routed_experts > 0 && i >= config->first_k_dense_replace && i % config->moe_layer_freq == 0;
+        config->layers[i] = (struct layer_plan){attention, experts ? FFN_MOE : FFN_DENSE, RESIDUAL_ADD, experts ? 0 : config->intermediate_size};
+    }
     return STATUS_OK;
+}
+
+/* The model types: what their layers are made of. */
+struct kind { const char *model_type, *architecture; enum attention_kind attention; bool experts, groups, yarn; };
+
+static const struct kind kinds[] = {
+    {"llama", "LlamaForCausalLM", ATTENTION_GQA, false, false, false},                 /* DeepSeek V1 */
+    {"deepseek", "DeepseekForCausalLM", ATTENTION_GQA, true, false, false},            /* DeepSeekMoE */
+    {"deepseek_v2", "DeepseekV2ForCausalLM", ATTENTION_MLA, true, true, true},         /* DeepSeek V2 */
+};
+#define KINDS "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE) and \"deepseek_v2\""
+
+static const struct kind *find_kind(const char *model_type) {
+    for (size_t i = 0; model_type && i < sizeof kinds / sizeof *kinds; i++)
+        if (strcmp(model_type, kinds[i].model_type) == 0) return &kinds[i];
+    return NULL;
 }
 
 /* Keys that mean something here, and keys of others that change nothing in the mathematics. Everything else is worth a warning. */
@@ -146,11 +336,16 @@ static const char *const known_keys[] = {
     "use_cache", "pad_token_id", "transformers_version", "pretraining_tp", "_name_or_path", "auto_map",
     "aux_loss_alpha", "seq_aux", "output_attentions", "output_hidden_states", "return_dict", "chunk_size_feed_forward", "is_encoder_decoder", "problem_type", "id2label", "label2id",
 };
+static const char *const expert_keys[] = {
+    "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace", "moe_layer_freq", "n_group", "topk_group", "topk_method", "scoring_func",
+    "norm_topk_prob", "routed_scaling_factor", "num_nextn_predict_layers", "ep_size", "output_router_logits",
+};
+static const char *const latent_keys[] = {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "qk_head_dim"};
 
-static bool is_known(const char *key) {
-    for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++)
-        if (strcmp(key, known_keys[i]) == 0) return true;
-    return false;
+static bool is_known(const struct reader *reader, const char *key) {
+    const struct kind *kind = find_kind(json_string_value(json_object_get(reader->root, "model_type")));
+    return is_one_of(key, known_keys, sizeof known_keys / sizeof *known_keys) || (kind && kind->experts && is_one_of(key, expert_keys, sizeof expert_keys / sizeof *expert_keys)) ||
+           (kind && kind->attention == ATTENTION_MLA && is_one_of(key, latent_keys, sizeof latent_keys / sizeof *latent_keys));
 }
 
 /* A required key is not there. The keys that mean nothing are named too: one of them may be this one, misspelled. */
@@ -160,7 +355,7 @@ static enum status missing(const struct reader *reader, const char *key, const c
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)reader->root, name, value) {
-        if (is_known(name) || used + 70 > sizeof unknown) continue;
+        if (is_known(reader, name) || used + 70 > sizeof unknown) continue;
         used += (size_t)snprintf(unknown + used, sizeof unknown - used, "%s\"%.60s\"", used ? ", " : " (unknown keys: ", name);
     }
     return error_set(reader->error, STATUS_INVALID, "%s: key \"%s\": found nothing, expected %s%s%s", reader->origin, key, expected, unknown, used ? ")" : "");
@@ -172,29 +367,31 @@ static enum status collect_warnings(const struct reader *reader, struct config *
     const char *key;
     json_t *value;
     json_object_foreach((json_t *)reader->root, key, value) {
-        if (!is_known(key) && config->warning_count < MAX_WARNINGS) warnings[config->warning_count++] = arena_printf(reader->arena, "%s: unknown key \"%.100s\" ignored", reader->origin, key);
+        if (!is_known(reader, key) && config->warning_count < MAX_WARNINGS) warnings[config->warning_count++] = arena_printf(reader->arena, "%s: unknown key \"%.100s\" ignored", reader->origin, key);
     }
     config->warnings = warnings;
     return STATUS_OK;
 }
 
-static enum status read_kind(const struct reader *reader, struct config *config) {
+static enum status read_kind(const struct reader *reader, const struct kind **kind, struct config *config) {
     const json_t *type = json_object_get(reader->root, "model_type");
-    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string such as \"llama\" (DeepSeek V1)");
-    if (strcmp(json_string_value(type), "llama") != 0) return unsupported(reader, "model_type", type, "\"llama\" (DeepSeek V1)");
-    config->model_type = "llama";
-    config->architecture = "LlamaForCausalLM";
+    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string: \"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE) or \"deepseek_v2\"");
+    if (!(*kind = find_kind(json_string_value(type)))) return error_set(reader->error, STATUS_UNSUPPORTED, "%s: key \"model_type\": \"%.60s\" is not implemented, only " KINDS " are", reader->origin, json_string_value(type));
+    config->model_type = (*kind)->model_type;
+    config->architecture = (*kind)->architecture;
     const json_t *architectures = json_object_get(reader->root, "architectures");
     if (architectures && !json_is_null(architectures)) {
         const char *name = json_is_array(architectures) ? json_string_value(json_array_get(architectures, 0)) : NULL;
+        char expected[64];
+        snprintf(expected, sizeof expected, "[\"%s\"]", config->architecture);
         if (!name) return wrong(reader, "architectures", architectures, "an array with a name");
-        if (strcmp(name, config->architecture) != 0) return unsupported(reader, "architectures", architectures, "[\"LlamaForCausalLM\"]");
+        if (strcmp(name, config->architecture) != 0) return unsupported(reader, "architectures", architectures, expected);
     }
     return STATUS_OK;
 }
 
 /* Values that would change the mathematics and that nobody here computes. */
-static enum status refuse_unimplemented(const struct reader *reader) {
+static enum status refuse_unimplemented(const struct reader *reader, const struct kind *kind) {
     enum status status;
     static const char *const flags[] = {"attention_bias", "mlp_bias", "tie_word_embeddings"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
@@ -208,6 +405,8 @@ static enum status refuse_unimplemented(const struct reader *reader) {
         const json_t *value = json_object_get(reader->root, absent[i]);
         if (value && !json_is_null(value)) return unsupported(reader, absent[i], value, "null");
     }
+    const json_t *next = json_object_get(reader->root, "num_nextn_predict_layers");
+    if (kind->experts && next && !json_is_null(next) && !(json_is_integer(next) && json_integer_value(next) == 0)) return unsupported(reader, "num_nextn_predict_layers", next, "0 (a multi-token prediction module is DeepSeek V3's)");
     const json_t *tp = json_object_get(reader->root, "pretraining_tp");
     if (tp && !json_is_null(tp) && !(json_is_integer(tp) && json_integer_value(tp) == 1)) return unsupported(reader, "pretraining_tp", tp, "1");
     return STATUS_OK;
@@ -218,36 +417,24 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     *config = (struct config){.rms_norm_eps = 1e-6, .rope_theta = 10000.0, .initializer_range = 0.02, .max_position_embeddings = 2048};
     if (!json_is_object(root)) return error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", origin);
     const bool trains = json_object_get(root, "train") != NULL;   /* then the tokenizer may give the vocabulary */
+    const struct kind *kind;
     enum status status;
-    if ((status = read_kind(&reader, config))) return status;
-    if ((status = refuse_unimplemented(&reader))) return status;
+    if ((status = read_kind(&reader, &kind, config))) return status;
+    if ((status = refuse_unimplemented(&reader, kind))) return status;
     if ((status = read_integer(&reader, "hidden_size", 1, MAX_DIMENSION, true, &config->hidden_size))) return status;
     if ((status = read_integer(&reader, "intermediate_size", 1, MAX_DIMENSION, true, &config->intermediate_size))) return status;
     if ((status = read_integer(&reader, "num_hidden_layers", 1, MAX_LAYERS, true, &config->num_hidden_layers))) return status;
     if ((status = read_integer(&reader, "num_attention_heads", 1, 65536, true, &config->num_attention_heads))) return status;
-    config->num_key_value_heads = config->num_attention_heads;
-    if ((status = read_integer(&reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads))) return status;
-    if (config->num_attention_heads % config->num_key_value_heads)
-        return error_set(error, STATUS_INVALID, "%s: num_attention_heads %lld is not a multiple of num_key_value_heads %lld", origin, (long long)config->num_attention_heads, (long long)config->num_key_value_heads);
-    if ((status = read_integer(&reader, "head_dim", 2, MAX_HEAD_DIM, false, &config->head_dim))) return status;
-    if (config->head_dim == 0) {
-        if (config->hidden_size % config->num_attention_heads)
-            return error_set(error, STATUS_INVALID, "%s: hidden_size %lld is not a multiple of num_attention_heads %lld, and there is no head_dim", origin, (long long)config->hidden_size, (long long)config->num_attention_heads);
-        config->head_dim = config->hidden_size / config->num_attention_heads;
-        if (config->head_dim > MAX_HEAD_DIM)
-            return error_set(error, STATUS_INVALID, "%s: hidden_size %lld of %lld num_attention_heads makes a head_dim of %lld, expected at most %d", origin, (long long)config->hidden_size, (long long)config->num_attention_heads, (long long)config->head_dim, MAX_HEAD_DIM);
-    }
-    if (config->head_dim % 2) return error_set(error, STATUS_INVALID, "%s: head_dim is %lld, expected an even number (rotary embedding turns pairs)", origin, (long long)config->head_dim);
-    if (config->num_attention_heads * config->head_dim > MAX_DIMENSION)
-        return error_set(error, STATUS_INVALID, "%s: num_attention_heads times head_dim is %lld, expected at most %lld", origin, (long long)(config->num_attention_heads * config->head_dim), (long long)MAX_DIMENSION);
+    if ((status = (kind->attention == ATTENTION_MLA ? read_latent_attention : read_attention)(&reader, config))) return status;
+    if (kind->experts && (status = read_experts(&reader, kind->groups, config))) return status;
     if ((status = read_integer(&reader, "vocab_size", 1, MAX_VOCAB, !trains, &config->vocab_size))) return status;
     if ((status = read_integer(&reader, "max_position_embeddings", 1, INT_MAX, false, &config->max_position_embeddings))) return status;
     if ((status = read_positive_number(&reader, root, "rms_norm_eps", &config->rms_norm_eps))) return status;
     if ((status = read_positive_number(&reader, root, "initializer_range", &config->initializer_range))) return status;
-    if ((status = read_rope(&reader, config))) return status;
+    if ((status = read_rope(&reader, kind->yarn, config))) return status;
     if ((status = read_token_ids(&reader, config))) return status;
     if ((status = read_dtype(&reader, config))) return status;
-    if ((status = read_layers(&reader, config))) return status;
+    if ((status = read_layers(&reader, kind->attention, config))) return status;
     if ((status = collect_warnings(&reader, config))) return status;
     config->source = json_deep_copy(root);
     if (!config->source) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", origin);
@@ -285,18 +472,59 @@ void config_release(struct config *config) {
 
 /* ---- writing --------------------------------------------------------------------------------------------------------------------- */
 
+/* Rotary settings as read, in the spelling they came in; a rope_scaling that was added to what transformers wrote goes where transformers reads it. */
+static void write_rope(const struct config *config, json_t *root) {
+    json_t *modern = json_object_get(root, "rope_parameters"), *scaling = json_object_get(root, "rope_scaling");
+    if (!json_is_object(modern)) {
+        json_object_del(root, "rope_parameters");
+        json_object_set_new(root, "rope_theta", json_real(config->rope_theta));
+        return;
+    }
+    if (json_is_object(scaling)) {
+        json_object_clear(modern);
+        json_object_update(modern, scaling);
+        if (!json_object_get(modern, "rope_type")) json_object_set_new(modern, "rope_type", json_string(config->rope_scaling.yarn ? "yarn" : "default"));
+    }
+    json_object_del(root, "rope_scaling");
+    json_object_set_new(modern, "rope_theta", json_real(config->rope_theta));
+}
+
+/* What has another default elsewhere, or none, is always there. */
+static void write_experts(const struct config *config, json_t *root) {
+    if (config->n_routed_experts == 0) {   /* transformers has no other word for a model without experts */
+        json_object_del(root, "n_routed_experts");
+        json_object_set_new(root, "first_k_dense_replace", json_integer(config->num_hidden_layers));
+        return;
+    }
+    json_object_set_new(root, "n_routed_experts", json_integer(config->n_routed_experts));
+    json_object_set_new(root, "n_shared_experts", json_integer(config->n_shared_experts));
+    json_object_set_new(root, "num_experts_per_tok", json_integer(config->num_experts_per_tok));
+    json_object_set_new(root, "moe_intermediate_size", json_integer(config->moe_intermediate_size));
+    json_object_set_new(root, "first_k_dense_replace", json_integer(config->first_k_dense_replace));
+    json_object_set_new(root, "moe_layer_freq", json_integer(config->moe_layer_freq));
+    json_object_set_new(root, "n_group", json_integer(config->n_group));
+    json_object_set_new(root, "topk_group", json_integer(config->topk_group));
+    json_object_set_new(root, "topk_method", json_string(config->topk_method == TOPK_GREEDY ? "greedy" : "group_limited_greedy"));
+    json_object_set_new(root, "scoring_func", json_string("softmax"));
+    json_object_set_new(root, "norm_topk_prob", json_boolean(config->norm_topk_prob));
+    json_object_set_new(root, "routed_scaling_factor", json_real(config->routed_scaling_factor));
+}
+
 json_t *config_to_json(const struct config *config, enum dtype dtype) {
     json_t *root = json_deep_copy(config->source);
     if (!root) return NULL;
-    const bool modern = json_object_get(root, "dtype") != NULL || json_object_get(root, "rope_parameters") != NULL;   /* the spelling of transformers 5 */
+    const bool modern = json_object_get(root, "dtype") != NULL || json_is_object(json_object_get(root, "rope_parameters"));   /* the spelling of transformers 5 */
     json_object_set_new(root, "architectures", json_pack("[s]", config->architecture));
     json_object_set_new(root, "vocab_size", json_integer(config->vocab_size));
     json_object_set_new(root, "num_key_value_heads", json_integer(config->num_key_value_heads));
-    json_object_set_new(root, "head_dim", json_integer(config->head_dim));
+    if (config->kv_lora_rank) json_object_set_new(root, "q_lora_rank", config->q_lora_rank ? json_integer(config->q_lora_rank) : json_null());
+    if (!config->kv_lora_rank || json_object_get(root, "head_dim")) json_object_set_new(root, "head_dim", json_integer(config->head_dim));
+    const struct kind *kind = find_kind(config->model_type);
+    if (kind && kind->experts) write_experts(config, root);
     json_object_set_new(root, "max_position_embeddings", json_integer(config->max_position_embeddings));
     json_object_set_new(root, "rms_norm_eps", json_real(config->rms_norm_eps));
     json_object_set_new(root, "initializer_range", json_real(config->initializer_range));
-    if (!json_object_get(root, "rope_parameters")) json_object_set_new(root, "rope_theta", json_real(config->rope_theta));
+    write_rope(config, root);
     json_object_set_new(root, "hidden_act", json_string("silu"));
     json_object_set_new(root, "tie_word_embeddings", json_false());
     json_object_set_new(root, "bos_token_id", config->bos_token_id >= 0 ? json_integer(config->bos_token_id) : json_null());
@@ -312,18 +540,55 @@ json_t *config_to_json(const struct config *config, enum dtype dtype) {
 
 /* ---- closed forms (spec/v1-v3.md sections 1.5 and 2.7) ----------------------------------------------------------------------------- */
 
-void config_sizes(const struct config *config, struct config_sizes *sizes) {
-    const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
-    *sizes = (struct config_sizes){0};
-    int64_t norms = d;
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
-        sizes->matrix_parameters += d * query + 2 * d * kv + query * d + 3 * d * config->layers[i].intermediate_size;
-        norms += 2 * d;
+static void attention_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size, heads = config->num_attention_heads;
+    if (layer->attention == ATTENTION_GQA) {
+        const int64_t query = heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
+        const double flops = 2.0 * (double)heads * 2.0 * (double)config->head_dim;
+        sizes->matrix_parameters += 2 * d * query + 2 * d * kv;
+        sizes->cache_elements_per_token += 2 * kv;
         sizes->cache_bytes_per_token_f32 += 2 * kv * 4;
         sizes->cache_bytes_per_token_bf16 += 2 * kv * 2;
-        sizes->attention_flops_per_position += 2.0 * (double)config->num_attention_heads * 2.0 * (double)config->head_dim;
+        sizes->attention_flops_per_position += flops;
+        sizes->inference_attention_flops_per_position += flops;
+    } else {
+        const int64_t nope = config->qk_nope_head_dim, rope = config->qk_rope_head_dim, value = config->v_head_dim, latent = config->kv_lora_rank, rank = config->q_lora_rank;
+        sizes->matrix_parameters += rank ? d * rank + rank * heads * (nope + rope) : d * heads * (nope + rope);
+        sizes->matrix_parameters += d * (latent + rope) + latent * heads * (nope + value) + heads * value * d;
+        sizes->other_parameters += rank + latent;   /* the norms of both latents */
+        sizes->cache_elements_per_token += latent + rope;
+        sizes->cache_bytes_per_token_f32 += (latent + rope) * 4;
+        sizes->cache_bytes_per_token_bf16 += (latent + rope) * 2;
+        sizes->cache_bytes_per_token_fp8 += latent + 4 * ((latent + 127) / 128) + 2 * rope;
+        sizes->attention_flops_per_position += 2.0 * (double)heads * (double)(nope + rope + value);
+        sizes->inference_attention_flops_per_position += 2.0 * (double)heads * (double)(2 * latent + rope);
     }
-    sizes->matrix_parameters += config->vocab_size * d;   /* the head; the embedding is looked up */
-    sizes->parameters = sizes->matrix_parameters + config->vocab_size * d + norms;
-    sizes->active_parameters = sizes->parameters;
+}
+
+static void ffn_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size;
+    if (layer->ffn == FFN_DENSE) {
+        sizes->matrix_parameters += 3 * d * layer->intermediate_size;
+        return;
+    }
+    const int64_t expert = 3 * d * config->moe_intermediate_size;
+    sizes->matrix_parameters += d * config->n_routed_experts + (config->num_experts_per_tok + config->n_shared_experts) * expert;
+    sizes->resting_parameters += (config->n_routed_experts - config->num_experts_per_tok) * expert;
+}
+
+void config_sizes(const struct config *config, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size, embedding = config->vocab_size * d;
+    bool fp8 = true;
+    *sizes = (struct config_sizes){.matrix_parameters = embedding, .other_parameters = d};   /* the head, the last norm */
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        const struct layer_plan *layer = &config->layers[i];
+        attention_sizes(config, layer, sizes);
+        ffn_sizes(config, layer, sizes);
+        sizes->other_parameters += 2 * d;
+        fp8 = fp8 && layer->attention == ATTENTION_MLA;
+    }
+    if (!fp8) sizes->cache_bytes_per_token_fp8 = 0;
+    sizes->active_without_embedding = sizes->matrix_parameters + sizes->other_parameters;
+    sizes->active_parameters = sizes->active_without_embedding + embedding;
+    sizes->parameters = sizes->active_parameters + sizes->resting_parameters;
 }

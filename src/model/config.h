@@ -23,7 +23,7 @@ struct layer_plan {
     enum attention_kind attention;
     enum ffn_kind ffn;
     enum residual_kind residual;
-    int64_t intermediate_size;   /* of the dense FFN */
+    int64_t intermediate_size;   /* of the dense FFN; 0 where it is experts */
 };
 
 /* YaRN (spec/v1-v3.md section 2.6). Absent: factor 1. */
@@ -42,7 +42,7 @@ struct config {
     const char *model_type;      /* "llama", "deepseek", "deepseek_v2" */
     const char *architecture;    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM" */
     int64_t hidden_size, intermediate_size, num_hidden_layers;
-    int64_t num_attention_heads, num_key_value_heads, head_dim;
+    int64_t num_attention_heads, num_key_value_heads, head_dim;   /* with MLA as many key/value heads as heads, and head_dim is qk_rope_head_dim */
     int64_t vocab_size;          /* 0 in a training config that leaves it to the tokenizer */
     int64_t max_position_embeddings;
     double rms_norm_eps, rope_theta, initializer_range;
@@ -54,7 +54,7 @@ struct config {
 
     /* mixture of experts; n_routed_experts 0: none */
     int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace, moe_layer_freq;
-    int64_t n_group, topk_group; /* 1 and 1 where routing knows no groups */
+    int64_t n_group, topk_group; /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them TOPK_GROUP_LIMITED_GREEDY lets a token use; 1 and 1 where nothing is said */
     enum topk_method topk_method;
     bool norm_topk_prob;
     double routed_scaling_factor;
@@ -82,11 +82,16 @@ json_t *config_to_json(const struct config *config, enum dtype dtype);
 
 /* Closed forms from the layer plan alone, no memory needed. */
 struct config_sizes {
-    int64_t parameters, active_parameters;   /* total, and those a token meets (embedding and head included) */
+    int64_t parameters;                      /* all */
+    int64_t active_parameters;               /* those a token meets, embedding and head included */
+    int64_t active_without_embedding;        /* the same without the input embedding, which is looked up: what the papers of V2 and V3 quote */
     int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
+    int64_t other_parameters;                /* of norms */
+    int64_t resting_parameters;              /* of the experts that a token does not meet */
     int64_t cache_elements_per_token;        /* all layers */
     int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;   /* fp8: 0 where a layer cannot have it */
-    double attention_flops_per_position;     /* one query against one key, all layers, forward: 2 heads (qk_dim + v_dim) layers */
+    /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim + v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */
+    double attention_flops_per_position, inference_attention_flops_per_position;
 };
 void config_sizes(const struct config *config, struct config_sizes *sizes);
 
