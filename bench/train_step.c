@@ -1,25 +1,21 @@
 /* The time and peak memory of one training step (forward, backward, AdamW without clipping) on random tokens, beside the closed-form limit:
  *
- *   limit = (6 FLOPs x matrix parameters x tokens + causal attention) / matmul peak + 28 bytes x parameters / memory read speed
+ *   limit = (6 FLOPs x matrix parameters that a token meets x tokens + causal attention) / matmul peak + 28 bytes x parameters / memory read speed
  *
- *   train_step CONFIG.json fp32|bf16 [sequences length steps]       DEEPSEEK_ISA chooses the variant */
+ *   train_step CONFIG.json fp32|bf16 [sequences length steps [TWIN.json]]       DEEPSEEK_ISA chooses the variant
+ *
+ * With a twin (a dense model with the FLOPs that a token of a mixture of experts meets) the steps of both alternate, and their passes are compared. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/random.h"
 #include "kernels/probe.h"
 #include "model/model.h"
 #include "train/optimizer.h"
 
 #define MAX_STEPS 64
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static int ascending(const void *a, const void *b) {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -43,71 +39,114 @@ static double anonymous_bytes(void) {
 
 static void repack(void *model, const struct parameter *parameter, int64_t r0, int64_t r1) { parameter_repack(model, parameter, r0, r1); }
 
-int main(int argc, char **argv) {
-    struct error error;
-    struct config config;
-    struct arena arena = {0};
-    struct pool *pool;
+/* A model in training and what its steps took. */
+struct subject {
+    const char *path;
+    struct arena arena;
     struct model *model;
     struct optimizer *optimizer;
+    struct memory memory;
+    struct graph graph;
+    struct objective objective;
+    struct config_sizes sizes;
+    size_t step_bytes;
+    int32_t *tokens, *targets;                /* [sequences * length] */
+    double flops;                             /* of a step: 6 for each matrix parameter and token, and causal attention */
+    double total[MAX_STEPS], passes[MAX_STEPS], updates[MAX_STEPS], loss;
+};
+
+static void check(enum status status, const struct error *error) {
+    if (!status) return;
+    fprintf(stderr, "train_step: %s\n", error->message);
+    exit(1);
+}
+
+static void subject_open(struct subject *s, const char *path, enum isa isa, struct pool *pool, enum dtype compute, int64_t sequences, int64_t length) {
+    const struct optimizer_settings settings = {.weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8};
+    const int64_t rows = sequences * length;
+    struct error error;
+    struct config config;
+    *s = (struct subject){.path = path};
+    check(config_load(&config, path, &s->arena, &error), &error);
+    check(model_create(&s->model, &config, kernels_for(isa), pool, compute, &error), &error);
+    check(model_allocate_training(s->model, &error), &error);
+    check(optimizer_create(&s->optimizer, s->model->parameters, s->model->parameter_count, s->model->kernels, pool, &settings, &error), &error);
+    s->optimizer->updated = repack;
+    s->optimizer->updated_context = s->model;
+    model_initialise(s->model, 1);
+    s->objective = (struct objective){.predicted = rows, .sequences = sequences, .weights.balance_expert = s->model->config.n_routed_experts ? 0.001 : 0};
+    s->step_bytes = model_plan_training(s->model, sequences, length, &s->objective, NULL);
+    check(memory_create(&s->memory, s->step_bytes, &error), &error);
+    graph_init(&s->graph, s->model->kernels, pool, &s->memory, compute, true, false);
+    s->tokens = malloc((size_t)rows * sizeof *s->tokens), s->targets = malloc((size_t)rows * sizeof *s->targets);
+    if (!s->tokens || !s->targets) exit(1);
+    for (int64_t i = 0; i < rows; i++) {
+        s->tokens[i] = (int32_t)random_below(1, 1, (uint64_t)i, (uint64_t)s->model->config.vocab_size);
+        s->targets[i] = (int32_t)random_below(1, 2, (uint64_t)i, (uint64_t)s->model->config.vocab_size);
+    }
+    config_sizes(&s->model->config, &s->sizes);
+    s->flops = 6.0 * (double)s->sizes.matrix_parameters * (double)rows + 3.0 * s->sizes.attention_flops_per_position * (double)rows * (double)length / 2;
+}
+
+/* step < 0 warms up. */
+static void subject_step(struct subject *s, int step, int64_t sequences, int64_t length) {
+    struct error error;
+    const double start = clock_seconds();
+    for (int i = 0; i < s->model->parameter_count; i++) s->model->parameters[i]->grad_written = false;
+    struct objective objective = s->objective;
+    check(model_train_micro_batch(&s->graph, s->model, s->tokens, s->targets, sequences, length, &objective, NULL, &error), &error);
+    s->loss = objective.main_sum / (double)objective.predicted;
+    const double middle = clock_seconds();
+    optimizer_step(s->optimizer, 1e-4, 0);
+    const double end = clock_seconds();
+    if (step < 0) return;
+    s->total[step] = end - start;
+    s->passes[step] = middle - start;
+    s->updates[step] = end - middle;
+}
+
+int main(int argc, char **argv) {
+    struct error error;
+    struct pool *pool;
     enum isa isa;
-    if (argc < 3) return fprintf(stderr, "usage: train_step CONFIG.json fp32|bf16 [sequences length steps]\n"), 2;
+    static struct subject model, twin;
+    if (argc < 3) return fprintf(stderr, "usage: train_step CONFIG.json fp32|bf16 [sequences length steps [TWIN.json]]\n"), 2;
     const enum dtype compute = strcmp(argv[2], "bf16") == 0 ? DTYPE_BF16 : DTYPE_F32;
     const int64_t sequences = argc > 3 ? atoll(argv[3]) : 2, length = argc > 4 ? atoll(argv[4]) : 1024, rows = sequences * length;
     int steps = argc > 5 ? atoi(argv[5]) : 5;
     if (steps < 1 || steps > MAX_STEPS) steps = 5;
-    const struct optimizer_settings settings = {.weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8};
-    if (isa_select(&isa, &error) || pool_create(&pool, 0, &error) || config_load(&config, argv[1], &arena, &error) ||
-        model_create(&model, &config, kernels_for(isa), pool, compute, &error) || model_allocate_training(model, &error) ||
-        optimizer_create(&optimizer, model->parameters, model->parameter_count, model->kernels, pool, &settings, &error))
-        return fprintf(stderr, "train_step: %s\n", error.message), 1;
-    optimizer->updated = repack;
-    optimizer->updated_context = model;
-    model_initialise(model, 1);
-
-    struct memory memory;
-    struct graph graph;
-    double flops;
-    const size_t step_bytes = model_plan_training(model, sequences, length, NULL, &flops);
-    if (memory_create(&memory, step_bytes, &error)) return fprintf(stderr, "train_step: %s\n", error.message), 1;
-    graph_init(&graph, model->kernels, pool, &memory, compute, true, false);
-    int32_t *tokens = malloc((size_t)rows * sizeof *tokens), *targets = malloc((size_t)rows * sizeof *targets);
-    if (!tokens || !targets) return 1;
-    for (int64_t i = 0; i < rows; i++) {
-        tokens[i] = (int32_t)random_below(1, 1, (uint64_t)i, (uint64_t)model->config.vocab_size);
-        targets[i] = (int32_t)random_below(1, 2, (uint64_t)i, (uint64_t)model->config.vocab_size);
+    check(isa_select(&isa, &error), &error);
+    check(pool_create(&pool, 0, &error), &error);
+    subject_open(&model, argv[1], isa, pool, compute, sequences, length);
+    subject_step(&model, -1, sequences, length);
+    const double anonymous = anonymous_bytes();   /* step memory stays mapped: this is the peak */
+    if (argc > 6) {
+        subject_open(&twin, argv[6], isa, pool, compute, sequences, length);
+        subject_step(&twin, -1, sequences, length);
     }
-
     const double peak_before = probe_matmul_peak(pool, isa, compute), memory_before = probe_memory_read(pool);
-    double total[MAX_STEPS], passes[MAX_STEPS], updates[MAX_STEPS], loss = 0;
-    for (int step = -1; step < steps; step++) {   /* the first warms up */
-        const double start = now();
-        for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->grad_written = false;
-        struct objective objective = {.predicted = rows, .sequences = sequences};
-        if (model_train_micro_batch(&graph, model, tokens, targets, sequences, length, &objective, NULL, &error)) return fprintf(stderr, "train_step: %s\n", error.message), 1;
-        loss = objective.main_sum;
-        const double middle = now();
-        optimizer_step(optimizer, 1e-4, 0);
-        const double end = now();
-        if (step < 0) continue;
-        total[step] = end - start;
-        passes[step] = middle - start;
-        updates[step] = end - middle;
+    for (int step = 0; step < steps; step++) {
+        subject_step(&model, step, sequences, length);
+        if (argc > 6) subject_step(&twin, step, sequences, length);
     }
     const double peak_after = probe_matmul_peak(pool, isa, compute), memory_after = probe_memory_read(pool);
     const double peak = (peak_before + peak_after) / 2, read = (memory_before + memory_after) / 2;
 
-    struct config_sizes sizes;
-    config_sizes(&model->config, &sizes);
-    const double counted = 6.0 * (double)sizes.matrix_parameters * (double)rows + 3.0 * sizes.attention_flops_per_position * (double)rows * (double)length / 2;
-    const double limit = counted / peak + 28.0 * (double)sizes.parameters / read;
-    const double time = median(total, steps);
-    size_t model_bytes = model->page_bytes[0] + model->page_bytes[1] + optimizer_bytes(model->parameters, model->parameter_count);
+    const double passes_limit = model.flops / peak, updates_limit = 28.0 * (double)model.sizes.parameters / read, limit = passes_limit + updates_limit;
+    const double time = median(model.total, steps), passes = median(model.passes, steps), updates = median(model.updates, steps);
+    const size_t model_bytes = model.model->page_bytes[0] + model.model->page_bytes[1] + optimizer_bytes(model.model->parameters, model.model->parameter_count);
+    const double per_parameter = compute == DTYPE_BF16 ? 20 : 16;
     printf("train_step %s %s %s, %d threads: %.1f tokens/s, %.3f s (passes %.3f, AdamW %.3f), %.1f GFLOP/s\n", argv[1], argv[2], isa_name(isa), pool_threads(pool), (double)rows / time, time,
-           median(passes, steps), median(updates, steps), counted / time / 1e9);
-    printf("  limit %.1f tokens/s: %.1f%% of it (matmul peak %.1f GFLOP/s, memory read %.1f GB/s); loss %.4f\n", (double)rows / limit, 100 * limit / time, peak / 1e9, read / 1e9, loss / (double)rows);
-    printf("  memory: planned %.3f GB (parameters, gradients, moments, packed copies %.3f; step %.3f), anonymous %.3f GB; beyond %d bytes per parameter: %.3f GB\n",
-           (double)(model_bytes + step_bytes) / 1e9, (double)model_bytes / 1e9, (double)step_bytes / 1e9, anonymous_bytes() / 1e9, compute == DTYPE_BF16 ? 20 : 16,
-           (anonymous_bytes() - (compute == DTYPE_BF16 ? 20.0 : 16.0) * (double)sizes.parameters) / 1e9);
+           passes, updates, model.flops / time / 1e9);
+    printf("  limit %.1f tokens/s: %.1f%% of it (passes %.1f%% of %.3f s, AdamW %.1f%% of %.3f s; matmul peak %.1f GFLOP/s, memory read %.1f GB/s); loss %.4f\n", (double)rows / limit, 100 * limit / time,
+           100 * passes_limit / passes, passes_limit, 100 * updates_limit / updates, updates_limit, peak / 1e9, read / 1e9, model.loss);
+    printf("  memory: planned %.3f GB (parameters, gradients, moments, packed copies %.3f; step %.3f), anonymous %.3f GB; beyond %.0f bytes per parameter: %.3f GB\n",
+           (double)(model_bytes + model.step_bytes) / 1e9, (double)model_bytes / 1e9, (double)model.step_bytes / 1e9, anonymous / 1e9, per_parameter,
+           (anonymous - per_parameter * (double)model.sizes.parameters) / 1e9);
+    if (argc > 6) {
+        const double twin_passes = median(twin.passes, steps);
+        printf("  twin %s: passes %.3f s for %.1f GFLOP (%.1f GFLOP/s); ours : twin %.3f for %.1f GFLOP (%.3f of the twin's)\n", argv[6], twin_passes, twin.flops / 1e9, twin.flops / twin_passes / 1e9,
+               passes / twin_passes, model.flops / 1e9, model.flops / twin.flops);
+    }
     return 0;
 }
