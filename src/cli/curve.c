@@ -31,7 +31,11 @@ static void read_points(FILE *file, struct points *training, struct points *held
     size_t size = 0;
     double step, loss;
     while (getline(&line, &size, file) >= 0) {
-        if (sscanf(line, "{\"step\": %lf, \"loss\": %lf", &step, &loss) == 2 && isfinite(loss)) add_point(training, step, loss);
+        if (sscanf(line, "{\"step\": %lf, \"loss\": %lf", &step, &loss) == 2 && isfinite(loss)) {
+            const char *part = strstr(line, "\"loss_main\": ");   /* the part that an evaluation measures, where the loss has others */
+            if (part) sscanf(part, "\"loss_main\": %lf", &loss);
+            add_point(training, step, loss);
+        }
         else if (sscanf(line, "{\"step\": %lf, \"eval_loss\": %lf", &step, &loss) == 2 && isfinite(loss)) add_point(held_out, step, loss);
     }
     free(line);

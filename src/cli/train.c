@@ -23,8 +23,7 @@ struct view {
     struct cli_progress progress;
     struct cli_reading reading;
     double peak;             /* FLOP/s of the matrix units, 0: not measured */
-    double speed, loss;      /* FLOP/s and loss, averaged over the last steps */
-    double step_tokens;
+    double speed, loss;      /* FLOP/s and main loss, averaged over the last steps */
     struct engine *engine;   /* of the samples */
 };
 
@@ -47,11 +46,16 @@ static void told_step(void *context, const struct training_step *step) {
     struct view *view = context;
     double speed = step->flops / step->seconds, weight = 0.05;
     view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
-    view->loss = isnan(view->loss) ? step->loss : view->loss + weight * (step->loss - view->loss);
-    char share[32] = "";
+    view->loss = isnan(view->loss) ? step->result->main : view->loss + weight * (step->result->main - view->loss);
+    char share[32] = "", load[64] = "";
+    if (step->result->assigned > 0) {   /* there are experts */
+        int length = snprintf(load, sizeof load, "  maxvio %.2f", step->result->max_violation);
+        if (view->training->settings.capacity_factor > 0)
+            snprintf(load + length, sizeof load - (size_t)length, "  dropped %.1f%%", 100 * (double)step->result->dropped / (double)step->result->assigned);
+    }
     if (view->peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * view->speed / view->peak);
-    cli_progress_note(&view->progress, "step %lld  loss %.4f%s", (long long)step->step, view->loss, share);
-    cli_progress_update(&view->progress, (double)step->step * (double)step->tokens);
+    cli_progress_note(&view->progress, "step %lld  loss %.4f%s%s", (long long)step->step, view->loss, load, share);
+    cli_progress_update(&view->progress, (double)step->seen);
 }
 
 static void told_evaluation(void *context, int64_t step, double loss, int64_t targets, bool whole) {
@@ -154,7 +158,9 @@ static void introduce(const struct view *view) {
              (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size);
     cli_note("data    %s tokens in %lld document%s, %s of them held out%s", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
              cli_format_count(b, (double)(t->data.count - t->data.train_count)), t->data.cached ? ", from the cache" : "");
-    cli_note("steps   %lld of %lld x %lld tokens, %s", (long long)s->steps, (long long)s->batch_size, (long long)s->sequence_length, cli_compute_name((int)settings_compute(s)));
+    char from[32] = "";
+    if (s->schedule.batch_start > 0) snprintf(from, sizeof from, "%lld growing to ", (long long)s->schedule.batch_start);
+    cli_note("steps   %lld of %s%lld x %lld tokens, %s", (long long)s->steps, from, (long long)s->batch_size, (long long)s->sequence_length, cli_compute_name((int)settings_compute(s)));
     double bytes = (double)(t->model->page_bytes[0] + t->model->page_bytes[1] + t->trainer->optimizer->page_bytes);
     cli_note("memory  %s of parameters, gradients and moments, %s of step memory; matrix peak %s FLOP/s (%s, %d thread%s)", cli_format_bytes(a, bytes),
              cli_format_bytes(b, (double)t->trainer->memory.capacity), cli_format_count(c, view->peak), isa_name(view->machine->isa), pool_threads(view->machine->pool),
@@ -184,13 +190,12 @@ static enum status run(const struct request *request, const struct cli_machine *
     if (status) return status;
     *begun = true;
     const struct training *t = view.training;
-    double step_tokens = (double)t->settings.batch_size * (double)t->settings.sequence_length;
     if (!request->quiet) {
         view.peak = probe_matmul_peak(machine->pool, machine->isa, settings_compute(&t->settings));
         introduce(&view);
     }
-    cli_progress_begin(&view.progress, "train", "tokens", step_tokens * (double)t->settings.steps, request->quiet);
-    view.progress.first = view.progress.done = step_tokens * (double)t->first_step;
+    cli_progress_begin(&view.progress, "train", "tokens", (double)training_tokens(t, t->settings.steps), request->quiet);
+    view.progress.first = view.progress.done = (double)training_tokens(t, t->first_step);
     status = training_run(view.training, error);
     cli_progress_end(&view.progress);
     if (!status) conclude(&view);

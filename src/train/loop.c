@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/file.h"
+#include "train/load.h"
 
 static double seconds_now(void) {
     struct timespec now;
@@ -194,9 +195,9 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
     if (status == STATUS_OK && !from_data) status = same_data(t, &checkpoint->state, error);
     if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
         status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path, (long long)checkpoint->state.step, (long long)t->settings.steps);
-    if (status == STATUS_OK && checkpoint->state.sequences != checkpoint->state.step * t->settings.batch_size)
+    if (status == STATUS_OK && checkpoint->state.sequences != schedule_position(&t->schedule, checkpoint->state.step))
         status = error_set(error, STATUS_INVALID, "%s: the position in the data is sequence %lld, expected %lld", checkpoint->path, (long long)checkpoint->state.sequences,
-                           (long long)(checkpoint->state.step * t->settings.batch_size));
+                           (long long)schedule_position(&t->schedule, checkpoint->state.step));
     if (status != STATUS_OK) checkpoint_release(checkpoint);
     return status == STATUS_NOT_FOUND ? STATUS_INVALID : status;
 }
@@ -419,30 +420,61 @@ static enum status save(struct training *t, struct error *error) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------------------ */
 
+int64_t training_tokens(const struct training *training, int64_t steps) { return schedule_position(&training->schedule, steps) * training->settings.sequence_length; }
+
+/* A list of one figure per layer with a router, in the order of the layers. */
+static void put_loads(const struct training *t, const char *name, double (*figure)(const int64_t *counts, int64_t experts)) {
+    const char *before = "";
+    fprintf(t->run.metrics, ", \"%s\": [", name);
+    for (int64_t i = 0; i < t->model->config.num_hidden_layers; i++) {
+        const int64_t *counts = t->trainer->objective.loads[i].counts;
+        if (!counts) continue;
+        fprintf(t->run.metrics, "%s%.6g", before, figure(counts, t->model->config.n_routed_experts));
+        before = ", ";
+    }
+    fputc(']', t->run.metrics);
+}
+
+static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
+    FILE *log = t->run.metrics;
+    const struct objective *objective = &t->trainer->objective;
+    fprintf(log, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld", (long long)told->step, told->result->loss, told->learning_rate,
+            told->result->grad_norm, (long long)told->seen);
+    if (objective->loads) {
+        fprintf(log, ", \"loss_main\": %.9g", told->result->main);
+        if (objective->weights.balance_expert > 0) fprintf(log, ", \"loss_balance_expert\": %.9g", objective->balance_expert);
+        if (objective->weights.balance_device > 0) fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
+        if (objective->weights.balance_communication > 0) fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
+        put_loads(t, "max_violation", load_violation);
+        put_loads(t, "load_entropy", load_entropy);
+        if (objective->capacity_factor > 0) fprintf(log, ", \"dropped\": %lld", (long long)told->result->dropped);
+    }
+    enum status status = run_log(&t->run, log, error, "}");
+    if (status == STATUS_OK)
+        status = run_log(&t->run, t->run.timing, error, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)told->step, told->seconds,
+                         (double)told->tokens / told->seconds);
+    return status;
+}
+
 static enum status take_step(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     double started = seconds_now();
-    int64_t step = t->state.step + 1, length = s->sequence_length, tokens = s->batch_size * length;
-    for (int64_t i = 0; i < s->batch_size; i++) {
+    int64_t step = t->state.step + 1, length = s->sequence_length, batch = schedule_batch(&t->schedule, t->state.sequences);
+    for (int64_t i = 0; i < batch; i++) {
         enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length, t->inputs + i * length, t->targets + i * length, error);
         if (status != STATUS_OK) return status;
     }
-    struct training_step told = { .step = step, .steps = s->steps, .tokens = tokens, .learning_rate = schedule_rate(&t->schedule, step),
-                                  .flops = t->trainer->micro_batch_flops * (double)(s->batch_size / s->micro_batch_size) };
     struct trainer_result result;
-    enum status status = trainer_step(t->trainer, t->inputs, t->targets, s->batch_size, length, told.learning_rate, &result, error);
+    struct training_step told = { .step = step, .steps = s->steps, .tokens = batch * length, .seen = (t->state.sequences + batch) * length, .result = &result,
+                                  .learning_rate = schedule_rate(&t->schedule, step), .flops = t->trainer->micro_batch_flops * (double)(batch / s->micro_batch_size) };
+    enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, told.learning_rate, &result, error);
     if (status == STATUS_INVALID) return diverged(t, status, step, error);
     if (status != STATUS_OK) return status;
     t->state.step = step;
-    t->state.sequences += s->batch_size;
+    t->state.sequences += batch;
     t->state.evaluated = false;
-    told.loss = result.loss;
-    told.grad_norm = result.grad_norm;
     told.seconds = seconds_now() - started;
-    status = run_log(&t->run, t->run.metrics, error, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld}", (long long)step, told.loss,
-                     told.learning_rate, told.grad_norm, (long long)(step * tokens));
-    if (status == STATUS_OK)
-        status = run_log(&t->run, t->run.timing, error, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)step, told.seconds, (double)tokens / told.seconds);
+    status = log_step(t, &told, error);
     if (status == STATUS_OK && t->callbacks.step) t->callbacks.step(t->callbacks.context, &told);
     return status;
 }

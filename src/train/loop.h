@@ -29,7 +29,9 @@ struct training_options {
 
 struct training_step {
     int64_t step, steps, tokens;     /* tokens: of this step */
-    double loss, learning_rate, grad_norm;
+    int64_t seen;                    /* tokens up to here, this step's included; all steps together have training_tokens */
+    const struct trainer_result *result;
+    double learning_rate;
     double seconds;                  /* of this step */
     double flops;                    /* of this step, as run */
 };
@@ -65,6 +67,8 @@ struct training {
 
 enum status training_open(struct training **training, const struct training_options *options, const struct training_callbacks *callbacks, struct error *error);
 enum status training_run(struct training *training, struct error *error);
+/* Tokens of the first `steps` steps. */
+int64_t training_tokens(const struct training *training, int64_t steps);
 void training_close(struct training *training);
 
 /* Mean loss over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches of windows spread evenly. */

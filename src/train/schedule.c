@@ -1,7 +1,8 @@
-/* Learning rate schedules: the formulas stand in the header. */
+/* Learning rate and batch size: the formulas stand in the header. */
 #include "train/schedule.h"
 
 #include <math.h>
+#include <stdbool.h>
 
 double schedule_rate(const struct schedule *schedule, int64_t step) {
     double max = schedule->learning_rate;
@@ -20,4 +21,19 @@ double schedule_rate(const struct schedule *schedule, int64_t step) {
     }
     default: return max;
     }
+}
+
+static bool ramp_over(const struct schedule *s, int64_t position) { return !s->batch_start || position >= (s->ramp_tokens + s->length - 1) / s->length; }
+
+int64_t schedule_batch(const struct schedule *s, int64_t position) {
+    if (ramp_over(s, position)) return s->batch_size;
+    /* In integers of 128 bits: the product of the batch and the tokens may have 77. */
+    const unsigned __int128 risen = (unsigned __int128)(s->batch_size - s->batch_start) * (unsigned __int128)(position * s->length) / (unsigned __int128)s->ramp_tokens;
+    return s->batch_start + (int64_t)risen / s->grain * s->grain;
+}
+
+int64_t schedule_position(const struct schedule *s, int64_t steps) {
+    int64_t position = 0, step = 0;
+    for (; step < steps && !ramp_over(s, position); step++) position += schedule_batch(s, position);
+    return position + (steps - step) * s->batch_size;
 }

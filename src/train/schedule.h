@@ -1,11 +1,15 @@
-/* Learning rate schedules (spec/v1-v3.md section 5.1 for multi_step). Steps count from 1: step s is the s-th update.
+/* Learning rate and batch size over the steps (spec/v1-v3.md section 5.1 for multi_step, 5.3 for the batch ramp). Steps count from 1: step s is the s-th update.
  *
  *   warm-up     lr = max s / warmup_steps                                             for s <= warmup_steps, all schedules; a run of fewer steps ends within it
  *   constant    lr = max
  *   cosine      lr = max (min_ratio + (1 - min_ratio) (1 + cos(pi (s - w) / (steps - w))) / 2),   w = warmup_steps; min_ratio max at the last step
  *   multi_step  lr = max factors[i] for the last i with s > milestones[i] steps, max before the first
  *
- * V1: multi_step, warm-up 2000 steps, milestones 0.8 and 0.9, factors 0.316 and 0.1. */
+ *   batch       b(n) = start + (full - start) min(1, n length / ramp_tokens), rounded down to a multiple of `grain`;   n = sequences of the steps before
+ *
+ * The batch depends on the position in the data alone and not on `steps`, so that a run that is made longer goes on as it began. Without a ramp b = full.
+ * V1: multi_step, warm-up 2000 steps, milestones 0.8 and 0.9, factors 0.316 and 0.1.
+ * V2: milestones 0.6 and 0.9, and a batch of 2304 that grows to 9216 sequences over the first 225e9 of 8.1e12 tokens. */
 #ifndef DEEPSEEK_TRAIN_SCHEDULE_H
 #define DEEPSEEK_TRAIN_SCHEDULE_H
 
@@ -22,8 +26,14 @@ struct schedule {
     double min_ratio;                                                       /* cosine */
     double milestones[SCHEDULE_MAX_MILESTONES], factors[SCHEDULE_MAX_MILESTONES];   /* multi_step: shares of `steps`, ascending; factors of the maximum */
     int milestone_count;
+    int64_t batch_size, batch_start, grain, length;   /* batch_start 0: no ramp; else start and batch_size are multiples of grain */
+    int64_t ramp_tokens;
 };
 
 double schedule_rate(const struct schedule *schedule, int64_t step);
+/* Sequences of the step that begins at sequence number `position` (0, 1, ...). */
+int64_t schedule_batch(const struct schedule *schedule, int64_t position);
+/* Sequences of the first `steps` steps together: the position after them. */
+int64_t schedule_position(const struct schedule *schedule, int64_t steps);
 
 #endif

@@ -53,6 +53,8 @@ static const struct key keys[] = {
     { "schedule.min_ratio", NUMBER, AT(schedule.min_ratio), "0.1", 0, 1, .help = "cosine: last learning rate / maximum" },
     { "schedule.milestones", NUMBERS, AT(schedule.milestones), "[0.8, 0.9]", 0, 1, .help = "multi_step: shares of the steps after which the rate changes" },
     { "schedule.factors", NUMBERS, AT(schedule.factors), "[0.316, 0.1]", 0, 1e3, .help = "multi_step: factors of the maximum from there on" },
+    { "schedule.batch_start", INTEGER, AT(schedule.batch_start), "0", 0, 1 << 24, .help = "sequences of the first step, where the batch grows to batch_size; 0: it does not" },
+    { "schedule.batch_ramp_tokens", INTEGER, AT(schedule.batch_ramp_tokens), "0", 0, LARGE, .help = "tokens over which it grows, in multiples of micro_batch_size" },
     { "clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30, .help = "gradients are scaled down to this global norm; 0: never" },
     { "loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .help = "weight of multi-token prediction, where the model has it" },
     { "loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6, .help = "weight of the balance loss over experts, where there are some" },
@@ -230,6 +232,12 @@ static enum status settle(struct settings *s, const json_t *config, const char *
     if (s->batch_size * s->sequence_length > INT32_MAX)
         return error_set(error, STATUS_INVALID, "%s: %sbatch_size %lld of sequence_length %lld: expected at most 2^31 - 1 tokens in a step", origin, prefix,
                          (long long)s->batch_size, (long long)s->sequence_length);
+    if (s->schedule.batch_start % s->micro_batch_size || s->schedule.batch_start > s->batch_size)
+        return error_set(error, STATUS_INVALID, "%s: %sschedule.batch_start: found %lld, expected a multiple of micro_batch_size %lld, up to batch_size %lld", origin, prefix,
+                         (long long)s->schedule.batch_start, (long long)s->micro_batch_size, (long long)s->batch_size);
+    if ((s->schedule.batch_start > 0) != (s->schedule.batch_ramp_tokens > 0))
+        return error_set(error, STATUS_INVALID, "%s: %sschedule.%s: found 0, expected a value above 0, as for %s: a batch that grows needs both", origin, prefix,
+                         s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start", s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
     const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
@@ -294,7 +302,8 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
 struct schedule settings_schedule(const struct settings *s) {
     struct schedule schedule = { .kind = s->schedule.name, .steps = s->steps, .warmup_steps = s->schedule.warmup_steps,
                                  .learning_rate = s->optimizer.learning_rate, .min_ratio = s->schedule.min_ratio,
-                                 .milestone_count = s->schedule.milestones.count };
+                                 .milestone_count = s->schedule.milestones.count, .batch_size = s->batch_size, .batch_start = s->schedule.batch_start,
+                                 .grain = s->micro_batch_size, .length = s->sequence_length, .ramp_tokens = s->schedule.batch_ramp_tokens };
     memcpy(schedule.milestones, s->schedule.milestones.values, sizeof schedule.milestones);
     memcpy(schedule.factors, s->schedule.factors.values, sizeof schedule.factors);
     return schedule;

@@ -29,7 +29,7 @@ struct settings {
     bool special_tokens;
 
     struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;
-    struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; } schedule;
+    struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; int64_t batch_start, batch_ramp_tokens; } schedule;
     struct loss_weights loss;
     double capacity_factor, undropped;           /* of token dropping; 0: nothing is dropped */
     double clip_grad_norm;                       /* 0: no clipping */

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "train/load.h"
+
 static void repack(void *context, const struct parameter *parameter, int64_t r0, int64_t r1) {
     if (parameter->packed[0] || parameter->packed[1]) parameter_repack(context, parameter, r0, r1);
 }
@@ -24,6 +26,19 @@ static enum status allocate_loads(struct trainer *t, struct error *error) {
     }
     t->objective.loads = loads;
     return STATUS_OK;
+}
+
+static void sum_up_loads(const struct trainer *t, struct trainer_result *result) {
+    const struct config *config = &t->model->config;
+    result->max_violation = 0;
+    result->assigned = result->dropped = 0;
+    for (int64_t i = 0; t->objective.loads && i < config->num_hidden_layers; i++) {
+        const struct expert_load *load = &t->objective.loads[i];
+        if (!load->counts) continue;
+        result->max_violation = fmax(result->max_violation, load_violation(load->counts, config->n_routed_experts));
+        result->dropped += load->dropped;
+        result->assigned += load_total(load->counts, config->n_routed_experts) + load->dropped;
+    }
 }
 
 static void clear_loads(struct trainer *t) {
@@ -96,6 +111,7 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     result->main = objective->main_sum / (double)predicted;
     result->loss = result->main + objective->weights.balance_expert * objective->balance_expert + objective->weights.balance_device * objective->balance_device +
                    objective->weights.balance_communication * objective->balance_communication;
+    sum_up_loads(trainer, result);
     return STATUS_OK;
 }
 

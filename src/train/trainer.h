@@ -15,14 +15,20 @@ struct trainer {
     struct objective objective;     /* what is asked for, and the sums and expert loads of the last step */
 };
 
-struct trainer_result { double loss /* the weighted total */, main, grad_norm; };
+struct trainer_result {
+    double loss;                    /* the weighted total */
+    double main, grad_norm;
+    /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens' assignments to experts, and how many of them were dropped. */
+    double max_violation;
+    int64_t assigned, dropped;
+};
 
 /* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. `objective`: weights, dropping and seed are taken from it; NULL: the main
  * loss alone. Its `loads` are the trainer's own, where the model has routers. */
 enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error);
 void trainer_destroy(struct trainer *trainer);
 
-/* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses: `result` but the norm. inputs, targets: [sequences, length].
+/* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses: `result` but for the norm. inputs, targets: [sequences, length].
  * The first micro batch writes the gradients, the others add to them. */
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error);
 /* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but the gradients. */

@@ -31,7 +31,7 @@ static const char *const config_text =
     "\"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, \"save_every\": 3,"
     "\"optimizer\": {\"learning_rate\": 1e-2}}}";
 
-struct told { int64_t stop_after, steps, evaluations, samples, last_targets; double first_loss, last_loss; };
+struct told { int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen; double first_loss, last_loss; };
 
 static bool stop(void *context) {
     const struct told *told = context;
@@ -40,9 +40,11 @@ static bool stop(void *context) {
 
 static void step_taken(void *context, const struct training_step *step) {
     struct told *told = context;
-    if (told->steps++ == 0) told->first_loss = step->loss;
-    told->last_loss = step->loss;
-    assert_true(step->flops > 0 && step->tokens == 4 * 17 && step->steps == 8);
+    if (told->steps++ == 0) told->first_loss = step->result->loss;
+    told->last_loss = step->result->loss;
+    assert_true(step->flops > 0 && step->tokens % (2 * 17) == 0 && step->tokens <= 4 * 17 && step->steps == 8);
+    told->tokens += step->tokens;
+    told->seen = step->seen;
 }
 
 static void evaluated(void *context, int64_t step, double loss, int64_t targets, bool whole) {
@@ -61,12 +63,15 @@ static enum status sample(void *context, struct model *model, int64_t step, char
     return length > 0 ? STATUS_OK : STATUS_NO_MEMORY;
 }
 
-/* One process's part of a run. */
+/* One process's part of a run. `set`: NULL, or assignments with blanks between. */
 static enum status train(const char *name, bool resume, int threads, const char *set, struct told *told) {
     char run[128];
     snprintf(run, sizeof run, "%s/%s", folder, name);
     json_t *config = json_loads(config_text, 0, NULL);
-    if (set) assert_int_equal(settings_set(config, set, &error), STATUS_OK);
+    char assignments[512];
+    snprintf(assignments, sizeof assignments, "%s", set ? set : "");
+    for (char *rest = assignments, *one; (one = strsep(&rest, " "));)
+        if (*one) assert_int_equal(settings_set(config, one, &error), STATUS_OK);
     struct pool *pool = NULL;
     if (threads > 1) assert_int_equal(pool_create(&pool, threads, &error), STATUS_OK);
     enum isa isa;
@@ -164,6 +169,35 @@ static void every_interruption_resumes(void **state) {
     check_same_run("stopped-3", "reference");
 }
 
+/* A batch of 2 that grows to 4: stopped on either side of the step where it does. */
+static void a_growing_batch_resumes(void **state) {
+    (void)state;
+    static const char ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=300 train.schedule.name=constant train.schedule.warmup_steps=0";
+    struct told whole = {0};
+    assert_int_equal(train("ramp", false, 1, ramp, &whole), STATUS_OK);
+    /* In multiples of 2, so full only when 300 tokens are seen: after 9 steps of 2 x 17, which the run does not reach; with 200 it is after 6. */
+    assert_int_equal(whole.tokens, 8 * 2 * 17);
+    assert_int_equal(whole.seen, whole.tokens);
+    static const char short_ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=200 train.schedule.name=constant train.schedule.warmup_steps=0";
+    whole = (struct told){0};
+    assert_int_equal(train("short-ramp", false, 1, short_ramp, &whole), STATUS_OK);
+    assert_int_equal(whole.tokens, (6 * 2 + 2 * 4) * 17);
+    assert_int_equal(whole.seen, whole.tokens);
+    for (int64_t after = 5; after < 8; after++) {
+        char name[32];
+        snprintf(name, sizeof name, "ramp-%lld", (long long)after);
+        struct told told = { .stop_after = after }, rest = {0};
+        assert_int_equal(train(name, false, 2, short_ramp, &told), STATUS_INTERRUPTED);
+        assert_int_equal(train(name, true, 1, short_ramp, &rest), STATUS_OK);
+        assert_int_equal(told.tokens + rest.tokens, whole.tokens);
+        assert_int_equal(rest.seen, whole.tokens);
+        check_same_run(name, "short-ramp");
+    }
+    struct told told = {0};
+    assert_int_equal(train("ramp", true, 1, short_ramp, &told), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "train.schedule.batch_ramp_tokens = 300, the config now says 200"));
+}
+
 /* What is kept for the backward does not change a bit; how the batch is cut changes only rounding. */
 static void recomputation_and_micro_batches(void **state) {
     (void)state;
@@ -202,6 +236,7 @@ int main(void) {
         cmocka_unit_test(a_run_is_told_and_logged),
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(every_interruption_resumes),
+        cmocka_unit_test(a_growing_batch_resumes),
         cmocka_unit_test(recomputation_and_micro_batches),
         cmocka_unit_test(refusals_change_nothing),
     };

@@ -101,6 +101,10 @@ static void wrong_values_are_named(void **state) {
         { "{\"keep\": 0}", "train.keep: found 0" },
         { "{\"capacity_factor\": 0}", "train.capacity_factor: found 0, expected a number above 0, up to 1000000" },
         { "{\"capacity_factor\": -1}", "train.capacity_factor: found -1, expected a number above 0" },
+        { "{\"schedule\": {\"batch_start\": 8}}", "train.schedule.batch_start: found 8, expected a multiple of micro_batch_size 16, up to batch_size 16" },
+        { "{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 20, \"batch_ramp_tokens\": 9}}", "batch_start: found 20, expected a multiple of micro_batch_size 4, up to batch_size 16" },
+        { "{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 4}}", "train.schedule.batch_ramp_tokens: found 0, expected a value above 0, as for batch_start" },
+        { "{\"schedule\": {\"batch_ramp_tokens\": 4}}", "train.schedule.batch_start: found 0, expected a value above 0, as for batch_ramp_tokens" },
         { "{\"undropped\": 1.1}", "train.undropped: found 1.1, expected a number from 0 to 1" },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -311,6 +315,42 @@ static void rates_follow_the_formulas(void **state) {
     }
 }
 
+/* The batch at every step against the formula in plain arithmetic, and the sums. */
+static void the_batch_grows_as_the_formula_says(void **state) {
+    (void)state;
+    struct settings s;
+    assert_int_equal(parse(&s, "{\"batch_size\": 32, \"micro_batch_size\": 4, \"sequence_length\": 10, \"schedule\": {\"batch_start\": 8, \"batch_ramp_tokens\": 1000}}"), STATUS_OK);
+    struct schedule schedule = settings_schedule(&s);
+    int64_t position = 0, levels = 0, before = 0;
+    for (int64_t step = 1; step <= 40; step++) {
+        assert_int_equal(schedule_position(&schedule, step - 1), position);
+        int64_t batch = 8;   /* the largest 8 + 4 k, up to 32, with 4 k <= 24 position 10 / 1000 */
+        while (batch < 32 && (batch + 4 - 8) * 1000 <= 24 * position * 10) batch += 4;
+        assert_int_equal(schedule_batch(&schedule, position), batch);
+        levels += batch != before;
+        before = batch;
+        position += batch;
+    }
+    assert_int_equal(levels, 7);      /* 8, 12, ..., 32 */
+    assert_int_equal(before, 32);
+    schedule.steps = 7;               /* the batch does not know how long the run is */
+    assert_int_equal(schedule_position(&schedule, 40), position);
+
+    /* V2: 8.1e12 tokens in all; a billion steps of the largest batch overflow nothing. */
+    schedule = (struct schedule){ .batch_size = 9216, .batch_start = 2304, .grain = 256, .length = 4096, .ramp_tokens = 225000000000 };
+    assert_int_equal(schedule_batch(&schedule, 0), 2304);
+    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 / 2), 5632);   /* half way: 5760, rounded down */
+    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096), 8960);       /* a token short of the end */
+    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 + 1), 9216);
+    schedule.ramp_tokens = (int64_t)1 << 53;
+    schedule.batch_size = 1 << 24;
+    schedule.batch_start = schedule.grain = 1;
+    assert_int_equal(schedule_batch(&schedule, ((int64_t)1 << 41) - 1), (1 << 24) - 1);
+    assert_int_equal(schedule_batch(&schedule, (int64_t)1 << 41), 1 << 24);
+    schedule.batch_start = 0;
+    assert_int_equal(schedule_position(&schedule, 1000000000), 1000000000ll << 24);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_help),
@@ -324,6 +364,7 @@ int main(void) {
         cmocka_unit_test(a_tokenizer_may_be_a_size),
         cmocka_unit_test(keys_that_came_later_have_their_default),
         cmocka_unit_test(rates_follow_the_formulas),
+        cmocka_unit_test(the_batch_grows_as_the_formula_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
