@@ -19,12 +19,12 @@ static const struct matmul_shape matmul_shapes[] = {
 };
 enum { MATMUL_SHAPES = sizeof matmul_shapes / sizeof *matmul_shapes };
 
-static int matmul_copies(struct matmul_shape shape, int element_bytes) {
+static inline int matmul_copies(struct matmul_shape shape, int element_bytes) {
     return shape.cold ? (int)((512 << 20) / ((double)shape.k * shape.n * element_bytes)) + 1 : 1;
 }
 
 /* Words on the command line that choose among the shapes: "large" (m > 64), "small"; neither or both: all. */
-static bool matmul_chosen(struct matmul_shape shape, bool large, bool small) { return large == small || (shape.m > 64) == large; }
+static inline bool matmul_chosen(struct matmul_shape shape, bool large, bool small) { return large == small || (shape.m > 64) == large; }
 
 static double matmul_seconds(void) {
     struct timespec time;
@@ -60,7 +60,7 @@ static struct matmul_times matmul_time(void (*call)(void *context, int i), void 
 }
 
 /* peak: FLOP/s of the instruction; memory: bytes/s. "limit": the time that arithmetic or the compulsory bytes (A and C once, B once if cold) need. */
-static void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape, int element_bytes, struct matmul_times times, double peak, double memory) {
+static inline void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape, int element_bytes, struct matmul_times times, double peak, double memory) {
     double time = times.median;
     double flops = 2.0 * shape.m * shape.k * shape.n, b_bytes = (double)element_bytes * shape.k * shape.n;
     double bytes = (double)shape.m * shape.k * element_bytes + 4.0 * shape.m * shape.n + (shape.cold ? b_bytes : 0.0);
