@@ -417,7 +417,7 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     *config = (struct config){.rms_norm_eps = 1e-6, .rope_theta = 10000.0, .initializer_range = 0.02, .max_position_embeddings = 2048};
     if (!json_is_object(root)) return error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", origin);
     const bool trains = json_object_get(root, "train") != NULL;   /* then the tokenizer may give the vocabulary */
-    const struct kind *kind;
+    const struct kind *kind = NULL;
     enum status status;
     if ((status = read_kind(&reader, &kind, config))) return status;
     if ((status = refuse_unimplemented(&reader, kind))) return status;
