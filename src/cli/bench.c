@@ -1,9 +1,9 @@
 /* deepseek bench: prefill and decoding in tokens per second, and as shares of what this machine reaches at best in the same run.
  *
- *   prefill   FLOPs = 2 weights tokens + attention of each token with all before it;    share of the matrix products' peak
- *   decoding  bytes = every weight that is multiplied + the cache of the context;       share of the memory's reading speed
+ *   prefill   FLOPs = 2 weights tokens + attention of each token with all before it, at the peak of the matrix products
+ *   decoding  every weight that a token meets, at the memory's reading speed, + the cache of the context: the larger of its bytes at that speed and the attention's FLOPs at the peak
  *
- * A config.json alone gets synthetic weights, and a depth gets a synthetic cache: neither changes how much is computed or read. */
+ * A config.json alone gets synthetic weights, and a depth gets a cache of zeros: neither changes how much is computed or read. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,38 +22,57 @@ struct request {
     bool json, quiet;
 };
 
-struct rate { double seconds, work, limit; };   /* median time; FLOPs or bytes done in it; the most per second */
+/* What was measured, and the closed form: the least seconds it could have taken, from FLOPs and bytes. */
+struct rate { double seconds, flops, attention_flops, bytes, cache_bytes, least; };
 
-struct limits { double flops, memory_before, memory_after; };
+struct limits { double flops, attention_flops /* in the cache's type */, memory_before, memory_after; };
 
 /* ---- a model without a checkpoint ------------------------------------------------------------------------------------------------ */
 
-/* Weights that vary along rows and columns from few numbers: element (output j, input i) of a matrix is noise[i + j]. */
+#define NOISE_OFFSETS 65536
+
+/* Weights that vary along rows and columns and from matrix to matrix, from few numbers that stay in the cache: element (output j, input i) is noise[i + j], with the noise of a matrix
+ * beginning somewhere. A router of such weights spreads tokens over experts as random ones do. */
+static void pack_synthetic(struct model *model, struct parameter *p, const float *noise) {
+    struct matrix b = { .data = noise, .dtype = DTYPE_F32, .rows = p->shape[1], .cols = p->shape[0], .stride = 1, .transposed = true };
+    if (!p->view_count) matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, p->compute);
+    for (int i = 0; i < p->view_count; i++) {
+        const struct parameter_view *view = &p->views[i];
+        b.data = noise + view->row;
+        b.rows = view->transposed ? p->shape[1] : view->rows;
+        b.cols = view->transposed ? view->rows : p->shape[1];
+        b.transposed = view->transposed;
+        matmul_pack(model->pool, &model->kernels->matmul, (uint8_t *)p->packed[0] + view->offset, &b, p->compute);
+    }
+}
+
 static enum status fill_synthetic(struct model *model, struct error *error) {
-    int64_t longest = 0;
+    int64_t longest = NOISE_OFFSETS;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        int64_t needed = p->shape[0] + (p->rank == 2 ? p->shape[1] : 0);
+        int64_t needed = NOISE_OFFSETS + p->shape[0] + (p->rank == 2 ? p->shape[1] : 0);
         if (needed > longest) longest = needed;
     }
-    float *noise = arena_alloc(&model->arena, (size_t)longest * sizeof *noise);
-    enum status status = noise ? model_allocate_packed(model, 1, error) : error_set(error, STATUS_NO_MEMORY, "no memory for synthetic weights");
-    if (status) return status;
-    for (int64_t i = 0; i < longest; i++) noise[i] = (float)(0.02 * random_normal(0, random_stream("bench"), (uint64_t)i));
-
     struct parameter *embedding = model->embedding;
+    const size_t row_bytes = dtype_bytes(DTYPE_BF16, (size_t)embedding->shape[1]);
+    float *noise = arena_alloc(&model->arena, (size_t)longest * sizeof *noise);
+    uint16_t *rounded = arena_alloc(&model->arena, (size_t)longest * sizeof *rounded);
+    enum status status = noise && rounded ? model_allocate_packed(model, 1, error) : error_set(error, STATUS_NO_MEMORY, "no memory for synthetic weights");
+    if (status) return status;
+    for (int64_t i = 0; i < longest; i++) {
+        noise[i] = (float)(0.02 * random_normal(0, random_stream("bench"), (uint64_t)i));
+        rounded[i] = bf16_from_float(noise[i]);
+    }
     embedding->stored_dtype = DTYPE_BF16;
-    model->page_bytes[0] = dtype_bytes(embedding->stored_dtype, (size_t)embedding->count);
+    model->page_bytes[0] = row_bytes * (size_t)embedding->shape[0];
     embedding->stored = model->pages[0] = pages_alloc(model->page_bytes[0]);
     if (!embedding->stored) return error_set(error, STATUS_NO_MEMORY, "no memory for an embedding of %zu bytes", model->page_bytes[0]);
-    for (int64_t row = 0; row < embedding->shape[0]; row++)
-        for (int64_t i = 0; i < embedding->shape[1]; i++) ((uint16_t *)model->pages[0])[row * embedding->shape[1] + i] = bf16_from_float(noise[row + i]);
+    for (int64_t row = 0; row < embedding->shape[0]; row++) memcpy((uint8_t *)model->pages[0] + (size_t)row * row_bytes, rounded + row, row_bytes);
 
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
         if (model_multiplies(model, p)) {
-            const struct matrix b = { .data = noise, .dtype = DTYPE_F32, .rows = p->shape[1], .cols = p->shape[0], .stride = 1, .transposed = true };
-            matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, model->compute);
+            pack_synthetic(model, p, noise + random_below(0, random_stream(p->name), 0, NOISE_OFFSETS));
         } else if (p != embedding) {
             p->value = arena_alloc(&model->arena, (size_t)p->count * sizeof *p->value);
             if (!p->value) return error_set(error, STATUS_NO_MEMORY, "no memory for %s", p->name);
@@ -108,6 +127,9 @@ static enum status open_folder(struct model **model, const char *folder, const s
 
 /* ---- what is measured ------------------------------------------------------------------------------------------------------------ */
 
+/* `expanded` stays empty unless that form is asked for, `added` at the least depth. */
+struct row { int64_t depth; struct rate prefill, expanded, decoding, added; };
+
 struct bench {
     struct model *model;
     struct engine *engine;
@@ -115,9 +137,13 @@ struct bench {
     const struct request *request;
     struct config_sizes sizes;
     double weight_bytes;      /* multiplied for one token */
+    double cache_bytes;       /* of the cache, for each token in it */
+    double expansion_flops;   /* of the expanded form, for each token of the cache */
     int32_t *ids;             /* [prompt] */
     float *logits;            /* [vocab] */
     double *times;            /* [repeat] */
+    double *tokens;           /* [depths, repeat * generated]: each token's seconds */
+    double *differences;      /* [repeat * generated] */
     struct cli_progress progress;
     double done;
 };
@@ -128,30 +154,52 @@ static bool after_pass(void *context, int64_t rows) {
     return !cli_interrupted();
 }
 
-static double weight_bytes(const struct model *model) {
+/* Of one matrix that a token is multiplied by. Of views of the same rows, which are the same numbers in another layout, a token reads one. */
+static double matrix_bytes(const struct model *model, const struct parameter *p) {
+    const struct matmul_kernels *matmul = &model->kernels->matmul;
+    if (!p->view_count) return (double)matmul->packed_bytes(p->shape[1], p->shape[0], p->compute);
     double bytes = 0;
-    for (int i = 0; i < model->parameter_count; i++) {
-        const struct parameter *p = model->parameters[i];
-        if (model_multiplies(model, p)) bytes += (double)model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], model->compute);
-        else if (p->rank == 1) bytes += 4 * (double)p->count;
+    for (int i = 0; i < p->view_count; i++) {
+        const struct parameter_view *view = &p->views[i];
+        bool again = false;
+        for (int j = 0; j < i; j++) again = again || (p->views[j].row == view->row && p->views[j].rows == view->rows);
+        if (!again) bytes += (double)(view->transposed ? matmul->packed_bytes(p->shape[1], view->rows, p->compute) : matmul->packed_bytes(view->rows, p->shape[1], p->compute));
     }
     return bytes;
 }
 
-/* Of the cache, for each token in it. */
-static double cache_bytes(const struct bench *bench) {
-    const struct config_sizes *sizes = &bench->sizes;
-    switch (bench->model->cache) {
+/* What one token of one sequence reads: all matrices and norms, but of the experts those alone that it is sent to. */
+static double weight_bytes(const struct model *model) {
+    const struct config *config = &model->config;
+    const struct matmul_kernels *matmul = &model->kernels->matmul;
+    const double expert = 2 * (double)matmul->packed_bytes(config->hidden_size, config->moe_intermediate_size, model->compute) +
+                          (double)matmul->packed_bytes(config->moe_intermediate_size, config->hidden_size, model->compute);
+    double bytes = 0;
+    for (int i = 0; i < model->parameter_count; i++) {
+        const struct parameter *p = model->parameters[i];
+        if (model_multiplies(model, p)) bytes += matrix_bytes(model, p);
+        else if (p->rank == 1) bytes += 4 * (double)p->count;
+    }
+    for (int64_t i = 0; i < config->num_hidden_layers; i++)
+        if (config->layers[i].ffn == FFN_MOE) bytes -= expert * (double)(config->n_routed_experts - config->num_experts_per_tok);
+    return bytes;
+}
+
+static double cache_bytes(const struct model *model, const struct config_sizes *sizes) {
+    switch (model->cache) {
     case DTYPE_F8_E4M3: return (double)sizes->cache_bytes_per_token_fp8;
     case DTYPE_BF16: return (double)sizes->cache_bytes_per_token_bf16;
     default: return (double)sizes->cache_bytes_per_token_f32;
     }
 }
 
-/* Keys and values of `depth` tokens. Small positive numbers in both types that a cache can have. */
-static void fill_cache(struct sequence *sequence, int64_t depth) {
-    memset(sequence->state, 0x3C, sequence->state_bytes);
-    sequence->length = depth;
+/* Keys and values of all heads from one latent: 2 kv_lora_rank heads (nope + v). */
+static double expansion_flops(const struct config *config) {
+    double flops = 0;
+    for (int64_t i = 0; i < config->num_hidden_layers; i++)
+        if (config->layers[i].attention == ATTENTION_MLA)
+            flops += 2 * (double)config->kv_lora_rank * (double)config->num_attention_heads * (double)(config->qk_nope_head_dim + config->v_head_dim);
+    return flops;
 }
 
 static int compare_doubles(const void *a, const void *b) {
@@ -171,86 +219,136 @@ static enum status feed(struct bench *bench, const int32_t *ids, int64_t count, 
 
 /* A prompt after `depth` tokens. One round to warm up, then the median. */
 static enum status measure_prefill(struct bench *bench, int64_t depth, struct rate *rate, struct error *error) {
-    int64_t count = bench->request->prompt;
+    const int64_t count = bench->request->prompt;
     for (int64_t round = -1; round < bench->request->repeat; round++) {
-        sequence_rewind(bench->sequence, depth);
+        bench->sequence->length = depth;
         double began = clock_seconds();
         enum status status = feed(bench, bench->ids, count, error);
         if (status) return status;
         if (round >= 0) bench->times[round] = clock_seconds() - began;
     }
-    sequence_rewind(bench->sequence, depth);
-    rate->seconds = median(bench->times, bench->request->repeat);
     /* The output head is applied to the last token alone. */
-    double trunk = (double)(bench->sizes.matrix_parameters - bench->model->head->count), keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
-    rate->work = 2 * trunk * (double)count + 2 * (double)bench->model->head->count + bench->sizes.attention_flops_per_position * keys;
+    const double head = (double)bench->model->head->count, trunk = (double)bench->sizes.matrix_parameters - head, keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
+    const bool expanded = bench->model->expanded_prefill;
+    *rate = (struct rate){
+        .seconds = median(bench->times, bench->request->repeat),
+        .flops = 2 * trunk * (double)count + 2 * head + (expanded ? bench->expansion_flops * (double)depth : 0),
+        .attention_flops = (expanded ? bench->sizes.attention_flops_per_position : bench->sizes.inference_attention_flops_per_position) * keys,
+    };
     return STATUS_OK;
 }
 
-static enum status measure_decoding(struct bench *bench, int64_t depth, struct rate *rate, struct error *error) {
-    int64_t count = bench->request->generated, vocab = bench->model->config.vocab_size;
-    for (int64_t round = -1; round < bench->request->repeat; round++) {
-        sequence_rewind(bench->sequence, depth);
-        int64_t tokens = round < 0 && count > 4 ? 4 : count;   /* a short warm-up is enough */
-        double began = clock_seconds();
-        for (int64_t t = 0; t < tokens; t++) {
-            int32_t id = (int32_t)random_below(2, 0, (uint64_t)t, (uint64_t)vocab);
+/* Token by token after each of the depths, in turn, so that what the machine does meanwhile does it to all of them. A short warm-up is enough. */
+static enum status measure_decoding(struct bench *bench, struct row *rows, int depths, struct error *error) {
+    const int64_t count = bench->request->generated, repeat = bench->request->repeat, vocab = bench->model->config.vocab_size;
+    for (int64_t t = count > 4 ? -4 : -1; t < repeat * count; t++)
+        for (int i = depths - 1; i >= 0; i--) {
+            const int32_t id = (int32_t)random_below(2, 0, (uint64_t)(t & 0xffffff), (uint64_t)vocab);
+            bench->sequence->length = rows[i].depth + (t < 0 ? 0 : t % count);
+            const double began = clock_seconds();
             enum status status = feed(bench, &id, 1, error);
             if (status) return status;
+            if (t >= 0) bench->tokens[i * repeat * count + t] = clock_seconds() - began;
         }
-        if (round >= 0) bench->times[round] = clock_seconds() - began;
+    for (int i = 0; i < depths; i++) {
+        for (int64_t round = 0; round < repeat; round++) {
+            bench->times[round] = 0;
+            for (int64_t t = 0; t < count; t++) bench->times[round] += bench->tokens[(i * repeat + round) * count + t];
+        }
+        const double keys = (double)count * (double)rows[i].depth + (double)count * (double)(count + 1) / 2;
+        rows[i].decoding = (struct rate){
+            .seconds = median(bench->times, repeat),
+            .bytes = bench->weight_bytes * (double)count,
+            .cache_bytes = bench->cache_bytes * keys,
+            .attention_flops = bench->sizes.inference_attention_flops_per_position * keys,
+        };
     }
-    sequence_rewind(bench->sequence, depth);
-    rate->seconds = median(bench->times, bench->request->repeat);
-    double cached = cache_bytes(bench);
-    double keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
-    rate->work = bench->weight_bytes * (double)count + cached * keys;
+    /* What a depth adds: the median over tokens of the difference to the same token after the least depth. */
+    int shallow = 0;
+    for (int i = 1; i < depths; i++)
+        if (rows[i].depth < rows[shallow].depth) shallow = i;
+    for (int i = 0; i < depths; i++) {
+        const double keys = (double)(rows[i].depth - rows[shallow].depth);
+        const double *base = bench->tokens + shallow * repeat * count, *own = bench->tokens + i * repeat * count;
+        if (keys <= 0) continue;
+        for (int64_t t = 0; t < repeat * count; t++) bench->differences[t] = own[t] - base[t];
+        rows[i].added = (struct rate){
+            .seconds = median(bench->differences, repeat * count),
+            .cache_bytes = bench->cache_bytes * keys,
+            .attention_flops = bench->sizes.inference_attention_flops_per_position * keys,
+        };
+    }
     return STATUS_OK;
+}
+
+static void set_least(struct rate *rate, const struct limits *limits) {
+    const double memory = (limits->memory_before + limits->memory_after) / 2, cache = rate->cache_bytes / memory, attention = rate->attention_flops / limits->attention_flops;
+    rate->least = rate->flops / limits->flops + rate->bytes / memory + (cache > attention ? cache : attention);
 }
 
 /* ---- the report ------------------------------------------------------------------------------------------------------------------ */
 
-struct row { int64_t depth; struct rate prefill, decoding; };
-
-static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
-    char a[CLI_FIGURE], b[CLI_FIGURE], c[CLI_FIGURE];
-    printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
-           cli_cache_name((int)bench->model->cache),
-           pool_threads(machine->pool), isa_name(machine->isa), cpu_model_name());
-    printf("limits in this run: matrix products %sFLOP/s; memory %sB/s before, %sB/s after\n\n", cli_format_count(a, limits->flops), cli_format_count(b, limits->memory_before),
-           cli_format_count(c, limits->memory_after));
-    printf("%-10s %8s %8s %12s %14s %10s\n", "", "tokens", "depth", "tokens/s", "", "of limit");
-    for (int i = 0; i < count; i++) {
-        const struct row *row = &rows[i];
-        if (bench->request->prompt) {
-            snprintf(b, sizeof b, "%sFLOP/s", cli_format_count(a, row->prefill.work / row->prefill.seconds));
-            printf("%-10s %8lld %8lld %12.2f %14s %9.1f%%\n", "prefill", (long long)bench->request->prompt, (long long)row->depth, (double)bench->request->prompt / row->prefill.seconds, b,
-                   100 * row->prefill.work / row->prefill.seconds / row->prefill.limit);
-        }
-        if (bench->request->generated) {
-            snprintf(b, sizeof b, "%sB/s", cli_format_count(a, row->decoding.work / row->decoding.seconds));
-            printf("%-10s %8lld %8lld %12.2f %14s %9.1f%%\n", "decoding", (long long)bench->request->generated, (long long)row->depth, (double)bench->request->generated / row->decoding.seconds, b,
-                   100 * row->decoding.work / row->decoding.seconds / row->decoding.limit);
-        }
-    }
-    printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes),
-           cli_format_bytes(b, cache_bytes(bench)));
+static void print_prefill(const char *name, int64_t tokens, int64_t depth, const struct rate *rate) {
+    char a[CLI_FIGURE], speed[CLI_FIGURE + 16];
+    snprintf(speed, sizeof speed, "%sFLOP/s", cli_format_count(a, (rate->flops + rate->attention_flops) / rate->seconds));
+    printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", name, (long long)tokens, (long long)depth, (double)tokens / rate->seconds, speed, 100 * rate->least / rate->seconds);
 }
 
-static void print_rate(const char *name, const char *unit, int64_t tokens, const struct rate *rate) {
-    printf("\"%s\": {\"tokens\": %lld, \"tokens_per_second\": %.6g, \"%s\": %.6g, \"share\": %.6g}", name, (long long)tokens, (double)tokens / rate->seconds, unit, rate->work / rate->seconds,
-           rate->work / rate->seconds / rate->limit);
+static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
+    const int64_t prompt = bench->request->prompt, generated = bench->request->generated;
+    char a[CLI_FIGURE], b[CLI_FIGURE + 16], c[CLI_FIGURE];
+    printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
+           cli_cache_name((int)bench->model->cache), pool_threads(machine->pool), isa_name(machine->isa), cpu_model_name());
+    printf("limits in this run: matrix products %sFLOP/s", cli_format_count(a, limits->flops));
+    if (limits->attention_flops != limits->flops) printf(", %sFLOP/s in the cache's type", cli_format_count(a, limits->attention_flops));
+    printf("; memory %sB/s before, %sB/s after\n\n", cli_format_count(b, limits->memory_before), cli_format_count(c, limits->memory_after));
+    printf("%-17s %8s %8s %12s %14s %10s\n", "", "tokens", "depth", "tokens/s", "", "of limit");
+    bool added = false;
+    for (int i = 0; i < count; i++) {
+        const struct row *row = &rows[i];
+        if (prompt) print_prefill("prefill", prompt, row->depth, &row->prefill);
+        if (prompt && row->expanded.seconds > 0) print_prefill("prefill, expanded", prompt, row->depth, &row->expanded);
+        if (generated) {
+            snprintf(b, sizeof b, "%sB/s", cli_format_count(a, (row->decoding.bytes + row->decoding.cache_bytes) / row->decoding.seconds));
+            printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", "decoding", (long long)generated, (long long)row->depth, (double)generated / row->decoding.seconds, b,
+                   100 * row->decoding.least / row->decoding.seconds);
+            added = added || row->added.least > 0;
+        }
+    }
+    if (added) printf("\nwhat a depth adds to a token    ms  closed form   ratio\n");
+    for (int i = 0; i < count && added; i++) {
+        const struct rate *rate = &rows[i].added;
+        const double attention = rate->attention_flops / limits->attention_flops;
+        if (rate->least > 0)
+            printf("%-22lld %11.3f %12.3f %7.2f  (%s)\n", (long long)rows[i].depth, 1e3 * rate->seconds, 1e3 * rate->least, rate->seconds / rate->least,
+                   attention >= rate->least ? "products" : "memory");
+    }
+    printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes), cli_format_bytes(c, bench->cache_bytes));
+}
+
+static void print_rate(const char *name, const char *unit, int64_t tokens, double work, const struct rate *rate) {
+    printf(", \"%s\": {\"tokens\": %lld, \"tokens_per_second\": %.6g, \"%s\": %.6g, \"share\": %.6g", name, (long long)tokens, (double)tokens / rate->seconds, unit, work / rate->seconds,
+           rate->least / rate->seconds);
 }
 
 static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
-    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f,\n", (long long)bench->sizes.parameters,
+    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f, \"cache_bytes_per_token\": %.0f,\n", (long long)bench->sizes.parameters,
            cli_compute_name((int)bench->model->compute), cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed", pool_threads(machine->pool),
-           isa_name(machine->isa), bench->weight_bytes);
-    printf(" \"limits\": {\"flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": %.6g},\n \"results\": [", limits->flops, limits->memory_before, limits->memory_after);
+           isa_name(machine->isa), bench->weight_bytes, bench->cache_bytes);
+    printf(" \"limits\": {\"flops\": %.6g, \"attention_flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": %.6g},\n \"results\": [", limits->flops, limits->attention_flops, limits->memory_before, limits->memory_after);
     for (int i = 0; i < count; i++) {
         printf("%s{\"depth\": %lld", i ? ",\n  " : "", (long long)rows[i].depth);
-        if (bench->request->prompt) printf(", "), print_rate("prefill", "flops_per_second", bench->request->prompt, &rows[i].prefill);
-        if (bench->request->generated) printf(", "), print_rate("decoding", "bytes_per_second", bench->request->generated, &rows[i].decoding);
+        const struct rate *prefills[] = { &rows[i].prefill, &rows[i].expanded }, *decoding = &rows[i].decoding, *added = &rows[i].added;
+        for (int form = 0; form < 2; form++) {
+            if (!(prefills[form]->seconds > 0)) continue;
+            print_rate(form ? "prefill_expanded" : "prefill", "flops_per_second", bench->request->prompt, prefills[form]->flops + prefills[form]->attention_flops, prefills[form]);
+            printf("}");
+        }
+        if (bench->request->generated) {
+            print_rate("decoding", "bytes_per_second", bench->request->generated, decoding->bytes + decoding->cache_bytes, decoding);
+            if (added->least > 0) printf(", \"added_seconds\": %.6g, \"added_least_seconds\": %.6g", added->seconds, added->least);
+            printf("}");
+        }
         printf("}");
     }
     printf("]}\n");
@@ -258,31 +356,51 @@ static void print_json(const struct bench *bench, const struct cli_machine *mach
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------------- */
 
-static enum status measure(struct bench *bench, struct row *rows, int count, struct error *error) {
-    const struct request *request = bench->request;
-    int64_t longest = request->prompt > request->generated ? request->prompt : request->generated, deepest = 0, tokens = 0;
-    for (int i = 0; i < count; i++)
-        if (rows[i].depth > deepest) deepest = rows[i].depth;
-    tokens = count * ((request->repeat + 1) * request->prompt + request->repeat * request->generated);
+/* Each form of prefill has an engine of its own, whose memory is planned for it. */
+static enum status measure_prefills(struct bench *bench, struct row *rows, int count, bool expanded, struct error *error) {
+    const bool kept = bench->model->expanded_prefill;
+    bench->model->expanded_prefill = expanded;
     enum status status = engine_create(&bench->engine, bench->model, 0, error);
-    bench->ids = malloc((size_t)(request->prompt + 1) * sizeof *bench->ids);
-    bench->logits = malloc((size_t)bench->model->config.vocab_size * sizeof *bench->logits);
-    bench->times = malloc((size_t)request->repeat * sizeof *bench->times);
-    if (!status && (!bench->ids || !bench->logits || !bench->times)) status = error_set(error, STATUS_NO_MEMORY, "no memory for a prompt of %lld tokens", (long long)request->prompt);
-    for (int64_t t = 0; t < request->prompt && !status; t++) bench->ids[t] = (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size);
     if (!status) {
         bench->engine->watch = after_pass;
         bench->engine->watch_context = bench;
-        status = sequence_create(&bench->sequence, bench->model, deepest + longest, error);
     }
-    cli_progress_begin(&bench->progress, "bench", "tokens", (double)tokens, request->quiet);
     for (int i = 0; i < count && !status; i++) {
         cli_progress_note(&bench->progress, "depth %lld", (long long)rows[i].depth);
-        fill_cache(bench->sequence, rows[i].depth);
-        if (request->prompt) status = measure_prefill(bench, rows[i].depth, &rows[i].prefill, error);
-        if (request->generated && !status) {
-            fill_cache(bench->sequence, rows[i].depth);
-            status = measure_decoding(bench, rows[i].depth, &rows[i].decoding, error);
+        status = measure_prefill(bench, rows[i].depth, expanded ? &rows[i].expanded : &rows[i].prefill, error);
+    }
+    bench->model->expanded_prefill = kept;
+    engine_destroy(bench->engine);
+    bench->engine = NULL;
+    return status;
+}
+
+static enum status measure(struct bench *bench, struct row *rows, int count, struct error *error) {
+    const struct request *request = bench->request;
+    const int64_t longest = request->prompt > request->generated ? request->prompt : request->generated, forms = bench->model->expanded_prefill ? 2 : 1;
+    int64_t deepest = 0;
+    for (int i = 0; i < count; i++)
+        if (rows[i].depth > deepest) deepest = rows[i].depth;
+    bench->ids = malloc((size_t)(request->prompt + 1) * sizeof *bench->ids);
+    bench->logits = malloc((size_t)bench->model->config.vocab_size * sizeof *bench->logits);
+    bench->times = malloc((size_t)request->repeat * sizeof *bench->times);
+    bench->tokens = malloc((size_t)(count * request->repeat * request->generated + 1) * sizeof *bench->tokens);
+    bench->differences = malloc((size_t)(request->repeat * request->generated + 1) * sizeof *bench->differences);
+    enum status status = STATUS_OK;
+    if (!bench->ids || !bench->logits || !bench->times || !bench->tokens || !bench->differences)
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for a prompt of %lld tokens", (long long)request->prompt);
+    for (int64_t t = 0; t < request->prompt && !status; t++) bench->ids[t] = (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size);
+    if (!status) status = sequence_create(&bench->sequence, bench->model, deepest + longest, error);
+    if (!status) memset(bench->sequence->state, 0, bench->sequence->state_bytes);   /* zeros in every type that a cache can have, in pages of its own */
+    cli_progress_begin(&bench->progress, "bench", "tokens", (double)(count * (forms * (request->repeat + 1) * request->prompt + request->repeat * request->generated)), request->quiet);
+    for (int form = 0; form < forms && request->prompt && !status; form++) status = measure_prefills(bench, rows, count, form == 1, error);
+    if (request->generated && !status) {
+        status = engine_create(&bench->engine, bench->model, 0, error);
+        if (!status) {
+            bench->engine->watch = after_pass;
+            bench->engine->watch_context = bench;
+            cli_progress_note(&bench->progress, "decoding");
+            status = measure_decoding(bench, rows, count, error);
         }
     }
     cli_progress_end(&bench->progress);
@@ -291,6 +409,8 @@ static enum status measure(struct bench *bench, struct row *rows, int count, str
     free(bench->ids);
     free(bench->logits);
     free(bench->times);
+    free(bench->tokens);
+    free(bench->differences);
     return status;
 }
 
@@ -306,12 +426,18 @@ static enum status run(const struct request *request, struct cli_machine *machin
         model_pack(bench.model, INFINITY);   /* what is measured is a model that has been in use for a while */
         config_sizes(&bench.model->config, &bench.sizes);
         bench.weight_bytes = weight_bytes(bench.model);
+        bench.cache_bytes = cache_bytes(bench.model, &bench.sizes);
+        bench.expansion_flops = expansion_flops(&bench.model->config);
         struct limits limits = { .flops = probe_matmul_peak(machine->pool, machine->isa, bench.model->compute), .memory_before = probe_memory_read(machine->pool) };
+        const enum dtype attention = bench.model->cache == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+        limits.attention_flops = attention == bench.model->compute ? limits.flops : probe_matmul_peak(machine->pool, machine->isa, attention);
         status = measure(&bench, rows, count, error);
         limits.memory_after = status ? 0 : probe_memory_read(machine->pool);
-        for (int i = 0; i < count; i++) {
-            rows[i].prefill.limit = limits.flops;
-            rows[i].decoding.limit = (limits.memory_before + limits.memory_after) / 2;
+        for (int i = 0; i < count && !status; i++) {
+            set_least(&rows[i].prefill, &limits);
+            set_least(&rows[i].expanded, &limits);
+            set_least(&rows[i].decoding, &limits);
+            set_least(&rows[i].added, &limits);
         }
         if (!status && request->json) print_json(&bench, machine, &limits, rows, count);
         else if (!status) print_table(&bench, machine, &limits, rows, count);
@@ -328,7 +454,7 @@ int command_bench(int argc, char **argv) {
     const struct cli_option options[] = {
         { "prompt", 'p', "N", CLI_INTEGER, &request.prompt, .minimum = 0, .maximum = 1 << 24, .help = "tokens of the prompt; 0 leaves prefill out" },
         { "gen", 'n', "N", CLI_INTEGER, &request.generated, .minimum = 0, .maximum = 1 << 24, .help = "tokens to decode; 0 leaves decoding out" },
-        { "depth", 'd', "D,...", CLI_INTEGERS, &request.depths, .minimum = 0, .maximum = 1 << 28, .fallback = "0", .help = "tokens already in the cache, one measurement for each; the cache is filled synthetically" },
+        { "depth", 'd', "D,...", CLI_INTEGERS, &request.depths, .minimum = 0, .maximum = 1 << 28, .fallback = "0", .help = "tokens already in the cache, one measurement for each, and what each adds to a token; the cache is filled with zeros" },
         { "repeat", 'r', "N", CLI_INTEGER, &request.repeat, .minimum = 1, .maximum = 1000, .help = "rounds of each measurement, of which the median counts" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object" },
         cli_compute_option(&machine, "the checkpoint's type"),
@@ -341,7 +467,7 @@ int command_bench(int argc, char **argv) {
     const struct cli_usage usage = {
         .command = "bench",
         .about = "Measures how fast a model reads a prompt and decodes, and quotes shares of the limits measured in the same run: the peak of the matrix products for prefill "
-                 "(attention counted), the memory's reading speed for decoding (weights and cache counted). Figures of decoding mean little for models that fit into the processor's caches.",
+                 "(attention counted), the memory's reading speed for decoding (weights and cache counted; where the attention's FLOPs at that peak would take longer than its cache, these). Figures of decoding mean little for models that fit into the processor's caches.",
         .examples = "deepseek bench MODEL\n"
                     "deepseek bench MODEL --prompt 0 --gen 32 --depth 0,4096,16384\n"
                     "# a shape, without a checkpoint\n"
