@@ -5,7 +5,7 @@
 #   WERROR=1      warnings are errors (make test sets it)
 #   V=1           print whole commands
 #   CFLAGS=...    optimisation and debug flags (default: -O3 -g)
-#   T=PART        only tests with PART in their path, as in `make test T=base/`
+#   T=PART        only tests with PART in their path, as in `make test T=base/`; make bench T=mla: that section of bench/run.sh
 #
 # Nothing here needs a compiler while the file is being read, because `make test` and `make demo` install one first.
 
@@ -221,7 +221,7 @@ run-fuzz:
 
 bench:
 	@$(MAKE) bench-build
-	@+$(if $(wildcard bench/run.sh),BUILD='$(BUILD)' DEEPSEEK='$(program)' bench/run.sh,echo 'bench: nothing to run')
+	@+$(if $(wildcard bench/run.sh),BUILD='$(BUILD)' DEEPSEEK='$(program)' bench/run.sh $(T),echo 'bench: nothing to run')
 
 demo:
 	@tools/install-packages.sh
@@ -258,4 +258,4 @@ help:
 	@echo 'make install    program, libraries, header, manual pages and completion into PREFIX (/usr/local), below DESTDIR'
 	@echo 'make uninstall  remove them'
 	@echo 'make clean      remove what was built'
-	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  V=1  T=PART (only tests with PART in their path)'
+	@echo 'Variables: BUILD=DIR  CC=gcc|clang  CFLAGS=...  WERROR=1  V=1  T=PART (only tests with PART in their path; of make bench: a section)'
