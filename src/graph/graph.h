@@ -168,6 +168,37 @@ struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor
 struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b);
 /* Causal attention. Either every job brings its store, or none does (kv NULL, as in training): then the stores live in step memory. The jobs are copied. */
 struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count);
+/* Latent attention (op_mla.c). x [rows, rank + rotary] -> c [rows, rank] = RMSNorm of its first channels, k_r [rows, rotary] = the others rotated (interleaved pairs, table and positions as in op_rope). */
+void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, float eps, const float *table, const int32_t *positions, struct tensor **c, struct tensor **k_r);
+/* kvu [rows, heads * (nope + value)] and k_r [rows, rotary] -> k [rows, heads * (nope + rotary)], in which all heads have the same k_r, and v [rows, heads * value]. */
+void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope, struct tensor **k, struct tensor **v);
+/* Inference, without a backward: o [rows, heads * value] from q [rows, heads * (nope + rotary)] and the rows of a store of latents, c and k_r, which are written first. Stores as in op_attention.
+ * kv_b has views: for every head its nope rows plain, then for every head its value rows transposed; with expanded_prefill also for every head its nope rows transposed. They are
+ * used absorbed, but with expanded_prefill the jobs of several rows are computed from expanded keys and values. */
+struct latent_shape { int heads; int64_t nope, rotary, value, rank; float scale; enum dtype cache; bool expanded_prefill; };
+struct attention_shape latent_attention_shape(const struct latent_shape *shape);   /* of the stores, and of attention over them */
+struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct tensor *c, struct tensor *k_r, struct parameter *kv_b, const struct latent_shape *shape, const struct attention_job *jobs, int count);
+/* Mixture of experts (graph/op_moe_route.c, op_moe_experts.c; the parts' formulas are in kernels.h). Every shape is that of a pass in which nothing is dropped; what rows are in use stands in
+ * `routing`. op_route: z [tokens, experts] in fp32. dropping (NULL: none) is copied but for `spared`, which lives as long as the pass. */
+struct routed {
+    struct tensor *scores;   /* s [tokens, experts], F32 */
+    struct tensor *weights;  /* g [tokens, top_k], F32 */
+    struct tensor *routing;  /* struct moe_routing, 4-byte words without gradient */
+};
+void op_route(struct graph *graph, struct tensor *z, const struct moe_gate *gate, const struct moe_dropping *dropping, struct routed *routed);
+/* gate_up [tokens * top_k, 2 width] of x [tokens, hidden], rows sorted by expert: each row's products with its expert's two matrices. */
+struct expert { struct parameter *gate, *up, *down; };
+struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts);
+/* y[t] = shared[t] + sum over the experts e of t of W_down,e (g silu(a) b); shared may be NULL. The backward computes the SwiGLU product again. */
+struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed, struct tensor *shared, const struct moe_gate *gate, const struct expert *experts);
+/* No output: adds the balance losses' gradient to the scores, where one has a weight, and reports. Sequence i is rows first[i]..first[i+1]; the report and `first` live as long as the pass. */
+struct moe_report {
+    const int64_t *first;
+    int64_t sequences;
+    double scale, *sums[3];  /* *sums[i] += scale times the sum of part i over the sequences */
+    int64_t *counts, *dropped;   /* counts[expert] += assignments that were not dropped; NULL, or both */
+};
+void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct moe_balance *balance, const struct moe_report *report);
 /* Cross-entropy fused with the output head, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
  * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss. */
 void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses);

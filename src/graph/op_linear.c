@@ -10,6 +10,19 @@ struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
     };
 }
 
+struct matrix matrix_of_view(const struct parameter *w, const struct parameter_view *view) {
+    struct matrix m = matrix_of_parameter(w, view->transposed);
+    if (m.data) m.data = (const uint8_t *)m.data + dtype_bytes(m.dtype, (size_t)(view->row * m.stride));
+    *(view->transposed ? &m.cols : &m.rows) = view->rows;
+    return m;
+}
+
+void view_operand(const struct parameter *w, int view, struct matmul_product *product) {
+    const bool packed = !w->value && !atomic_load_explicit(&w->unpacked, memory_order_acquire);
+    product->packed = packed ? (const uint8_t *)w->packed[0] + w->views[view].offset : NULL;
+    if (!packed) product->unpacked = matrix_of_view(w, &w->views[view]);
+}
+
 size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side) {
     if (w->packed[side]) return 0;
     const int64_t out = w->shape[0], in = w->shape[1];

@@ -49,16 +49,8 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
     struct tensor *k = op_rope(graph, qkv[1], &rope);
 
     const struct attention_shape shape = gqa_shape(pass->model);
-    struct attention_job *jobs = arena_alloc(&graph->arena, (size_t)pass->batch->span_count * sizeof *jobs);
-    if (!jobs) { graph->status = STATUS_NO_MEMORY; return NULL; }
-    for (int i = 0; i < pass->batch->span_count; i++) {
-        const struct span *span = &pass->batch->spans[i];
-        jobs[i] = (struct attention_job){
-            .kv = span->sequence ? sequence_state(span->sequence, layer) : NULL,
-            .capacity = span->sequence ? span->sequence->capacity : span->count,
-            .row = span->row, .position = span->position, .count = span->count,
-        };
-    }
+    const struct attention_job *jobs = model_attention_jobs(pass, layer);
+    if (!jobs) return NULL;
     struct tensor *o = op_attention(graph, q, k, qkv[2], &shape, jobs, pass->batch->span_count), *y;
     op_linear(graph, o, (struct parameter *[]){gqa->o}, 1, &y);
     return y;

@@ -1,15 +1,51 @@
-/* Multi-head latent attention (spec/v1-v3.md sections 2.4 to 2.7 and 7.6). */
+/* Multi-head latent attention (spec/v1-v3.md sections 2.4 to 2.7 and 7.6; arXiv 2405.04434).
+ *
+ *   q = W_q x, or W_qb RMSNorm(W_qa x);   [c_raw | k_r_raw] = W_kva x;   c = RMSNorm(c_raw);   rope on the last channels of every head's q and on k_r, which all heads share
+ *   expanded:  [k_n,h | v_h] = W_kvb,h c;   o_h = softmax(scale (q_n,h . k_n,h + q_r,h . k_r), causal) v_h;   y = W_o o
+ *   absorbed:  [UK_h ; UV_h] = W_kvb,h;   the same with q_n,h . UK_h c = (UK_h^T q_n,h) . c and o_h = UV_h (sum of c)
+ *
+ * Training is expanded. At inference every token is absorbed, in prefill as in decoding; on request spans of several tokens are expanded.
+ * State of a sequence: the store of c and k_r that the attention kernel defines. */
+#include <math.h>
+
 #include "model/blocks.h"
+#include "model/rope.h"
+
+/* Whatever rms_norm_eps says: so are the released models. */
+#define LATENT_EPS 1e-6f
 
 /* q_a, q_a_norm and q_b where queries have a low rank, q otherwise. */
-struct mla { struct parameter *q, *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b, *o; };
+struct mla { struct parameter *q, *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b, *o; int heads; };
+
+/* kv_b's slices as op_latent_attention wants them: UK_h and UV_h of all heads, and UK_h^T for expanded prefill. */
+static bool declare_views(struct model *model, struct parameter *kv_b) {
+    const struct config *config = &model->config;
+    const int64_t heads = config->num_attention_heads, nope = config->qk_nope_head_dim, value = config->v_head_dim;
+    struct parameter_view *views = arena_alloc(&model->arena, 3 * (size_t)heads * sizeof *views);
+    if (!views) return false;
+    for (int64_t h = 0; h < heads; h++) {
+        const int64_t row = h * (nope + value);
+        views[h] = (struct parameter_view){.row = row, .rows = nope};
+        views[heads + h] = (struct parameter_view){.row = row + nope, .rows = value, .transposed = true};
+        views[2 * heads + h] = (struct parameter_view){.row = row, .rows = nope, .transposed = true};
+    }
+    model_place_views(model, kv_b, views, 3 * (int)heads);
+    kv_b->views = views;
+    kv_b->view_count = 2 * (int)heads;
+    return true;
+}
+
+static void mla_set_expanded_prefill(const struct layer *layer, bool expanded) {
+    const struct mla *mla = layer->attention_weights;
+    mla->kv_b->view_count = (expanded ? 3 : 2) * mla->heads;
+}
 
 static enum status mla_declare(struct model *model, struct layer *layer, struct error *error) {
     const struct config *config = &model->config;
     const int64_t d = config->hidden_size, heads = config->num_attention_heads, query = heads * (config->qk_nope_head_dim + config->qk_rope_head_dim);
     struct mla *mla = layer->attention_weights = arena_alloc(&model->arena, sizeof *mla);
     if (!mla) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
-    *mla = (struct mla){0};
+    *mla = (struct mla){.heads = (int)heads};
     bool complete = true;
     if (config->q_lora_rank) {
         complete = complete && (mla->q_a = model_declare(model, layer->index, "self_attn.q_a_proj.weight", config->q_lora_rank, d));
@@ -22,13 +58,83 @@ static enum status mla_declare(struct model *model, struct layer *layer, struct 
     complete = complete && (mla->kv_a_norm = model_declare(model, layer->index, "self_attn.kv_a_layernorm.weight", config->kv_lora_rank, 0));
     complete = complete && (mla->kv_b = model_declare(model, layer->index, "self_attn.kv_b_proj.weight", heads * (config->qk_nope_head_dim + config->v_head_dim), config->kv_lora_rank));
     complete = complete && (mla->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, heads * config->v_head_dim));
+    complete = complete && declare_views(model, mla->kv_b);
     return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
-static struct tensor *mla_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
-    (void)layer, (void)x;
-    pass->graph->status = STATUS_UNSUPPORTED;
-    return NULL;
+static float softmax_scale(const struct config *config) {
+    return (float)(rope_softmax_factor(config) / sqrt((double)(config->qk_nope_head_dim + config->qk_rope_head_dim)));
 }
 
-const struct block attention_mla_block = {.name = "mla", .declare = mla_declare, .forward = mla_forward};
+static struct latent_shape mla_shape(const struct model *model) {
+    const struct config *config = &model->config;
+    return (struct latent_shape){
+        .heads = (int)config->num_attention_heads, .nope = config->qk_nope_head_dim, .rotary = config->qk_rope_head_dim, .value = config->v_head_dim, .rank = config->kv_lora_rank,
+        .scale = softmax_scale(config), .cache = model->cache,
+    };
+}
+
+static bool mla_holds(enum dtype cache) { return cache == DTYPE_F32 || cache == DTYPE_BF16 || cache == DTYPE_F8_E4M3; }
+
+static size_t mla_state_bytes(const struct model *model, const struct layer *layer, int64_t capacity) {
+    (void)layer;
+    const struct latent_shape latent = mla_shape(model);
+    const struct attention_shape shape = latent_attention_shape(&latent);
+    return model->kernels->attention.kv_bytes(&shape, capacity);
+}
+
+/* c -> k, v of every head -> attention, all of it on the tape */
+static struct tensor *attend_expanded(struct forward *pass, const struct layer *layer, struct tensor *q, struct tensor *c, struct tensor *k_r) {
+    struct graph *graph = pass->graph;
+    const struct config *config = &pass->model->config;
+    const struct mla *mla = layer->attention_weights;
+    const struct attention_shape shape = {
+        .heads = (int)config->num_attention_heads, .kv_heads = (int)config->num_attention_heads,
+        .qk_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim), .v_dim = (int)config->v_head_dim,
+        .scale = softmax_scale(config), .kv_dtype = pass->model->compute,
+    };
+    struct tensor *kvu, *k, *v;
+    op_linear(graph, c, (struct parameter *[]){mla->kv_b}, 1, &kvu);
+    op_latent_keys(graph, kvu, k_r, shape.heads, config->qk_nope_head_dim, &k, &v);
+    const struct attention_job *jobs = model_attention_jobs(pass, layer);
+    if (graph->status != STATUS_OK) return NULL;
+    c->recompute = k_r->recompute = k->recompute = v->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+    return op_attention(graph, q, k, v, &shape, jobs, pass->batch->span_count);
+}
+
+static struct tensor *mla_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
+    struct graph *graph = pass->graph;
+    const struct config *config = &pass->model->config;
+    const struct mla *mla = layer->attention_weights;
+    struct tensor *first[2], *q, *c, *k_r, *y;   /* first: q or its low-rank form, and [c_raw | k_r_raw] */
+    op_linear(graph, x, (struct parameter *[]){config->q_lora_rank ? mla->q_a : mla->q, mla->kv_a}, 2, first);
+    q = first[0];
+    if (config->q_lora_rank) {
+        struct tensor *normed = op_rmsnorm(graph, first[0], mla->q_a_norm, LATENT_EPS);
+        if (normed) normed->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+        op_linear(graph, normed, (struct parameter *[]){mla->q_b}, 1, &q);
+    }
+    const struct rope rope = {
+        .table = pass->rope, .heads = (int)config->num_attention_heads, .head_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim),
+        .offset = (int)config->qk_nope_head_dim, .dims = (int)config->qk_rope_head_dim, .interleaved = true, .positions = pass->row_numbers,
+    };
+    q = op_rope(graph, q, &rope);
+    op_latent(graph, first[1], mla->kv_a_norm, LATENT_EPS, pass->rope, pass->row_numbers, &c, &k_r);
+
+    struct tensor *o;
+    const bool has_state = pass->batch->spans[0].sequence != NULL;
+    if (!has_state && (graph->recording || mla->kv_b->value)) {
+        o = attend_expanded(pass, layer, q, c, k_r);
+    } else {
+        struct latent_shape shape = mla_shape(pass->model);
+        shape.expanded_prefill = pass->model->expanded_prefill && has_state;
+        const struct attention_job *jobs = model_attention_jobs(pass, layer);
+        o = op_latent_attention(graph, q, c, k_r, mla->kv_b, &shape, jobs, pass->batch->span_count);
+    }
+    op_linear(graph, o, (struct parameter *[]){mla->o}, 1, &y);
+    return y;
+}
+
+const struct block attention_mla_block = {
+    .name = "mla", .declare = mla_declare, .forward = mla_forward, .state_bytes = mla_state_bytes, .holds = mla_holds, .set_expanded_prefill = mla_set_expanded_prefill,
+};

@@ -7,7 +7,7 @@
 #include "graph/weights.h"
 #include "model/blocks.h"
 
-#define NAMES_SHOWN 5
+#define NAMES_SHOWN 20   /* missing tensors, by name */
 #define MAX_WARNINGS 16
 
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------------------------- */
@@ -16,7 +16,7 @@ static bool loadable(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == D
 
 static enum status match(const struct model *model, const struct safetensors *st, const char *folder, struct error *error) {
     int missing = 0;
-    char names[600] = "";
+    char names[NAMES_SHOWN * 80] = "", more[40] = "";
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         const struct safetensors_entry *entry = safetensors_find(st, p->name);
@@ -36,7 +36,8 @@ static enum status match(const struct model *model, const struct safetensors *st
         if (!loadable(entry->dtype))
             return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16 or F16", safetensors_shard_path(st, entry->shard), p->name, found);
     }
-    if (missing) return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder, missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, missing > NAMES_SHOWN ? ", ..." : "");
+    if (missing > NAMES_SHOWN) snprintf(more, sizeof more, " and %d more", missing - NAMES_SHOWN);
+    if (missing) return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder, missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, more);
     return STATUS_OK;
 }
 
@@ -113,8 +114,7 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
         atomic_store(&p->unpacked, true);
         return STATUS_OK;
     }
-    const struct matrix b = matrix_of_parameter(p, true);
-    matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, p->compute);
+    model_pack_parameter(model, p);
     p->stored = NULL;
     free(wide);
     return STATUS_OK;
@@ -175,8 +175,7 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         return status;
     }
     model->config_arena = arena;
-    model->expanded_prefill = options->expanded_prefill;
-    if ((options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) || (status = model_load(model, folder, options->use, error))) {
+    if ((options->expanded_prefill && (status = model_set_expanded_prefill(model, true, error))) || (options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) || (status = model_load(model, folder, options->use, error))) {
         model_destroy(model);
         return status;
     }

@@ -7,6 +7,7 @@
 #include "base/random.h"
 #include "graph/weights.h"
 #include "model/blocks.h"
+#include "model/rope.h"
 
 static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block, [ATTENTION_MLA] = &attention_mla_block};
 static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
@@ -105,15 +106,31 @@ static size_t round_up_64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 bool model_multiplies(const struct model *model, const struct parameter *p) { return p->rank == 2 && p != model->embedding; }
 
-static size_t packed_bytes(const struct model *model, const struct parameter *p, int side) {
-    return round_up_64(side == 0 ? model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], p->compute) : model->kernels->matmul.packed_bytes(p->shape[0], p->shape[1], p->compute));
+/* Bytes of the copy or copies of side 0 or 1. At inference a matrix with views has theirs. */
+static size_t packed_bytes(const struct model *model, const struct parameter *p, int side, bool views) {
+    const struct matmul_kernels *matmul = &model->kernels->matmul;
+    const int64_t out = p->shape[0], in = p->shape[1];
+    if (views && p->view_count) {
+        const struct parameter_view *last = &p->views[p->view_count - 1];
+        return last->offset + round_up_64(last->transposed ? matmul->packed_bytes(in, last->rows, p->compute) : matmul->packed_bytes(last->rows, in, p->compute));
+    }
+    return round_up_64(side == 0 ? matmul->packed_bytes(in, out, p->compute) : matmul->packed_bytes(out, in, p->compute));
+}
+
+void model_place_views(const struct model *model, const struct parameter *p, struct parameter_view *views, int count) {
+    size_t offset = 0;
+    for (int i = 0; i < count; i++) {
+        views[i].offset = offset;
+        offset += round_up_64(views[i].transposed ? model->kernels->matmul.packed_bytes(p->shape[1], views[i].rows, p->compute) : model->kernels->matmul.packed_bytes(views[i].rows, p->shape[1], p->compute));
+    }
 }
 
 enum status model_allocate_packed(struct model *model, int sides, struct error *error) {
+    const bool views = sides == 1;
     size_t bytes = 0;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side);
+            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side, views);
     if (!bytes) return STATUS_OK;
     uint8_t *at = model->pages[1] = pages_alloc(bytes);
     if (!at) return error_set(error, STATUS_NO_MEMORY, "packed weights need %.2f GB, the system has no more memory", (double)bytes / 1e9);
@@ -122,7 +139,7 @@ enum status model_allocate_packed(struct model *model, int sides, struct error *
         for (int side = 0; side < sides; side++)
             if (model_multiplies(model, model->parameters[i])) {
                 model->parameters[i]->packed[side] = at;
-                at += packed_bytes(model, model->parameters[i], side);
+                at += packed_bytes(model, model->parameters[i], side, views);
             }
     return STATUS_OK;
 }
@@ -207,6 +224,19 @@ enum status model_set_cache(struct model *model, enum dtype cache, struct error 
     return STATUS_OK;
 }
 
+enum status model_set_expanded_prefill(struct model *model, bool expanded, struct error *error) {
+    bool any = false;
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+        const struct layer *layer = &model->layers[i];
+        if (!layer->attention->set_expanded_prefill) continue;
+        layer->attention->set_expanded_prefill(layer, expanded);
+        any = true;
+    }
+    if (expanded && !any) return error_set(error, STATUS_UNSUPPORTED, "expanded prefill: no layer of this model has latent attention (MLA)");
+    model->expanded_prefill = expanded;
+    return STATUS_OK;
+}
+
 /* ---- sequences ------------------------------------------------------------------------------------------------------------------------- */
 
 enum status sequence_create(struct sequence **out, const struct model *model, int64_t capacity, struct error *error) {
@@ -249,31 +279,30 @@ void *sequence_state(const struct sequence *sequence, const struct layer *layer)
 
 /* ---- the forward pass -------------------------------------------------------------------------------------------------------------------- */
 
-struct rope_rows { float *table; const int32_t *positions; int64_t rows, dims; double theta; };
+struct rope_rows { float *table; const int32_t *positions; const double *frequency; int64_t rows, dims; double amplitude; };
 
-/* angle = position * theta^(-2i / dims), in double;  table[row] = cos [dims / 2], sin [dims / 2] */
+/* angle = position * frequency[i], in double;  table[row] = amplitude (cos [dims / 2], sin [dims / 2]) */
 static void fill_rope(void *context, int thread, int threads) {
     const struct rope_rows *rope = context;
     const int64_t half = rope->dims / 2;
     int64_t begin, end;
     pool_share(rope->rows, 1, thread, threads, &begin, &end);
-    for (int64_t i = 0; i < half; i++) {
-        const double frequency = pow(rope->theta, -2.0 * (double)i / (double)rope->dims);
-        for (int64_t row = begin; row < end; row++) {
-            const double angle = (double)rope->positions[row] * frequency;
-            rope->table[row * rope->dims + i] = (float)cos(angle);
-            rope->table[row * rope->dims + half + i] = (float)sin(angle);
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t i = 0; i < half; i++) {
+            const double angle = (double)rope->positions[row] * rope->frequency[i];
+            rope->table[row * rope->dims + i] = (float)(rope->amplitude * cos(angle));
+            rope->table[row * rope->dims + half + i] = (float)(rope->amplitude * sin(angle));
         }
-    }
 }
 
 /* What every layer needs to know of the batch's rows. False: no memory. */
 static bool prepare(struct forward *pass) {
     struct graph *graph = pass->graph;
-    const int64_t rows = pass->batch->rows, dims = pass->model->config.head_dim;
+    const int64_t rows = pass->batch->rows, dims = rope_dims(&pass->model->config);
     int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions), *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);
     float *table = scratch_take(graph, (size_t)(rows * dims) * sizeof *table);   /* until the pass ends */
-    if (!positions || !numbers) graph->status = STATUS_NO_MEMORY;
+    double *frequency = arena_alloc(&graph->arena, (size_t)(dims / 2) * sizeof *frequency);
+    if (!positions || !numbers || !frequency) graph->status = STATUS_NO_MEMORY;
     if (graph->status != STATUS_OK) return false;
     for (int s = 0; s < pass->batch->span_count; s++) {
         const struct span *span = &pass->batch->spans[s];
@@ -281,13 +310,29 @@ static bool prepare(struct forward *pass) {
     }
     for (int64_t i = 0; i < rows; i++) numbers[i] = (int32_t)i;
     if (!graph->planning) {
-        struct rope_rows task = {table, positions, rows, dims, pass->model->config.rope_theta};
+        rope_frequencies(&pass->model->config, frequency);
+        struct rope_rows task = {table, positions, frequency, rows, dims, rope_amplitude(&pass->model->config)};
         pool_run(graph->pool, fill_rope, &task);
     }
     pass->positions = positions;
     pass->row_numbers = numbers;
     pass->rope = table;
     return true;
+}
+
+struct attention_job *model_attention_jobs(const struct forward *pass, const struct layer *layer) {
+    const int count = pass->batch->span_count;
+    struct attention_job *jobs = arena_alloc(&pass->graph->arena, (size_t)count * sizeof *jobs);
+    if (!jobs) pass->graph->status = STATUS_NO_MEMORY;
+    for (int i = 0; jobs && i < count; i++) {
+        const struct span *span = &pass->batch->spans[i];
+        jobs[i] = (struct attention_job){
+            .kv = span->sequence ? sequence_state(span->sequence, layer) : NULL,
+            .capacity = span->sequence ? span->sequence->capacity : span->count,
+            .row = span->row, .position = span->position, .count = span->count,
+        };
+    }
+    return jobs;
 }
 
 /* One half of a layer: what it makes on the way goes with its scope. */
@@ -388,7 +433,7 @@ size_t model_plan_training(struct model *model, int64_t sequences, int64_t lengt
     return bytes;
 }
 
-size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows) {
+static size_t plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows) {
     struct memory memory;
     struct graph graph;
     if (memory_create_plan(&memory, NULL)) return 0;
@@ -412,4 +457,11 @@ size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences
     graph_destroy(&graph);
     memory_destroy(&memory);
     return bytes;
+}
+
+size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows) {
+    const size_t bytes = plan_inference(model, rows, sequences, max_position, logit_rows);
+    if (!model->expanded_prefill || sequences == 1) return bytes;
+    const size_t one = plan_inference(model, rows, 1, max_position, logit_rows);   /* a span of many rows is computed in another way than many of one row */
+    return one > bytes ? one : bytes;
 }

@@ -48,6 +48,7 @@ struct block {
     struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);   /* x: normalised input; result is added to the residual */
     size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);   /* of one sequence; NULL: keeps nothing */
     bool (*holds)(enum dtype cache);   /* can its state be of this type? NULL with state_bytes: F32 and BF16 */
+    void (*set_expanded_prefill)(const struct layer *layer, bool expanded);   /* before loading; NULL: has no other form for prefill */
 };
 
 /* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one block, `end` leaves [rows, hidden]. */
@@ -151,6 +152,8 @@ enum status model_check_folder(const char *folder, struct error *error);
 enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, const struct model_options *options, struct error *error);
 /* Before loading: the type of the sequences' state. An error names the first layer that cannot have it. model_create sets the compute type. */
 enum status model_set_cache(struct model *model, enum dtype cache, struct error *error);
+/* Before loading, too: model_options.expanded_prefill. An error where no layer knows it. */
+enum status model_set_expanded_prefill(struct model *model, bool expanded, struct error *error);
 /* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype` (F32 or BF16). The tokenizer's files are the caller's. */
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error);
 

@@ -13,6 +13,41 @@
 #define PACKING_SHARE 0.08
 #define RELEASED_BYTES ((size_t)8 << 20)   /* of file pages after a pass */
 
+/* A piece is MATMUL_GRAIN outputs of one right-hand side: of W^T, or of one of the views. */
+static int64_t pieces_of(int64_t columns) { return (columns + MATMUL_GRAIN - 1) / MATMUL_GRAIN; }
+
+static int64_t piece_count(const struct parameter *p) {
+    int64_t pieces = p->view_count ? 0 : pieces_of(p->shape[0]);
+    for (int i = 0; i < p->view_count; i++) pieces += pieces_of(p->views[i].transposed ? p->views[i].rows : p->shape[1]);
+    return pieces;
+}
+
+static void pack_piece(const struct model *model, const struct parameter *p, int64_t piece) {
+    int view = 0;
+    for (; p->view_count; view++) {
+        const int64_t pieces = pieces_of(p->views[view].transposed ? p->views[view].rows : p->shape[1]);
+        if (piece < pieces) break;
+        piece -= pieces;
+    }
+    const struct matrix b = p->view_count ? matrix_of_view(p, &p->views[view]) : matrix_of_parameter(p, true);
+    const int64_t begin = piece * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
+    model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b, p->compute, 0, b.rows, begin, end < b.cols ? end : b.cols);
+}
+
+struct whole { const struct model *model; const struct parameter *parameter; };
+
+static void pack_share(void *context, int thread, int threads) {
+    const struct whole *whole = context;
+    int64_t begin, end;
+    pool_share(piece_count(whole->parameter), 1, thread, threads, &begin, &end);
+    for (int64_t piece = begin; piece < end; piece++) pack_piece(whole->model, whole->parameter, piece);
+}
+
+void model_pack_parameter(const struct model *model, const struct parameter *p) {
+    struct whole whole = {model, p};
+    pool_run(model->pool, pack_share, &whole);
+}
+
 bool model_packed(const struct model *model) { return model->packing.ready == model->packing.count; }
 
 enum status model_pack_later(struct model *model, struct error *error) {
@@ -23,7 +58,7 @@ enum status model_pack_later(struct model *model, struct error *error) {
         struct parameter *p = model->parameters[i];
         if (!atomic_load(&p->unpacked)) continue;
         packing->items[packing->count++] = (struct packing_item){p, packing->pieces};
-        packing->pieces += (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN;
+        packing->pieces += piece_count(p);
     }
     return STATUS_OK;
 }
@@ -44,7 +79,6 @@ static void release_pages(struct packing *packing, size_t bytes) {
 
 struct pack_run { struct model *model; double deadline; };
 
-/* A piece is MATMUL_GRAIN outputs of one matrix. */
 static void pack_pieces(void *context, int thread, int threads) {
     (void)threads;
     const struct pack_run *run = context;
@@ -55,10 +89,7 @@ static void pack_pieces(void *context, int thread, int threads) {
         const int64_t piece = atomic_fetch_add(&packing->next, 1);
         if (piece >= packing->pieces) return;
         while (i + 1 < packing->count && packing->items[i + 1].first <= piece) i++;
-        const struct parameter *p = packing->items[i].parameter;
-        const struct matrix b = matrix_of_parameter(p, true);
-        const int64_t begin = (piece - packing->items[i].first) * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
-        run->model->kernels->matmul.pack_part(p->packed[0], &b, p->compute, 0, b.rows, begin, end < b.cols ? end : b.cols);
+        pack_piece(run->model, packing->items[i].parameter, piece - packing->items[i].first);
         last = clock_seconds() - now;
         now += last;
     }
@@ -72,7 +103,7 @@ static void pack_for(struct model *model, double seconds) {
     while (!model_packed(model)) {
         const struct packing_item *item = &packing->items[packing->ready];
         struct parameter *p = item->parameter;
-        if (made < item->first + (p->shape[0] + MATMUL_GRAIN - 1) / MATMUL_GRAIN) break;
+        if (made < item->first + piece_count(p)) break;
         atomic_store_explicit(&p->unpacked, false, memory_order_release);
         packing->ready++;
     }
