@@ -167,11 +167,83 @@ struct row_kernels {
     double (*sum_of_squares)(struct pool *pool, const float *x, int64_t count);
 };
 
+/* ---- mixture of experts (kernels/moe*) --------------------------------------------------------------------------------------- */
+
+/* The gate (spec/v1-v3.md sections 2.3, 2.8). s = softmax(z) over all experts. With groups of experts/groups neighbours, the top_groups groups whose best s is largest
+ * are kept, and no expert of another group can be chosen. The top_k largest s of what is left are chosen, in falling order. Ties, of groups and of experts, go to the lowest index.
+ * g = s / (sum of the chosen s + 1e-20) where `normalised` and top_k > 1, else g = s scale.
+ * Another way to score, to choose (V3: sigmoid, a bias, the sum of a group's two best) or to scale is another member here. */
+struct moe_gate {
+    int64_t experts;
+    int top_k;
+    int groups, top_groups;    /* 1 and 1: no groups */
+    bool normalised;
+    float scale;
+};
+
+/* Where the tokens went, as 4-byte integers in one piece of memory. A slot is token * top_k + its rank among the token's experts. */
+struct moe_routing {
+    int32_t *chosen;           /* [tokens, top_k]: the expert of a slot */
+    int32_t *place;            /* [tokens, top_k]: its row in the list that is sorted by expert, -1: dropped */
+    int32_t *source;           /* [tokens * top_k]: the slot of a row; rows of one expert are in order of tokens */
+    int32_t *first;            /* [experts + 1]: the first row of each expert; first[experts] rows are in use */
+};
+static inline int64_t moe_routing_words(const struct moe_gate *gate, int64_t tokens) { return 3 * tokens * gate->top_k + gate->experts + 1; }
+static inline struct moe_routing moe_routing_in(void *words, const struct moe_gate *gate, int64_t tokens) {
+    int32_t *at = words;
+    const int64_t slots = tokens * gate->top_k;
+    return (struct moe_routing){at, at + slots, at + 2 * slots, at + 3 * slots};
+}
+
+/* Token dropping (section 3.2). A device holds experts/devices neighbours. Of the assignments to a device beyond its budget, those of the lowest affinity s are dropped (among equals
+ * the later slot first), but none of a spared token: a device that has more of these than its budget keeps them. */
+struct moe_dropping {
+    int devices;
+    int64_t budget;            /* assignments of a device */
+    const uint8_t *spared;     /* [tokens] */
+};
+
+/* From `chosen` the rest of the routing, on the calling thread. dropping NULL: none; otherwise s [tokens, experts] and scratch of moe_sort_scratch bytes are read. */
+size_t moe_sort_scratch(const struct moe_gate *gate, int64_t tokens);
+void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s, const struct moe_dropping *dropping, void *scratch);
+
+/* The balance losses of one sequence of T tokens (section 3.1), N experts, K = top_k, D devices, M = device_limit of them for a token; f is a constant for the gradient:
+ *   f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t                expert        = sum_i f_i P_i
+ *   f'_d = mean of f_i on device d           P'_d = sum of P_i on device d           device        = sum_d f'_d P'_d
+ *   f''_d = D / (M T) #{t: sent to d}                                                communication = sum_d f''_d P'_d */
+struct moe_balance {
+    int64_t experts;
+    int top_k, devices, device_limit;
+    double weights[3];         /* of expert, device, communication; 0: not computed */
+};
+
+struct moe_kernels {
+    /* z [tokens, experts] -> s alike, chosen and weights g [tokens, top_k]. The backward writes dz; dg and ds (what came to s itself) may be NULL. */
+    size_t (*gate_scratch)(const struct moe_gate *gate, int threads);
+    void (*gate_forward)(struct pool *pool, const struct moe_gate *gate, float *s, int32_t *chosen, float *g, const float *z, int64_t tokens, void *scratch);
+    void (*gate_backward)(struct pool *pool, const struct moe_gate *gate, float *dz, const float *dg, const float *ds, const float *s, const int32_t *chosen, int64_t tokens);
+
+    /* y[row] = x[source[row] / top_k], rows of `bytes` bytes */
+    void (*gather)(struct pool *pool, void *y, const void *x, const int32_t *source, int top_k, int64_t rows, size_t bytes);
+    /* y[t] = base[t] + sum over the slots of t, in order, of x[place[slot]]. base of y's type (NULL: zero), and may be y. Sums in fp32. */
+    void (*combine)(struct pool *pool, void *y, const void *base, enum dtype y_dtype, const void *x, enum dtype x_dtype, const int32_t *place, int top_k, int64_t tokens, int64_t width);
+
+    /* Rows sorted by expert, gate_up [rows, 2 width] = a | b, and g [tokens, top_k]:  h = g[source[row]] silu(a) b.
+     * The backward reads dh in h and leaves there what the forward wrote; gate_up becomes its own gradient; dg[source[row]] = sum dh silu(a) b. */
+    void (*swiglu_forward)(struct pool *pool, void *h, const void *gate_up, enum dtype dtype, const float *g, const int32_t *source, int64_t rows, int64_t width);
+    void (*swiglu_backward)(struct pool *pool, void *h, void *gate_up, enum dtype dtype, float *dg, const float *g, const int32_t *source, int64_t rows, int64_t width);
+
+    /* Sequence i is rows first[i]..first[i+1]. parts[i] receives its three losses without their weights, ds the gradient of the weighted sum of all. */
+    size_t (*balance_scratch)(const struct moe_balance *balance, int threads);
+    void (*balance)(struct pool *pool, const struct moe_balance *balance, double (*parts)[3], float *ds, const float *s, const int32_t *chosen, const int64_t *first, int64_t sequences, void *scratch);
+};
+
 struct kernels {
     enum isa isa;
     struct matmul_kernels matmul;
     struct attention_kernels attention;
     struct row_kernels rows;
+    struct moe_kernels moe;
 };
 
 /* The table of a variant that the machine has. */

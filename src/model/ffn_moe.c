@@ -1,7 +1,7 @@
 /* DeepSeekMoE: routed experts and shared ones (spec/v1-v3.md sections 2.3 and 2.8).  y = sum over the chosen j of g_j E_j(u) + E_shared(u) */
+#include "base/random.h"
 #include "model/blocks.h"
 
-struct expert { struct parameter *gate, *up, *down; };
 struct moe { struct parameter *router; struct expert *experts; /* [n_routed_experts] */ struct expert shared; /* one matrix each, of n_shared_experts widths; NULL without */ };
 
 static bool declare_expert(struct model *model, const struct layer *layer, const char *prefix, int64_t width, struct expert *expert) {
@@ -26,10 +26,85 @@ static enum status moe_declare(struct model *model, struct layer *layer, struct 
     return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
+static struct moe_gate gate_of(const struct config *config) {
+    const bool grouped = config->topk_method == TOPK_GROUP_LIMITED_GREEDY;
+    return (struct moe_gate){
+        .experts = config->n_routed_experts, .top_k = (int)config->num_experts_per_tok,
+        .groups = grouped ? (int)config->n_group : 1, .top_groups = grouped ? (int)config->topk_group : 1,
+        .normalised = config->norm_topk_prob, .scale = (float)config->routed_scaling_factor,
+    };
+}
+
+/* Section 3.2: what a device may be sent of a micro-batch is its share of the assignments times capacity_factor, rounded down; a device is a group of experts.
+ * A sequence is spared when the random number of (seed, step, its number in the step) is below `undropped`: in every layer alike. False: no memory. */
+static bool dropping_of(const struct forward *pass, struct moe_dropping *dropping) {
+    const struct config *config = &pass->model->config;
+    const struct objective *objective = pass->objective;
+    uint8_t *spared = arena_alloc(&pass->graph->arena, (size_t)pass->batch->rows);
+    if (!spared) {
+        pass->graph->status = STATUS_NO_MEMORY;
+        return false;
+    }
+    for (int i = 0; i < pass->batch->span_count; i++) {
+        const struct span *span = &pass->batch->spans[i];
+        const double u = random_uniform(objective->seed, random_stream("undropped") + objective->step, (uint64_t)(objective->first_sequence + i));
+        memset(spared + span->row, u < objective->undropped, (size_t)span->count);
+    }
+    const double share = (double)(pass->batch->rows * config->num_experts_per_tok) / (double)config->n_group;
+    *dropping = (struct moe_dropping){(int)config->n_group, (int64_t)(share * objective->capacity_factor), spared};
+    return true;
+}
+
+/* The balance losses and the load of a layer, where the step asks for them. */
+static void balance(const struct forward *pass, const struct layer *layer, const struct moe_gate *gate, const struct routed *routed) {
+    struct objective *objective = pass->objective;
+    const struct config *config = &pass->model->config;
+    const struct loss_weights *weights = &objective->weights;
+    struct expert_load *load = objective->loads ? &objective->loads[layer->index] : NULL;
+    if (!load && weights->balance_expert == 0 && weights->balance_device == 0 && weights->balance_communication == 0) return;
+    const double share = 1.0 / (double)(objective->sequences > 0 ? objective->sequences : 1);
+    int64_t *first = arena_alloc(&pass->graph->arena, (size_t)(pass->batch->span_count + 1) * sizeof *first);
+    if (!first) {
+        pass->graph->status = STATUS_NO_MEMORY;
+        return;
+    }
+    for (int i = 0; i < pass->batch->span_count; i++) first[i] = pass->batch->spans[i].row;
+    first[pass->batch->span_count] = pass->batch->rows;
+    const struct moe_balance losses = {
+        .experts = gate->experts, .top_k = gate->top_k, .devices = (int)config->n_group, .device_limit = (int)config->topk_group,
+        .weights = {weights->balance_expert * share, weights->balance_device * share, weights->balance_communication * share},
+    };
+    const struct moe_report report = {
+        .first = first, .sequences = pass->batch->span_count, .scale = share,
+        .sums = {&objective->balance_expert, &objective->balance_device, &objective->balance_communication},
+        .counts = load ? load->counts : NULL, .dropped = load ? &load->dropped : NULL,
+    };
+    op_balance(pass->graph, routed, gate, &losses, &report);
+}
+
 static struct tensor *moe_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
-    (void)layer, (void)x;
-    pass->graph->status = STATUS_UNSUPPORTED;
-    return NULL;
+    const struct moe *moe = layer->ffn_weights;
+    const struct moe_gate gate = gate_of(&pass->model->config);
+    struct graph *graph = pass->graph;
+    const bool drops = pass->objective && pass->objective->capacity_factor > 0;
+    struct moe_dropping dropping;
+    if (drops && !dropping_of(pass, &dropping)) return NULL;
+
+    struct tensor *z, *shared = NULL;
+    struct routed routed;
+    op_linear(graph, x, (struct parameter *[]){moe->router}, 1, &z);
+    op_route(graph, z, &gate, drops ? &dropping : NULL, &routed);
+    if (pass->objective && graph->status == STATUS_OK) balance(pass, layer, &gate, &routed);
+
+    if (moe->shared.gate) {
+        struct tensor *gate_up[2];
+        op_linear(graph, x, (struct parameter *[]){moe->shared.gate, moe->shared.up}, 2, gate_up);
+        struct tensor *h = op_swiglu(graph, gate_up[0], gate_up[1]);
+        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+        op_linear(graph, h, (struct parameter *[]){moe->shared.down}, 1, &shared);
+    }
+    struct tensor *gate_up = op_experts_up(graph, x, &routed, &gate, moe->experts);
+    return op_experts_down(graph, gate_up, &routed, shared, &gate, moe->experts);
 }
 
 const struct block ffn_moe_block = {.name = "moe", .declare = moe_declare, .forward = moe_forward};
