@@ -30,14 +30,22 @@ static void try_config(const json_t *root) {
     require(config.hidden_size >= 1 && config.num_hidden_layers >= 1 && config.num_attention_heads % config.num_key_value_heads == 0 && config.head_dim >= 2 && config.head_dim % 2 == 0);
     require(config.rms_norm_eps > 0 && config.rope_theta > 0 && config.eos_count <= CONFIG_MAX_EOS && config.max_position_embeddings >= 1);
     for (int i = 0; i < config.warning_count; i++) require(config.warnings[i] != NULL);
+    if (config.kv_lora_rank) require(config.qk_rope_head_dim % 2 == 0 && config.qk_rope_head_dim == config.head_dim && config.qk_nope_head_dim >= 1 && config.v_head_dim >= 1 && config.q_lora_rank >= 0);
+    if (config.n_routed_experts) {
+        require(config.n_group >= 1 && config.n_routed_experts % config.n_group == 0 && config.topk_group >= 1 && config.topk_group <= config.n_group && config.moe_intermediate_size >= 1);
+        require(config.num_experts_per_tok >= 1 && config.num_experts_per_tok <= config.n_routed_experts / config.n_group * (config.topk_method == TOPK_GREEDY ? config.n_group : config.topk_group));
+        require(config.routed_scaling_factor > 0 && isfinite(config.routed_scaling_factor));
+    }
+    const struct rope_scaling *rope = &config.rope_scaling;
+    require(rope->factor >= 1 && (!rope->yarn || (rope->beta_fast > rope->beta_slow && rope->beta_slow > 0 && rope->original_max_position_embeddings >= 1 && config.rope_theta > 1)));
     struct config_sizes sizes, sizes_again;
     config_sizes(&config, &sizes);
-    require(sizes.parameters > 0 && sizes.cache_bytes_per_token_f32 > 0);
+    require(sizes.active_without_embedding > 0 && sizes.active_parameters >= sizes.active_without_embedding && sizes.parameters >= sizes.active_parameters && sizes.cache_bytes_per_token_f32 > 0);
     if (config.vocab_size > 0) {
         json_t *written = config_to_json(&config, DTYPE_F32);
         require(written != NULL && config_parse(&again, written, "output", &arena, &error) == STATUS_OK);
         config_sizes(&again, &sizes_again);
-        require(memcmp(&sizes, &sizes_again, sizeof sizes) == 0 && again.rope_theta == config.rope_theta && again.eos_count == config.eos_count && again.bos_token_id == config.bos_token_id);
+        require(memcmp(&sizes, &sizes_again, sizeof sizes) == 0 && again.rope_theta == config.rope_theta && memcmp(&again.rope_scaling, rope, sizeof *rope) == 0 && again.eos_count == config.eos_count && again.bos_token_id == config.bos_token_id);
         config_release(&again);
         json_decref(written);
     }
