@@ -19,7 +19,9 @@ struct attention_job *model_attention_jobs(const struct forward *pass, const str
 /* Sets the offsets of the packed copies of a matrix's views, which lie one after the other. */
 void model_place_views(const struct model *model, const struct parameter *parameter, struct parameter_view *views, int count);
 
-/* Memory for packed copies: side 0 alone (sides 1, inference) or both (training). */
+/* Bytes of the packed copies: side 0 alone (sides 1, inference) or both (training). */
+size_t model_packed_bytes(const struct model *model, int sides);
+/* Memory for them. */
 enum status model_allocate_packed(struct model *model, int sides, struct error *error);
 /* Makes the packed copies of one matrix for inference at once, on all threads. */
 void model_pack_parameter(const struct model *model, const struct parameter *parameter);

@@ -125,12 +125,17 @@ void model_place_views(const struct model *model, const struct parameter *p, str
     }
 }
 
-enum status model_allocate_packed(struct model *model, int sides, struct error *error) {
-    const bool views = sides == 1;
+size_t model_packed_bytes(const struct model *model, int sides) {
     size_t bytes = 0;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side, views);
+            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side, sides == 1);
+    return bytes;
+}
+
+enum status model_allocate_packed(struct model *model, int sides, struct error *error) {
+    const bool views = sides == 1;
+    const size_t bytes = model_packed_bytes(model, sides);
     if (!bytes) return STATUS_OK;
     uint8_t *at = model->pages[1] = pages_alloc(bytes);
     if (!at) return error_set(error, STATUS_NO_MEMORY, "packed weights need %.2f GB, the system has no more memory", (double)bytes / 1e9);
