@@ -2,6 +2,7 @@
 #include "model/model.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/random.h"
@@ -219,11 +220,18 @@ void model_initialise(struct model *model, uint64_t seed) {
     model_repack(model);
 }
 
+static bool block_holds(const struct block *block, enum dtype cache) { return block->holds ? block->holds(cache) : cache == DTYPE_F32 || cache == DTYPE_BF16; }
+
 enum status model_set_cache(struct model *model, enum dtype cache, struct error *error) {
     for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
         const struct block *block = model->layers[i].attention;
-        if (block->state_bytes && !(block->holds ? block->holds(cache) : cache == DTYPE_F32 || cache == DTYPE_BF16))
-            return error_set(error, STATUS_UNSUPPORTED, "layer %lld: attention %s cannot keep its cache in %s, expected F32 or BF16", (long long)i, block->name, dtype_name(cache));
+        if (!block->state_bytes || block_holds(block, cache)) continue;
+        char expected[80] = "";
+        for (int type = 0; type < DTYPE_COUNT; type++) {
+            const size_t used = strlen(expected);
+            if (block_holds(block, (enum dtype)type)) snprintf(expected + used, sizeof expected - used, "%s%s", used ? " or " : "", dtype_name((enum dtype)type));
+        }
+        return error_set(error, STATUS_UNSUPPORTED, "layer %lld: attention %s cannot keep its cache in %s, expected %s", (long long)i, block->name, dtype_name(cache), expected);
     }
     model->cache = cache;
     return STATUS_OK;

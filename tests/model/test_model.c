@@ -1,4 +1,4 @@
-/* The model as a whole on a tiny random V1: recomputation, threads, micro-batches and planning change no bit; the gradient is the loss's derivative. */
+/* The model as a whole on a tiny random V1 and on dense ones with latent attention, with and without a low rank of the queries: recomputation, threads, micro-batches and planning change no bit; the gradient is the loss's derivative. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,17 +16,25 @@
 #define LENGTH 37
 #define ROWS (SEQUENCES * LENGTH)
 
-static const char config_text[] = "{\"model_type\":\"llama\",\"hidden_size\":40,\"intermediate_size\":70,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
-                                  "\"num_key_value_heads\":2,\"vocab_size\":53,\"initializer_range\":0.2}";
+#define COMMON "\"hidden_size\":40,\"intermediate_size\":70,\"num_hidden_layers\":2,\"vocab_size\":53,\"initializer_range\":0.2"
+#define LATENT "\"num_attention_heads\":3,\"kv_lora_rank\":24,\"qk_nope_head_dim\":14,\"qk_rope_head_dim\":6,\"v_head_dim\":10"
+#define YARN "\"rope_scaling\":{\"type\":\"yarn\",\"factor\":8,\"original_max_position_embeddings\":16,\"beta_fast\":32,\"beta_slow\":1,\"mscale\":0.5,\"mscale_all_dim\":1.0}"
+enum { V1, LATENT_PLAIN, LATENT_LOW_RANK, KINDS };
+static const char *const config_texts[KINDS] = {
+    "{\"model_type\":\"llama\",\"num_attention_heads\":4,\"num_key_value_heads\":2," COMMON "}",
+    "{\"model_type\":\"deepseek_v2\"," LATENT "," COMMON "}",
+    "{\"model_type\":\"deepseek_v2\",\"q_lora_rank\":18," YARN "," LATENT "," COMMON "}",
+};
+static const int64_t rope_dims[KINDS] = {10, 6, 6};
 
 struct fixture { struct model *model; struct pool *pool; struct arena arena; struct memory memory; struct graph graph; int32_t tokens[ROWS], targets[ROWS]; };
 
-static void set_up(struct fixture *f, enum dtype compute, int threads, enum recompute recompute) {
+static void set_up(struct fixture *f, int kind, enum dtype compute, int threads, enum recompute recompute) {
     memset(f, 0, sizeof *f);
     struct error error;
     struct config config;
     enum isa isa;
-    json_t *root = json_loads(config_text, 0, NULL);
+    json_t *root = json_loads(config_texts[kind], 0, NULL);
     if (isa_select(&isa, &error) || pool_create(&f->pool, threads, &error) || config_parse(&config, root, "test", &f->arena, &error) ||
         model_create(&f->model, &config, kernels_for(isa), f->pool, compute, &error) || model_allocate_training(f->model, &error))
         fail_msg("%s", error.message);
@@ -68,33 +76,34 @@ static void assert_same_gradients(const struct fixture *a, const struct fixture 
 static void test_recompute_and_threads(void **state) {
     (void)state;
     static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
-    for (int t = 0; t < 2; t++) {
-        struct fixture first;
-        set_up(&first, types[t], 1, RECOMPUTE_NONE);
-        const double loss = step(&first);
-        assert_true(isfinite(loss));
-        for (int threads = 1; threads <= 3; threads++)
-            for (int r = RECOMPUTE_NONE; r <= RECOMPUTE_BLOCKS; r++) {
-                struct fixture f;
-                set_up(&f, types[t], threads, (enum recompute)r);
-                assert_true(step(&f) == loss);
-                assert_same_gradients(&first, &f);
-                assert_null(f.memory.outside);
-                assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, NULL, NULL));   /* the plan is exact */
-                assert_int_equal(f.memory.used, (ROWS * 10 * 4 + 63) / 64 * 64);                          /* the rope table alone is still held */
-                assert_true(step(&f) == loss);                                                            /* and again in the same memory */
-                tear_down(&f);
-            }
-        tear_down(&first);
-    }
+    for (int kind = 0; kind < KINDS; kind++)
+        for (int t = 0; t < 2; t++) {
+            struct fixture first;
+            set_up(&first, kind, types[t], 1, RECOMPUTE_NONE);
+            const double loss = step(&first);
+            assert_true(isfinite(loss));
+            for (int threads = 1; threads <= 3; threads++)
+                for (int r = RECOMPUTE_NONE; r <= RECOMPUTE_BLOCKS; r++) {
+                    struct fixture f;
+                    set_up(&f, kind, types[t], threads, (enum recompute)r);
+                    assert_true(step(&f) == loss);
+                    assert_same_gradients(&first, &f);
+                    assert_null(f.memory.outside);
+                    assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, NULL, NULL));   /* the plan is exact */
+                    assert_int_equal(f.memory.used, (ROWS * rope_dims[kind] * 4 + 63) / 64 * 64);             /* the rope table alone is still held */
+                    assert_true(step(&f) == loss);                                                            /* and again in the same memory */
+                    tear_down(&f);
+                }
+            tear_down(&first);
+        }
 }
 
 /* Micro-batches of one sequence each add up to the batch's gradient, up to the rounding of another order of sums. */
 static void test_accumulation(void **state) {
     (void)state;
     struct fixture whole, parts;
-    set_up(&whole, DTYPE_F32, 2, RECOMPUTE_CHEAP);
-    set_up(&parts, DTYPE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&whole, V1, DTYPE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&parts, V1, DTYPE_F32, 2, RECOMPUTE_CHEAP);
     const double loss = step(&whole);
     struct objective objective = {.predicted = SEQUENCES * (LENGTH - 1), .sequences = SEQUENCES};
     for (int i = 0; i < SEQUENCES; i++) {
@@ -115,10 +124,9 @@ static void test_accumulation(void **state) {
 
 /* Along a random direction in the space of each parameter, the loss changes as the gradient says (fp32: a coarse check of the whole chain;
  * each operation's own check in fp64 stands with its kernel, and golden folders compare every gradient). */
-static void test_directional_derivative(void **state) {
-    (void)state;
+static void check_directional_derivative(int kind) {
     struct fixture f;
-    set_up(&f, DTYPE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&f, kind, DTYPE_F32, 2, RECOMPUTE_CHEAP);
     step(&f);
     for (int i = 0; i < f.model->parameter_count; i++) {
         struct parameter *p = f.model->parameters[i];
@@ -143,12 +151,17 @@ static void test_directional_derivative(void **state) {
     tear_down(&f);
 }
 
+static void test_directional_derivative(void **state) {
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) check_directional_derivative(kind);
+}
+
 static void test_bad_token(void **state) {
     (void)state;
     struct fixture f;
     struct error error;
     struct objective objective = {.predicted = 1, .sequences = SEQUENCES};
-    set_up(&f, DTYPE_F32, 1, RECOMPUTE_CHEAP);
+    set_up(&f, V1, DTYPE_F32, 1, RECOMPUTE_CHEAP);
     f.tokens[40] = 53;
     assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &objective, NULL, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "53"));
