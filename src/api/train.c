@@ -7,6 +7,7 @@
 #include "api/api.h"
 #include "base/file.h"
 #include "io/json.h"
+#include "train/from.h"
 
 #define OPTIONS_LEAST API_UP_TO(ds_trainer_options, threads)
 #define INFO_LEAST API_UP_TO(ds_trainer_info, threads)
@@ -34,12 +35,13 @@ static enum status complete_config(json_t *root, const char *origin, const struc
         set_absent(root, "bos_token_id", tokenizer_bos(tokenizer));
         set_absent(root, "eos_token_id", tokenizer_eos(tokenizer));
     }
-    if (is_absent(root, "vocab_size") && from) {
+    if (from) {
         json_t *other;
         enum status status = config_read(&other, from, error);
         if (status) return status;
-        if (!is_absent(other, "vocab_size")) json_object_set(root, "vocab_size", json_object_get(other, "vocab_size"));
+        status = from_complete(root, other, error);
         json_decref(other);
+        if (status) return status;
     }
     set_absent(root, "max_position_embeddings", settings->sequence_length);
     return STATUS_OK;
@@ -54,6 +56,7 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
         if (s->sequence_length > config.max_position_embeddings)
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
+        if (!status && from) status = from_check(&config, origin, from, NULL, error);
         if (!status) status = settings_check_model(s, &config, origin, "train.", error);
         if (!status) status = model_create(&t->model, &config, t->machine.kernels, t->machine.pool, settings_compute(s), error);
         if (status) config_release(&config);

@@ -13,6 +13,7 @@
 struct request {
     const char *config, *data, *out, *from, *cache;
     struct cli_list set;
+    bool given;              /* config is the operand; else it is the config.json of `from` */
     bool resume, quiet;
 };
 
@@ -132,7 +133,8 @@ static enum status make_sample(void *context, struct model *model, int64_t step,
 /* ---- the run ---------------------------------------------------------------------------------------------------------------- */
 
 static enum status load_config(const struct request *request, const struct cli_machine *machine, json_t **config, struct error *error) {
-    enum status status = json_load_path(config, request->config, error);
+    enum status status = request->given ? STATUS_OK : model_check_folder(request->from, error);
+    if (!status) status = request->given ? json_load_path(config, request->config, error) : json_load_regular(config, request->config, error);
     if (status) return status;
     if (!json_is_object(*config)) status = error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", request->config);
     for (int i = 0; i < request->set.count && !status; i++) status = settings_set(*config, request->set.items[i], error);
@@ -156,6 +158,7 @@ static void introduce(const struct view *view) {
     config_sizes(&t->model->config, &sizes);
     cli_note("model   %s parameters, %lld layers of width %lld, vocabulary %lld", cli_format_count(a, (double)sizes.parameters), (long long)t->model->config.num_hidden_layers,
              (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size);
+    if (t->options.from && t->first_step == 0) cli_note("from    %s%s%s", t->options.from, *t->changed ? "; changed: " : "", t->changed);
     cli_note("data    %s tokens in %lld document%s, %s of them held out%s", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
              cli_format_count(b, (double)(t->data.count - t->data.train_count)), t->data.cached ? ", from the cache" : "");
     char from[32] = "";
@@ -245,11 +248,11 @@ static char *key_list(void) {
 int command_train(int argc, char **argv) {
     struct request request = { 0 };
     struct cli_machine machine = { 0 };
-    const struct cli_operand operands[] = { { "CONFIG.json", &request.config, "a model's config.json with a `train` key", false }, { 0 } };
+    const struct cli_operand operands[] = { { "CONFIG.json", &request.config, "a model's config.json with a `train` key; may be left out with --from: then it is MODEL's", true }, { 0 } };
     const struct cli_option options[] = {
         { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, a .jsonl file of documents, or a folder of both" },
         CLI_CACHE_OPTION(&request.cache),
-        { "out", 'o', "RUN", CLI_STRING, &request.out, .fallback = "runs/ and the config's name", .help = "the run's folder" },
+        { "out", 'o', "RUN", CLI_STRING, &request.out, .fallback = "runs/ and the config's name", .help = "the run's folder; required without CONFIG.json" },
         { "resume", 0, NULL, CLI_FLAG, &request.resume, .help = "go on from the run's last complete checkpoint, or begin where there is none" },
         { "from", 0, "MODEL", CLI_STRING, &request.from, .fallback = "", .help = "begin with the weights of a model folder, and with its tokenizer unless train.tokenizer names one" },
         { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config, train.steps=100 for example; may be repeated" },
@@ -271,8 +274,11 @@ int command_train(int argc, char **argv) {
                     "deepseek train configs/demo.json --data data/tinyshakespeare.txt --out runs/one \\\n"
                     "    --resume\n"
                     "# fine-tuning: weights from a model folder, fresh optimizer state\n"
-                    "deepseek train MODEL/config.json --from MODEL --data notes/ --out runs/tuned \\\n"
-                    "    --set train.steps=200\n",
+                    "deepseek train --from MODEL --data notes/ --out runs/tuned \\\n"
+                    "    --set train.steps=200\n"
+                    "# a longer context, by YaRN\n"
+                    "deepseek train --from MODEL --data books/ --out runs/longer \\\n"
+                    "    --set rope_scaling.factor=4 --set train.sequence_length=1024\n",
         .notes = notes,
         .operands = operands,
         .options = options,
@@ -286,9 +292,20 @@ int command_train(int argc, char **argv) {
     struct error error;
     json_t *config = NULL;
     bool begun = false;
-    char *fallback = request.out ? NULL : default_out(request.config);
+    request.given = request.config != NULL;
+    if (!request.given && !(request.from && request.out)) {
+        free(request.set.items);
+        return request.from ? cli_wrong("--out is missing: without CONFIG.json the run has no other name") : cli_wrong("CONFIG.json is missing, or --from MODEL in its place");
+    }
+    char *fallback = request.out ? NULL : default_out(request.config), *own = NULL;
+    bool named = request.out || fallback;
+    if (!request.given) {
+        if (asprintf(&own, "%s/config.json", request.from) < 0) own = NULL;
+        request.config = own;
+        named = own != NULL;
+    }
     cli_catch_interrupts();
-    enum status status = request.out || fallback ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory");
+    enum status status = named ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory");
     if (!status) status = cli_machine_open(&machine, DTYPE_COUNT, &error);
     if (!status) status = load_config(&request, &machine, &config, &error);
     if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &begun, &error);
@@ -297,6 +314,7 @@ int command_train(int argc, char **argv) {
     cli_machine_close(&machine);
     free(request.set.items);
     free(fallback);
+    free(own);
     if (status == STATUS_INTERRUPTED && begun) {
         cli_note("deepseek train: %s", error.message);
         return CLI_DONE;

@@ -28,22 +28,25 @@ static bool is_absent(const json_t *root, const char *key) {
     return !value || json_is_null(value);
 }
 
-/* With --from, the tokenizer and the vocabulary are that model's, unless the config says otherwise. */
+/* With --from, the vocabulary is that model's. So is the tokenizer, unless the config names another one: one that would be made from the data is none, because the weights know the model's ids. */
 static enum status take_from(struct training *t, struct error *error) {
     json_t *config = t->options.config, *other;
     char path[4096];
+    int64_t size;
     snprintf(path, sizeof path, "%s/config.json", t->options.from);
     enum status status = model_check_folder(t->options.from, error);
     if (status == STATUS_OK) status = json_load_regular(&other, path, error);
     if (status != STATUS_OK) return status;
-    if (is_absent(config, "vocab_size") && !is_absent(other, "vocab_size")) json_object_set(config, "vocab_size", json_object_get(other, "vocab_size"));
+    status = from_complete(config, other, error);
     json_decref(other);
-    if (is_absent(json_object_get(config, "train"), "tokenizer")) {
-        int length = snprintf(t->settings.tokenizer, sizeof t->settings.tokenizer, "%s/tokenizer.json", t->options.from);
-        if (length >= (int)sizeof t->settings.tokenizer) return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", t->options.from);
-        if (!file_exists(t->settings.tokenizer))
-            return error_set(error, STATUS_NOT_FOUND, "%s: no such file; name the tokenizer of %s with train.tokenizer", t->settings.tokenizer, t->options.from);
-    }
+    if (status != STATUS_OK) return error_prefix(error, "%s", t->options.from);
+    const bool named = !is_absent(json_object_get(config, "train"), "tokenizer");
+    if (named && strcmp(t->settings.tokenizer, "characters") != 0 && !data_tokenizer_is_size(t->settings.tokenizer, &size)) return STATUS_OK;
+    char tokenizer[SETTINGS_TEXT];
+    int length = snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", t->options.from);
+    if (length >= (int)sizeof tokenizer) return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", t->options.from);
+    if (file_exists(tokenizer)) memcpy(t->settings.tokenizer, tokenizer, (size_t)length + 1);
+    else if (!named) return error_set(error, STATUS_NOT_FOUND, "%s: no such file; name the tokenizer of %s with train.tokenizer", tokenizer, t->options.from);
     return STATUS_OK;
 }
 
@@ -130,6 +133,7 @@ static enum status make_model(struct training *t, struct error *error) {
         if (s->sequence_length > config.max_position_embeddings)
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", t->options.origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
+        if (status == STATUS_OK && t->options.from) status = from_check(&config, t->options.origin, t->options.from, t->changed, error);
         if (status == STATUS_OK) status = settings_check_model(s, &config, t->options.origin, "train.", error);
         if (status == STATUS_OK) status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
         if (status != STATUS_OK) config_release(&config);

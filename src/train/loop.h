@@ -11,6 +11,7 @@
 
 #include "train/checkpoint.h"
 #include "train/data.h"
+#include "train/from.h"
 #include "train/run.h"
 #include "train/settings.h"
 #include "train/trainer.h"
@@ -22,7 +23,7 @@ struct training_options {
     const char *cache;        /* folder of the token cache; NULL: the tokens go into the run's folder */
     const char *run;          /* the run's folder */
     bool resume;
-    const char *from;         /* a model folder to start from, or NULL */
+    const char *from;         /* a model folder to start from, or NULL; what the config leaves to it: train/from.h */
     const struct kernels *kernels;
     struct pool *pool;
 };
@@ -63,6 +64,7 @@ struct training {
     int64_t saved_step;              /* of the last checkpoint, -1: none */
     double last_eval;                /* mean loss of the last evaluation, NAN before one */
     int32_t *inputs, *targets;       /* [batch_size, sequence_length] */
+    char changed[FROM_CHANGED];      /* keys of the model that `from` has otherwise */
 };
 
 enum status training_open(struct training **training, const struct training_options *options, const struct training_callbacks *callbacks, struct error *error);

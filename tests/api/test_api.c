@@ -867,7 +867,7 @@ static void test_trainer_config(void **state) {
     options.from = "nowhere";
     refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_NOT_FOUND, "nowhere");
     options.from = GQA;   /* of another shape */
-    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "expected shape");
+    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "whose weights it begins with");
     options.from = NULL;
     options.compute = -1;
     refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "compute: found -1");

@@ -155,7 +155,16 @@ check "micro batches add up" awk -F'[:,]' '$3 ~ /"loss"/ { if ($2 in loss) { n++
 check "training goes on from a model folder" train "$scratch/tuned" --from "$scratch/reference/model" --set train.steps=2 >/dev/null 2>"$scratch/messages"
 check "a run that ends within the warm-up is told so" grep -q "warning: train.schedule.warmup_steps 5 is more than train.steps 2: the run ends within the warm-up" "$scratch/messages"
 check "with its loss" awk -F'[:,]' '$3 ~ /"loss"/ { if ($2 == 1) { found = 1; good = $4 < 1.5 } } END { exit !(found && good) }' "$scratch/tuned/metrics.jsonl"
-refuses "another shape" 1 "expected shape" train "$scratch/none" --from "$scratch/reference/model" --set intermediate_size=64 --quiet
+check "from a model folder alone, which gives config and tokenizer" "$program" train --from "$scratch/reference/model" --data "$scratch/text.txt" --out "$scratch/alone" --set train.steps=2 \
+    --set train.sequence_length=24 >/dev/null 2>"$scratch/messages"
+check "and it is said from which" grep -q "^from    $scratch/reference/model$" "$scratch/messages"
+check "with its vocabulary" cmp "$scratch/alone/model/tokenizer.json" "$scratch/reference/model/tokenizer.json"
+refuses "no config and no model" 2 "CONFIG.json is missing, or --from MODEL in its place" "$program" train --data "$scratch/text.txt" --out "$scratch/none"
+refuses "no config and no name" 2 "--out is missing" "$program" train --from "$scratch/reference/model" --data "$scratch/text.txt"
+# A tokenizer that would be made from the data is none for weights that know other ids.
+"$program" train "$tiny" --from "$scratch/reference/model" --data "$scratch/other.txt" --out "$scratch/fewer" --set train.steps=1 --quiet >/dev/null
+check "a tokenizer that the config would make from the data is the model's" cmp "$scratch/fewer/model/tokenizer.json" "$scratch/reference/model/tokenizer.json"
+refuses "another shape" 2 "--set intermediate_size=64: found 64, expected 88 as in $scratch/reference/model, whose weights it begins with" train "$scratch/none" --from "$scratch/reference/model" --set intermediate_size=64 --quiet
 cp -r "$scratch/reference" "$scratch/longer"
 check "a run can be made longer" train "$scratch/longer" --resume --set train.steps=44 --quiet >/dev/null
 check "and logs the further steps" [ "$(grep -c '"loss"' "$scratch/longer/metrics.jsonl")" == 44 ]
