@@ -10,6 +10,7 @@
 struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* elements of the blocks before this one */ };
 
 #define VECTOR_ROWS 4096
+#define SQUARES_BLOCK 8192   /* elements of a gradient whose squares are summed at once, by one thread */
 
 static int64_t rows_of(const struct parameter *p) { return p->shape[0]; }
 static int64_t rows_at_once(const struct parameter *p) { return p->rank == 1 ? VECTOR_ROWS : MATMUL_GRAIN; }
@@ -42,24 +43,29 @@ static void lay_out(struct optimizer *o) {
     o->elements = before;
 }
 
+static int64_t square_blocks_of(const struct parameter *p) { return p->trainable ? (p->count + SQUARES_BLOCK - 1) / SQUARES_BLOCK : 0; }
+
 enum status optimizer_create(struct optimizer **out, struct parameter *const *parameters, int count, const struct kernels *kernels, struct pool *pool,
                              const struct optimizer_settings *settings, struct error *error) {
     *out = NULL;
     size_t bytes = optimizer_bytes(parameters, count);
     int64_t blocks = 0;
     size_t entries = count > 0 ? (size_t)count : 0;
-    for (int i = 0; i < count; i++) blocks += blocks_of(parameters[i]);
+    int64_t squares = 0;
+    for (int i = 0; i < count; i++) blocks += blocks_of(parameters[i]), squares += square_blocks_of(parameters[i]);
     struct optimizer *o = calloc(1, sizeof *o);
     if (o) {
         *o = (struct optimizer){ .kernels = kernels, .pool = pool, .parameters = parameters, .parameter_count = count, .settings = *settings,
                                  .m = calloc(entries, sizeof *o->m), .v = calloc(entries, sizeof *o->v), .page_bytes = bytes,
-                                 .pages = bytes ? pages_alloc(bytes) : NULL, .blocks = calloc((size_t)blocks, sizeof *o->blocks), .block_count = blocks };
+                                 .pages = bytes ? pages_alloc(bytes) : NULL, .blocks = calloc((size_t)blocks, sizeof *o->blocks), .block_count = blocks,
+                                 .first_square = calloc(entries + 1, sizeof *o->first_square), .squares = calloc((size_t)squares, sizeof *o->squares) };
     }
-    if (!o || !o->m || !o->v || !o->blocks || (bytes && !o->pages)) {
+    if (!o || !o->m || !o->v || !o->blocks || !o->first_square || !o->squares || (bytes && !o->pages)) {
         optimizer_destroy(o);
         return error_set(error, STATUS_NO_MEMORY, "the optimizer's moments need %.2f GB, the system has no more memory", (double)bytes / 1e9);
     }
     lay_out(o);
+    for (int i = 0; i < count; i++) o->first_square[i + 1] = o->first_square[i] + square_blocks_of(parameters[i]);
     *out = o;
     return STATUS_OK;
 }
@@ -70,14 +76,33 @@ void optimizer_destroy(struct optimizer *optimizer) {
     free(optimizer->m);
     free(optimizer->v);
     free(optimizer->blocks);
+    free(optimizer->first_square);
+    free(optimizer->squares);
     free(optimizer);
 }
 
+/* One region for all parameters: a mixture of experts has thousands of small ones, and threads would wait for each other after each. */
+static void square_blocks(void *context, int thread, int threads) {
+    const struct optimizer *o = context;
+    int64_t begin, end;
+    int i = 0;
+    pool_share(o->first_square[o->parameter_count], 1, thread, threads, &begin, &end);
+    for (int64_t block = begin; block < end; block++) {
+        while (block >= o->first_square[i + 1]) i++;
+        const struct parameter *p = o->parameters[i];
+        const int64_t at = (block - o->first_square[i]) * SQUARES_BLOCK, left = p->count - at;
+        o->squares[block] = p->grad_written ? o->kernels->rows.sum_of_squares(NULL, p->grad + at, left < SQUARES_BLOCK ? left : SQUARES_BLOCK) : 0;
+    }
+}
+
+/* Blocks are added in order within a parameter, then parameters in order. */
 double optimizer_grad_norm(const struct optimizer *optimizer) {
     double sum = 0;
+    pool_run(optimizer->pool, square_blocks, (void *)optimizer);
     for (int i = 0; i < optimizer->parameter_count; i++) {
-        const struct parameter *p = optimizer->parameters[i];
-        if (p->trainable && p->grad_written) sum += optimizer->kernels->rows.sum_of_squares(optimizer->pool, p->grad, p->count);
+        double part = 0;
+        for (int64_t block = optimizer->first_square[i]; block < optimizer->first_square[i + 1]; block++) part += optimizer->squares[block];
+        sum += part;
     }
     return sqrt(sum);
 }

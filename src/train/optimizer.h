@@ -34,6 +34,8 @@ struct optimizer {
     size_t page_bytes;
     struct optimizer_block *blocks;   /* what a thread updates at once */
     int64_t block_count, elements;
+    int64_t *first_square;    /* [parameter_count + 1]: number of the first block of a parameter's gradient among those that are squared and summed */
+    double *squares;          /* a sum of each */
     /* Called for each block of rows of a parameter right after its update, on the thread that made it, while the rows are in its cache. May be NULL. */
     void (*updated)(void *context, const struct parameter *parameter, int64_t r0, int64_t r1);
     void *updated_context;
