@@ -4,6 +4,7 @@
  *   keys    F32 [qk_dim][64]                        BF16 [pairs of qk_dim][64][2]
  *   values  F32 [64][v_dim padded to panels]        BF16 [32][v_dim padded to panels][2], pairs of neighbouring keys
  * so that decoding reads it as one stream, in the product's own order.
+ * Where the value is in the key, everything is attention_latent_simd.h's.
  *
  * Forward (online softmax): a unit is some queries of the heads that share a key/value head; they are the rows of two small products per block.
  *   S = Q K^T      largest' = max(largest, max S)      P = 2^(S - largest')      O = O 2^(largest - largest') + P V      sum likewise
@@ -42,7 +43,7 @@ static inline float *store_block(const struct store_layout *layout, const struct
     return (float *)job->kv + (kv_head * (round_up(job->capacity, BLOCK) / BLOCK) + block) * layout->block_words;
 }
 
-static size_t simd_kv_bytes(const struct attention_shape *shape, int64_t capacity) {
+static size_t grouped_kv_bytes(const struct attention_shape *shape, int64_t capacity) {
     struct store_layout layout = store_layout(shape);
     return (size_t)shape->kv_heads * (size_t)(round_up(capacity, BLOCK) / BLOCK) * (size_t)layout.block_words * sizeof(float);
 }
@@ -113,8 +114,8 @@ static void write_task(void *context, int thread, int threads) {
         }
     }
 }
-static void simd_kv_write(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
-                          const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype, int64_t v_stride) {
+static void grouped_kv_write(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                             const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype, int64_t v_stride) {
     struct write_call call = {.shape = shape, .jobs = jobs, .count = count, .layout = store_layout(shape),
                               .k = {.data = k, .dtype = k_dtype, .stride = k_stride, .dim = shape->qk_dim},
                               .v = {.data = v, .dtype = v_dtype, .stride = v_stride, .dim = shape->v_dim}};
@@ -157,7 +158,7 @@ static int64_t forward_scratch_cut(struct forward_scratch *scratch, float *base,
     scratch->values = cut(&cutter, widen ? BLOCK * cols : 0);
     return cutter.used;
 }
-static size_t simd_scratch_bytes(const struct attention_shape *shape, int64_t max_position, int threads) {
+static size_t grouped_scratch_bytes(const struct attention_shape *shape, int64_t max_position, int threads) {
     (void)max_position;
     struct forward_scratch scratch;
     return 64 + (size_t)threads * (size_t)forward_scratch_cut(&scratch, NULL, shape) * sizeof(float);
@@ -340,8 +341,8 @@ static void forward_task(void *context, int thread, int threads) {
     tiles_end();
 }
 
-static void simd_forward(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
-                         const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, float *lse, int64_t rows, void *scratch) {
+static void grouped_forward(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                            const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, float *lse, int64_t rows, void *scratch) {
     struct forward_call call = {.shape = shape, .jobs = jobs, .count = count, .q = {.data = q, .dtype = q_dtype, .stride = q_stride, .dim = shape->qk_dim},
                                 .o = o, .o_dtype = o_dtype, .o_stride = o_stride, .lse = lse, .rows = rows, .scratch = scratch, .layout = store_layout(shape)};
     int64_t products = 0;
@@ -360,8 +361,26 @@ static void simd_forward(struct pool *pool, const struct attention_shape *shape,
     pool_run(pool, forward_task, &call);
 }
 
+#include "kernels/attention_latent_simd.h"
 #include "kernels/attention_backward_simd.h"
 
+/* ---- the table ------------------------------------------------------------------------------------------------------------- */
+
+static size_t simd_kv_bytes(const struct attention_shape *shape, int64_t capacity) {
+    return shape->value_in_key ? latent_kv_bytes(shape, capacity) : grouped_kv_bytes(shape, capacity);
+}
+static void simd_kv_write(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                          const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype, int64_t v_stride) {
+    (shape->value_in_key ? latent_kv_write : grouped_kv_write)(pool, shape, jobs, count, k, k_dtype, k_stride, v, v_dtype, v_stride);
+}
+static size_t simd_scratch_bytes(const struct attention_shape *shape, int64_t max_position, int threads) {
+    return (shape->value_in_key ? latent_scratch_bytes : grouped_scratch_bytes)(shape, max_position, threads);
+}
+static void simd_forward(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
+                         const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, float *lse, int64_t rows, void *scratch) {
+    (shape->value_in_key ? latent_forward : grouped_forward)(pool, shape, jobs, count, q, q_dtype, q_stride, o, o_dtype, o_stride, lse, rows, scratch);
+}
+
 #define ATTENTION_TABLE { \
-    .kv_bytes = simd_kv_bytes, .kv_write = simd_kv_write, .scratch_bytes = simd_scratch_bytes, .forward = simd_forward, \
+    .kv_bytes = simd_kv_bytes, .kv_write = simd_kv_write, .kv_read = latent_kv_read, .scratch_bytes = simd_scratch_bytes, .forward = simd_forward, \
     .backward_scratch_bytes = simd_backward_scratch_bytes, .backward = simd_backward }

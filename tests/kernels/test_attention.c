@@ -82,12 +82,15 @@ static double *random_rows(int64_t rows, int64_t width, int64_t stride, enum dty
     }
     return x;
 }
+/* Numbers of a row of k. */
+static int64_t key_width(const struct attention_shape *shape) { return shape->value_in_key ? shape->qk_dim - shape->v_dim : (int64_t)shape->kv_heads * shape->qk_dim; }
+
 /* coarse: values that bf16 holds, whatever the dtype */
 static struct problem problem_make(struct attention_shape shape, enum dtype dtype, bool coarse, int jobs, const int64_t *counts) {
     struct problem p = {.shape = shape, .dtype = dtype, .jobs = jobs};
     random_state = (uint64_t)(shape.heads * 1000 + shape.qk_dim * 10 + shape.v_dim);
     for (int j = 0; j < jobs; j++) p.rows += p.counts[j] = counts[j];
-    int64_t q_width = shape.heads * shape.qk_dim, k_width = shape.kv_heads * shape.qk_dim, v_width = shape.kv_heads * shape.v_dim, o_width = shape.heads * shape.v_dim;
+    int64_t q_width = shape.heads * shape.qk_dim, k_width = key_width(&shape), v_width = shape.kv_heads * shape.v_dim, o_width = shape.heads * shape.v_dim;
     p.q_stride = q_width + 3;
     p.k_stride = k_width + 1;
     p.v_stride = v_width + 2;
@@ -116,6 +119,7 @@ static void *store_make(size_t bytes) {
 struct manner {
     struct pool *pool;
     int64_t chunk;        /* tokens per call and sequence; 0: all */
+    int64_t begin;        /* tokens of the first call, if it differs */
     bool alone;           /* one sequence per call */
     bool garbage;         /* the stores held something else before */
     bool nan;             /* they held NaN */
@@ -125,7 +129,7 @@ struct manner {
 
 /* Writes the whole store full of large numbers through kv_write. */
 static void fill_with_garbage(const struct attention_kernels *kernels, const struct attention_shape *shape, const struct attention_job *job) {
-    int64_t k_width = shape->kv_heads * shape->qk_dim, v_width = shape->kv_heads * shape->v_dim;
+    int64_t k_width = key_width(shape), v_width = shape->kv_heads * shape->v_dim;
     float *k = get((size_t)(job->capacity * k_width) * 4), *v = get((size_t)(job->capacity * v_width) * 4);
     for (int64_t i = 0; i < job->capacity * k_width; i++) k[i] = i % 3 ? 1e30f : -2e38f;
     for (int64_t i = 0; i < job->capacity * v_width; i++) v[i] = i % 3 ? -3e30f : 2e38f;
@@ -159,13 +163,13 @@ static void *run_forward(const struct attention_kernels *kernels, const struct p
     }
     void *scratch = get(kernels->scratch_bytes(shape, longest, pool_threads(manner.pool)));
     int64_t chunk = manner.chunk ? manner.chunk : longest;
-    for (int64_t t = 0; t < longest; t += chunk) {
+    for (int64_t t = 0, size = manner.begin ? manner.begin : chunk; t < longest; t += size, size = chunk) {
         struct attention_job jobs[JOBS_MAX];
         int count = 0;
         for (int j = 0; j < p->jobs; j++) {
             if (t >= p->counts[j] || (manner.only && manner.only != j + 1)) continue;
             jobs[count++] = (struct attention_job){.kv = stores[j], .capacity = p->counts[j] + 70, .row = first_rows[j] + t, .position = t,
-                                                   .count = p->counts[j] - t < chunk ? p->counts[j] - t : chunk};
+                                                   .count = p->counts[j] - t < size ? p->counts[j] - t : size};
         }
         int step = manner.alone ? 1 : count;
         for (int j = 0; j < count; j += step) {
@@ -259,7 +263,7 @@ static struct bounds bounds_make(const struct problem *p, const double *o, const
     int heads = shape->heads, kv_heads = shape->kv_heads, group = heads / kv_heads, d = shape->qk_dim, e = shape->v_dim;
     struct bounds b = {calloc((size_t)(p->rows * heads * e), 8), calloc((size_t)(p->rows * heads), 8), calloc((size_t)(p->rows * heads * d), 8),
                        calloc((size_t)(p->rows * kv_heads * d), 8), calloc((size_t)(p->rows * kv_heads * e), 8)};
-    double product_unit = shape->kv_dtype == DTYPE_BF16 ? UNIT_BF16 : 0, store_unit = p->dtype == DTYPE_BF16 ? UNIT_BF16 : UNIT_FP32;
+    double product_unit = shape->kv_dtype != DTYPE_F32 ? UNIT_BF16 : 0, store_unit = p->dtype == DTYPE_BF16 ? UNIT_BF16 : UNIT_FP32;
     double gradient_unit = p->dtype == DTYPE_BF16 ? UNIT_BF16 : 0;
     int64_t base = 0;
     for (int j = 0; j < p->jobs; base += p->counts[j++]) {
@@ -532,10 +536,240 @@ static void test_independence(void **state) {
     for (int i = 0; i < 3; i++) pool_destroy(pools[i]);
 }
 
+/* ---- one store whose values are in its keys ------------------------------------------------------------------------------------------- */
+
+/* As problem_make, and p.k becomes whole keys [rows, qk_dim], p.v their first channels, both as a store of kv_dtype holds them: by the rules of kernels.h, in double. */
+static struct problem latent_problem(struct attention_shape shape, enum dtype dtype, int jobs, const int64_t *counts) {
+    bool bf16 = shape.kv_dtype != DTYPE_F32;
+    struct problem p = problem_make(shape, dtype, bf16, jobs, counts);
+    int v_dim = shape.v_dim, others = shape.qk_dim - v_dim;
+    double *keys = get((size_t)(p.rows * shape.qk_dim) * 8);
+    if (shape.kv_dtype == DTYPE_F8_E4M3) {   /* rows of very different sizes */
+        for (int64_t i = 0; i < p.rows * v_dim; i++) {
+            int64_t at = i / v_dim * p.v_stride + i % v_dim;
+            put_number(p.v_data, dtype, at, number_at(p.v_data, dtype, at) * (i / v_dim % 5 == 3 ? 0 : 1.0 / (double)(1 << i / v_dim % 7)));
+            p.v[i] = number_at(p.v_data, dtype, at);
+        }
+    }
+    for (int64_t t = 0; t < p.rows; t++) {
+        for (int first = 0; first < v_dim && shape.kv_dtype == DTYPE_F8_E4M3; first += 128) {
+            double largest = 0, scale = 1;
+            for (int i = first; i < v_dim && i < first + 128; i++) largest = fmax(largest, fabs(p.v[t * v_dim + i]));
+            while (largest > 0 && largest / scale <= 224) scale /= 2;
+            while (largest / scale > 448) scale *= 2;
+            for (int i = first; i < v_dim && i < first + 128; i++) p.v[t * v_dim + i] = (double)e4m3_to_float(e4m3_from_float((float)(p.v[t * v_dim + i] / scale))) * scale;
+        }
+        for (int i = 0; i < shape.qk_dim; i++) keys[t * shape.qk_dim + i] = i < v_dim ? p.v[t * v_dim + i] : p.k[t * others + i - v_dim];
+    }
+    free(p.k);
+    p.k = keys;
+    return p;
+}
+
+static const enum dtype latent_types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
+
+/* Bytes by the closed forms of kernels.h. */
+static void test_latent_bytes(void **state) {
+    (void)state;
+    static const int dims[][2] = {{576, 512}, {192, 128}, {128, 64}};
+    for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+        if (!isa_available(isa)) continue;
+        for (int i = 0; i < 3; i++) {
+            struct attention_shape shape = {.heads = 16, .kv_heads = 1, .qk_dim = dims[i][0], .v_dim = dims[i][1], .scale = 1, .value_in_key = true};
+            size_t qk = (size_t)shape.qk_dim, v = (size_t)shape.v_dim;
+            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * 4 * qk);
+            shape.kv_dtype = DTYPE_BF16;
+            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * 2 * qk);
+            shape.kv_dtype = DTYPE_F8_E4M3;
+            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * (v + 4 * ((v + 127) / 128) + 2 * (qk - v)));
+        }
+    }
+}
+
+static void test_latent_variants(void **state) {
+    (void)state;
+    static const struct attention_shape some[] = {{.heads = 4, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 0.3f}, {.heads = 3, .kv_heads = 1, .qk_dim = 20, .v_dim = 13, .scale = 0.3f},
+                                                  {.heads = 5, .kv_heads = 1, .qk_dim = 208, .v_dim = 200, .scale = 0.07f}, {.heads = 16, .kv_heads = 1, .qk_dim = 576, .v_dim = 512, .scale = 0.05f},
+                                                  {.heads = 128, .kv_heads = 1, .qk_dim = 40, .v_dim = 40, .scale = 0.2f}, {.heads = 150, .kv_heads = 1, .qk_dim = 25, .v_dim = 24, .scale = 0.2f}};
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        for (int type = 0; type < 3; type++) {
+            for (int bf16 = 0; bf16 < 2; bf16++) {
+                struct attention_shape shape = some[i];
+                shape.kv_dtype = latent_types[type];
+                shape.value_in_key = true;
+                if (bf16 && i > 2) continue;
+                struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3, shape.heads > 8 ? (int64_t[]){70, 1, 5} : (int64_t[]){141, 1, 64});
+                double *o = get((size_t)(p.rows * shape.heads * shape.v_dim) * 8), *lse = get((size_t)(p.rows * shape.heads) * 8);
+                p.shape.value_in_key = false;   /* the plain formula */
+                exact_forward(&p, p.q, p.k, p.v, o, lse);
+                struct bounds bounds = bounds_make(&p, o, lse);
+                p.shape.value_in_key = true;
+                for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+                    if (!isa_available(isa)) continue;
+                    float *lse_found;
+                    void *found = run_forward(variant(isa), &p, (struct manner){0}, &lse_found);
+                    check_near("o", isa, found, p.dtype, p.o_stride, o, bounds.o, p.rows, shape.heads * shape.v_dim);
+                    check_near("lse", isa, lse_found, DTYPE_F32, p.rows, lse, bounds.lse, shape.heads, p.rows);
+                    free(found);
+                    free(lse_found);
+                }
+                bounds_free(&bounds);
+                free(o);
+                free(lse);
+                problem_free(&p);
+            }
+        }
+    }
+}
+
+/* kv_read gives what went in, rounded once, from any position on. */
+static void test_latent_read(void **state) {
+    (void)state;
+    static const int dims[][2] = {{24, 16}, {20, 13}, {208, 200}, {576, 512}};
+    struct pool *pool;
+    assert_int_equal(pool_create(&pool, 2, NULL), 0);
+    for (int i = 0; i < 4 * 3 * 2; i++) {
+        struct attention_shape shape = {.heads = 2, .kv_heads = 1, .qk_dim = dims[i % 4][0], .v_dim = dims[i % 4][1], .scale = 1, .value_in_key = true, .kv_dtype = latent_types[i / 4 % 3]};
+        enum dtype dtype = i / 12 ? DTYPE_BF16 : DTYPE_F32;
+        struct problem p = latent_problem(shape, dtype, 1, (int64_t[]){150});
+        int v_dim = shape.v_dim, others = shape.qk_dim - v_dim;
+        /* the reference over double holds to the formulas, too */
+        struct attention_job in_double = {.kv = get(reference_kv_bytes(&shape, 150)), .capacity = 150, .count = 150};
+        double *k_source = get((size_t)(150 * others) * 8), *v_source = get((size_t)(150 * v_dim) * 8), *k_read = get((size_t)(150 * others) * 8), *v_read = get((size_t)(150 * v_dim) * 8);
+        for (int64_t n = 0; n < 150 * others; n++) k_source[n] = number_at(p.k_data, dtype, n / others * p.k_stride + n % others);
+        for (int64_t n = 0; n < 150 * v_dim; n++) v_source[n] = number_at(p.v_data, dtype, n / v_dim * p.v_stride + n % v_dim);
+        reference_kv_write(NULL, &shape, &in_double, 1, k_source, DTYPE_F32, others, v_source, DTYPE_F32, v_dim);
+        reference_kv_read(NULL, &shape, &in_double, 0, 150, k_read, DTYPE_F32, others, v_read, DTYPE_F32, v_dim);
+        for (int64_t n = 0; n < 150 * v_dim; n++) assert_true(v_read[n] == p.k[n / v_dim * shape.qk_dim + n % v_dim]);
+        for (int64_t n = 0; n < 150 * others; n++) assert_true(k_read[n] == p.k[n / others * shape.qk_dim + v_dim + n % others]);
+        void *doubles[] = {in_double.kv, k_source, v_source, k_read, v_read};
+        for (size_t a = 0; a < sizeof doubles / sizeof *doubles; a++) free(doubles[a]);
+        for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+            if (!isa_available(isa)) continue;
+            const struct attention_kernels *kernels = variant(isa);
+            struct attention_job job = {.kv = store_make(kernels->kv_bytes(&shape, 150)), .capacity = 150, .count = 150};
+            memset(job.kv, 0xFF, kernels->kv_bytes(&shape, 150));
+            kernels->kv_write(pool, &shape, &job, 1, p.k_data, dtype, p.k_stride, p.v_data, dtype, p.v_stride);
+            float *k = get((size_t)(90 * (others + 1)) * 4), *v = get((size_t)(90 * (v_dim + 3)) * 4);
+            kernels->kv_read(pool, &shape, &job, 33, 90, k, DTYPE_F32, others + 1, v, DTYPE_F32, v_dim + 3);
+            for (int64_t t = 0; t < 90; t++) {
+                for (int c = 0; c < v_dim; c++) assert_true((double)v[t * (v_dim + 3) + c] == p.k[(33 + t) * shape.qk_dim + c]);
+                for (int c = 0; c < others; c++) assert_true((double)k[t * (others + 1) + c] == p.k[(33 + t) * shape.qk_dim + v_dim + c]);
+            }
+            uint16_t *k_coarse = get((size_t)(90 * others) * 2), *v_coarse = get((size_t)(90 * v_dim) * 2);
+            kernels->kv_read(NULL, &shape, &job, 33, 90, k_coarse, DTYPE_BF16, others, v_coarse, DTYPE_BF16, v_dim);
+            for (int64_t n = 0; n < 90 * others; n++) assert_int_equal(k_coarse[n], bf16_from_float(k[n / others * (others + 1) + n % others]));
+            for (int64_t n = 0; n < 90 * v_dim; n++) assert_int_equal(v_coarse[n], bf16_from_float(v[n / v_dim * (v_dim + 3) + n % v_dim]));
+            void *all[] = {job.kv, k, v, k_coarse, v_coarse};
+            for (size_t a = 0; a < sizeof all / sizeof *all; a++) free(all[a]);
+        }
+        problem_free(&p);
+    }
+    pool_destroy(pool);
+}
+
+/* Scales of codes: the smallest power of two that holds the largest number, at its borders and at the ends of what is representable. */
+static void test_latent_scales(void **state) {
+    (void)state;
+    static const struct { float number, decoded; } cases[] = {
+        {448, 448}, {449, 448}, {456, 448}, {464, 448}, {466, 480}, {0, 0}, {1, 1}, {0x1p-126f, 0x1p-126f}, {0x1p-130f, 0}, {3e38f, 0x1.cp127f}, {-3e38f, -0x1.cp127f}, {1e-44f, 0}, {-0.3f, -0.3125f},
+    };
+    for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+        if (!isa_available(isa)) continue;
+        const struct attention_kernels *kernels = variant(isa);
+        struct attention_shape shape = {.heads = 1, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 1, .value_in_key = true, .kv_dtype = DTYPE_F8_E4M3};
+        for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+            struct attention_job job = {.kv = store_make(kernels->kv_bytes(&shape, 1)), .capacity = 1, .count = 1};
+            float v[16] = {0}, k[8] = {0}, v_read[16], k_read[8];
+            v[5] = cases[i].number;
+            kernels->kv_write(NULL, &shape, &job, 1, k, DTYPE_F32, 8, v, DTYPE_F32, 16);
+            kernels->kv_read(NULL, &shape, &job, 0, 1, k_read, DTYPE_F32, 8, v_read, DTYPE_F32, 16);
+            if (v_read[5] != cases[i].decoded) fail_msg("%s reads %a as %a", isa_name(isa), (double)cases[i].number, (double)v_read[5]);
+            assert_true(v_read[4] == 0.0f);
+            free(job.kv);
+        }
+    }
+}
+
+/* Bit for bit, across the borders of blocks, steps and segments. */
+static void test_latent_independence(void **state) {
+    (void)state;
+    struct pool *pools[3] = {0};
+    for (int i = 0; i < 3; i++) assert_int_equal(pool_create(&pools[i], i + 1, NULL), 0);
+    for (int i = 0; i < 3; i++) {
+        for (int type = 0; type < 3; type++) {
+            struct attention_shape shape = i == 0 ? (struct attention_shape){.heads = 4, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 0.3f}
+                                         : i == 1 ? (struct attention_shape){.heads = 16, .kv_heads = 1, .qk_dim = 29, .v_dim = 21, .scale = 0.3f}
+                                                  : (struct attention_shape){.heads = 130, .kv_heads = 1, .qk_dim = 72, .v_dim = 64, .scale = 0.1f};
+            shape.value_in_key = true;
+            shape.kv_dtype = latent_types[type];
+            struct problem p = latent_problem(shape, type == 1 ? DTYPE_BF16 : DTYPE_F32, 3, i == 0 ? (int64_t[]){300, 1, 65} : i == 1 ? (int64_t[]){1090, 530, 70} : (int64_t[]){70, 3, 1});
+            static const struct manner short_manners[] = {{.chunk = 1}, {.chunk = 3, .alone = true}, {.chunk = 7, .garbage = true}, {.chunk = 64}, {.alone = true}, {.garbage = true}, {.nan = true}, {.nan = true, .chunk = 1},
+                                                          {.nan = true, .chunk = 5}, {.all_keys_first = true, .chunk = 9}};
+            static const struct manner long_manners[] = {{.begin = 505, .chunk = 60, .nan = true}, {.begin = 1060, .chunk = 1}, {.chunk = 200, .garbage = true}};
+            const struct manner *manners = i == 1 ? long_manners : short_manners;
+            int count = i == 1 ? 3 : sizeof short_manners / sizeof *short_manners;
+            for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+                if (!isa_available(isa) || (isa == ISA_REFERENCE && i > 0)) continue;
+                float *lse, *lse_again;
+                void *o = run_forward(variant(isa), &p, (struct manner){0}, &lse);
+                for (int m = 0; m < count + 3; m++) {
+                    for (int threads = 1; threads <= (i == 1 ? 3 : 1); threads++) {
+                        struct manner manner = m < count ? manners[m] : (struct manner){.pool = pools[m - count]};
+                        if (m < count && threads > 1) manner.pool = pools[threads - 1];
+                        void *again = run_forward(variant(isa), &p, manner, &lse_again);
+                        char what[64];
+                        snprintf(what, sizeof what, "manner %d of %d, threads %d", m, i, threads);
+                        check_equal(what, isa, &p, o, again, o_bytes(&p));
+                        check_equal(what, isa, &p, lse, lse_again, (size_t)(p.rows * shape.heads) * 4);
+                        free(again);
+                        free(lse_again);
+                    }
+                }
+                free(o);
+                free(lse);
+            }
+            problem_free(&p);
+        }
+    }
+    for (int i = 0; i < 3; i++) pool_destroy(pools[i]);
+}
+
+/* A sequence that was rewound and written over gives what a fresh one gives. */
+static void test_latent_rewind(void **state) {
+    (void)state;
+    for (int type = 0; type < 3; type++) {
+        struct attention_shape shape = {.heads = 4, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 0.3f, .value_in_key = true, .kv_dtype = latent_types[type]};
+        struct problem p = latent_problem(shape, DTYPE_F32, 1, (int64_t[]){100});
+        for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+            if (!isa_available(isa)) continue;
+            const struct attention_kernels *kernels = variant(isa);
+            void *fresh = run_forward(kernels, &p, (struct manner){0}, NULL), *o = get(o_bytes(&p)), *scratch = get(kernels->scratch_bytes(&shape, 100, 1));
+            memcpy(o, fresh, o_bytes(&p));
+            struct attention_job job = {.kv = store_make(kernels->kv_bytes(&shape, 100)), .capacity = 100, .count = 100};
+            kernels->kv_write(NULL, &shape, &job, 1, p.k_data, p.dtype, p.k_stride, p.v_data, p.dtype, p.v_stride);
+            struct attention_job wrong = {.kv = job.kv, .capacity = 100, .row = 0, .position = 40, .count = 50}, again = {.kv = job.kv, .capacity = 100, .row = 40, .position = 40, .count = 60};
+            kernels->kv_write(NULL, &shape, &wrong, 1, p.k_data, p.dtype, p.k_stride, p.v_data, p.dtype, p.v_stride);
+            again.count = 3;
+            for (; again.row < 100; again.row += 3, again.position += 3) {
+                kernels->kv_write(NULL, &shape, &again, 1, p.k_data, p.dtype, p.k_stride, p.v_data, p.dtype, p.v_stride);
+                memset((float *)o + again.row * p.o_stride, 0xFF, 4);
+                kernels->forward(NULL, &shape, &again, 1, p.q_data, p.dtype, p.q_stride, o, p.dtype, p.o_stride, NULL, p.rows, scratch);
+            }
+            check_equal("rewind", isa, &p, fresh, o, o_bytes(&p));
+            void *all[] = {fresh, o, scratch, job.kv};
+            for (size_t a = 0; a < sizeof all / sizeof *all; a++) free(all[a]);
+        }
+        problem_free(&p);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_variants), cmocka_unit_test(test_mixed_types),
         cmocka_unit_test(test_rounding_of_inputs), cmocka_unit_test(test_rounding_of_weights), cmocka_unit_test(test_independence),
+        cmocka_unit_test(test_latent_bytes), cmocka_unit_test(test_latent_variants), cmocka_unit_test(test_latent_read), cmocka_unit_test(test_latent_scales),
+        cmocka_unit_test(test_latent_independence), cmocka_unit_test(test_latent_rewind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
