@@ -1,4 +1,4 @@
-/* deepseek info: what a model or a config.json asks of a machine. Reads no weights. */
+/* deepseek info: what a model or a config.json asks of a machine, and how two models compare. Reads no weights. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,15 +12,28 @@
 #include "train/settings.h"
 
 struct request {
-    const char *path, *data;
+    const char *path, *against, *data;
     int64_t context, batch, length;   /* 0: not given */
     struct cli_list set;
     bool json;
 };
 
+/* A config, as info reads it. */
+struct subject {
+    char path[4096];
+    struct arena arena;
+    struct config config;
+    struct settings settings;
+    bool trains;                      /* it is a training config */
+};
+
 /* Bytes, by what they are for. */
 struct inference_plan { double weights, embedding, cache, step, total; int64_t context; };
 struct training_plan { double parameters, gradients, moments, copies, step, total, flops; int64_t batch, length; };
+
+/* One of two models side by side, at one context and one length of training sequences. */
+struct side { char name[64]; struct config_sizes sizes; double forward, training; double gpu_hours; /* 0: none published */ };
+struct comparison { struct side sides[2]; int64_t context, length; };
 
 struct report {
     const struct request *request;
@@ -29,21 +42,33 @@ struct report {
     double forward_empty, forward_full, training;   /* FLOPs per token */
     struct inference_plan inference;
     struct training_plan train;
+    const struct comparison *comparison;            /* NULL: none */
 };
+
+/* ---- FLOPs per token ------------------------------------------------------------------------------------------------------------ */
+
+static double forward_flops(const struct config_sizes *sizes, double keys) { return 2 * (double)sizes->matrix_parameters + sizes->inference_attention_flops_per_position * keys; }
+
+/* A query meets (length + 1) / 2 keys in the mean; the backward of a product is two products. */
+static double training_flops(const struct config_sizes *sizes, int64_t length) {
+    return 6 * (double)sizes->matrix_parameters + 3 * sizes->attention_flops_per_position * ((double)length + 1) / 2;
+}
+
+/* What a model was trained at, before its context was extended. */
+static int64_t own_length(const struct subject *subject) {
+    if (subject->trains) return subject->settings.sequence_length;
+    return subject->config.rope_scaling.yarn ? subject->config.rope_scaling.original_max_position_embeddings : subject->config.max_position_embeddings;
+}
 
 /* ---- plans ---------------------------------------------------------------------------------------------------------------------- */
 
-static double packed_bytes(const struct model *model, const struct parameter *p, int side) {
-    int64_t k = p->shape[side == 0], n = p->shape[side != 0];
-    return (double)((model->kernels->matmul.packed_bytes(k, n, model->compute) + 63) & ~(size_t)63);
-}
-
 static struct inference_plan plan_inference(struct model *model, int64_t context) {
     struct inference_plan plan = { .context = context };
+    plan.weights = (double)model_packed_bytes(model, 1);
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        if (model_multiplies(model, p)) plan.weights += packed_bytes(model, p, 0);
-        else if (p == model->embedding) plan.embedding += (double)dtype_bytes(model->config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, (size_t)p->count);
+        if (model_multiplies(model, p)) continue;
+        if (p == model->embedding) plan.embedding += (double)dtype_bytes(model->config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, (size_t)p->count);
         else plan.weights += 4 * (double)p->count;
     }
     for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
@@ -58,11 +83,8 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
 
 static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length) {
     struct training_plan plan = { .batch = batch, .length = length };
-    for (int i = 0; i < model->parameter_count; i++) {
-        const struct parameter *p = model->parameters[i];
-        plan.parameters += 4 * (double)p->count;
-        if (model->compute == DTYPE_BF16 && model_multiplies(model, p)) plan.copies += packed_bytes(model, p, 0) + packed_bytes(model, p, 1);
-    }
+    for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
+    if (model->compute == DTYPE_BF16) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
     plan.moments = 2 * plan.parameters;
     plan.step = (double)model_plan_training(model, batch, length, NULL, &plan.flops);
@@ -93,31 +115,96 @@ static bool same_layer(const struct layer_plan *a, const struct layer_plan *b) {
 
 static void print_layers(const struct model *model) {
     const struct config *config = &model->config;
-    char names[64];
     printf("\nLayer plan\n");
     for (int64_t i = 0, j; i < config->num_hidden_layers; i = j) {
+        char names[64];
         for (j = i + 1; j < config->num_hidden_layers && same_layer(&config->layers[i], &config->layers[j]);) j++;
         if (j == i + 1) snprintf(names, sizeof names, "layer %lld", (long long)i);
         else snprintf(names, sizeof names, "layers %lld-%lld", (long long)i, (long long)j - 1);
-        printf("  %-14s attention %s: %lld heads on %lld key/value heads of %lld; ffn %s: %lld\n", names, model->layers[i].attention->name, (long long)config->num_attention_heads,
-               (long long)config->num_key_value_heads, (long long)config->head_dim, model->layers[i].ffn->name, (long long)config->layers[i].intermediate_size);
+        const struct layer_plan *plan = &config->layers[i];
+        printf("  %-14s attention %s: ", names, model->layers[i].attention->name);
+        if (plan->attention == ATTENTION_GQA)
+            printf("%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads, (long long)config->num_key_value_heads, (long long)config->head_dim);
+        else
+            printf("%lld heads of %lld + %lld and %lld, latent %lld", (long long)config->num_attention_heads, (long long)config->qk_nope_head_dim, (long long)config->qk_rope_head_dim,
+                   (long long)config->v_head_dim, (long long)config->kv_lora_rank);
+        if (plan->attention == ATTENTION_MLA && config->q_lora_rank) printf(", of queries %lld", (long long)config->q_lora_rank);
+        printf("; ffn %s: ", model->layers[i].ffn->name);
+        if (plan->ffn == FFN_DENSE) {
+            printf("%lld\n", (long long)plan->intermediate_size);
+            continue;
+        }
+        printf("%lld of %lld experts of %lld", (long long)config->num_experts_per_tok, (long long)config->n_routed_experts, (long long)config->moe_intermediate_size);
+        if (config->topk_method == TOPK_GROUP_LIMITED_GREEDY) printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
+        printf(", %lld shared\n", (long long)config->n_shared_experts);
     }
+    const struct rope_scaling *rope = &config->rope_scaling;
+    if (rope->yarn) printf("  %-14s YaRN, factor %g on a context of %lld\n", "positions", rope->factor, (long long)rope->original_max_position_embeddings);
+}
+
+/* How far `a` is from `b`: "82.2% less", "3.50 times". */
+static char *relation(char text[CLI_FIGURE], double a, double b) {
+    if (a < b) snprintf(text, CLI_FIGURE, "%.1f%% less", 100 * (1 - a / b));
+    else if (a > b) snprintf(text, CLI_FIGURE, "%.3g times", a / b);
+    else snprintf(text, CLI_FIGURE, "equal");
+    return text;
+}
+
+enum figure { FIGURE_COUNT, FIGURE_BYTES, FIGURE_GROUPED, FIGURE_POWER };
+
+static void row_of_two(const char *name, enum figure kind, double a, double b) {
+    char figures[2][CLI_FIGURE], change[CLI_FIGURE];
+    for (int i = 0; i < 2; i++) {
+        const double value = i == 0 ? a : b;
+        if (kind == FIGURE_COUNT) cli_format_count(figures[i], value);
+        else if (kind == FIGURE_BYTES) cli_format_bytes(figures[i], value);
+        else if (kind == FIGURE_GROUPED) cli_format_grouped(figures[i], (int64_t)value);
+        else snprintf(figures[i], CLI_FIGURE, "%.2e", value);
+    }
+    printf("  %-44s %18s %18s   %s\n", name, figures[0], figures[1], relation(change, a, b));
+}
+
+/* As the paper of V2 sets it against the 67B (abstract, figure 1, section 3.2.3). */
+static void print_comparison(const struct comparison *c) {
+    const struct side *a = &c->sides[0], *b = &c->sides[1];
+    char name[64];
+    printf("\n%-46s %18s %18s\n", "Side by side", a->name, b->name);
+    row_of_two("parameters", FIGURE_COUNT, (double)a->sizes.parameters, (double)b->sizes.parameters);
+    row_of_two("active for a token", FIGURE_COUNT, (double)a->sizes.active_parameters, (double)b->sizes.active_parameters);
+    row_of_two("active, without the input embedding", FIGURE_COUNT, (double)a->sizes.active_without_embedding, (double)b->sizes.active_without_embedding);
+    snprintf(name, sizeof name, "FLOPs per token, forward after %lld tokens", (long long)c->context);
+    row_of_two(name, FIGURE_COUNT, a->forward, b->forward);
+    snprintf(name, sizeof name, "FLOPs per token, training at %lld", (long long)c->length);
+    row_of_two(name, FIGURE_COUNT, a->training, b->training);
+    row_of_two("FLOPs, training on 10^12 tokens", FIGURE_POWER, 1e12 * a->training, 1e12 * b->training);
+    if (a->gpu_hours > 0 && b->gpu_hours > 0) row_of_two("H800 hours for 10^12 tokens, as published", FIGURE_GROUPED, a->gpu_hours, b->gpu_hours);
+    const double elements[2] = { (double)a->sizes.cache_elements_per_token, (double)b->sizes.cache_elements_per_token };
+    row_of_two("cache elements per token", FIGURE_GROUPED, elements[0], elements[1]);
+    row_of_two("cache per token, bf16", FIGURE_BYTES, 2 * elements[0], 2 * elements[1]);
+    row_of_two("cache per token, 6 bits against 16", FIGURE_BYTES, 0.75 * elements[0], 2 * elements[1]);
 }
 
 static void print_table(const struct report *report) {
     const struct config *config = &report->model->config;
     const struct config_sizes *sizes = &report->sizes;
     const char *compute = cli_compute_name((int)report->model->compute);
-    char remark[96], figure[CLI_FIGURE];
+    char remark[128], figure[CLI_FIGURE];
     printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->architecture, config->model_type, (long long)config->num_hidden_layers,
            (long long)config->hidden_size, (long long)config->vocab_size, (long long)config->max_position_embeddings);
     print_layers(report->model);
 
     printf("\nSize\n");
     row_count("parameters", (double)sizes->parameters, cli_format_grouped(figure, sizes->parameters));
-    row_count("active for a token", (double)sizes->active_parameters, cli_format_grouped(figure, sizes->active_parameters));
-    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token_f32, "");
+    /* Which of the two counts a paper quotes: DeepSeekMoE's the first, those since V2 the second. */
+    const bool published = sizes->resting_parameters > 0, first_paper = published && strcmp(config->model_type, "deepseek") == 0;
+    snprintf(remark, sizeof remark, "%s%s", cli_format_grouped(figure, sizes->active_parameters), first_paper ? "; the paper counts this way" : "");
+    row_count("active for a token", (double)sizes->active_parameters, remark);
+    snprintf(remark, sizeof remark, "%s; it is looked up, not multiplied%s", cli_format_grouped(figure, sizes->active_without_embedding), published && !first_paper ? ": the paper counts this way" : "");
+    if (published) row_count("active without input embedding", (double)sizes->active_without_embedding, remark);
+    snprintf(remark, sizeof remark, "%s numbers", cli_format_grouped(figure, sizes->cache_elements_per_token));
+    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token_f32, remark);
     row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token_bf16, "");
+    if (sizes->cache_bytes_per_token_fp8) row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token_fp8, "latent in E4M3, rotary part in bf16");
 
     printf("\nFLOPs per token\n");
     row_count("forward, empty context", report->forward_empty, "");
@@ -129,7 +216,7 @@ static void print_table(const struct report *report) {
     printf("\nMemory for inference, --compute %s, one sequence\n", compute);
     row_bytes("weights", report->inference.weights, "repacked for the matrix products");
     row_bytes("embedding", report->inference.embedding, "read from the checkpoint's file");
-    snprintf(remark, sizeof remark, "%lld tokens", (long long)report->inference.context);
+    snprintf(remark, sizeof remark, "%lld tokens, %s", (long long)report->inference.context, cli_cache_name((int)report->model->cache));
     row_bytes("cache", report->inference.cache, remark);
     snprintf(remark, sizeof remark, "%d tokens at a time", ENGINE_DEFAULT_ROWS);
     row_bytes("step memory", report->inference.step, remark);
@@ -143,17 +230,70 @@ static void print_table(const struct report *report) {
     snprintf(remark, sizeof remark, "activations of %lld x %lld tokens", (long long)report->train.batch, (long long)report->train.length);
     row_bytes("step memory", report->train.step, remark);
     row_bytes("total", report->train.total, "");
+    if (report->comparison) print_comparison(report->comparison);
 }
 
 /* ---- JSON ----------------------------------------------------------------------------------------------------------------------- */
 
-/* Figures of bytes and FLOPs are whole numbers below 2^63. */
-static void put(json_t *object, const char *key, double value) { json_object_set_new(object, key, json_integer((json_int_t)llround(value))); }
+/* Figures of bytes and FLOPs are whole numbers; those that a double cannot hold exactly are written as doubles. */
+static void put(json_t *object, const char *key, double value) { json_object_set_new(object, key, fabs(value) < 0x1p53 ? json_integer((json_int_t)llround(value)) : json_real(value)); }
 
 static json_t *object_in(json_t *parent, const char *key) {
     json_t *object = json_object();
     json_object_set_new(parent, key, object);
     return object;
+}
+
+static void put_sizes(json_t *object, const struct config_sizes *sizes) {
+    put(object, "parameters", (double)sizes->parameters);
+    put(object, "active_parameters", (double)sizes->active_parameters);
+    put(object, "active_without_embedding", (double)sizes->active_without_embedding);
+    put(object, "matrix_parameters", (double)sizes->matrix_parameters);
+    put(object, "cache_elements_per_token", (double)sizes->cache_elements_per_token);
+    json_t *part = object_in(object, "cache_bytes_per_token");
+    put(part, "fp32", (double)sizes->cache_bytes_per_token_f32);
+    put(part, "bf16", (double)sizes->cache_bytes_per_token_bf16);
+    if (sizes->cache_bytes_per_token_fp8) put(part, "fp8", (double)sizes->cache_bytes_per_token_fp8);
+}
+
+static void put_comparison(json_t *root, const struct comparison *c) {
+    json_t *object = object_in(root, "against"), *models = json_array(), *part;
+    put(object, "context", (double)c->context);
+    put(object, "length", (double)c->length);
+    json_object_set_new(object, "models", models);
+    for (int i = 0; i < 2; i++) {
+        const struct side *side = &c->sides[i];
+        json_array_append_new(models, part = json_object());
+        json_object_set_new(part, "name", json_string(side->name));
+        put_sizes(part, &side->sizes);
+        put(part, "forward_flops_per_token", side->forward);
+        put(part, "training_flops_per_token", side->training);
+        if (side->gpu_hours > 0) put(part, "published_h800_hours_per_trillion_tokens", side->gpu_hours);
+    }
+    const double ratio = (double)c->sides[0].sizes.cache_elements_per_token / (double)c->sides[1].sizes.cache_elements_per_token;
+    part = object_in(object, "cache_reduction");
+    json_object_set_new(part, "equal_precision", json_real(1 - ratio));
+    json_object_set_new(part, "6_bits_against_16", json_real(1 - ratio * 6 / 16));
+}
+
+static void put_layers(json_t *root, const struct model *model) {
+    const struct config *config = &model->config;
+    json_t *layers = json_array();
+    json_object_set_new(root, "layers", layers);
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        json_t *layer = json_object();
+        json_array_append_new(layers, layer);
+        json_object_set_new(layer, "attention", json_string(model->layers[i].attention->name));
+        json_object_set_new(layer, "ffn", json_string(model->layers[i].ffn->name));
+        if (config->layers[i].ffn == FFN_DENSE) {
+            json_object_set_new(layer, "intermediate_size", json_integer(config->layers[i].intermediate_size));
+            continue;
+        }
+        json_object_set_new(layer, "routed_experts", json_integer(config->n_routed_experts));
+        json_object_set_new(layer, "shared_experts", json_integer(config->n_shared_experts));
+        json_object_set_new(layer, "active_experts", json_integer(config->num_experts_per_tok));
+        json_object_set_new(layer, "intermediate_size", json_integer(config->moe_intermediate_size));
+    }
 }
 
 static enum status print_json(const struct report *report, struct error *error) {
@@ -163,22 +303,10 @@ static enum status print_json(const struct report *report, struct error *error) 
     json_object_set_new(root, "model_type", json_string(config->model_type));
     json_object_set_new(root, "architecture", json_string(config->architecture));
     json_object_set_new(root, "compute", json_string(cli_compute_name((int)report->model->compute)));
-    json_t *layers = json_array();
-    json_object_set_new(root, "layers", layers);
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
-        json_t *layer = json_object();
-        json_array_append_new(layers, layer);
-        json_object_set_new(layer, "attention", json_string(report->model->layers[i].attention->name));
-        json_object_set_new(layer, "ffn", json_string(report->model->layers[i].ffn->name));
-        json_object_set_new(layer, "intermediate_size", json_integer(config->layers[i].intermediate_size));
-    }
-    put(root, "parameters", (double)report->sizes.parameters);
-    put(root, "active_parameters", (double)report->sizes.active_parameters);
-    put(root, "matrix_parameters", (double)report->sizes.matrix_parameters);
-    json_t *part = object_in(root, "cache_bytes_per_token");
-    put(part, "fp32", (double)report->sizes.cache_bytes_per_token_f32);
-    put(part, "bf16", (double)report->sizes.cache_bytes_per_token_bf16);
-    part = object_in(root, "flops_per_token");
+    json_object_set_new(root, "cache_type", json_string(cli_cache_name((int)report->model->cache)));
+    put_layers(root, report->model);
+    put_sizes(root, &report->sizes);
+    json_t *part = object_in(root, "flops_per_token");
     put(part, "forward_empty_context", report->forward_empty);
     put(part, "forward_full_context", report->forward_full);
     put(part, "training", report->training);
@@ -199,6 +327,7 @@ static enum status print_json(const struct report *report, struct error *error) 
     put(part, "step", report->train.step);
     put(part, "total", report->train.total);
     put(root, "training_flops_per_micro_batch", report->train.flops);
+    if (report->comparison) put_comparison(root, report->comparison);
     char *text = NULL;
     size_t size = 0;
     enum status status = json_format(root, &text, &size, error);
@@ -209,13 +338,6 @@ static enum status print_json(const struct report *report, struct error *error) 
 }
 
 /* ---- the command ---------------------------------------------------------------------------------------------------------------- */
-
-static enum status load_root(const struct request *request, json_t **root, char *path, size_t path_size, struct error *error) {
-    snprintf(path, path_size, file_is_folder(request->path) ? "%s/config.json" : "%s", request->path);
-    enum status status = config_read(root, request->path, error);
-    for (int i = 0; i < request->set.count && !status; i++) status = settings_set(*root, request->set.items[i], error);
-    return status;
-}
 
 /* A training config may leave vocab_size to its tokenizer; that of `characters` comes from the data. */
 static enum status find_vocabulary(struct config *config, const struct settings *settings, const struct request *request, const char *path, struct error *error) {
@@ -235,46 +357,88 @@ static enum status find_vocabulary(struct config *config, const struct settings 
     return STATUS_OK;
 }
 
-static enum status run(struct request *request, struct cli_machine *machine, struct error *error) {
-    char path[4096];
+static enum status load(struct subject *subject, const char *path, const struct cli_list *set, const struct request *request, struct error *error) {
     json_t *root = NULL;
-    struct arena arena = { 0 };
-    struct config config = { 0 };
-    struct settings settings;
-    enum status status = load_root(request, &root, path, sizeof path, error);
-    const json_t *train = status ? NULL : json_object_get(root, "train");
-    if (!status) status = settings_parse(&settings, root, path, error);
-    if (!status) status = config_parse(&config, root, path, &arena, error);
-    if (status) cli_blame_set(error, path, &request->set);
+    snprintf(subject->path, sizeof subject->path, file_is_folder(path) ? "%s/config.json" : "%s", path);
+    enum status status = config_read(&root, path, error);
+    for (int i = 0; set && i < set->count && !status; i++) status = settings_set(root, set->items[i], error);
+    subject->trains = !status && json_object_get(root, "train");
+    if (!status) status = settings_parse(&subject->settings, root, subject->path, error);
+    if (!status) status = config_parse(&subject->config, root, subject->path, &subject->arena, error);
+    if (status && set) cli_blame_set(error, subject->path, set);
     json_decref(root);
-    if (!status) {
-        for (int i = 0; i < config.warning_count; i++) cli_warn("%s", config.warnings[i]);
-        if (config.vocab_size == 0) status = find_vocabulary(&config, &settings, request, path, error);
-    }
+    if (status) return status;
+    for (int i = 0; i < subject->config.warning_count; i++) cli_warn("%s", subject->config.warnings[i]);
+    return subject->config.vocab_size ? STATUS_OK : find_vocabulary(&subject->config, &subject->settings, request, subject->path, error);
+}
+
+/* The last part of a path, without ".json"; of a folder's config.json the folder's name. */
+static void name_of(char *name, size_t size, const char *path) {
+    char copy[4096];
+    snprintf(copy, sizeof copy, "%s", path);
+    char *end = copy + strlen(copy);
+    if (end - copy > 5 && strcmp(end - 5, ".json") == 0) *(end -= 5) = '\0';
+    char *slash = strrchr(copy, '/');
+    if (slash && slash > copy && strcmp(slash, "/config") == 0) *slash = '\0';
+    while ((slash = strrchr(copy, '/')) && slash > copy && slash[1] == '\0') *slash = '\0';
+    snprintf(name, size, "%s", slash && slash[1] ? slash + 1 : copy);
+}
+
+/* Hours of GPU time that training on 10^12 tokens took, from section 3.2.3 of the paper of V2. No other models have them. */
+static double published_gpu_hours(const struct config_sizes *sizes) { return sizes->parameters == 235741434880 ? 172800 : sizes->parameters == 67425001472 ? 300600 : 0; }
+
+static void fill_side(struct side *side, const struct subject *subject, const struct comparison *comparison) {
+    name_of(side->name, sizeof side->name, subject->path);
+    config_sizes(&subject->config, &side->sizes);
+    side->forward = forward_flops(&side->sizes, (double)comparison->context);
+    side->training = training_flops(&side->sizes, comparison->length);
+    side->gpu_hours = published_gpu_hours(&side->sizes);
+}
+
+/* Both at the shorter context and the shorter sequences, unless others are asked for. */
+static void compare(struct comparison *comparison, const struct subject *a, const struct subject *b, const struct request *request) {
+    const int64_t contexts[2] = { a->config.max_position_embeddings, b->config.max_position_embeddings }, lengths[2] = { own_length(a), own_length(b) };
+    comparison->context = request->context ? request->context : contexts[contexts[1] < contexts[0]];
+    comparison->length = request->length ? request->length : lengths[lengths[1] < lengths[0]];
+    fill_side(&comparison->sides[0], a, comparison);
+    fill_side(&comparison->sides[1], b, comparison);
+}
+
+static enum status report_model(struct model *model, const struct subject *subject, const struct comparison *comparison, const struct request *request, struct error *error) {
+    const int64_t context = request->context ? request->context : model->config.max_position_embeddings;
+    const int64_t batch = request->batch ? request->batch : subject->trains ? subject->settings.micro_batch_size : 1;
+    struct report report = { .request = request, .model = model, .comparison = comparison };
+    if (subject->trains) model->recompute = (enum recompute)subject->settings.recompute;
+    config_sizes(&model->config, &report.sizes);
+    report.inference = plan_inference(model, context);
+    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject));
+    report.forward_empty = forward_flops(&report.sizes, 1);
+    report.forward_full = forward_flops(&report.sizes, (double)context);
+    report.training = training_flops(&report.sizes, report.train.length);
+    if (request->json) return print_json(&report, error);
+    print_table(&report);
+    return STATUS_OK;
+}
+
+static enum status run(struct request *request, struct cli_machine *machine, struct error *error) {
+    struct subject subject = { 0 }, other = { 0 };
+    struct comparison comparison = { 0 };
     struct model *model = NULL;
-    int own = train ? (int)settings_compute(&settings) : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    int compute = machine->compute == DTYPE_COUNT ? own : machine->compute;
-    if (!status) status = model_create(&model, &config, machine->kernels, machine->pool, (enum dtype)compute, error);
-    if (!status) {
-        int64_t context = request->context ? request->context : model->config.max_position_embeddings;
-        int64_t batch = request->batch ? request->batch : train ? settings.micro_batch_size : 1;
-        int64_t length = request->length ? request->length : train ? settings.sequence_length : model->config.max_position_embeddings;
-        if (train) model->recompute = (enum recompute)settings.recompute;
-        struct report report = { .request = request, .model = model };
-        config_sizes(&model->config, &report.sizes);
-        report.inference = plan_inference(model, context);
-        report.train = plan_training(model, batch, length);
-        double matrix = (double)report.sizes.matrix_parameters, attention = report.sizes.attention_flops_per_position;
-        report.forward_empty = 2 * matrix + attention;
-        report.forward_full = 2 * matrix + attention * (double)context;
-        report.training = 6 * matrix + 3 * attention * ((double)length + 1) / 2;   /* a query meets (length + 1) / 2 keys in the mean */
-        if (request->json) status = print_json(&report, error);
-        else print_table(&report);
-        model_destroy(model);
-    } else {
-        config_release(&config);
-    }
-    arena_free(&arena);
+    enum status status = load(&subject, request->path, &request->set, request, error);
+    if (!status && request->against) status = load(&other, request->against, NULL, request, error);
+    if (!status) status = cli_machine_check(machine, &subject.config, error);
+    if (!status && request->against) compare(&comparison, &subject, &other, request);
+    const int own = subject.trains ? (int)settings_compute(&subject.settings) : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const int compute = machine->compute == DTYPE_COUNT ? own : machine->compute;
+    if (!status) status = model_create(&model, &subject.config, machine->kernels, machine->pool, (enum dtype)compute, error);
+    if (!status && machine->cache != DTYPE_COUNT) status = model_set_cache(model, (enum dtype)machine->cache, error);
+    if (!status && machine->expanded_prefill) status = model_set_expanded_prefill(model, true, error);
+    if (!status) status = report_model(model, &subject, request->against ? &comparison : NULL, request, error);
+    if (model) model_destroy(model);
+    else config_release(&subject.config);
+    config_release(&other.config);
+    arena_free(&subject.arena);
+    arena_free(&other.arena);
     return status;
 }
 
@@ -285,11 +449,14 @@ int command_info(int argc, char **argv) {
     const struct cli_option options[] = {
         { "context", 'c', "N", CLI_INTEGER, &request.context, .minimum = 1, .maximum = 1 << 30, .fallback = "max_position_embeddings", .help = "tokens in the cache" },
         { "batch", 'b', "N", CLI_INTEGER, &request.batch, .minimum = 1, .maximum = 1 << 20, .fallback = "train.micro_batch_size, else 1", .help = "sequences computed at once in training" },
-        { "length", 'l', "N", CLI_INTEGER, &request.length, .minimum = 1, .maximum = 1 << 30, .fallback = "train.sequence_length, else the context", .help = "tokens of a sequence in training" },
+        { "length", 'l', "N", CLI_INTEGER, &request.length, .minimum = 1, .maximum = 1 << 30, .fallback = "train.sequence_length, else the context before its extension", .help = "tokens of a sequence in training" },
         { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .help = "training text, for a config that leaves its vocabulary to the characters of the data" },
         { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config; may be repeated" },
+        { "against", 0, "MODEL|CONFIG.json", CLI_STRING, &request.against, .help = "set it side by side with another model: parameters, FLOPs, and the cache of a token" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object, in bytes and FLOPs" },
         cli_compute_option(&machine, "train.compute, else the checkpoint's type"),
+        cli_cache_option(&machine),
+        cli_prefill_option(&machine),
         cli_threads_option(&machine),
         { 0 },
     };
@@ -300,7 +467,8 @@ int command_info(int argc, char **argv) {
         .examples = "deepseek info MODEL\n"
                     "deepseek info configs/deepseek-llm-67b.json --compute bf16 --context 4096\n"
                     "# what training with eight sequences of 1024 tokens takes\n"
-                    "deepseek info configs/v1-124m.json --batch 8 --length 1024\n",
+                    "deepseek info configs/v1-124m.json --batch 8 --length 1024\n"
+                    "deepseek info configs/deepseek-v2.json --against configs/deepseek-llm-67b.json\n",
         .operands = operands,
         .options = options,
     };
