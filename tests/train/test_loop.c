@@ -26,10 +26,18 @@ static int make_folder(void **state) {
 
 static int remove_folder(void **state) { (void)state; return folder_remove(folder, &error) == STATUS_OK ? 0 : -1; }
 
-static const char *const config_text =
-    "{\"model_type\": \"llama\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"train\": {\"steps\": 8, \"sequence_length\": 17,"
-    "\"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, \"save_every\": 3,"
-    "\"optimizer\": {\"learning_rate\": 1e-2}}}";
+#define TRAIN \
+    "\"train\": {\"steps\": 8, \"sequence_length\": 17, \"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, " \
+    "\"save_every\": 3, \"optimizer\": {\"learning_rate\": 1e-2}"
+static const char *const v1 =
+    "{\"model_type\": \"llama\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, " TRAIN "}}";
+/* Latent attention with a low rank for queries, one dense layer, then two of 8 experts in 4 groups; everything of V2's recipe. */
+static const char *const v2 =
+    "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 3, \"num_attention_heads\": 2, \"q_lora_rank\": 12, \"kv_lora_rank\": 8, "
+    "\"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 12, "
+    "\"first_k_dense_replace\": 1, \"topk_method\": \"group_limited_greedy\", \"n_group\": 4, \"topk_group\": 2, \"routed_scaling_factor\": 4.0, " TRAIN
+    ", \"loss\": {\"balance_expert\": 0.003, \"balance_device\": 0.05, \"balance_communication\": 0.02}}}";
+static const char *config_text;   /* one of them */
 
 struct told { int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen; double first_loss, last_loss; };
 
@@ -111,6 +119,7 @@ static void check_same_run(const char *a, const char *b) {
 
 static void a_run_is_told_and_logged(void **state) {
     (void)state;
+    config_text = v1;
     struct told told = {0};
     assert_int_equal(train("reference", false, 1, NULL, &told), STATUS_OK);
     assert_int_equal(told.steps, 8);
@@ -214,6 +223,122 @@ static void recomputation_and_micro_batches(void **state) {
     assert_true(fabs(whole.first_loss - base.first_loss) < 1e-6 && fabs(single.first_loss - base.first_loss) < 1e-6);
 }
 
+/* ---- V2 --------------------------------------------------------------------------------------------------------------------- */
+
+static const char recipe[] = "train.capacity_factor=1 train.undropped=0.25 train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=150 train.schedule.name=multi_step "
+                             "train.schedule.milestones=[0.6,0.9] train.schedule.warmup_steps=2";
+
+static double number_at(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_number(value)) fail_msg("%s is missing", key);
+    return json_number_value(value);
+}
+
+/* What the step lines of a log hold, with 3 of 8 experts in each of 2 layers. */
+static void check_lines(const char *name, bool drops) {
+    char path[128], *text;
+    size_t size;
+    int steps = 0, dropped = 0;
+    snprintf(path, sizeof path, "%s/%s/metrics.jsonl", folder, name);
+    assert_int_equal(file_read(path, 1 << 20, &text, &size, &error), STATUS_OK);
+    for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
+        json_t *object = json_loads(line, JSON_ALLOW_NUL, NULL);
+        if (json_object_get(object, "loss")) {
+            const json_t *violation = json_object_get(object, "max_violation"), *entropy = json_object_get(object, "load_entropy");
+            const double main = number_at(object, "loss_main"), expert = number_at(object, "loss_balance_expert"), device = number_at(object, "loss_balance_device"),
+                         communication = number_at(object, "loss_balance_communication"), total = main + 0.003 * expert + 0.05 * device + 0.02 * communication;
+            assert_true(fabs(number_at(object, "loss") - total) < 1e-7);
+            /* Two layers, each near 1 where the load is even, and never far below. */
+            assert_true(expert > 1.8 && expert < 8 && device > 1.8 && device < 8 && communication > 1.8 && communication < 8);
+            assert_int_equal(json_array_size(violation), 2);
+            assert_int_equal(json_array_size(entropy), 2);
+            for (size_t i = 0; i < 2; i++) {
+                const double v = json_number_value(json_array_get(violation, i)), e = json_number_value(json_array_get(entropy, i));
+                assert_true(v >= 0 && v <= (drops ? 8 : 8.0 / 3) - 1 + 1e-5);   /* an expert gets at most one of a token's three assignments, of which others may be dropped */
+                assert_true(e >= (drops ? 0 : log(3) / log(8)) - 1e-5 && e <= 1);
+            }
+            assert_true((json_object_get(object, "dropped") != NULL) == drops);
+            if (drops) dropped += (int)number_at(object, "dropped");
+            steps++;
+        }
+        json_decref(object);
+    }
+    assert_int_equal(steps, 8);
+    assert_true((dropped > 0) == drops);
+    free(text);
+}
+
+/* Dropping, a growing batch, three balance losses: the same bytes on any number of threads, whatever is kept for the backward, and after every interruption. */
+static void v2_runs_are_functions_of_config_and_seed(void **state) {
+    (void)state;
+    config_text = v2;
+    struct told told = {0};
+    char assignments[400];
+    assert_int_equal(train("v2", false, 1, recipe, &told), STATUS_OK);
+    assert_true(told.last_loss < told.first_loss);
+    assert_int_equal(told.evaluations, 3);
+    check_lines("v2", true);
+    assert_int_equal(train("v2-threads", false, 3, recipe, &told), STATUS_OK);
+    check_same_run("v2-threads", "v2");
+    for (int i = 0; i < 2; i++) {
+        const char *name = i ? "v2-blocks" : "v2-none";
+        snprintf(assignments, sizeof assignments, "%s train.recompute=%s", recipe, i ? "blocks" : "none");
+        assert_int_equal(train(name, false, 2, assignments, &told), STATUS_OK);
+        check_same_file(name, "v2", "model/model.safetensors");
+        check_same_file(name, "v2", "metrics.jsonl");
+    }
+    for (int64_t after = 0; after < 8; after += 3) {
+        char name[32];
+        snprintf(name, sizeof name, "v2-stopped-%lld", (long long)after);
+        struct told first = { .stop_after = after ? after : -1 }, rest = {0};
+        assert_int_equal(train(name, false, 2, recipe, &first), STATUS_INTERRUPTED);
+        assert_int_equal(train(name, true, 1, recipe, &rest), STATUS_OK);
+        assert_int_equal(first.steps + rest.steps, 8);
+        check_same_run(name, "v2");
+    }
+    snprintf(assignments, sizeof assignments, "%s train.capacity_factor=1.5", recipe);
+    assert_int_equal(train("v2", true, 1, assignments, &told), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "train.capacity_factor = 1.0, the config now says 1.5"));
+    snprintf(assignments, sizeof assignments, "%s train.capacity_factor=null", recipe);
+    assert_int_equal(train("v2", true, 1, assignments, &told), STATUS_INVALID);
+    snprintf(assignments, sizeof assignments, "%s train.undropped=0.5", recipe);
+    assert_int_equal(train("v2", true, 1, assignments, &told), STATUS_INVALID);
+    snprintf(assignments, sizeof assignments, "%s train.loss.balance_device=0.06", recipe);
+    assert_int_equal(train("v2", true, 1, assignments, &told), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "train.loss.balance_device = 0.05"));
+}
+
+/* Balance losses are means over sequences: how the batch is cut into micro batches changes only rounding. Without dropping, whose budget is a micro batch's. */
+static void balance_losses_do_not_depend_on_micro_batches(void **state) {
+    (void)state;
+    config_text = v2;
+    struct told whole = {0}, half = {0}, single = {0};
+    assert_int_equal(train("v2-whole", false, 1, "train.micro_batch_size=4", &whole), STATUS_OK);
+    assert_int_equal(train("v2-half", false, 1, NULL, &half), STATUS_OK);
+    assert_int_equal(train("v2-single", false, 1, "train.micro_batch_size=1", &single), STATUS_OK);
+    assert_true(fabs(whole.first_loss - half.first_loss) < 1e-6 && fabs(single.first_loss - half.first_loss) < 1e-6);
+    check_lines("v2-single", false);
+    /* Losses, not lines: a near tie of two experts may fall the other way once parameters differ in their last bits. */
+    assert_true(fabs(whole.last_loss - half.last_loss) < 0.05 && fabs(single.last_loss - half.last_loss) < 0.05);
+}
+
+static void a_part_that_the_model_lacks_begins_no_run(void **state) {
+    (void)state;
+    struct told told = {0};
+    char path[128];
+    config_text = v1;
+    assert_int_equal(train("none-such", false, 1, "train.capacity_factor=1", &told), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "c.json: train.capacity_factor: found 1, but a model of type llama"));
+    config_text = v2;
+    assert_int_equal(train("none-such", false, 1, "n_group=1 topk_group=1", &told), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "c.json: train.loss.balance_device: found 0.05, but a model of type deepseek_v2 has no such loss: its experts are one group"));
+    assert_int_equal(train("none-such", false, 1, "train.capacity_factor=0", &told), STATUS_INVALID);
+    assert_int_equal(told.steps, 0);
+    snprintf(path, sizeof path, "%s/none-such", folder);
+    assert_false(file_exists(path));
+    config_text = v1;
+}
+
 static void refusals_change_nothing(void **state) {
     (void)state;
     struct told told = {0};
@@ -238,6 +363,9 @@ int main(void) {
         cmocka_unit_test(every_interruption_resumes),
         cmocka_unit_test(a_growing_batch_resumes),
         cmocka_unit_test(recomputation_and_micro_batches),
+        cmocka_unit_test(v2_runs_are_functions_of_config_and_seed),
+        cmocka_unit_test(balance_losses_do_not_depend_on_micro_batches),
+        cmocka_unit_test(a_part_that_the_model_lacks_begins_no_run),
         cmocka_unit_test(refusals_change_nothing),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
