@@ -1,12 +1,17 @@
 /* deepseek chat: a conversation whose whole history stays in the model's cache. What was computed is never computed again: an undone or retried answer only shortens the sequence.
  *
- * An encoding says what stands around a message. Base models have the plain one, which puts nothing there: what is typed is continued. */
+ * The conversation is its turns. What the model sees of them is made anew after every change (render), and the sequence keeps the beginning that is still the same (look). An answer stays the ids that the
+ * model chose, since its text might be encoded otherwise.
+ *
+ * A format (text/chat.h) says what stands around a message. Base models have the plain one, which puts nothing there: what is typed is continued. When the context is full, a plain text loses its oldest
+ * ids, wherever they stand; a conversation with roles loses whole turns, and keeps its system text. */
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/chat_format.h"
 #include "cli/chat_input.h"
 #include "cli/cli.h"
 #include "cli/sampling.h"
@@ -18,19 +23,25 @@ struct request {
     const char *folder, *history;
     int64_t count, context;
     struct cli_sampling sampling;
+    struct cli_chat chat_options;
     bool quiet;
 };
 
 struct turn {
     char *message, *answer;
     size_t message_size, answer_size;
+    struct token_list answer_ids;  /* what the model chose */
+    bool as_text;                  /* the answer came from a file, without ids */
+    bool finished;                 /* the answer met its end: nothing goes on */
     int64_t start, answer_start;   /* where the message and its answer begin in ids; -1: that has left the context */
     uint64_t attempt;              /* answers before this one: the stream of its random numbers */
 };
 
 struct chat {
     const struct request *request;
-    const struct chat_encoding *encoding;
+    struct chat_style style;
+    char *system;                  /* the system text in malloc'ed memory; NULL: none */
+    size_t system_size;
     struct model *model;
     struct tokenizer *tokenizer;
     struct engine *engine;
@@ -42,30 +53,13 @@ struct chat {
     struct token_list ids;         /* what the model sees; the sequence holds the first of them */
     struct turn *turns;
     int64_t turn_count;
+    int64_t skipped;               /* plain: so many of the oldest ids are dropped, but for a token that begins texts */
+    int64_t first_turn;            /* with roles: the turns before this one are dropped, */
+    int64_t trimmed;               /* and, where it is the last one, so many ids of its answer */
     uint64_t forgotten;            /* ids that were dropped: positions come again then, and get other random numbers */
     struct cli_progress progress;
     double done;
-    const struct generation *item; /* the answer that is being made */
-    int64_t shifts;                /* of it, that were told */
     bool answering, line_open, leave, failed;
-};
-
-/* ---- encodings ------------------------------------------------------------------------------------------------------------------- */
-
-struct chat_encoding {
-    const char *about;             /* said at the start */
-    /* Appends the ids of a message and of what stands before its answer. */
-    enum status (*append)(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error);
-};
-
-static enum status append_plain(const struct tokenizer *tokenizer, const char *message, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error) {
-    return tokenizer_encode(tokenizer, message, size, false, ids, replaced, error);
-}
-
-static const struct chat_encoding plain = {
-    .about = "This is a base model: it continues text. What you type is continued as it stands, nothing is put around it, and what you type next goes on after the answer.\n"
-             "An empty line lets the model go on. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.",
-    .append = append_plain,
 };
 
 /* ---- messages to the person ------------------------------------------------------------------------------------------------------- */
@@ -94,154 +88,293 @@ static void close_line(struct chat *chat) {
 
 /* ---- the history ------------------------------------------------------------------------------------------------------------------ */
 
+static bool has_roles(const struct chat *chat) { return chat_has_roles(&chat->style); }
+
 static void turn_free(struct turn *turn) {
     free(turn->message);
     free(turn->answer);
+    token_list_free(&turn->answer_ids);
 }
 
-static void forget_all(struct chat *chat) {
+static struct turn *last_turn(struct chat *chat) { return chat->turn_count ? &chat->turns[chat->turn_count - 1] : NULL; }
+
+/* Appends what the model sees of a turn. Behind the last one an answer may begin or go on; the others' are ended. `cut`: ids at the beginning of the answer that are left out. */
+static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, struct token_list *ids, uint64_t *replaced, struct error *error) {
+    struct turn *turn = &chat->turns[index];
+    const bool first = index == chat->first_turn, last = index == chat->turn_count - 1;
+    const int system = first && chat->system != NULL;
+    const struct chat_message messages[] = {
+        { CHAT_SYSTEM, chat->system, chat->system_size }, { CHAT_USER, turn->message, turn->message_size }, { CHAT_ASSISTANT, turn->answer, turn->answer_size },
+    };
+    turn->start = ids->count;
+    enum status status = chat_encode(&chat->style, messages + !system, 1 + system, first, true, ids, replaced, error);
+    turn->answer_start = ids->count;
+    if (status) return status;
+    if (turn->as_text && has_roles(chat)) {   /* message and answer are one text: what was encoded is only the place where the answer begins */
+        ids->count = turn->start;
+        return chat_encode(&chat->style, messages + !system, 2 + system, first, last, ids, NULL, error);
+    }
+    if (turn->as_text) return chat_encode(&chat->style, messages + 2, 1, false, true, ids, NULL, error);
+    status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
+    if (!status && !last && chat->style.end >= 0) status = token_list_push(ids, chat->style.end, error);
+    return status;
+}
+
+/* Tokens that begin all texts, and are never dropped from a plain one. */
+static int64_t beginning(const struct chat *chat, const struct token_list *ids) { return chat->style.begin >= 0 && ids->count > 0 && ids->ids[0] == chat->style.begin; }
+
+/* What the model sees of the whole conversation. */
+static enum status render(struct chat *chat, struct token_list *ids, struct error *error) {
+    enum status status = STATUS_OK;
+    ids->count = 0;
+    for (int64_t i = 0; i < chat->first_turn; i++) chat->turns[i].start = chat->turns[i].answer_start = -1;
+    for (int64_t i = chat->first_turn; i < chat->turn_count && !status; i++)
+        status = render_turn(chat, i, i == chat->turn_count - 1 && i == chat->first_turn ? chat->trimmed : 0, ids, NULL, error);
+    int64_t from = beginning(chat, ids), skipped = chat->skipped;
+    if (status || skipped == 0) return status;
+    memmove(ids->ids + from, ids->ids + from + skipped, (size_t)(ids->count - from - skipped) * sizeof *ids->ids);
+    ids->count -= skipped;
+    for (int64_t i = 0; i < chat->turn_count; i++) {
+        struct turn *turn = &chat->turns[i];
+        turn->start = turn->start >= from + skipped ? turn->start - skipped : -1;
+        turn->answer_start = turn->answer_start > from + skipped ? turn->answer_start - skipped : -1;
+    }
+    return STATUS_OK;
+}
+
+/* `ids` takes the place of what the model has seen; the state of the beginning that both share is kept. */
+static void show_model(struct chat *chat, struct token_list *ids) {
+    int64_t same = 0, most = chat->sequence->length < ids->count ? chat->sequence->length : ids->count;
+    while (same < most && ids->ids[same] == chat->ids.ids[same]) same++;
+    sequence_rewind(chat->sequence, same);
+    token_list_free(&chat->ids);
+    chat->ids = *ids;
+    *ids = (struct token_list){ 0 };
+}
+
+/* After a change of the turns. Where the memory for it fails, nothing has changed that the model sees. */
+static enum status look(struct chat *chat, struct error *error) {
+    struct token_list ids = { 0 };
+    enum status status = render(chat, &ids, error);
+    if (!status) show_model(chat, &ids);
+    token_list_free(&ids);
+    return status;
+}
+
+static void forget_turns(struct chat *chat) {
     for (int64_t i = 0; i < chat->turn_count; i++) turn_free(&chat->turns[i]);
-    chat->turn_count = 0;
-    chat->ids.count = 0;
+    chat->turn_count = chat->skipped = chat->first_turn = chat->trimmed = 0;
     chat->forgotten = 0;
-    sequence_rewind(chat->sequence, 0);
 }
-
-/* Only the first `count` ids stay; their state is kept. */
-static void shorten(struct chat *chat, int64_t count) {
-    chat->ids.count = count;
-    sequence_rewind(chat->sequence, count);
-}
-
-static bool has_bos(const struct chat *chat) { return tokenizer_add_bos(chat->tokenizer) && chat->ids.count > 0 && chat->ids.ids[0] == tokenizer_bos(chat->tokenizer); }
 
 static void tell_full(struct chat *chat, int64_t dropped) {
     if (chat->line_open) say(chat, "%s", "");
     say(chat, "The context of %lld tokens is full: its oldest %lld tokens are forgotten.", (long long)chat->sequence->capacity, (long long)dropped);
 }
 
-/* Drops the oldest ids, but for a token that begins texts, until `kept` are left. The rest moves to other positions, so it is fed again. */
-static void drop_oldest(struct chat *chat, int64_t kept) {
-    int64_t first = has_bos(chat), dropped = chat->ids.count - kept;
-    if (kept <= first || dropped <= 0) return;
-    memmove(chat->ids.ids + first, chat->ids.ids + first + dropped, (size_t)(kept - first) * sizeof *chat->ids.ids);
-    shorten(chat, kept);
-    sequence_rewind(chat->sequence, first);
-    chat->forgotten += (uint64_t)dropped;
-    for (int64_t i = 0; i < chat->turn_count; i++) {
-        struct turn *turn = &chat->turns[i];
-        turn->start = turn->start >= first + dropped ? turn->start - dropped : -1;
-        turn->answer_start = turn->answer_start > first + dropped ? turn->answer_start - dropped : -1;
-    }
-}
-
 static int64_t half_context(const struct chat *chat) { return chat->sequence->capacity / 2; }   /* at least 2, so more than what begins texts: see --context */
 
-/* Half of the context goes on, or what is `wanted` where that is more. */
-static void make_room(struct chat *chat, int64_t wanted) {
-    int64_t kept = wanted > half_context(chat) ? wanted : half_context(chat);
-    tell_full(chat, chat->ids.count - kept);
-    drop_oldest(chat, kept);
+/* Drops the oldest ids of a plain text, but for a token that begins texts, until `kept` of the rendered ones are left. */
+static enum status drop_ids(struct chat *chat, struct token_list *ids, int64_t kept, struct error *error) {
+    int64_t dropped = ids->count - kept;
+    if (kept <= beginning(chat, ids) || dropped <= 0) return STATUS_OK;
+    chat->skipped += dropped;
+    return render(chat, ids, error);
+}
+
+/* Drops the oldest turns of a conversation with roles until half of the context is left. Of the last one, which stays, the answer loses its oldest ids where its message leaves room for that. */
+static enum status drop_turns(struct chat *chat, struct token_list *ids, struct error *error) {
+    enum status status = STATUS_OK;
+    while (!status && ids->count > half_context(chat) && chat->first_turn < chat->turn_count - 1) {
+        chat->first_turn++;
+        chat->trimmed = 0;
+        status = render(chat, ids, error);
+    }
+    const struct turn *turn = last_turn(chat);
+    if (status || ids->count <= half_context(chat) || !turn->answer_ids.count || turn->answer_start >= half_context(chat)) return status;
+    chat->trimmed += ids->count - half_context(chat);
+    return render(chat, ids, error);
+}
+
+/* The context is full. In a plain text half of it goes on, or what is `wanted` where that is more. */
+static enum status make_room(struct chat *chat, int64_t wanted, struct error *error) {
+    struct token_list ids = { 0 };
+    int64_t before = chat->ids.count;
+    enum status status = render(chat, &ids, error);
+    if (!status) status = has_roles(chat) ? drop_turns(chat, &ids, error) : drop_ids(chat, &ids, wanted > half_context(chat) ? wanted : half_context(chat), error);
+    if (!status && ids.count < before) {
+        tell_full(chat, before - ids.count);
+        chat->forgotten += (uint64_t)(before - ids.count);
+    }
+    if (!status) show_model(chat, &ids);
+    token_list_free(&ids);
+    return status;
 }
 
 /* Has the model a row for each of the ids from `first` on? */
-static enum status check_ids(const struct chat *chat, int64_t first, struct error *error) {
+static enum status check_ids(const struct chat *chat, const struct token_list *ids, int64_t first, struct error *error) {
     int64_t vocab = chat->model->config.vocab_size;
-    for (int64_t t = first; t < chat->ids.count; t++)
-        if (chat->ids.ids[t] >= vocab)
-            return error_set(error, STATUS_INVALID, "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", chat->ids.ids[t], (long long)vocab - 1);
+    for (int64_t t = first; t < ids->count; t++)
+        if (ids->ids[t] >= vocab) return error_set(error, STATUS_INVALID, "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", ids->ids[t], (long long)vocab - 1);
     return STATUS_OK;
 }
 
-/* Adds a turn with its message's ids. Nothing has changed on failure. */
-static enum status add_turn(struct chat *chat, const char *message, size_t size, struct error *error) {
-    int64_t start = chat->ids.count, capacity = chat->sequence->capacity;
-    uint64_t replaced = 0;
-    struct turn turn = { .message = malloc(size + 1), .message_size = size, .start = start };
+/* Is the last turn's message one that the model can be shown, and does it fit into the context beside what is never dropped? */
+static enum status check_message(struct chat *chat, uint64_t *replaced, struct error *error) {
+    struct token_list ids = { 0 };
+    int64_t first = chat->first_turn, capacity = chat->sequence->capacity;
+    if (has_roles(chat)) chat->first_turn = chat->turn_count - 1;   /* as if it stood alone, behind the system text */
+    enum status status = render_turn(chat, chat->turn_count - 1, 0, &ids, replaced, error);
+    chat->first_turn = first;
+    if (!status) status = check_ids(chat, &ids, 0, error);
+    if (!status && ids.count >= capacity)
+        status = error_set(error, STATUS_INVALID, "the message has %lld tokens, expected less than %lld (the context)", (long long)ids.count, (long long)capacity);
+    token_list_free(&ids);
+    return status;
+}
+
+static enum status keep_system(struct chat *chat, const char *text, size_t size, struct error *error) {
+    if (!(chat->system = malloc(size + 1))) return error_set(error, STATUS_NO_MEMORY, "no memory for a system text");
+    memcpy(chat->system, size ? text : "", size);
+    chat->system_size = size;
+    return STATUS_OK;
+}
+
+/* Adds a turn that the model has not seen yet. Nothing has changed on failure. */
+static enum status push_turn(struct chat *chat, const char *message, size_t size, uint64_t *replaced, struct error *error) {
+    struct turn turn = { .message = malloc(size + 1), .message_size = size };
     struct turn *larger = realloc(chat->turns, (size_t)(chat->turn_count + 1) * sizeof *larger);
     if (larger) chat->turns = larger;
-    enum status status = larger && turn.message ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for a message");
-    if (!status) memcpy(turn.message, size ? message : "", size);
-    if (!status) status = chat->encoding->append(chat->tokenizer, message, size, &chat->ids, &replaced, error);
-    if (!status && start == 0) status = cli_begin_text(chat->tokenizer, &chat->model->config, &chat->ids, error);
-    if (!status) status = check_ids(chat, start, error);
-    if (!status && chat->ids.count - start >= capacity)
-        status = error_set(error, STATUS_INVALID, "the message has %lld tokens, expected less than %lld (the context)", (long long)(chat->ids.count - start), (long long)capacity);
-    if (status) {
-        chat->ids.count = start;
-        turn_free(&turn);
+    if (!larger || !turn.message) {
+        free(turn.message);
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a message");
+    }
+    memcpy(turn.message, size ? message : "", size);
+    chat->turns[chat->turn_count++] = turn;
+    enum status status = check_message(chat, replaced, error);
+    if (status) turn_free(&chat->turns[--chat->turn_count]);
+    return status;
+}
+
+static enum status add_turn(struct chat *chat, const char *message, size_t size, struct error *error) {
+    uint64_t replaced = 0;
+    enum status status = push_turn(chat, message, size, &replaced, error);
+    if (status) return status;
+    if ((status = look(chat, error))) {
+        turn_free(&chat->turns[--chat->turn_count]);
         return status;
     }
     if (replaced) say(chat, "The message holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD.", (unsigned long long)replaced, replaced == 1 ? "" : "s");
-    turn.answer_start = chat->ids.count;
-    chat->turns[chat->turn_count++] = turn;
     return STATUS_OK;
 }
 
-static struct turn *last_turn(struct chat *chat) { return chat->turn_count ? &chat->turns[chat->turn_count - 1] : NULL; }
-
 /* ---- answers ---------------------------------------------------------------------------------------------------------------------- */
 
+/* An answer that is being made. */
+struct making { struct chat *chat; struct turn *turn; const struct generation *item; int64_t shifts; /* that were told */ struct error error; enum status status; };
+
 static bool after_pass(void *context, int64_t rows) {
-    struct chat *chat = context;
+    struct chat *chat = ((struct making *)context)->chat;
     if (!chat->answering) cli_progress_update(&chat->progress, chat->done += (double)rows);
     return !cli_interrupted();
 }
 
 static bool after_token(void *context, int index, int32_t id) {
-    struct chat *chat = context;
-    (void)index, (void)id;
-    for (; chat->shifts < chat->item->shifts; chat->shifts++) tell_full(chat, chat->sequence->capacity + 1 - half_context(chat));
+    struct making *making = context;
+    struct chat *chat = making->chat;
+    (void)index;
+    for (; !has_roles(chat) && making->shifts < making->item->shifts; making->shifts++) tell_full(chat, chat->sequence->capacity + 1 - half_context(chat));
     if (!chat->answering) cli_progress_end(&chat->progress);
     chat->answering = true;
-    return true;
+    making->status = token_list_push(&making->turn->answer_ids, id, &making->error);
+    return !making->status;
 }
 
 static bool after_text(void *context, int index, const char *text, size_t size) {
-    struct chat *chat = context;
+    struct making *making = context;
+    struct chat *chat = making->chat;
     (void)index;
-    fwrite(text, 1, size, stdout);
-    chat->line_open = text[size - 1] != '\n';
+    size_t skip = making->turn->answer_size == 0 && text == making->item->text ? chat_answer_skip(&chat->style, text, size) : 0;
+    if (size > skip) {
+        fwrite(text + skip, 1, size - skip, stdout);
+        chat->line_open = text[size - 1] != '\n';
+    }
     return cli_output_flush();
 }
 
-static enum status keep_answer(struct turn *turn, const struct generation *item, struct error *error) {
-    char *larger = realloc(turn->answer, turn->answer_size + item->text_size + 1);
+/* With roles whole turns go, and then the beginning of the answer; where the message alone leaves no room, the answer ends. */
+static bool after_full(void *context, int index, struct token_list *view) {
+    struct making *making = context;
+    struct chat *chat = making->chat;
+    (void)index;
+    making->status = render(chat, view, &making->error);
+    int64_t before = view->count;
+    if (!making->status) making->status = drop_turns(chat, view, &making->error);
+    if (making->status) return false;
+    if (view->count < chat->sequence->capacity) {
+        tell_full(chat, before - view->count);
+        chat->forgotten += (uint64_t)(before - view->count);
+        return true;
+    }
+    if (chat->line_open) say(chat, "%s", "");
+    say(chat, "The context of %lld tokens is full, and the message takes more than half of it: the answer ends here.", (long long)chat->sequence->capacity);
+    return false;
+}
+
+static enum status keep_answer(struct turn *turn, const char *text, size_t size, struct error *error) {
+    char *larger = realloc(turn->answer, turn->answer_size + size + 1);
     if (!larger) return error_set(error, STATUS_NO_MEMORY, "no memory for an answer");
     turn->answer = larger;
-    memcpy(larger + turn->answer_size, item->text ? item->text : "", item->text_size);
-    turn->answer_size += item->text_size;
+    memcpy(larger + turn->answer_size, text ? text : "", size);
+    turn->answer_size += size;
     return STATUS_OK;
 }
 
 static enum status make_answer(struct chat *chat, struct turn *turn, struct error *error) {
-    const struct generation_watch watch = { .context = chat, .pass = after_pass, .token = after_token, .text = after_text };
+    struct making making = { .chat = chat, .turn = turn };
+    const struct generation_watch watch = { .context = &making, .pass = after_pass, .token = after_token, .text = after_text, .full = has_roles(chat) ? after_full : NULL };
+    const int64_t start = turn->answer_ids.count;
     chat->options.max_tokens = chat->count;
-    chat->options.keep = has_bos(chat);
+    chat->options.keep = beginning(chat, &chat->ids);
     struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt + (chat->forgotten << 32) };
-    chat->item = &item;
-    chat->shifts = 0;
+    making.item = &item;
     chat->answering = false;
     chat->done = 0;
     cli_progress_begin(&chat->progress, "prompt", "tokens", (double)(chat->ids.count - chat->sequence->length), chat->request->quiet);
     enum status status = generate(chat->engine, chat->tokenizer, chat->sampler, &item, 1, &watch, error);
     cli_progress_end(&chat->progress);
-    chat->ids = item.ids;
+    chat->ids = item.ids;   /* what the sequence holds the first of */
     item.ids = (struct token_list){ 0 };
-    if (!status) status = keep_answer(turn, &item, error);
-    if (status) shorten(chat, item.prompt);
-    else if (item.finish == FINISH_EOS || item.finish == FINISH_STOP) shorten(chat, item.prompt + item.text_tokens);   /* what ended the answer is no part of it */
-    if (!status && item.shifts) drop_oldest(chat, half_context(chat));
+    if (!status && making.status) status = error_set(error, making.status, "%s", making.error.message);
+    if (!status) {
+        size_t skip = turn->answer_size ? 0 : chat_answer_skip(&chat->style, item.text, item.text_size);
+        status = keep_answer(turn, item.text + skip, item.text_size - skip, error);
+    }
+    turn->finished = !status && (item.finish == FINISH_EOS || item.finish == FINISH_STOP);
+    turn->answer_ids.count = start + (status ? 0 : item.text_tokens);   /* what ended the answer is no part of it */
+    if (chat->trimmed > turn->answer_ids.count) chat->trimmed = turn->answer_ids.count;
     generation_release(&item);
-    return status;
+    struct error second;
+    struct token_list ids = { 0 };
+    enum status seen = render(chat, &ids, &second);
+    if (!seen && item.shifts && !has_roles(chat)) {
+        int64_t before = ids.count;
+        seen = drop_ids(chat, &ids, half_context(chat), &second);
+        if (!seen) chat->forgotten += (uint64_t)(before - ids.count);
+    }
+    if (!seen) show_model(chat, &ids);
+    token_list_free(&ids);
+    return status ? status : seen ? error_set(error, seen, "%s", second.message) : STATUS_OK;
 }
 
 static void answer(struct chat *chat) {
     struct error error;
     struct turn *turn = last_turn(chat);
+    enum status status = STATUS_OK;
     /* At first the whole message stays, later half of the context. */
-    if (chat->ids.count >= chat->sequence->capacity) make_room(chat, turn->start >= 0 ? chat->ids.count - turn->start : 0);
-    enum status status = make_answer(chat, turn, &error);
+    if (chat->ids.count >= chat->sequence->capacity) status = make_room(chat, turn->start >= 0 ? chat->ids.count - turn->start : 0, &error);
+    if (!status && chat->ids.count > chat->sequence->capacity) status = error_set(&error, STATUS_INVALID, "the context is full: /reset, or /undo");
+    if (!status) status = make_answer(chat, turn, &error);
     close_line(chat);
     int signal_number = cli_interrupt_signal();
     if (signal_number == SIGINT && chat_input_is_terminal()) {
@@ -255,6 +388,12 @@ static void answer(struct chat *chat) {
 
 static void take_message(struct chat *chat, const char *message, size_t size) {
     struct error error;
+    struct turn *turn = last_turn(chat);
+    if (has_roles(chat) && size == 0) {   /* no message: an answer goes on */
+        if (!turn || turn->finished) say(chat, turn ? "The answer is finished: there is nothing that an empty line could go on with." : "There is no answer yet that an empty line could go on with.");
+        else answer(chat);
+        return;
+    }
     if (add_turn(chat, message, size, &error)) complain(chat, &error);
     else answer(chat);
 }
@@ -271,17 +410,25 @@ static struct turn *turn_to_change(struct chat *chat, bool message_too) {
     return NULL;
 }
 
-static void take_back(struct chat *chat) {
-    struct turn *turn = last_turn(chat);
-    shorten(chat, turn->start);
-    turn_free(turn);
+/* Shows the model what is left of the conversation. */
+static bool changed(struct chat *chat) {
+    struct error error;
+    if (look(chat, &error) == STATUS_OK) return true;
+    complain(chat, &error);
+    return false;
+}
+
+static bool take_back(struct chat *chat) {
+    turn_free(last_turn(chat));
     chat->turn_count--;
+    chat->trimmed = 0;
+    if (chat->first_turn == chat->turn_count && chat->turn_count > 0) chat->first_turn--;   /* there is room again for one that was dropped */
+    return changed(chat);
 }
 
 static void command_undo(struct chat *chat, const char *rest) {
     (void)rest;
-    if (!turn_to_change(chat, true)) return;
-    take_back(chat);
+    if (!turn_to_change(chat, true) || !take_back(chat)) return;
     say(chat, "The last message and its answer are gone; %lld token%s.", (long long)chat->ids.count, chat->ids.count == 1 ? " remains" : "s remain");
 }
 
@@ -289,10 +436,12 @@ static void command_retry(struct chat *chat, const char *rest) {
     struct turn *turn = turn_to_change(chat, false);
     (void)rest;
     if (!turn) return;
-    shorten(chat, turn->answer_start);
     turn->answer_size = 0;
+    turn->answer_ids.count = 0;
+    turn->as_text = turn->finished = false;
     turn->attempt++;
-    answer(chat);
+    chat->trimmed = 0;
+    if (changed(chat)) answer(chat);
 }
 
 static void command_edit(struct chat *chat, const char *rest) {
@@ -318,15 +467,14 @@ static void command_edit(struct chat *chat, const char *rest) {
         complain(chat, &error);
         return;
     }
-    take_back(chat);
-    take_message(chat, message, size);
+    if (take_back(chat)) take_message(chat, message, size);
     free(message);
 }
 
 static void command_reset(struct chat *chat, const char *rest) {
     (void)rest;
-    forget_all(chat);
-    say(chat, "The conversation begins anew.");
+    forget_turns(chat);
+    if (changed(chat)) say(chat, "The conversation begins anew.");
 }
 
 static void command_set(struct chat *chat, const char *rest) {
@@ -359,17 +507,27 @@ static void put_text(struct chat *chat, const char *text, size_t size) {
     free(sound);
 }
 
+/* A text, with roles under its role's name. */
+static void put_part(struct chat *chat, const char *name, const char *text, size_t size) {
+    if (has_roles(chat)) put_text(chat, name, strlen(name));
+    put_text(chat, text, size);
+    if (!has_roles(chat)) return;
+    chat->line_open = true;
+    close_line(chat);
+}
+
 static void command_show(struct chat *chat, const char *rest) {
     (void)rest;
+    if (chat->system) put_part(chat, "System: ", chat->system, chat->system_size);
     for (int64_t i = 0; i < chat->turn_count; i++) {
-        put_text(chat, chat->turns[i].message, chat->turns[i].message_size);
-        put_text(chat, chat->turns[i].answer, chat->turns[i].answer_size);
+        put_part(chat, "User: ", chat->turns[i].message, chat->turns[i].message_size);
+        put_part(chat, "Assistant: ", chat->turns[i].answer, chat->turns[i].answer_size);
     }
     close_line(chat);
     say(chat, "%lld message%s, %lld of %lld tokens", (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s", (long long)chat->ids.count, (long long)chat->sequence->capacity);
 }
 
-/* ---- saving and loading: {"turns": [{"message": TEXT, "answer": TEXT}, ...]} --------------------------------------------------------- */
+/* ---- saving and loading: {"system": TEXT, "turns": [{"message": TEXT, "answer": TEXT}, ...]}, without system text only the turns ---------- */
 
 static json_t *json_text(const char *text, size_t size) {
     size_t length = 0;
@@ -381,7 +539,7 @@ static json_t *json_text(const char *text, size_t size) {
 
 static void command_save(struct chat *chat, const char *rest) {
     struct error error;
-    json_t *turns = json_array(), *root = json_pack("{s:o}", "turns", turns);
+    json_t *turns = json_array(), *root = json_pack("{s:o*,s:o}", "system", chat->system ? json_text(chat->system, chat->system_size) : NULL, "turns", turns);
     enum status status = *rest ? STATUS_OK : error_set(&error, STATUS_INVALID, "/save: found no name, expected a file to write");
     for (int64_t i = 0; i < chat->turn_count; i++) {
         const struct turn *turn = &chat->turns[i];
@@ -393,24 +551,32 @@ static void command_save(struct chat *chat, const char *rest) {
     else say(chat, "%s: %lld message%s saved", rest, (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s");
 }
 
+static enum status load_turn(struct chat *chat, const json_t *message, const json_t *text, struct error *error) {
+    enum status status = push_turn(chat, json_string_value(message), json_string_length(message), NULL, error);
+    if (status) return status;
+    struct turn *turn = last_turn(chat);
+    struct token_list ids = { 0 };
+    turn->as_text = turn->finished = true;
+    status = keep_answer(turn, json_string_value(text), json_string_length(text), error);
+    if (!status) status = render_turn(chat, chat->turn_count - 1, 0, &ids, NULL, error);
+    if (!status) status = check_ids(chat, &ids, 0, error);
+    token_list_free(&ids);
+    return status;
+}
+
 /* Adds what a file holds to an empty conversation. */
 static enum status load_turns(struct chat *chat, const json_t *root, const char *path, struct error *error) {
-    const json_t *turns = json_object_get(root, "turns");
+    const json_t *turns = json_object_get(root, "turns"), *system = json_object_get(root, "system");
     if (!json_is_array(turns)) return error_set(error, STATUS_INVALID, "%s: turns: found no array, expected one of objects with message and answer", path);
-    for (size_t i = 0; i < json_array_size(turns); i++) {
+    if (system && !json_is_string(system)) return error_set(error, STATUS_INVALID, "%s: system: found no string, expected a text", path);
+    if (system && !has_roles(chat)) return error_set(error, STATUS_INVALID, "%s: system: found a text, and chat format %s has no place for one", path, chat_format_name(chat->style.format));
+    enum status status = system ? keep_system(chat, json_string_value(system), json_string_length(system), error) : STATUS_OK;
+    for (size_t i = 0; i < json_array_size(turns) && !status; i++) {
         const json_t *message = json_object_get(json_array_get(turns, i), "message"), *text = json_object_get(json_array_get(turns, i), "answer");
         if (!json_is_string(message) || !json_is_string(text)) return error_set(error, STATUS_INVALID, "%s: turns[%zu]: found no two strings, expected message and answer", path, i);
-        enum status status = add_turn(chat, json_string_value(message), json_string_length(message), error);
-        const struct generation item = { .text = (char *)json_string_value(text), .text_size = json_string_length(text) };
-        if (!status) status = keep_answer(last_turn(chat), &item, error);
-        if (!status) status = tokenizer_encode(chat->tokenizer, item.text, item.text_size, false, &chat->ids, NULL, error);
-        if (!status) status = check_ids(chat, last_turn(chat)->answer_start, error);
-        if (status) {
-            error_prefix(error, "%s: turns[%zu]", path, i);
-            return status;
-        }
+        if ((status = load_turn(chat, message, text, error))) error_prefix(error, "%s: turns[%zu]", path, i);
     }
-    return STATUS_OK;
+    return status;
 }
 
 static void command_load(struct chat *chat, const char *rest) {
@@ -422,23 +588,23 @@ static void command_load(struct chat *chat, const char *rest) {
     if (!*rest) status = error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
     else if (stat(rest, &about) == 0 && S_ISFIFO(about.st_mode)) status = error_set(&error, STATUS_INVALID, "%s: is a pipe, expected a file that /save wrote", rest);   /* it would wait for a writer */
     else status = json_load_texts(&root, rest, &error);
-    chat->ids = (struct token_list){ 0 };
     chat->turns = NULL;
-    chat->turn_count = 0;
+    chat->system = NULL;
+    chat->turn_count = chat->skipped = chat->first_turn = chat->trimmed = 0;
     chat->forgotten = 0;
     if (!status) status = load_turns(chat, root, rest, &error);
+    if (!status) status = look(chat, &error);
     json_decref(root);
     struct chat *old = status ? chat : &kept;   /* which of the two conversations goes */
-    for (int64_t i = 0; i < old->turn_count; i++) turn_free(&old->turns[i]);
+    forget_turns(old);
     free(old->turns);
-    token_list_free(&old->ids);
+    free(old->system);
     if (status) {
         *chat = kept;
         complain(chat, &error);
         return;
     }
-    sequence_rewind(chat->sequence, 0);
-    if (chat->ids.count >= chat->sequence->capacity) make_room(chat, 0);
+    if (chat->ids.count >= chat->sequence->capacity && (status = make_room(chat, 0, &error))) complain(chat, &error);
     say(chat, "%s: %lld message%s, %lld tokens", rest, (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s", (long long)chat->ids.count);
 }
 
@@ -505,6 +671,20 @@ static enum status loop(struct chat *chat, struct error *error) {
     return STATUS_OK;
 }
 
+/* --system: can it be encoded, and does it leave room for messages? */
+static enum status take_system(struct chat *chat, int64_t context, struct error *error) {
+    const char *text = chat->request->chat_options.system;
+    const struct chat_message messages[] = { { CHAT_SYSTEM, text, strlen(text) }, { CHAT_USER, NULL, 0 } };
+    struct token_list ids = { 0 };
+    uint64_t replaced = 0;
+    enum status status = chat_encode(&chat->style, messages, 2, true, true, &ids, &replaced, error);
+    if (status == STATUS_INVALID) error_prefix(error, "--system");
+    if (!status && ids.count >= context) status = error_set(error, STATUS_INVALID, "--system: found a text that begins a conversation with %lld tokens, expected less than %lld (the context)", (long long)ids.count, (long long)context);
+    if (!status && replaced && !chat->request->quiet) cli_warn("--system holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced, replaced == 1 ? "" : "s");
+    token_list_free(&ids);
+    return status ? status : keep_system(chat, text, strlen(text), error);
+}
+
 static enum status prepare(struct chat *chat, const struct cli_machine *machine, struct error *error) {
     struct request *request = (struct request *)chat->request;
     struct arena arena = { 0 };
@@ -521,6 +701,8 @@ static enum status prepare(struct chat *chat, const struct cli_machine *machine,
         if (!status) status = tokenizer_load(&chat->tokenizer, request->folder, error);
         if (!status) status = generation_defaults_load(&chat->defaults, request->folder, &config, chat->tokenizer, error);
         if (!status) status = cli_sampling_apply(&request->sampling, &chat->defaults, chat->tokenizer, config.vocab_size, &chat->options, error);
+        if (!status) status = cli_chat_style(&request->chat_options, request->folder, &config, chat->tokenizer, request->quiet, &chat->style, error);
+        if (!status && request->chat_options.system) status = take_system(chat, context, error);
         config_release(&config);
     }
     arena_free(&arena);
@@ -533,8 +715,9 @@ static enum status prepare(struct chat *chat, const struct cli_machine *machine,
 }
 
 static void chat_free(struct chat *chat) {
-    for (int64_t i = 0; i < chat->turn_count; i++) turn_free(&chat->turns[i]);
+    forget_turns(chat);
     free(chat->turns);
+    free(chat->system);
     token_list_free(&chat->ids);
     sequence_destroy(chat->sequence);
     sampler_destroy(chat->sampler);
@@ -543,12 +726,16 @@ static void chat_free(struct chat *chat) {
     tokenizer_destroy(chat->tokenizer);
 }
 
+static const char about_plain[] = "This is a base model: it continues text. What you type is continued as it stands, nothing is put around it, and what you type next goes on after the answer.\n"
+                                  "An empty line lets the model go on. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
+static const char about_roles[] = "The model answers what you type. An empty line lets an answer go on that was cut off. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
+
 static enum status run(struct request *request, struct cli_machine *machine, bool *failed, struct error *error) {
-    struct chat chat = { .request = request, .encoding = &plain, .count = request->count, .options = { .logprobs = -1, .shift = true } };
+    struct chat chat = { .request = request, .count = request->count, .options = { .logprobs = -1, .shift = true } };
     enum status status = prepare(&chat, machine, error);
     if (!status) status = chat_input_begin(request->history, error);
     if (!status) {
-        if (chat_input_is_terminal()) say(&chat, "%s", chat.encoding->about);
+        if (chat_input_is_terminal()) say(&chat, "%s", has_roles(&chat) ? about_roles : about_plain);
         status = loop(&chat, error);
         struct error second;
         if (chat_input_end(&second) && !status) status = error_set(error, second.code, "%s", second.message);
@@ -578,6 +765,8 @@ int command_chat(int argc, char **argv) {
         cli_sampling_option(&request.sampling, CLI_LOGIT_BIAS),
         cli_sampling_option(&request.sampling, CLI_SEED),
         cli_sampling_option(&request.sampling, CLI_STOP),
+        cli_chat_format_option(&request.chat_options),
+        cli_system_option(&request.chat_options),
         { "history", 0, "FILE", CLI_STRING, &request.history, .help = "read the line editor's history from this file and write it there at the end; without it nothing is kept" },
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
@@ -588,10 +777,11 @@ int command_chat(int argc, char **argv) {
     };
     const struct cli_usage usage = {
         .command = "chat",
-        .about = "A conversation with a model, which keeps all of it in its cache: only new tokens are computed. A base model continues text: what you type is continued as it stands. "
-                 "On a terminal lines can be edited, and Ctrl-C interrupts an answer; from a pipe each line is a message or a command, and standard output carries the answers alone. "
-                 "When the context is full, its oldest half is forgotten, with a remark.",
+        .about = "A conversation with a model, which keeps all of it in its cache: only new tokens are computed. A chat model answers messages, in the format that it was trained with; "
+                 "a base model continues text: what you type is continued as it stands. On a terminal lines can be edited, and Ctrl-C interrupts an answer; from a pipe each line is a message or a command, and standard output carries the answers alone. "
+                 "When the context is full, its oldest half is forgotten, with a remark: of a chat model's conversation whole messages with their answers, never the system text.",
         .examples = "deepseek chat MODEL\n"
+                    "deepseek chat MODEL --system 'Answer in one sentence.'\n"
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"
                     "printf 'Once upon a time\\n\\n/show\\n' | deepseek chat MODEL -n 40\n",
         .notes = "Commands: /undo /retry /edit /reset /save FILE /load FILE /set NAME=VALUE /show\n"

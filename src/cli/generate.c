@@ -1,10 +1,11 @@
-/* deepseek generate: continues a text, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
+/* deepseek generate: continues a text, or answers a message, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/chat_format.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
 #include "cli/sampling.h"
@@ -18,13 +19,15 @@ struct request {
     const char *folder, *prompt, *file, *tokens_path;
     int64_t count, samples, logprobs;
     struct cli_sampling sampling;
-    bool ignore_eos, json, echo, special, quiet;
+    struct cli_chat chat_options;
+    bool chat, ignore_eos, json, echo, special, quiet;
 };
 
 struct job {
     const struct request *request;
     struct model *model;
     struct tokenizer *tokenizer;       /* text prompts only */
+    struct chat_style style;           /* plain but with --chat */
     char *prompt;                      /* the prompt as it was read, repaired */
     size_t prompt_size;
     struct generation_defaults defaults;
@@ -34,7 +37,7 @@ struct job {
     struct generation *items;
     int count;
     struct cli_progress progress;
-    bool streaming, decoding, shifted, line_open;
+    bool streaming, decoding, shifted, begun, line_open;
     double began, done;
     int64_t prompt_tokens, new_tokens;
     double prompt_seconds, new_seconds;
@@ -71,6 +74,16 @@ static enum status wrong_prompt(const char *origin, const char *prompt, size_t s
     return error_prefix(error, "%s", origin);
 }
 
+/* A message as ids, with what its format puts around it. When the context is full, all of that stays before what goes on, where it takes less than half of the context. */
+static enum status encode_message(struct job *job, const struct config *config, const char *text, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error) {
+    const char *system = job->request->chat_options.system;
+    const struct chat_message messages[] = { { CHAT_SYSTEM, system, system ? strlen(system) : 0 }, { CHAT_USER, text, size } };
+    enum status status = chat_encode(&job->style, messages + !system, 1 + (system != NULL), true, true, ids, replaced, error);
+    job->options.keep = ids->count;
+    job->options.shift = ids->count < config->max_position_embeddings / 2;
+    return status;
+}
+
 /* The prompt as ids: the token that begins a text where the tokenizer asks for it, then the text's own. */
 static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids, struct error *error) {
     const struct request *request = job->request;
@@ -82,12 +95,16 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
     if (request->file || sent) status = read_input(request->file, &text, error);
     const char *prompt = request->file || sent ? text.data : request->prompt;
     size_t size = request->file || sent ? text.count : strlen(prompt);
-    if (!status && size) {
+    if (request->chat && size && prompt != request->prompt && prompt[size - 1] == '\n') size -= 1 + (size > 1 && prompt[size - 2] == '\r');   /* what `echo` puts there is no part of a message */
+    if (!status && request->chat) {
+        status = encode_message(job, config, prompt, size, ids, &replaced, error);
+        if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
+    } else if (!status && size) {
         status = tokenizer_encode(job->tokenizer, prompt, size, request->special, ids, &replaced, error);
         if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
     }
-    if (!status) status = cli_begin_text(job->tokenizer, config, ids, error);
-    if (!status) job->options.keep = tokenizer_add_bos(job->tokenizer) && ids->ids[0] == tokenizer_bos(job->tokenizer);   /* in front of what goes on when the context is full */
+    if (!status && !request->chat) status = cli_begin_text(job->tokenizer, config, ids, error);
+    if (!status && !request->chat) job->options.keep = tokenizer_add_bos(job->tokenizer) && ids->ids[0] == tokenizer_bos(job->tokenizer);   /* in front of what goes on when the context is full */
     if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
     text_buffer_free(&text);
     for (int64_t t = 0; t < ids->count && !status; t++)
@@ -127,7 +144,8 @@ static bool after_token(void *context, int index, int32_t id) {
         if (!job->request->quiet) {
             if (job->line_open) cli_note("%s", "");
             int64_t half = capacity / 2 > 0 ? capacity / 2 : 1, keep = job->options.keep < half ? job->options.keep : half - 1;
-            cli_warn("the context of %lld tokens is full; going on with %sits last %lld", (long long)capacity, keep ? "the token that begins the text and " : "", (long long)(half - keep));
+            cli_warn("the context of %lld tokens is full; going on with %sits last %lld", (long long)capacity, !keep ? "" : job->request->chat ? "the message and " : "the token that begins the text and ",
+                     (long long)(half - keep));
         }
     }
     return true;
@@ -144,11 +162,16 @@ static void close_line(struct job *job) {
     job->line_open = false;
 }
 
+/* Bytes at the beginning of a text that are the format's. */
+static size_t skip_of(const struct job *job, const char *text, size_t size) { return job->request->chat ? chat_answer_skip(&job->style, text, size) : 0; }
+
 /* The first text appears as it is written; further samples follow it. */
 static bool after_text(void *context, int index, const char *text, size_t size) {
     struct job *job = context;
     if (index > 0) return true;
-    put_text(job, text, size);
+    size_t skip = job->begun ? 0 : skip_of(job, text, size);
+    job->begun = true;
+    put_text(job, text + skip, size - skip);
     return cli_output_flush();
 }
 
@@ -177,6 +200,7 @@ static void print_logprob_json(const struct job *job, const struct token_logprob
 }
 
 static void print_json(const struct job *job, const struct generation *item) {
+    size_t skip = skip_of(job, item->text, item->text_size);
     printf("{\"text\": ");
     if (job->request->echo) {
         char *whole = malloc(job->prompt_size + item->text_size + 1);
@@ -187,7 +211,7 @@ static void print_json(const struct job *job, const struct generation *item) {
         }
         free(whole);
     } else {
-        json_put_string(stdout, item->text, item->text_size);
+        json_put_string(stdout, item->text + skip, item->text_size - skip);
     }
     printf(", \"ids\": ");
     print_ids(item);
@@ -251,7 +275,8 @@ static void print_results(struct job *job) {
             if (i > 0) {
                 print_title(job, i);
                 if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
-                put_text(job, item->text, item->text_size);
+                size_t skip = skip_of(job, item->text, item->text_size);
+                put_text(job, item->text + skip, item->text_size - skip);
                 close_line(job);
             }
             if (item->logprobs) print_logprob_table(job, item);
@@ -302,6 +327,9 @@ static enum status read_request(struct job *job, const struct cli_machine *machi
     if (!status && sampling->replaced && !request->quiet)
         cli_warn("--stop holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)sampling->replaced, sampling->replaced == 1 ? "" : "s");
     if (request->ignore_eos) job->options.eos_count = 0;
+    if (!status && request->chat) status = cli_chat_style(&request->chat_options, request->folder, &config, job->tokenizer, request->quiet, &job->style, error);
+    if (!status && request->chat && !chat_has_roles(&job->style))
+        status = error_set(error, STATUS_INVALID, "--chat: this model has no chat template, it continues text; --chat-format v1 asks it as a chat model all the same");
     if (!status && job->tokenizer) status = encode_prompt(job, &config, ids, error);
     config_release(&config);
     arena_free(&arena);
@@ -347,6 +375,9 @@ static enum status run_job(struct job *job, struct error *error) {
     bool interrupted = !status && cli_interrupted();
     if (status && job->streaming) close_line(job);
     if (!status && !(interrupted && !job->tokenizer)) print_results(job);   /* the door prints all or nothing */
+    for (int i = 0; i < job->count && !status && job->request->chat && !job->request->quiet; i++)
+        if (job->items[i].finish == FINISH_LENGTH && job->items[i].ids.count - job->items[i].prompt < job->request->count)
+            cli_warn("the context of %lld tokens is full, and the message takes more than half of it: the answer ends here", (long long)job->items[i].sequence->capacity);
     if (interrupted) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
     if (!status && cli_output_flush() && !job->request->quiet) print_statistics(job);
     return status;
@@ -381,10 +412,14 @@ static int check_request(const struct request *request) {
     if (sources > 1) return cli_wrong("--prompt, --file and --tokens exclude each other");
     const struct { const char *name; bool given; } text_only[] = {
         { "--samples", request->samples != 1 }, { "--logprobs", request->logprobs >= 0 }, { "--echo", request->echo }, { "--special", request->special },
-        { "--stop", request->sampling.stops.count > 0 },
+        { "--stop", request->sampling.stops.count > 0 }, { "--chat", request->chat },
     };
     for (size_t i = 0; request->tokens_path && i < sizeof text_only / sizeof *text_only; i++)
         if (text_only[i].given) return cli_wrong("%s is for texts, not for --tokens", text_only[i].name);
+    if (request->chat && request->echo) return cli_wrong("--echo is for texts that are continued, not for --chat");
+    if (request->chat && request->special) return cli_wrong("--special is for texts that are continued: a message of --chat holds no special tokens");
+    if (!request->chat && request->chat_options.system) return cli_wrong("--system is for --chat");
+    if (!request->chat && request->chat_options.choice) return cli_wrong("--chat-format is for --chat");
     return CLI_GO_ON;
 }
 
@@ -413,6 +448,9 @@ int command_generate(int argc, char **argv) {
           .help = "so many continuations, made together; the first is the one without --samples, the others have random numbers of their own" },
         { "logprobs", 0, "N", CLI_INTEGER, &request.logprobs, .minimum = 0, .maximum = LOGPROBS_MAX, .fallback = "",
           .help = "after the text, a table of its tokens' log-probabilities (before temperature and penalties), each with the N most probable tokens in its place" },
+        { "chat", 0, NULL, CLI_FLAG, &request.chat, .help = "the prompt is a message to a chat model, and what is printed is its answer; a line end at the end of a file or of standard input is no part of it" },
+        cli_chat_format_option(&request.chat_options),
+        cli_system_option(&request.chat_options),
         { "special", 0, NULL, CLI_FLAG, &request.special, .help = "special tokens written in the prompt (<|endoftext|> and the like) are those tokens; else they are plain text" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of them" },
         { "echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation" },
@@ -430,6 +468,8 @@ int command_generate(int argc, char **argv) {
                  "becomes the new beginning, with a warning; a BOS at the prompt's beginning stays in front of it. A text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that file's sampling values are the defaults.",
         .examples = "deepseek generate MODEL -p 'Once upon a time' -n 100\n"
                     "deepseek generate MODEL --file draft.txt --temperature 0.6 --top-k 40 --seed 7\n"
+                    "# one message to a chat model, and its answer\n"
+                    "deepseek generate MODEL --chat -p 'Why is the sky blue?'\n"
                     "# up to the end of the paragraph, three times over\n"
                     "deepseek generate MODEL -p 'The fox' --stop '\\n\\n' --samples 3\n"
                     "echo 'Dear all,' | deepseek generate MODEL --logprobs 3 --json\n"

@@ -67,6 +67,7 @@ struct run {
     int *fed;                      /* [count] which item each feed belongs to */
     int *leaders;                  /* [count] the first item with the same prompt, which is computed once: itself where there is none */
     int64_t *logprob_capacity;     /* [count] tokens */
+    struct token_list *views;      /* [count] what watch->full has put in the place of the first ids, until it is fed */
     float *logits;                 /* [count, vocab] */
     int64_t vocab;
     struct token_logprob top[LOGPROBS_MAX];
@@ -261,6 +262,16 @@ static enum status next_feed(struct run *run, int index, struct feed *feed, floa
     struct sequence *sequence = item->sequence;
     *feed = (struct feed){ .sequence = sequence, .ids = item->ids.ids + item->ids.count - 1, .count = 1, .logits = logits };
     if (sequence->length < sequence->capacity) return STATUS_OK;
+    if (run->watch && run->watch->full) {
+        struct token_list *view = &run->views[index];
+        view->count = 0;
+        if (!run->watch->full(run->watch->context, index, view) || view->count < 1) return finish_item(run, index, FINISH_LENGTH, error);
+        feed->ids = view->ids;
+        feed->count = view->count;
+        sequence_rewind(sequence, 0);
+        item->shifts++;
+        return STATUS_OK;
+    }
     if (!item->options->shift) return finish_item(run, index, FINISH_LENGTH, error);
     int64_t half = sequence->capacity / 2 > 0 ? sequence->capacity / 2 : 1, keep = item->options->keep < half ? item->options->keep : half - 1;
     feed->count = half - keep;
@@ -317,8 +328,9 @@ static enum status prepare(struct run *run, struct error *error) {
     run->fed = arena_alloc(&run->arena, count * sizeof *run->fed);
     run->leaders = arena_alloc(&run->arena, count * sizeof *run->leaders);
     run->logprob_capacity = arena_alloc(&run->arena, count * sizeof *run->logprob_capacity);
+    run->views = arena_alloc(&run->arena, count * sizeof *run->views);
     run->logits = malloc(count * (size_t)run->vocab * sizeof *run->logits);
-    if (!run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->logits)
+    if (!run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->views || !run->logits)
         return error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", run->count);
     status = prepare_stops(run, error);
     if (!status && run->tokenizer) status = mask_undefined(run, error);
@@ -393,6 +405,7 @@ enum status generate(struct engine *engine, const struct tokenizer *tokenizer, s
         if (items[i].shifts) sequence_rewind(items[i].sequence, 0);   /* it does not hold the first tokens of `ids` any more */
     engine->watch = engine_watch;
     engine->watch_context = engine_context;
+    for (int i = 0; run.views && i < count; i++) token_list_free(&run.views[i]);
     free(run.logits);
     arena_free(&run.arena);
     return status;

@@ -52,6 +52,9 @@ struct generation_watch {
     /* New text of items[index]: whole characters, never a part of what may become a stop string. false: this text ends with FINISH_INTERRUPTED. */
     bool (*text)(void *context, int index, const char *text, size_t size);
     bool (*token)(void *context, int index, int32_t id);   /* each token as it is chosen, before its text; false as above */
+    /* The context is full: what goes on, in the place of what options->shift and keep say? Fills the empty `view` with 1 to `capacity` ids that the model sees from now on, before the next token;
+     * false: the text ends with FINISH_LENGTH. `ids` of the item stay what they are. */
+    bool (*full)(void *context, int index, struct token_list *view);
 };
 
 /* Continues all items in ragged passes until each has finished. A text depends on its prompt, its options, its stream and the model, not on its neighbours. Neighbours with the same prompt compute it once. A prompt longer than the
