@@ -247,7 +247,7 @@ typedef struct ds_trainer_options {
 } ds_trainer_options;
 
 /* From a training config: a model's config.json with one more key, `train`, as `deepseek train --help` lists them. In force here: steps, sequence_length, batch_size and micro_batch_size,
- * seed, compute, recompute, optimizer, schedule, loss, clip_grad_norm, dtype. The others (data, evaluation, samples, checkpoints) are checked but have no effect.
+ * seed, compute, recompute, optimizer, schedule (of the learning rate), loss, capacity_factor, undropped, clip_grad_norm, dtype. The others (data, evaluation, samples, checkpoints) are checked but have no effect.
  * vocab_size absent: the tokenizer's, else that of `from`. max_position_embeddings absent: sequence_length. */
 ds_status ds_trainer_create(ds_trainer **trainer, const char *config_json, size_t config_size, const ds_trainer_options *options, ds_error *error);
 ds_status ds_trainer_create_from_file(ds_trainer **trainer, const char *config_path, const ds_trainer_options *options, ds_error *error);
@@ -270,9 +270,14 @@ double ds_learning_rate(const ds_trainer *trainer, int64_t step);
 
 typedef struct ds_step_result {
     size_t size;
-    double loss;            /* mean cross-entropy of the predicted positions, in nats, before the update */
+    double loss;            /* in nats, before the update: mean cross-entropy of the predicted positions, plus the balance losses that `train.loss` gives a weight */
     double grad_norm;       /* global 2-norm of the gradients, before clipping */
     double learning_rate;   /* of this update */
+    double main_loss;       /* the cross-entropy alone */
+    /* Of models with routed experts, 0 of others: the largest load of an expert over the mean load, minus 1, of the layer where it is largest; assignments of tokens to experts; those of
+     * them that `train.capacity_factor` dropped. */
+    double max_violation;
+    int64_t assigned, dropped;
 } ds_step_result;
 /* One optimizer step. inputs and targets are [sequences, length]: targets[b][t] is the token that follows inputs[b][t], or DS_IGNORE. length: 1 to the config's sequence_length; any number of
  * sequences: micro_batch_size of them are computed at once, gradients add up. learning_rate: DS_SCHEDULED_RATE, or 0 and above. result may be NULL.

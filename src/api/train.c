@@ -186,7 +186,10 @@ ds_status ds_train_step(ds_trainer *trainer, const int32_t *inputs, const int32_
         struct trainer_result made;
         known.learning_rate = learning_rate == DS_SCHEDULED_RATE ? schedule_rate(&trainer->schedule, trainer->trainer->optimizer->step + 1) : learning_rate;
         status = trainer_step(trainer->trainer, inputs, targets, sequences, length, known.learning_rate, &made, &e);
-        if (!status) known.loss = made.loss, known.grad_norm = made.grad_norm;
+        if (!status) {
+            known.loss = made.loss, known.grad_norm = made.grad_norm, known.main_loss = made.main;
+            known.max_violation = made.max_violation, known.assigned = made.assigned, known.dropped = made.dropped;
+        }
     }
     if (!status && result) status = api_give(result, &known, sizeof known, RESULT_LEAST, function, "result", &e);
     return api_result(status, &e, error);

@@ -798,6 +798,7 @@ static void test_trainer(void **state) {
         fine(ds_train_step(trainer, inputs, targets, 3, 11, DS_SCHEDULED_RATE, &result, &error));
         if (s == 1) assert_true(fabs(result.loss - before) < 1e-6);
         assert_true(result.learning_rate == ds_learning_rate(trainer, s) && result.grad_norm > 0);
+        assert_true(result.main_loss == result.loss && result.max_violation == 0 && result.assigned == 0 && result.dropped == 0);
     }
     fine(ds_train_step(trainer, inputs, targets, 1, 3, 0.0, NULL, &error));
     fine(ds_trainer_get_info(trainer, &info, &error));
@@ -939,6 +940,31 @@ static void close_file(struct file *f) {
     free(f->data);
 }
 
+/* A model with routed experts: parts of the loss and the load; a caller of before these fields gets what it knows. */
+static void test_trainer_of_experts(void **state) {
+    (void)state;
+    static const char experts[] = "{\"model_type\": \"deepseek\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+                                  " \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1,"
+                                  " \"train\": {\"steps\": 20, \"sequence_length\": 16, \"batch_size\": 2, \"loss\": {\"balance_expert\": 0.5}, \"capacity_factor\": 0.75, \"undropped\": 0}}";
+    ds_trainer *trainer;
+    fine(ds_trainer_create(&trainer, experts, sizeof experts - 1, NULL, &error));
+    int32_t inputs[2 * 16], targets[2 * 16];
+    for (int i = 0; i < 32; i++) inputs[i] = i * i % V, targets[i] = (i + 1) * (i + 1) % V;
+    ds_step_result result = { .size = sizeof result };
+    fine(ds_train_step(trainer, inputs, targets, 2, 16, 1e-3, &result, &error));
+    assert_true(result.loss > result.main_loss + 0.4 && result.loss < result.main_loss + 0.5 * 8);   /* 0.5 x (1 where the load is even) */
+    assert_int_equal(result.assigned, 2 * 16 * 3);
+    assert_int_equal(result.dropped, 2 * 16 * 3 / 4);   /* one device: all but three quarters of the mean */
+    assert_true(result.max_violation > 0 && result.max_violation <= 7);
+    struct { size_t size; double loss, grad_norm, learning_rate, untouched; } old = { .size = offsetof(ds_step_result, main_loss), .untouched = 42 };
+    fine(ds_train_step(trainer, inputs, targets, 2, 16, 1e-3, (ds_step_result *)(void *)&old, &error));
+    assert_true(old.loss > 0 && old.learning_rate == 1e-3 && old.untouched == 42);
+    ds_trainer_free(trainer);
+    static const char dense[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+                                " \"train\": {\"capacity_factor\": 1}}";
+    refused(ds_trainer_create(&trainer, dense, sizeof dense - 1, NULL, &error), DS_UNSUPPORTED, "train.capacity_factor: found 1, but a model of type llama");
+}
+
 /* The steps of the door `deepseek steps`: losses and parameters after them, bit for bit. */
 static void test_steps_door(void **state) {
     (void)state;
@@ -1072,7 +1098,8 @@ static int tear_down(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_version), cmocka_unit_test(test_null), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_model), cmocka_unit_test(test_feed),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_nested), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer), cmocka_unit_test(test_trainer_config),
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_nested), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer),
+        cmocka_unit_test(test_trainer_of_experts), cmocka_unit_test(test_trainer_config),
         cmocka_unit_test(test_steps_door), cmocka_unit_test(test_save),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
