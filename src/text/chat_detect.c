@@ -47,7 +47,11 @@ static size_t read_literal(const char *text, size_t size, char value[LITERAL_MAX
     return at + 1;
 }
 
-static bool is_plain_program(const char *text, size_t size) { return !memchr(text, '|', size) && !memchr(text, '(', size) && !holds(text, size, "loop"); }
+static bool is_plain_program(const char *text, size_t size) {
+    for (size_t i = 0; i < size; i++)
+        if (text[i] == '|' || text[i] == '(' || (unsigned char)text[i] >= 0x80) return false;
+    return !holds(text, size, "loop");
+}
 
 /* Does the template write the words of v1, each of them, and no others? */
 static bool is_v1(const char *text, size_t size) {

@@ -49,6 +49,12 @@
 #undef LLVMFuzzerTestOneInput
 #undef require
 
+#define require require_chat
+#define LLVMFuzzerTestOneInput fuzz_chat
+#include "fuzz_chat.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
 static void replay(const char *target, int (*run)(const uint8_t *, size_t)) {
     char path[512];
     struct dirent **items;
@@ -85,6 +91,7 @@ static void test_config(void **state) { (void)state; replay("config", fuzz_confi
 static void test_checkpoint(void **state) { (void)state; replay("checkpoint", fuzz_checkpoint); }
 static void test_tokenizer(void **state) { (void)state; replay("tokenizer", fuzz_tokenizer); }
 static void test_encode(void **state) { (void)state; replay("encode", fuzz_encode); }
+static void test_chat(void **state) { (void)state; replay("chat", fuzz_chat); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -94,6 +101,7 @@ int main(void) {
         cmocka_unit_test(test_checkpoint),
         cmocka_unit_test(test_tokenizer),
         cmocka_unit_test(test_encode),
+        cmocka_unit_test(test_chat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

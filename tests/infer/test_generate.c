@@ -506,6 +506,46 @@ static void a_full_context_shifts_or_ends(void **state) {
     finish(&item);
 }
 
+/* What the caller puts in the place of a full context: the first two ids and the last four. */
+struct replacement { const struct generation *item; int64_t times, most; };
+
+static bool replace_context(void *context, int index, struct token_list *view) {
+    struct replacement *replacement = context;
+    const struct token_list *ids = &replacement->item[index].ids;
+    assert_int_equal(view->count, 0);
+    if (replacement->times++ >= replacement->most) return false;
+    return !token_list_append(view, ids->ids, 2, NULL) && !token_list_append(view, ids->ids + ids->count - 4, 4, NULL);
+}
+
+static void the_caller_says_what_goes_on(void **state) {
+    (void)state;
+    int32_t expected[64];
+    struct generation_options options = greedy(40);
+    greedy_by_hand(13, 2, 40, expected);   /* 13 / 2 ids go on, two of them the first */
+    struct generation item = start(&options, prompt, 5, 13, 0);
+    struct replacement replacement = { .item = &item, .most = 100 };
+    const struct generation_watch watch = { .context = &replacement, .full = replace_context };
+    run(&item, 1, &watch);   /* options.shift does not count */
+    assert_int_equal(item.finish, FINISH_LENGTH);
+    assert_int_equal(item.ids.count, 45);
+    assert_memory_equal(item.ids.ids, expected, 45 * sizeof(int32_t));
+    assert_int_equal(item.shifts, replacement.times);
+    assert_true(item.shifts >= 4);
+    assert_int_equal(item.sequence->length, 0);
+    finish(&item);
+
+    /* Two texts, and the end where there is nothing to go on with. */
+    struct generation items[2] = { start(&options, prompt, 5, 13, 0), start(&options, prompt, 5, 13, 0) };
+    replacement = (struct replacement){ .item = items, .most = 3 };
+    run(items, 2, &watch);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(items[i].finish, FINISH_LENGTH);
+        assert_true(items[i].ids.count < 45);
+        assert_memory_equal(items[i].ids.ids, expected, (size_t)items[i].ids.count * sizeof(int32_t));
+        finish(&items[i]);
+    }
+}
+
 static void interruption_keeps_what_was_said(void **state) {
     (void)state;
     struct generation_options options = greedy(20);
@@ -690,6 +730,7 @@ int main(void) {
         cmocka_unit_test(the_same_prompt_is_computed_once),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
+        cmocka_unit_test(the_caller_says_what_goes_on),
         cmocka_unit_test(interruption_keeps_what_was_said),
         cmocka_unit_test(every_eos_ends_a_text),
         cmocka_unit_test(padding_is_never_chosen),
