@@ -115,10 +115,19 @@ enum {
     DS_COMPUTE_BF16 = 2       /* operands of matrix products in bf16, sums in fp32 */
 };
 
+/* The type of what a sequence keeps of its tokens. A smaller one takes less memory and time, and rounds. */
+enum {
+    DS_CACHE_DEFAULT = 0,     /* that of the matrix products */
+    DS_CACHE_FP32 = 1,
+    DS_CACHE_BF16 = 2,
+    DS_CACHE_FP8 = 3          /* models whose attention is all multi-head latent attention; DS_UNSUPPORTED for others */
+};
+
 typedef struct ds_model_options {
     size_t size;
     int compute;   /* DS_COMPUTE_* */
     int threads;   /* 0: the number in the environment variable DEEPSEEK_THREADS, else one for each processor; at most 1024 */
+    int cache;     /* DS_CACHE_* */
 } ds_model_options;
 
 /* Opens a Hugging Face folder (config.json, *.safetensors in F32, BF16 or F16, and, if there is one, tokenizer.json) for inference. options NULL: all defaults.
@@ -135,9 +144,10 @@ typedef struct ds_model_info {
     int64_t hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads;
     int64_t parameters;                 /* all of them */
     int64_t active_parameters;          /* those that a token meets */
-    int64_t cache_bytes_per_token;      /* of a sequence, in the compute type */
+    int64_t cache_bytes_per_token;      /* of a sequence */
     int compute;                        /* DS_COMPUTE_FP32 or DS_COMPUTE_BF16 */
     int threads;                        /* that compute, the caller's included */
+    int cache;                          /* DS_CACHE_FP32, _BF16 or _FP8 */
 } ds_model_info;
 ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *error);
 

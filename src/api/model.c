@@ -31,6 +31,21 @@ static enum status mask_undefined(ds_model *model, struct error *error) {
     return status;
 }
 
+/* DS_CACHE_* to a dtype, and back. */
+static const int cache_dtypes[] = { [DS_CACHE_DEFAULT] = DTYPE_COUNT, [DS_CACHE_FP32] = DTYPE_F32, [DS_CACHE_BF16] = DTYPE_BF16, [DS_CACHE_FP8] = DTYPE_F8_E4M3 };
+
+static enum status check_cache(int cache, const char *function, struct error *error) {
+    if (cache >= 0 && cache <= DS_CACHE_FP8) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%s: cache: found %d, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, cache);
+}
+
+static int cache_name(enum dtype cache) { return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32; }
+
+static int64_t cache_bytes(const struct config_sizes *sizes, enum dtype cache) {
+    if (cache == DTYPE_F8_E4M3) return sizes->cache_bytes_per_token_fp8;
+    return cache == DTYPE_BF16 ? sizes->cache_bytes_per_token_bf16 : sizes->cache_bytes_per_token_f32;
+}
+
 ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_options *given, ds_error *error) {
     static const char function[] = "ds_model_load";
     struct error e = { 0 };
@@ -41,11 +56,12 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     enum status status = !out ? api_null(function, "model", &e) : !folder ? api_null(function, "folder", &e) : !*folder ? error_set(&e, STATUS_INVALID, "%s: folder is empty", function) : STATUS_OK;
     if (!status) status = api_take(&options, sizeof options, OPTIONS_LEAST, given, function, "options", &e);
     if (!status) status = api_compute(options.compute, function, &compute, &e);
+    if (!status) status = check_cache(options.cache, function, &e);
     if (!status && !(model = calloc(1, sizeof *model))) status = error_set(&e, STATUS_NO_MEMORY, "no memory for a model");
     if (!status) status = api_machine_open(&model->machine, options.threads, &e);
     if (!status) status = model_check_folder(folder, &e);
     if (!status) status = open_tokenizer(model, folder, &e);
-    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = DTYPE_COUNT };
+    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache] };
     if (!status) status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
     if (!status) status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer, &e);
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
@@ -80,7 +96,7 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error
         .model_type = config->model_type, .vocab_size = config->vocab_size, .max_position_embeddings = config->max_position_embeddings, .hidden_size = config->hidden_size,
         .num_hidden_layers = config->num_hidden_layers, .num_attention_heads = config->num_attention_heads, .num_key_value_heads = config->num_key_value_heads,
         .parameters = sizes.parameters, .active_parameters = sizes.active_parameters,
-        .cache_bytes_per_token = model->model->compute == DTYPE_BF16 ? sizes.cache_bytes_per_token_bf16 : sizes.cache_bytes_per_token_f32,
+        .cache_bytes_per_token = cache_bytes(&sizes, model->model->cache), .cache = cache_name(model->model->cache),
         .compute = api_compute_name(model->model->compute), .threads = pool_threads(model->machine.pool),
     };
     return api_result(api_give(info, &known, sizeof known, INFO_LEAST, function, "info", &e), &e, error);

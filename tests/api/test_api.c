@@ -48,7 +48,7 @@ static void refused(ds_status status, ds_status expected, const char *part) {
 }
 
 static ds_model *load(const char *path, int threads) {
-    ds_model_options options = { sizeof options, DS_COMPUTE_DEFAULT, threads };
+    ds_model_options options = { .size = sizeof options, .threads = threads };
     ds_model *model = NULL;
     fine(ds_model_load(&model, path, &options, &error));
     return model;
@@ -225,13 +225,13 @@ static void test_tokenizer(void **state) {
 
 static void test_model(void **state) {
     (void)state;
-    struct { ds_model_options options; int64_t later[2]; } large = { { sizeof large, DS_COMPUTE_FP32, 2 }, { 0 } };
-    ds_model_options options = { 3, 0, 0 };
+    struct { ds_model_options options; int64_t later[2]; } large = { { .size = sizeof large, .compute = DS_COMPUTE_FP32, .threads = 2 }, { 0 } };
+    ds_model_options options = { .size = 3 };
     ds_model *model = NULL;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "options->size: found 3");
-    options = (ds_model_options){ sizeof options, 3, 0 };
+    options = (ds_model_options){ .size = sizeof options, .compute = 3 };
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "compute: found 3");
-    options = (ds_model_options){ sizeof options, 0, 1025 };
+    options = (ds_model_options){ .size = sizeof options, .threads = 1025 };
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "threads: found 1025");
     options.threads = -1;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "threads: found -1");
@@ -283,7 +283,55 @@ static void test_model(void **state) {
     fine(ds_model_get_info(model, &info, &error));
     assert_int_equal(info.compute, DS_COMPUTE_BF16);
     assert_int_equal(info.cache_bytes_per_token, 2 * 2 * 16 * 2);
+    assert_int_equal(info.cache, DS_CACHE_BF16);
     ds_model_free(model);
+
+    /* The type of the cache. */
+    options = (ds_model_options){ .size = sizeof options, .compute = DS_COMPUTE_FP32, .cache = DS_CACHE_BF16 };
+    fine(ds_model_load(&model, GQA, &options, &error));
+    info = (ds_model_info){ .size = sizeof info };
+    fine(ds_model_get_info(model, &info, &error));
+    assert_int_equal(info.compute, DS_COMPUTE_FP32);
+    assert_int_equal(info.cache, DS_CACHE_BF16);
+    assert_int_equal(info.cache_bytes_per_token, 2 * 2 * 16 * 2);
+    ds_model_free(model);
+    options.cache = DS_CACHE_FP8;
+    refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED, "cannot keep its cache in F8_E4M3, expected F32 or BF16");
+    options.cache = 4;
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found 4, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8");
+    options.cache = -1;
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found -1");
+    /* A program that was compiled before there was such an option sets what there was. */
+    options = (ds_model_options){ .size = offsetof(ds_model_options, cache), .compute = DS_COMPUTE_FP32, .cache = DS_CACHE_BF16 };
+    fine(ds_model_load(&model, GQA, &options, &error));
+    info = (ds_model_info){ .size = offsetof(ds_model_info, cache), .cache = 77 };
+    fine(ds_model_get_info(model, &info, &error));
+    assert_int_equal(info.cache_bytes_per_token, 2 * 2 * 16 * 4);
+    assert_int_equal(info.cache, 77);
+    ds_model_free(model);
+#define LITE "tests/golden/v2-lite"
+    static const struct { int cache; int64_t bytes; } types[] = { { DS_CACHE_FP32, 4 }, { DS_CACHE_BF16, 2 }, { DS_CACHE_FP8, 0 } };
+    int64_t elements = 0;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        options = (ds_model_options){ .size = sizeof options, .compute = DS_COMPUTE_FP32, .cache = types[i].cache };
+        fine(ds_model_load(&model, LITE, &options, &error));
+        info = (ds_model_info){ .size = sizeof info };
+        fine(ds_model_get_info(model, &info, &error));
+        assert_int_equal(info.cache, types[i].cache);
+        if (i == 0) elements = info.cache_bytes_per_token / 4;
+        if (types[i].bytes) assert_int_equal(info.cache_bytes_per_token, elements * types[i].bytes);
+        else assert_true(info.cache_bytes_per_token > elements && info.cache_bytes_per_token < 2 * elements);
+        ds_sequence *sequence_of_type;
+        float logits[512], reference[512];
+        fine(ds_sequence_create(&sequence_of_type, model, 16, &error));
+        assert_true(info.vocab_size <= 512);
+        const ds_input input = { .sequence = sequence_of_type, .ids = (const int32_t[]){ 1, 2, 3, 4, 5 }, .count = 5, .logits = logits };
+        fine(ds_feed(model, &input, 1, &error));
+        if (i == 0) memcpy(reference, logits, sizeof logits);
+        else assert_true(memcmp(reference, logits, (size_t)info.vocab_size * sizeof *logits) != 0);   /* it rounds */
+        ds_sequence_free(sequence_of_type);
+        ds_model_free(model);
+    }
     assert_int_equal(access(text_model, R_OK), 0);
 }
 
@@ -375,7 +423,7 @@ struct worker { const char *path; int64_t rounds; float logits[V]; double loss; 
 static void *work(void *context) {
     struct worker *w = context;
     ds_error e;
-    ds_model_options options = { sizeof options, DS_COMPUTE_DEFAULT, 2 };
+    ds_model_options options = { .size = sizeof options, .threads = 2 };
     for (int64_t i = 0; i < w->rounds && !w->failed; i++) {
         ds_model *model = NULL;
         ds_sequence *sequence = NULL;
