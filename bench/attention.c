@@ -1,5 +1,6 @@
 /* Attention against the machine: forward and backward of a training batch as shares of the matrix products' peak, and decoding as a share of the
- * memory's reading speed. One variant (DEEPSEEK_ISA, or the best); `attention all` measures every variant that the machine has. */
+ * memory's reading speed; multi-head latent attention in its absorbed and its expanded form against the larger of both limits.
+ * One variant (DEEPSEEK_ISA, or the best); `attention all` measures every variant that the machine has. A further argument names a part: training, decode or latent. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,7 +12,6 @@
 #include "kernels/probe.h"
 
 enum { SEQUENCES = 2, TOKENS = 1024, REPEATS = 9 };
-static const struct attention_shape shape_of_training = {.heads = 12, .kv_heads = 12, .qk_dim = 64, .v_dim = 64, .scale = 0.125f};
 
 static double now(void) {
     struct timespec t;
@@ -47,14 +47,13 @@ static void *random_numbers(size_t count, enum dtype dtype) {
     return data;
 }
 
-static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype) {
+static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype, struct attention_shape shape) {
     const struct attention_kernels *kernels = &kernels_for(isa)->attention;
-    struct attention_shape shape = shape_of_training;
     shape.kv_dtype = dtype;
-    int64_t rows = SEQUENCES * TOKENS, width = shape.heads * shape.qk_dim;
-    size_t count = (size_t)(rows * width);
-    void *q = random_numbers(count, dtype), *k = random_numbers(count, dtype), *v = random_numbers(count, dtype), *d_o = random_numbers(count, dtype);
-    void *o = get(count * 4), *dq = get(count * 4), *dk = get(count * 4), *dv = get(count * 4);
+    int64_t rows = SEQUENCES * TOKENS, width = shape.heads * shape.qk_dim, v_width = shape.heads * shape.v_dim;
+    size_t count = (size_t)(rows * width), v_count = (size_t)(rows * v_width);
+    void *q = random_numbers(count, dtype), *k = random_numbers(count, dtype), *v = random_numbers(v_count, dtype), *d_o = random_numbers(v_count, dtype);
+    void *o = get(v_count * 4), *dq = get(count * 4), *dk = get(count * 4), *dv = get(v_count * 4);
     float *lse = get((size_t)(rows * shape.heads) * 4);
     struct attention_job jobs[SEQUENCES];
     for (int j = 0; j < SEQUENCES; j++) jobs[j] = (struct attention_job){.kv = get(kernels->kv_bytes(&shape, TOKENS)), .capacity = TOKENS, .row = j * TOKENS, .count = TOKENS};
@@ -62,19 +61,19 @@ static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype) 
     double write[REPEATS], forward[REPEATS], backward[REPEATS], start;
     for (int i = 0; i < REPEATS; i++) {
         start = now();
-        kernels->kv_write(pool, &shape, jobs, SEQUENCES, k, dtype, width, v, dtype, width);
+        kernels->kv_write(pool, &shape, jobs, SEQUENCES, k, dtype, width, v, dtype, v_width);
         write[i] = now() - start;
         start = now();
-        kernels->forward(pool, &shape, jobs, SEQUENCES, q, dtype, width, o, dtype, width, lse, rows, scratch);
+        kernels->forward(pool, &shape, jobs, SEQUENCES, q, dtype, width, o, dtype, v_width, lse, rows, scratch);
         forward[i] = now() - start;
         start = now();
-        kernels->backward(pool, &shape, jobs, SEQUENCES, q, k, v, o, d_o, dtype, width, width, width, width, lse, rows, dq, dk, dv, scratch_back);
+        kernels->backward(pool, &shape, jobs, SEQUENCES, q, k, v, o, d_o, dtype, width, width, v_width, v_width, lse, rows, dq, dk, dv, scratch_back);
         backward[i] = now() - start;
     }
     double pairs = (double)SEQUENCES * shape.heads * TOKENS * (TOKENS + 1) / 2, peak = probe_matmul_peak(pool, isa, dtype);
     double forward_flops = pairs * 2 * (shape.qk_dim + shape.v_dim), backward_flops = pairs * 2 * (3 * shape.qk_dim + 2 * shape.v_dim);
     double f = median(forward, REPEATS), b = median(backward, REPEATS);
-    printf("%-10s %-4s kv_write %6.2f ms  forward %7.2f ms %5.0f GFLOP/s %3.0f%%  backward %7.2f ms %5.0f GFLOP/s %3.0f%%  (peak %.0f)\n", isa_name(isa), dtype_name(dtype),
+    printf("%-10s %-4s %2d heads %3d/%-3d  kv_write %6.2f ms  forward %7.2f ms %5.0f GFLOP/s %3.0f%%  backward %7.2f ms %5.0f GFLOP/s %3.0f%%  (peak %.0f)\n", isa_name(isa), dtype_name(dtype), shape.heads, shape.qk_dim, shape.v_dim,
            median(write, REPEATS) * 1e3, f * 1e3, forward_flops / f * 1e-9, 100 * forward_flops / f / peak, b * 1e3, backward_flops / b * 1e-9, 100 * backward_flops / b / peak, peak * 1e-9);
     void *all[] = {q, k, v, d_o, o, dq, dk, dv, lse, jobs[0].kv, jobs[1].kv, scratch, scratch_back};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
@@ -119,6 +118,69 @@ static void measure_decode(struct pool *pool, enum isa isa, const char *name, st
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
 }
 
+/* Multi-head latent attention in the absorbed form: `tokens` of one sequence behind `depth` positions, in each of as many layers as fill 256 MiB.
+ * Limits: 2 (qk_dim + v_dim) FLOPs per head and pair of positions at the peak of the products' instruction; the bytes of the store once at the memory's speed. */
+static void measure_latent(struct pool *pool, enum isa isa, int heads, enum dtype kv_dtype, int64_t depth, int64_t tokens, double peak, double memory) {
+    const struct attention_kernels *kernels = &kernels_for(isa)->attention;
+    struct attention_shape shape = {.heads = heads, .kv_heads = 1, .qk_dim = 576, .v_dim = 512, .scale = 0.07f, .kv_dtype = kv_dtype, .value_in_key = true};
+    enum dtype dtype = kv_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+    int64_t positions = depth + tokens, q_width = shape.heads * shape.qk_dim, o_width = shape.heads * shape.v_dim;
+    size_t bytes = kernels->kv_bytes(&shape, positions);
+    int layers = tokens > 1 ? 1 : (int)(((size_t)256 << 20) / bytes) + 1;
+    void *k = random_numbers((size_t)(1024 * 64), dtype), *v = random_numbers((size_t)(1024 * 512), dtype);
+    void *q = random_numbers((size_t)(tokens * q_width), dtype), *o = get(dtype_bytes(dtype, (size_t)(tokens * o_width)));
+    char *pages = pages_alloc(bytes * (size_t)layers);
+    struct attention_job *jobs = get((size_t)layers * sizeof *jobs);
+    void *scratch = get(kernels->scratch_bytes(&shape, positions, pool_threads(pool)));
+    if (!pages) {
+        fprintf(stderr, "attention: no memory for %d layers\n", layers);
+        exit(1);
+    }
+    for (int i = 0; i < layers; i++) {
+        struct attention_job job = {.kv = pages + (size_t)i * bytes, .capacity = positions};
+        for (; job.position < positions; job.position += job.count) {
+            job.count = positions - job.position < 1024 ? positions - job.position : 1024;
+            kernels->kv_write(pool, &shape, &job, 1, k, dtype, 64, v, dtype, 512);
+        }
+        jobs[i] = (struct attention_job){.kv = job.kv, .capacity = positions, .position = depth, .count = tokens};
+    }
+    double times[REPEATS], write[REPEATS];
+    for (int r = 0; r < REPEATS; r++) {
+        times[r] = write[r] = 0;
+        for (int i = 0; i < layers; i++) {
+            double start = now();
+            for (struct attention_job job = jobs[i]; job.position < positions; job.position += 1024) {
+                job.count = positions - job.position < 1024 ? positions - job.position : 1024;
+                kernels->kv_write(pool, &shape, &job, 1, k, dtype, 64, v, dtype, 512);
+            }
+            write[r] += now() - start;
+            kernels->forward(pool, &shape, &jobs[i], 1, q, dtype, q_width, o, dtype, o_width, NULL, tokens, scratch);
+            times[r] += now() - start;
+        }
+        times[r] /= layers;
+        write[r] /= layers;
+    }
+    double pairs = (double)tokens * (double)depth + (double)tokens * (double)(tokens + 1) / 2, flops = pairs * heads * 2 * (shape.qk_dim + shape.v_dim);
+    double compute = flops / peak, reading = (double)bytes / memory, limit = compute > reading ? compute : reading, time = median(times, REPEATS);
+    printf("%-10s %-7s %3d heads 576/512  depth %6d  %4d token%s %9.1f us a layer (kv_write %6.1f)  FLOPs %9.1f us  memory %7.1f us  time / limit %.2f\n", isa_name(isa), dtype_name(kv_dtype), heads,
+           (int)depth, (int)tokens, tokens > 1 ? "s" : " ", time * 1e6, median(write, REPEATS) * 1e6, compute * 1e6, reading * 1e6, time / limit);
+    pages_free(pages, bytes * (size_t)layers);
+    void *all[] = {k, v, q, o, jobs, scratch};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
+static void measure_latent_shapes(struct pool *pool, enum isa isa) {
+    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
+    double memory = probe_memory_read(pool);
+    for (int i = 0; i < 3; i++) {
+        double peak = probe_matmul_peak(pool, isa, types[i] == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16);
+        for (int64_t depth = 1024; depth <= 16384; depth *= 4) measure_latent(pool, isa, 16, types[i], depth, 1, peak, memory);
+        measure_latent(pool, isa, 128, types[i], 4096, 1, peak, memory);
+        measure_latent(pool, isa, 16, types[i], 0, 512, peak, memory);
+        measure_latent(pool, isa, 16, types[i], 4096, 64, peak, memory);
+    }
+}
+
 int main(int argc, char **argv) {
     struct error error;
     struct pool *pool;
@@ -127,25 +189,30 @@ int main(int argc, char **argv) {
         fprintf(stderr, "attention: cannot start\n");
         return 1;
     }
+    setvbuf(stdout, NULL, _IOLBF, 0);
     bool all = argc > 1 && !strcmp(argv[1], "all");
-    printf("%s, %d threads; training batch: %d sequences of %d tokens, %d heads of %d\n", cpu_model_name(), pool_threads(pool), SEQUENCES, TOKENS, shape_of_training.heads, shape_of_training.qk_dim);
-    for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
-        if (!isa_available(isa) || (all ? isa == ISA_REFERENCE : isa != best)) continue;
-        measure_training(pool, isa, DTYPE_F32);
-        measure_training(pool, isa, DTYPE_BF16);
-    }
-    struct attention_shape mha = {.heads = 32, .kv_heads = 32, .qk_dim = 128, .v_dim = 128, .scale = 0.088f}, gqa = mha, absorbed = {.heads = 16, .kv_heads = 1, .qk_dim = 576, .v_dim = 512, .scale = 0.072f};
+    const char *part = argc > 1 + all ? argv[1 + all] : "";
+    printf("%s, %d threads; training batch: %d sequences of %d tokens\n", cpu_model_name(), pool_threads(pool), SEQUENCES, TOKENS);
+    /* V1's heads; MLA's when it is expanded: the official ones, and those of a small model. */
+    static const struct attention_shape shapes_of_training[] = {{.heads = 12, .kv_heads = 12, .qk_dim = 64, .v_dim = 64, .scale = 0.125f},
+                                                                {.heads = 16, .kv_heads = 16, .qk_dim = 192, .v_dim = 128, .scale = 0.072f},
+                                                                {.heads = 8, .kv_heads = 8, .qk_dim = 96, .v_dim = 64, .scale = 0.1f}};
+    struct attention_shape mha = {.heads = 32, .kv_heads = 32, .qk_dim = 128, .v_dim = 128, .scale = 0.088f}, gqa = mha;
     gqa.kv_heads = 4;
     for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
         if (!isa_available(isa) || (all ? isa == ISA_REFERENCE : isa != best)) continue;
-        for (int bf16 = 0; bf16 < 2; bf16++) {
-            mha.kv_dtype = gqa.kv_dtype = absorbed.kv_dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
+        for (int i = 0; i < 3 && (!*part || !strcmp(part, "training")); i++) {
+            measure_training(pool, isa, DTYPE_F32, shapes_of_training[i]);
+            measure_training(pool, isa, DTYPE_BF16, shapes_of_training[i]);
+        }
+        for (int bf16 = 0; bf16 < 2 && (!*part || !strcmp(part, "decode")); bf16++) {
+            mha.kv_dtype = gqa.kv_dtype = bf16 ? DTYPE_BF16 : DTYPE_F32;
             for (int64_t depth = 1024; depth <= 16384; depth *= 4) {
                 measure_decode(pool, isa, "32 heads", mha, depth);
                 measure_decode(pool, isa, "32 heads over 4", gqa, depth);
-                measure_decode(pool, isa, "16 heads over 576/512", absorbed, depth);
             }
         }
+        if (!*part || !strcmp(part, "latent")) measure_latent_shapes(pool, isa);
     }
     pool_destroy(pool);
     return 0;

@@ -218,7 +218,7 @@ static int64_t latent_scratch_cut(struct latent_scratch *scratch, float *base, c
     return cutter.used;
 }
 /* Parts that wait for their turn where threads share a unit's keys, and one more for what was merged. */
-static inline int64_t latent_slots(int threads) { return 2 * (int64_t)threads + 2; }
+static inline int64_t latent_slots(int threads) { return 3 * (int64_t)threads + 1; }
 
 static size_t latent_scratch_bytes(const struct attention_shape *shape, int64_t max_position, int threads) {
     (void)max_position;
@@ -230,11 +230,32 @@ static size_t latent_scratch_bytes(const struct attention_shape *shape, int64_t 
 
 /* ---- products -------------------------------------------------------------------------------------------------------------- */
 
+/* What will be read next: the stores are larger than the caches, and the products leave the memory time to bring it. */
+struct latent_ahead {
+    const char *at, *end;
+    int64_t stride;        /* bytes for each word of a product in registers, at most a line */
+    int lines;             /* for each step of a product in tiles, or two keys that are unpacked */
+};
+/* The bytes that are fetched meanwhile by a loop of so many words. */
+ATTENTION_INLINE const char *ahead_take(struct latent_ahead *ahead, int64_t words) {
+    const char *at = ahead->at;
+    if (at < ahead->end) ahead->at += words * ahead->stride;
+    return at;
+}
+ATTENTION_INLINE void ahead_fetch(struct latent_ahead *ahead) {
+    const char *at = ahead->at;
+    if (at >= ahead->end) return;
+    for (int i = 0; i < ahead->lines; i++) _mm_prefetch(at + 64 * i, _MM_HINT_T1);
+    ahead->at = at + 64 * ahead->lines;
+}
+
 #define ATTENTION_UNROLL _Pragma("GCC unroll 16")
 
 /* m rows by `panels` panels in registers: C (+)= A B with element (i, w) of A at a[i a_row + w a_word]. */
 ATTENTION_INLINE void latent_tile(float *c, int64_t c_stride, const float *a, int64_t a_row, int64_t a_word, const float *b, int64_t b_stride,
-                                  const int m, const int panels, int64_t words, bool accumulate, const bool pairs) {
+                                  const int m, const int panels, int64_t words, bool accumulate, const bool pairs, struct latent_ahead *ahead) {
+    const char *fetch = ahead_take(ahead, words);
+    const int64_t fetch_stride = ahead->stride;
     const int vectors = panels * (PANEL / VF);
     vf sum[16][4];
     ATTENTION_UNROLL for (int i = 0; i < m; i++) {
@@ -242,6 +263,7 @@ ATTENTION_INLINE void latent_tile(float *c, int64_t c_stride, const float *a, in
     }
     for (int64_t w = 0; w < words; w++) {
         vf row[4];
+        _mm_prefetch(fetch + w * fetch_stride, _MM_HINT_T1);
         ATTENTION_UNROLL for (int j = 0; j < vectors; j++) row[j] = vf_load(b + w * b_stride + j * VF);
         ATTENTION_UNROLL for (int i = 0; i < m; i++) {
             vf x = vf_set(a[i * a_row + w * a_word]);
@@ -254,7 +276,7 @@ ATTENTION_INLINE void latent_tile(float *c, int64_t c_stride, const float *a, in
 }
 
 /* S^T of one group of queries: `keys` rows (a multiple of 16), `panels` panels of queries. The words are taken in parts whose Q^T stays in the cache. */
-ATTENTION_INLINE void latent_scores_in_registers(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words, const bool pairs) {
+ATTENTION_INLINE void latent_scores_in_registers(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words, const bool pairs, struct latent_ahead *ahead) {
     int64_t lanes = panels * PANEL, part = 6144 / lanes / 16 * 16;
     for (int64_t w = 0; w < words; w += part) {
         int64_t n = words - w < part ? words - w : part;
@@ -264,13 +286,13 @@ ATTENTION_INLINE void latent_scores_in_registers(float *s, const float *k, int64
             const float *a = k + i * k_stride + w;
 #if VF == 16
             switch (panels) {
-            case 1: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 16, 1, n, w > 0, pairs); i += 16; break;
-            case 2: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 8, 2, n, w > 0, pairs); i += 8; break;
-            case 3: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 4, 3, n, w > 0, pairs); i += 4; break;
-            default: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 4, 4, n, w > 0, pairs); i += 4;
+            case 1: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 16, 1, n, w > 0, pairs, ahead); i += 16; break;
+            case 2: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 8, 2, n, w > 0, pairs, ahead); i += 8; break;
+            case 3: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 4, 3, n, w > 0, pairs, ahead); i += 4; break;
+            default: latent_tile(c, lanes, a, k_stride, 1, b, lanes, 4, 4, n, w > 0, pairs, ahead); i += 4;
             }
 #else
-            for (int j = 0; j < panels; j++) latent_tile(c + j * PANEL, lanes, a, k_stride, 1, b + j * PANEL, lanes, 4, 1, n, w > 0, pairs);
+            for (int j = 0; j < panels; j++) latent_tile(c + j * PANEL, lanes, a, k_stride, 1, b + j * PANEL, lanes, 4, 1, n, w > 0, pairs, ahead);
             i += 4;
 #endif
         }
@@ -278,36 +300,123 @@ ATTENTION_INLINE void latent_scores_in_registers(float *s, const float *k, int64
 }
 /* One group of channels of O: `rows` rows (a multiple of 4) of which A holds the weights transposed. */
 ATTENTION_INLINE void latent_output_in_registers(float *o, int64_t lanes_of_o, const float *p, int64_t lanes, const float *v, int64_t v_stride, int rows, int panels,
-                                                 int64_t words, bool accumulate, const bool pairs) {
+                                                 int64_t words, bool accumulate, const bool pairs, struct latent_ahead *ahead) {
     for (int i = 0; i < rows; i += 4) {
         float *c = o + i * lanes_of_o;
 #if VF == 16
         switch (panels) {
-        case 1: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 1, words, accumulate, pairs); break;
-        case 2: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 2, words, accumulate, pairs); break;
-        case 3: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 3, words, accumulate, pairs); break;
-        default: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 4, words, accumulate, pairs);
+        case 1: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 1, words, accumulate, pairs, ahead); break;
+        case 2: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 2, words, accumulate, pairs, ahead); break;
+        case 3: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 3, words, accumulate, pairs, ahead); break;
+        default: latent_tile(c, lanes_of_o, p + i, 1, lanes, v, v_stride, 4, 4, words, accumulate, pairs, ahead);
         }
 #else
-        for (int j = 0; j < panels; j++) latent_tile(c + j * PANEL, lanes_of_o, p + i, 1, lanes, v + j * PANEL, v_stride, 4, 1, words, accumulate, pairs);
+        for (int j = 0; j < panels; j++) latent_tile(c + j * PANEL, lanes_of_o, p + i, 1, lanes, v + j * PANEL, v_stride, 4, 1, words, accumulate, pairs, ahead);
 #endif
     }
 }
 
-static __attribute__((noinline)) void latent_scores_of_floats(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words) {
-    latent_scores_in_registers(s, k, k_stride, q, keys, panels, words, false);
+static __attribute__((noinline)) void latent_scores_of_floats(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words,
+                                                              struct latent_ahead *ahead) {
+    latent_scores_in_registers(s, k, k_stride, q, keys, panels, words, false, ahead);
 }
 static __attribute__((noinline)) void latent_output_of_floats(float *o, int64_t lanes_of_o, const float *p, int64_t lanes, const float *v, int64_t v_stride, int rows, int panels,
-                                                              int64_t words, bool accumulate) {
-    latent_output_in_registers(o, lanes_of_o, p, lanes, v, v_stride, rows, panels, words, accumulate, false);
+                                                              int64_t words, bool accumulate, struct latent_ahead *ahead) {
+    latent_output_in_registers(o, lanes_of_o, p, lanes, v, v_stride, rows, panels, words, accumulate, false, ahead);
 }
 #if ATTENTION_PAIRS && !ATTENTION_TILES
-static __attribute__((noinline)) void latent_scores_of_pairs(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words) {
-    latent_scores_in_registers(s, k, k_stride, q, keys, panels, words, true);
+static __attribute__((noinline)) void latent_scores_of_pairs(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words,
+                                                              struct latent_ahead *ahead) {
+    latent_scores_in_registers(s, k, k_stride, q, keys, panels, words, true, ahead);
 }
 static __attribute__((noinline)) void latent_output_of_pairs(float *o, int64_t lanes_of_o, const float *p, int64_t lanes, const float *v, int64_t v_stride, int rows, int panels,
-                                                             int64_t words, bool accumulate) {
-    latent_output_in_registers(o, lanes_of_o, p, lanes, v, v_stride, rows, panels, words, accumulate, true);
+                                                             int64_t words, bool accumulate, struct latent_ahead *ahead) {
+    latent_output_in_registers(o, lanes_of_o, p, lanes, v, v_stride, rows, panels, words, accumulate, true, ahead);
+}
+#endif
+
+#if ATTENTION_TILES
+/* Up to four row tiles by one panel, or one row tile by up to four panels: four accumulators, so that none waits for itself. */
+ATTENTION_INLINE void latent_tile_column(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride, const int tiles, int64_t words,
+                                         struct latent_ahead *ahead) {
+    int64_t c_bytes = c_stride * 4, a_bytes = a_stride * 4, b_bytes = b_stride * 4;
+    _tile_zero(0);
+    if (tiles > 1) _tile_zero(1);
+    if (tiles > 2) _tile_zero(2);
+    if (tiles > 3) _tile_zero(3);
+    for (int64_t w = 0; w < words; w += 16) {
+        ahead_fetch(ahead);
+        _tile_loadd(7, b + w * b_stride, b_bytes);
+        _tile_loadd(4, a + w, a_bytes);
+        _tile_dpbf16ps(0, 4, 7);
+        if (tiles > 1) _tile_loadd(5, a + 16 * a_stride + w, a_bytes);
+        if (tiles > 1) _tile_dpbf16ps(1, 5, 7);
+        if (tiles > 2) _tile_loadd(6, a + 32 * a_stride + w, a_bytes);
+        if (tiles > 2) _tile_dpbf16ps(2, 6, 7);
+        if (tiles > 3) _tile_loadd(4, a + 48 * a_stride + w, a_bytes);
+        if (tiles > 3) _tile_dpbf16ps(3, 4, 7);
+    }
+    _tile_stored(0, c, c_bytes);
+    if (tiles > 1) _tile_stored(1, c + 16 * c_stride, c_bytes);
+    if (tiles > 2) _tile_stored(2, c + 32 * c_stride, c_bytes);
+    if (tiles > 3) _tile_stored(3, c + 48 * c_stride, c_bytes);
+}
+ATTENTION_INLINE void latent_tile_row(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride, const int tiles, int64_t words,
+                                      bool accumulate, struct latent_ahead *ahead) {
+    int64_t c_bytes = c_stride * 4, a_bytes = a_stride * 4, b_bytes = b_stride * 4;
+    if (accumulate) {
+        _tile_loadd(0, c, c_bytes);
+        if (tiles > 1) _tile_loadd(1, c + 16, c_bytes);
+        if (tiles > 2) _tile_loadd(2, c + 32, c_bytes);
+        if (tiles > 3) _tile_loadd(3, c + 48, c_bytes);
+    } else {
+        _tile_zero(0);
+        if (tiles > 1) _tile_zero(1);
+        if (tiles > 2) _tile_zero(2);
+        if (tiles > 3) _tile_zero(3);
+    }
+    for (int64_t w = 0; w < words; w += 16) {
+        ahead_fetch(ahead);
+        _tile_loadd(7, a + w, a_bytes);
+        _tile_loadd(4, b + w * b_stride, b_bytes);
+        _tile_dpbf16ps(0, 7, 4);
+        if (tiles > 1) _tile_loadd(5, b + w * b_stride + 16, b_bytes);
+        if (tiles > 1) _tile_dpbf16ps(1, 7, 5);
+        if (tiles > 2) _tile_loadd(6, b + w * b_stride + 32, b_bytes);
+        if (tiles > 2) _tile_dpbf16ps(2, 7, 6);
+        if (tiles > 3) _tile_loadd(4, b + w * b_stride + 48, b_bytes);
+        if (tiles > 3) _tile_dpbf16ps(3, 7, 4);
+    }
+    _tile_stored(0, c, c_bytes);
+    if (tiles > 1) _tile_stored(1, c + 16, c_bytes);
+    if (tiles > 2) _tile_stored(2, c + 32, c_bytes);
+    if (tiles > 3) _tile_stored(3, c + 48, c_bytes);
+}
+static __attribute__((noinline)) void latent_scores_of_pairs(float *s, const float *k, int64_t k_stride, const float *q, int keys, int panels, int64_t words, struct latent_ahead *ahead) {
+    if (panels > 1) {
+        product_in_tiles(s, panels * PANEL, k, k_stride, q, panels * PANEL, keys, panels, words, false);
+        return;
+    }
+    __asm__ volatile("" ::: "memory");
+    int i = 0;
+    for (; i + 64 <= keys; i += 64) latent_tile_column(s + i * PANEL, PANEL, k + i * k_stride, k_stride, q, PANEL, 4, words, ahead);
+    for (; i < keys; i += 16) latent_tile_column(s + i * PANEL, PANEL, k + i * k_stride, k_stride, q, PANEL, 1, words, ahead);
+    __asm__ volatile("" ::: "memory");
+}
+static __attribute__((noinline)) void latent_output_of_tiles(float *o, int64_t columns, const float *p, int64_t p_stride, const float *v, int rows, int panels, int64_t words,
+                                                             bool accumulate, struct latent_ahead *ahead) {
+    if (rows > PANEL) {
+        product_in_tiles(o, columns, p, p_stride, v, columns, rows, panels, words, accumulate);
+        return;
+    }
+    __asm__ volatile("" ::: "memory");
+    switch (panels) {
+    case 4: latent_tile_row(o, columns, p, p_stride, v, columns, 4, words, accumulate, ahead); break;
+    case 3: latent_tile_row(o, columns, p, p_stride, v, columns, 3, words, accumulate, ahead); break;
+    case 2: latent_tile_row(o, columns, p, p_stride, v, columns, 2, words, accumulate, ahead); break;
+    default: latent_tile_row(o, columns, p, p_stride, v, columns, 1, words, accumulate, ahead);
+    }
+    __asm__ volatile("" ::: "memory");
 }
 #endif
 
@@ -366,11 +475,27 @@ static void latent_load_queries(const struct latent_call *call, const struct uni
     }
 }
 
+#if ATTENTION_PAIRS
+/* Codes of one group as bf16, 32 at a time: the exponent field of a normal code e, m is e + 120 + n, the mantissa m << 4; the eight small ones come from a table. */
+ATTENTION_INLINE void latent_unpack_codes(float *to, const uint8_t *codes, float scale, int count) {
+    const __m512i power = _mm512_set1_epi16((short)((int)(bits_from_float(scale) >> 23 << 7) - (127 << 7))), bias = _mm512_add_epi16(power, _mm512_set1_epi16(120 << 7));
+    static const uint16_t small[8] = {0, 118 << 7, 119 << 7, (119 << 7) + 64, 120 << 7, (120 << 7) + 32, (120 << 7) + 64, (120 << 7) + 96};   /* 2^-9 and its multiples */
+    __m512i table = _mm512_maskz_add_epi16(0xFE, _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)small)), power);
+    for (int c = 0; c < count; c += 32) {
+        __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)(const void *)(codes + c)));
+        __m512i size = _mm512_add_epi16(_mm512_slli_epi16(_mm512_and_si512(code, _mm512_set1_epi16(0x7F)), 4), bias);
+        size = _mm512_mask_permutexvar_epi16(size, _mm512_testn_epi16_mask(code, _mm512_set1_epi16(0x78)), code, table);
+        _mm512_storeu_si512(to + c / 2, _mm512_ternarylogic_epi32(size, _mm512_slli_epi16(code, 8), _mm512_set1_epi16((short)0x8000), 0xF8));   /* size | (code << 8 & sign) */
+    }
+}
+#endif
 /* Rows of words for the products from what is stored. */
 static void latent_unpack_row(float *to, const struct latent_row *row, const struct latent_layout *layout) {
     int others = 2 * layout->k_words;
     if (layout->form == FORM_PAIRS) {
-        for (int c = 0; c < layout->cols; c += VF) vf_store_bf16((uint16_t *)(void *)to + c, latent_value(row, layout, c));
+#if ATTENTION_PAIRS
+        for (int c = 0; c < layout->cols; c += CODES_GROUP) latent_unpack_codes(to + c / 2, row->codes + c, row->scales[c / CODES_GROUP], least(layout->cols - c, CODES_GROUP));
+#endif
         memcpy(to + layout->v_words, row->others, (size_t)others * 2);
     } else {
         for (int c = 0; c < layout->cols; c += VF) vf_store(to + c, latent_value(row, layout, c));
@@ -381,8 +506,9 @@ static void latent_unpack_row(float *to, const struct latent_row *row, const str
 #if ATTENTION_PAIRS
 /* The first channels of n rows of pairs as pairs of neighbouring keys. Within 32 channels the order is 0..3 8..11 16..19 24..27 4..7 12.. of them: that of the
  * unpacking instructions. Keys n..padded are zeros. */
-static void latent_pack_values(float *to, const float *rows, int64_t stride, int cols, int n, int padded) {
+static void latent_pack_values(float *to, const float *rows, int64_t stride, int cols, int n, int padded, struct latent_ahead *ahead) {
     for (int p = 0; p < padded; p += 2) {
+        if (ATTENTION_TILES) ahead_fetch(ahead);
         const float *even = rows + p * stride, *odd = even + stride;
         for (int c = 0; c < cols; c += 32) {
             int group = c / COLUMNS, columns = latent_lanes(cols, group, COLUMNS);
@@ -479,8 +605,22 @@ static void latent_scale_rows(float *o, int cols, int padded_rows, int rows, con
     }
 }
 
+/* Spreads what is to be fetched over the loops of a whole step. */
+static void ahead_begin(struct latent_ahead *ahead, const struct latent_layout *layout, int padded_rows) {
+    int64_t bytes = ahead->end - ahead->at, words = 0;
+    for (int r = 0; r < padded_rows; r += LANES) {
+        int panels = latent_lanes(padded_rows, r / LANES, LANES) / PANEL;
+        words += layout->words * (VF == 16 ? KEYS / (panels == 1 ? 16 : panels == 2 ? 8 : 4) : KEYS / 4 * panels);
+    }
+    words += (int64_t)(padded_rows / 4) * (VF == 16 ? (layout->cols + COLUMNS - 1) / COLUMNS : layout->cols / PANEL) * (layout->form == FORM_PAIRS ? KEYS / 2 : KEYS);
+    ahead->stride = bytes > words * 64 ? 64 : (bytes + words - 1) / words;
+    int64_t steps = KEYS / 2 + (padded_rows > PANEL ? 0 : KEYS / 64 * (layout->words / 16) + layout->cols / COLUMNS * (KEYS / 32));
+    ahead->lines = (int)((bytes / 64 + steps - 1) / steps);
+}
+
 /* Keys base..base + n of a unit, which begin its segment or follow others of it. */
-static void latent_step(const struct latent_call *call, const struct unit *unit, const struct latent_scratch *scratch, const struct latent_part *part, int64_t base, int n, bool begin) {
+static void latent_step(const struct latent_call *call, const struct unit *unit, const struct latent_scratch *scratch, const struct latent_part *part, int64_t base, int n, bool begin,
+                        struct latent_ahead *ahead) {
     const struct latent_layout *layout = &call->layout;
     const bool pairs = layout->form == FORM_PAIRS;
     int rows = unit_rows(unit), padded_rows = unit_padded_rows(unit), keys = (int)round_up(n, 16);
@@ -488,6 +628,7 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
     int64_t stride = layout->words;
     const float *k = scratch->rows, *v;
     int64_t v_stride;
+    ahead_begin(ahead, layout, padded_rows);
     if (layout->form == FORM_ROUNDED || layout->dtype == DTYPE_F8_E4M3) {
         for (int p = 0; p < n; p++) {
             struct latent_row row = latent_row(layout, unit->job->kv, base + p);
@@ -500,7 +641,7 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
     v_stride = stride;
 #if ATTENTION_PAIRS
     if (pairs) {
-        latent_pack_values(scratch->values, k, stride, layout->cols, n, padded);
+        latent_pack_values(scratch->values, k, stride, layout->cols, n, padded, ahead);
         v = scratch->values;
     }
 #endif
@@ -508,15 +649,13 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
         int lanes = latent_lanes(padded_rows, r / LANES, LANES);
         float *s = scratch->s + (int64_t)r * KEYS;
         const float *q = scratch->q + r * layout->words;
-#if ATTENTION_TILES
-        if (pairs) product_of_pairs(s, lanes, k, stride, q, lanes, keys, lanes / PANEL, layout->words, false);
-        else latent_scores_of_floats(s, k, stride, q, keys, lanes / PANEL, layout->words);
-#elif ATTENTION_PAIRS
-        if (pairs) latent_scores_of_pairs(s, k, stride, q, keys, lanes / PANEL, layout->words);
-        else latent_scores_of_floats(s, k, stride, q, keys, lanes / PANEL, layout->words);
-#else
-        latent_scores_of_floats(s, k, stride, q, keys, lanes / PANEL, layout->words);
+#if ATTENTION_PAIRS
+        if (pairs) {
+            latent_scores_of_pairs(s, k, stride, q, keys, lanes / PANEL, layout->words, ahead);
+            continue;
+        }
 #endif
+        latent_scores_of_floats(s, k, stride, q, keys, lanes / PANEL, layout->words, ahead);
     }
     latent_softmax(scratch, part, padded_rows, unit->job->position + unit->t0 + 1 - base, n, padded, call->scale, layout->form);
     if (!begin) latent_scale_rows(part->o, layout->cols, padded_rows, rows, scratch->factors);
@@ -536,7 +675,7 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
         if (pairs) v_stride = columns;
 #if ATTENTION_TILES
         if (pairs) {
-            product_of_pairs(o, columns, scratch->weights, KEYS / 2, b, v_stride, padded_rows, columns / PANEL, padded / 2, !begin);
+            latent_output_of_tiles(o, columns, scratch->weights, KEYS / 2, b, padded_rows, columns / PANEL, padded / 2, !begin, ahead);
             continue;
         }
 #endif
@@ -545,11 +684,11 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
             const float *s = scratch->s + (int64_t)r * KEYS;
 #if ATTENTION_PAIRS && !ATTENTION_TILES
             if (pairs) {
-                latent_output_of_pairs(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, (n + 1) / 2, !begin);
+                latent_output_of_pairs(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, (n + 1) / 2, !begin, ahead);
                 continue;
             }
 #endif
-            latent_output_of_floats(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, n, !begin);
+            latent_output_of_floats(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, n, !begin, ahead);
         }
     }
 }
@@ -559,12 +698,25 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
 static inline int64_t unit_keys(const struct unit *unit) { return unit->job->position + unit->t1; }
 static inline int64_t unit_segments(const struct unit *unit) { return (unit_keys(unit) + SEGMENT - 1) / SEGMENT; }
 
-static void latent_segment(const struct latent_call *call, const struct unit *unit, const struct latent_scratch *scratch, const struct latent_part *part, int64_t segment) {
+/* The store of the step that begins at a key, if the unit has it. */
+static struct latent_ahead latent_keys_ahead(const struct latent_call *call, const struct unit *unit, int64_t base) {
+    int64_t end = base + KEYS < unit_keys(unit) ? base + KEYS : unit_keys(unit), bytes = call->layout.block_bytes;
+    const char *store = unit->job->kv;
+    if (base >= end) return (struct latent_ahead){store, store, 0, 0};
+    return (struct latent_ahead){store + base / BLOCK * bytes, store + round_up(end, BLOCK) / BLOCK * bytes, 0, 0};
+}
+
+/* `next`: what is read after this segment. */
+static void latent_segment(const struct latent_call *call, const struct unit *unit, const struct latent_scratch *scratch, const struct latent_part *part, int64_t segment,
+                           struct latent_ahead next) {
     int64_t begin = segment * SEGMENT, end = begin + SEGMENT < unit_keys(unit) ? begin + SEGMENT : unit_keys(unit);
     /* Smaller than any score, and finite: a row that sees no key of the segment leaves with this and a sum of zero. */
     for (int r = 0; r < unit_padded_rows(unit); r++) part->largest[r] = -FLT_MAX;
     zero_words(part->sum, unit_padded_rows(unit));
-    for (int64_t base = begin; base < end; base += KEYS) latent_step(call, unit, scratch, part, base, least(end - base, KEYS), base == begin);
+    for (int64_t base = begin; base < end; base += KEYS) {
+        struct latent_ahead ahead = base + KEYS < end ? latent_keys_ahead(call, unit, base + KEYS) : next;
+        latent_step(call, unit, scratch, part, base, least(end - base, KEYS), base == begin, &ahead);
+    }
 }
 
 /* largest' = max(largest, largest_part)      O = O 2^(largest - largest') + O_part 2^(largest_part - largest')      sum likewise */
@@ -663,9 +815,9 @@ static void latent_units_task(void *context, int thread, int threads) {
     tiles_begin();
     while (latent_walk_to(call, &walk, atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed), false, &unit)) {
         latent_load_queries(call, &unit, &scratch);
-        latent_segment(call, &unit, &scratch, &whole, 0);
+        latent_segment(call, &unit, &scratch, &whole, 0, latent_keys_ahead(call, &unit, SEGMENT));
         for (int64_t segment = 1; segment < unit_segments(&unit); segment++) {
-            latent_segment(call, &unit, &scratch, &part, segment);
+            latent_segment(call, &unit, &scratch, &part, segment, latent_keys_ahead(call, &unit, (segment + 1) * SEGMENT));
             latent_merge(&whole, &part, layout->cols, unit_padded_rows(&unit), scratch.factors, scratch.factors_of_part);
         }
         latent_finish(call, &unit, &whole);
@@ -708,20 +860,29 @@ static void latent_items_task(void *context, int thread, int threads) {
     (void)threads;
     struct latent_scratch scratch;
     struct latent_walk walk = {0}, merge_walk = {0};
-    struct unit unit, loaded = {0};
-    int64_t words = latent_scratch_cut(&scratch, NULL, layout), size = round_up(latent_part_words(layout), 16), item;
+    struct unit unit, next, loaded = {0};
+    int64_t words = latent_scratch_cut(&scratch, NULL, layout), size = round_up(latent_part_words(layout), 16);
     latent_scratch_cut(&scratch, scratch_of_thread(call->scratch, words, thread), layout);
     tiles_begin();
-    while (latent_walk_to(call, &walk, item = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed), true, &unit)) {
-        while (atomic_load(&call->merged) <= item - call->slots) {
+    int64_t item = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed);
+    bool more = latent_walk_to(call, &walk, item, true, &next);
+    while (more) {
+        /* The next item is taken before this one is computed, so that its keys can be fetched. */
+        int64_t current = item, segment = item - walk.first;
+        struct latent_ahead ahead = {next.job->kv, next.job->kv, 0, 0};
+        unit = next;
+        item = atomic_fetch_add_explicit(&call->next, 1, memory_order_relaxed);
+        more = latent_walk_to(call, &walk, item, true, &next);
+        if (more) ahead = latent_keys_ahead(call, &next, (item - walk.first) * SEGMENT);
+        while (atomic_load(&call->merged) <= current - call->slots) {
             latent_merge_done(call, &merge_walk, &scratch);
             sched_yield();
         }
         if (loaded.job != unit.job || loaded.t0 != unit.t0 || loaded.h0 != unit.h0) latent_load_queries(call, &unit, &scratch);
         loaded = unit;
-        struct latent_part part = latent_part_at(call->slot + item % call->slots * size, layout);
-        latent_segment(call, &unit, &scratch, &part, item - walk.first);
-        atomic_store(&call->done[item % call->slots], item + 1);
+        struct latent_part part = latent_part_at(call->slot + current % call->slots * size, layout);
+        latent_segment(call, &unit, &scratch, &part, segment, ahead);
+        atomic_store(&call->done[current % call->slots], current + 1);
         latent_merge_done(call, &merge_walk, &scratch);
     }
     tiles_end();
