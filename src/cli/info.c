@@ -81,13 +81,13 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
     return plan;
 }
 
-static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length) {
+static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length, const struct objective *objective) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
     if (model->compute == DTYPE_BF16) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
     plan.moments = 2 * plan.parameters;
-    plan.step = (double)model_plan_training(model, batch, length, NULL, &plan.flops);
+    plan.step = (double)model_plan_training(model, batch, length, objective, &plan.flops);
     plan.total = plan.parameters + plan.gradients + plan.moments + plan.copies + plan.step;
     return plan;
 }
@@ -411,7 +411,8 @@ static enum status report_model(struct model *model, const struct subject *subje
     if (subject->trains) model->recompute = (enum recompute)subject->settings.recompute;
     config_sizes(&model->config, &report.sizes);
     report.inference = plan_inference(model, context);
-    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject));
+    const struct objective objective = subject->trains ? settings_objective(&subject->settings) : (struct objective){0};
+    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective);
     report.forward_empty = forward_flops(&report.sizes, 1);
     report.forward_full = forward_flops(&report.sizes, (double)context);
     report.training = training_flops(&report.sizes, report.train.length);
