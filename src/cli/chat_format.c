@@ -27,6 +27,9 @@ enum status cli_chat_style(const struct cli_chat *given, const char *folder, con
     }
     status = chat_style_make(style, format, tokenizer, (int32_t)config->bos_token_id, error);
     if (status) return error_prefix(error, "--chat-format");
+    if (style->begin >= config->vocab_size || style->end >= config->vocab_size)
+        return error_set(error, STATUS_INVALID, "%s: chat format %s needs token %d of the tokenizer, expected at most %lld (the model's vocabulary)", folder, chat_format_name(format),
+                         style->begin > style->end ? style->begin : style->end, (long long)config->vocab_size - 1);
     if (given->system && !chat_has_roles(style))
         return error_set(error, STATUS_INVALID, "--system: found a text, and chat format %s of this model has no place for one", chat_format_name(format));
     if (given->system && format == CHAT_V1 && strcmp(config->model_type, "deepseek_v2") != 0 && !quiet)
