@@ -91,7 +91,7 @@ for type in fp32 bf16 fp8; do
     expect "chat $type: the second answer, after /undo" cmp -s "$T/second" "$T/alone"
 done
 # A format's tokens must be in the model's vocabulary.
-mkdir "$T/other"
-cp $LITE/config.json $LITE/model.safetensors tests/cli/data/characters/* "$T/other"
-check 'a format whose token the model lacks' 1 '' 'chat format v1 needs token 106 of the tokenizer, expected at most 100 (the model.s vocabulary)$' $D chat "$T/other" --chat-format v1
+mkdir "$T/beyond"
+cp $LITE/config.json $LITE/model.safetensors tests/cli/data/characters/* "$T/beyond"
+check 'a format whose token the model lacks' 1 '' 'chat format v1 needs token 106 of the tokenizer, expected at most 100 (the model.s vocabulary)$' $D chat "$T/beyond" --chat-format v1
 finish
