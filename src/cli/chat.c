@@ -115,7 +115,7 @@ static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, st
         return chat_encode(&chat->style, messages + !system, 2 + system, first, last, ids, NULL, error);
     }
     if (turn->as_text) return chat_encode(&chat->style, messages + 2, 1, false, true, ids, NULL, error);
-    status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
+    if (turn->answer_ids.count > cut) status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
     if (!status && !last && chat->style.end >= 0) status = token_list_push(ids, chat->style.end, error);
     return status;
 }
