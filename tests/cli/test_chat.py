@@ -145,6 +145,32 @@ with tempfile.TemporaryDirectory() as tmp:
     os.write(t.fd, b"unfinished\x03")
     check("Ctrl-C at the prompt leaves", t.code() == 0)
 
+    # With a format around messages: an interrupted answer goes on after an empty line, and a message ends it.
+    t = Terminal(model, "--chat-format", "v1", "-n", "100000000", *ENDLESS, output=at("out"))
+    start = t.until(b"> ")
+    check("the beginning says that messages are answered", b"answers what you type" in start and b"base model" not in start, start)
+    t.ready()
+    os.write(t.fd, b"Once\r")
+    for part in range(2):
+        size = os.path.getsize(at("out"))
+        for _ in range(400):
+            if os.path.getsize(at("out")) > size:
+                break
+            time.sleep(0.02)
+        check("Ctrl-C in an answer to a message", b"(interrupted;" in t.interrupt())
+        if part == 0:
+            t.ready()
+            os.write(t.fd, b"\r")
+    answers = open(at("out"), "rb").read().decode().split("\n")
+    whole = generated("User: Once\n\nAssistant:", 2000).decode().rstrip("\n")
+    said = "".join(answers)
+    check("an empty line goes on with the same answer", len(answers) == 3 and (whole.startswith(said) or said.startswith(whole)), (answers[0][:50], answers[1][:50]))
+    t.send("/undo\r", b"remain.")
+    t.send("\r", b"There is no answer yet")
+    t.ready()
+    t.leave()
+    check("with a format: leaves", t.code() == 0)
+
     # SIGTERM and a closed terminal end it.
     t = Terminal(model, output=at("out"))
     t.until(b"> ")
