@@ -250,7 +250,7 @@ typedef struct ds_trainer ds_trainer;
 
 typedef struct ds_trainer_options {
     size_t size;
-    const char *from;                 /* a model folder whose weights to begin with; NULL: fresh ones, a function of `train.seed` */
+    const char *from;                 /* a model folder whose weights to begin with: the config's shapes must be its own; NULL: fresh ones, a function of `train.seed` */
     const ds_tokenizer *tokenizer;    /* gives vocab_size, bos and eos where the config names none, and is saved with the model. It must outlive the trainer. NULL: none is (nor that of `from`) */
     int compute;                      /* DS_COMPUTE_* */
     int threads;                      /* as in ds_model_options */

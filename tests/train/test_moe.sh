@@ -32,6 +32,12 @@ fi
 train "$scratch/short" >/dev/null 2>"$scratch/messages"
 check "the short run ends" [ $? == 0 ]
 check "metrics hold the load" grep -q '"max_violation": \[[0-9.e-]*, [0-9.e-]*\], "load_entropy": \[[0-9.e-]*, [0-9.e-]*\], "dropped": ' "$scratch/short/metrics.jsonl"
+# Longer or resumed, the batches are those of the tokens seen: 2 sequences, 4 from token 2000 on.
+last_tokens() { sed -n 's/.*"grad_norm".*"tokens": \([0-9]*\),.*/\1/p' "$1/metrics.jsonl" | tail -n 1; }
+check "tokens are those of the real batches" [ "$(last_tokens "$scratch/short")" == $((32 * 2 * 32 + 8 * 4 * 32)) ]
+cp -r "$scratch/short" "$scratch/longer"
+check "a run with a growing batch can be made longer" train "$scratch/longer" --resume --set train.steps=44 --quiet >/dev/null
+check "which goes on with the full batch" [ "$(last_tokens "$scratch/longer")" == $((32 * 2 * 32 + 12 * 4 * 32)) ]
 extend() {
     local run=$1
     shift
