@@ -7,49 +7,81 @@
 
 struct experts { struct moe_gate gate; const struct expert *experts; int64_t tokens; };
 
-/* What the parts of a forward or backward share. */
+/* What the parts of a forward or backward share. Between products, rows go through the caches in chunks of whole experts: buffers hold `room` rows, which one expert cannot exceed. */
 struct pass {
     struct graph *graph;
     const struct experts *op;
     struct moe_routing routing;   /* while planning: nothing */
-    int64_t rows, used;           /* allocated; in use, and as many while planning */
+    int64_t rows, room;
     int64_t hidden, width;
     enum dtype compute;
-    struct matmul_group *groups;  /* [2 experts], as many products behind them */
+    struct matmul_group *groups;  /* the list: [2 experts], and as many products behind them */
     struct matmul_product *products;
     int count;
+    int64_t begin, end;           /* experts of the chunk */
+    int64_t first, used;          /* its first row, and its rows; while planning: one chunk of all rows */
 };
+
+#define CHUNK_BYTES ((int64_t)2 << 20)   /* of rows as wide as the hidden state */
 
 static size_t list_bytes(const struct pass *pass) { return (size_t)(2 * pass->op->gate.experts) * (sizeof *pass->groups + sizeof *pass->products); }
 
 static struct pass pass_begin(struct graph *graph, const struct experts *op, const struct tensor *routing) {
     const struct parameter *up = op->experts[0].up;
     struct pass pass = {.graph = graph, .op = op, .rows = op->tokens * op->gate.top_k, .hidden = up->shape[1], .width = up->shape[0], .compute = up->compute};
-    pass.used = pass.rows;
+    pass.room = CHUNK_BYTES / (int64_t)dtype_bytes(pass.compute, (size_t)pass.hidden);
+    if (pass.room < op->tokens) pass.room = op->tokens;
+    if (pass.room > pass.rows) pass.room = pass.rows;
     pass.groups = scratch_take(graph, list_bytes(&pass));
     if (graph_computes(graph)) {
         pass.products = (struct matmul_product *)(void *)(pass.groups + 2 * op->gate.experts);
         pass.routing = moe_routing_in(routing->data, &op->gate, op->tokens);
-        pass.used = pass.routing.first[op->gate.experts];
     }
     return pass;
 }
 
 static void pass_end(struct pass *pass) { scratch_give(pass->graph, pass->groups, list_bytes(pass)); }
 
-static void *row_of(const void *data, enum dtype dtype, int64_t row, int64_t stride, int64_t column) {
-    return (uint8_t *)(uintptr_t)data + dtype_bytes(dtype, (size_t)(row * stride + column));
+/* The next chunk: as many experts as fit into CHUNK_BYTES, at least one; the first has begin = end = 0 before it. */
+static bool next_chunk(struct pass *pass) {
+    const int64_t experts = pass->op->gate.experts, wanted = CHUNK_BYTES / (int64_t)dtype_bytes(pass->compute, (size_t)pass->hidden);
+    if (pass->end == experts) return false;
+    pass->begin = pass->end;
+    if (!graph_computes(pass->graph)) {
+        pass->end = experts;
+        pass->used = pass->rows;
+        return true;
+    }
+    const int32_t *first = pass->routing.first;
+    pass->first = first[pass->begin];
+    do pass->end++;
+    while (pass->end < experts && first[pass->end + 1] - pass->first <= wanted);
+    pass->used = first[pass->end] - pass->first;
+    return true;
 }
 
-/* Runs the list that was made, whose products have at most so many rows of A and so long sums, and counts `flops`. */
-static void run_list(struct pass *pass, int64_t max_m, int64_t max_k, double flops) {
+/* Rows of the list, or of the chunk (then `first` is the chunk's), and the column where what is meant begins. */
+struct operand { void *data; enum dtype dtype; int64_t stride, column, first; };
+
+static void *operand_row(const struct operand *operand, int64_t row) {
+    return (uint8_t *)operand->data + dtype_bytes(operand->dtype, (size_t)((row - operand->first) * operand->stride + operand->column));
+}
+
+/* Runs the list that was made, whose products have at most so many rows of A and so long sums, and counts the FLOPs of `products` products of the chunk's rows. */
+static void run_list(struct pass *pass, int64_t max_m, int64_t max_k, int products) {
     struct graph *graph = pass->graph;
     const size_t scratch_bytes = graph->kernels->matmul.grouped_scratch_bytes(max_m, max_k, pass->compute, pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
-    graph->flops += flops;
+    graph->flops += 2.0 * products * (double)pass->used * (double)pass->hidden * (double)pass->width;
     if (graph_computes(graph)) graph->kernels->matmul.run_grouped(graph->pool, pass->compute, pass->groups, pass->count, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     pass->count = 0;
+}
+
+enum which { GATE, UP, DOWN };
+static struct parameter *matrix_of(const struct pass *pass, int64_t e, enum which which) {
+    const struct expert *expert = &pass->op->experts[e];
+    return which == GATE ? expert->gate : which == UP ? expert->up : expert->down;
 }
 
 /* The packed copy of a matrix, or the matrix itself: which of them are needed is known only now. */
@@ -58,48 +90,45 @@ static void expert_operand(const struct parameter *w, int side, struct matmul_pr
     else product->unpacked = matrix_of_parameter(w, side == 0);
 }
 
-/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1), beginning at the given columns. `second` (may be NULL) shares a, and its result follows the first's. */
-static void list_rows(struct pass *pass, const void *a, enum dtype a_dtype, int64_t a_stride, int64_t a_column, int64_t k, int side, size_t first_matrix, const size_t *second,
-                      void *c, enum dtype c_dtype, int64_t c_stride, bool accumulate) {
+/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1). `matrices`: with 2, the one after `which` shares a, and its result follows in c. */
+static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int side, enum which which, int matrices, const struct operand *c, bool accumulate) {
     if (!graph_computes(pass->graph)) return;
-    const int matrices = second ? 2 : 1;
-    for (int64_t e = 0; e < pass->op->gate.experts; e++) {
+    for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
         if (rows == 0) continue;
         struct matmul_product *products = pass->products + (ptrdiff_t)matrices * pass->count;
+        struct operand to = *c;
         for (int i = 0; i < matrices; i++) {
-            const struct parameter *w = *(struct parameter *const *)(const void *)((const char *)&pass->op->experts[e] + (i ? *second : first_matrix));
-            const int64_t n = w->shape[side];
-            products[i] = (struct matmul_product){.n = n, .c = row_of(c, c_dtype, row, c_stride, i * n), .c_stride = c_stride, .c_dtype = c_dtype, .accumulate = accumulate};
+            const struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i));
+            products[i] = (struct matmul_product){.n = w->shape[side], .c = operand_row(&to, row), .c_stride = c->stride, .c_dtype = c->dtype, .accumulate = accumulate};
             expert_operand(w, side, &products[i]);
+            to.column += w->shape[side];
         }
-        pass->groups[pass->count++] = (struct matmul_group){{.data = row_of(a, a_dtype, row, a_stride, a_column), .dtype = a_dtype, .rows = rows, .cols = k, .stride = a_stride}, products, matrices};
+        pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(a, row), .dtype = a->dtype, .rows = rows, .cols = k, .stride = a->stride}, products, matrices};
     }
 }
 
 /* dW += dY^T X for one matrix of each expert with rows; the others' gradients stay as they are. */
-static void list_weight_gradients(struct pass *pass, size_t matrix, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t dy_column, const void *x, enum dtype x_dtype) {
+static void list_weight_gradients(struct pass *pass, enum which which, const struct operand *dy, const struct operand *x) {
     if (!graph_computes(pass->graph)) return;
-    for (int64_t e = 0; e < pass->op->gate.experts; e++) {
+    for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
         if (rows == 0) continue;
-        struct parameter *w = *(struct parameter *const *)(const void *)((const char *)&pass->op->experts[e] + matrix);
+        struct parameter *w = matrix_of(pass, e, which);
         const int64_t out = w->shape[0], in = w->shape[1];
         struct matmul_product *product = &pass->products[pass->count];
         *product = (struct matmul_product){.n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written,
-                                           .unpacked = {.data = row_of(x, x_dtype, row, in, 0), .dtype = x_dtype, .rows = rows, .cols = in, .stride = in}};
-        pass->groups[pass->count++] = (struct matmul_group){{.data = row_of(dy, dy_dtype, row, dy_stride, dy_column), .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true}, product, 1};
+                                           .unpacked = {.data = operand_row(x, row), .dtype = x->dtype, .rows = rows, .cols = in, .stride = x->stride}};
+        pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(dy, row), .dtype = dy->dtype, .rows = out, .cols = rows, .stride = dy->stride, .transposed = true}, product, 1};
         w->grad_written = true;
     }
 }
 
-static double product_flops(const struct pass *pass) { return 2.0 * (double)pass->used * (double)pass->hidden * (double)pass->width; }
-
-enum { GATE = offsetof(struct expert, gate), UP = offsetof(struct expert, up), DOWN = offsetof(struct expert, down) };
-
-static void gather(struct pass *pass, void *y, const void *x, enum dtype dtype) {
+/* The chunk's rows of x [tokens, hidden]. */
+static struct operand gather(struct pass *pass, void *to, const void *x, enum dtype dtype) {
     if (graph_computes(pass->graph))
-        pass->graph->kernels->moe.gather(pass->graph->pool, y, x, pass->routing.source, pass->op->gate.top_k, pass->used, dtype_bytes(dtype, (size_t)pass->hidden));
+        pass->graph->kernels->moe.gather(pass->graph->pool, to, x, pass->routing.source + pass->first, pass->op->gate.top_k, pass->used, dtype_bytes(dtype, (size_t)pass->hidden));
+    return (struct operand){to, dtype, pass->hidden, 0, pass->first};
 }
 
 /* ---- gate_up[row] = W_gate x, W_up x ---- */
@@ -107,42 +136,49 @@ static void gather(struct pass *pass, void *y, const void *x, enum dtype dtype) 
 static void up_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0], *gate_up = op->out[0];
     struct pass pass = pass_begin(graph, op->extra, op->in[1]);
-    const size_t gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.rows * pass.hidden));
+    const size_t gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.room * pass.hidden));
     void *gathered = scratch_take(graph, gathered_bytes);
-    gather(&pass, gathered, x->data, x->dtype);
-    const size_t second = UP;
-    list_rows(&pass, gathered, x->dtype, pass.hidden, 0, pass.hidden, 0, GATE, &second, gate_up->data, gate_up->dtype, 2 * pass.width, false);
-    run_list(&pass, x->rows, pass.hidden, 2 * product_flops(&pass));
+    const struct operand c = {gate_up->data, gate_up->dtype, 2 * pass.width, 0, 0};
+    while (next_chunk(&pass)) {
+        const struct operand a = gather(&pass, gathered, x->data, x->dtype);
+        list_rows(&pass, &a, pass.hidden, 0, GATE, 2, &c, false);
+        run_list(&pass, x->rows, pass.hidden, 2);
+    }
     scratch_give(graph, gathered, gathered_bytes);
     pass_end(&pass);
 }
 
-/* dx[t] += sum over its rows of da W_gate + db W_up;  dW_gate += da^T x, dW_up += db^T x */
+/* dx[t] += sum over its rows, in order of experts, of da W_gate + db W_up;  dW_gate += da^T x, dW_up += db^T x */
 static void up_backward(struct graph *graph, struct op *op) {
     struct tensor *x = op->in[0];
     const struct tensor *gate_up = op->out[0];
     struct pass pass = pass_begin(graph, op->extra, op->in[1]);
     const int64_t width = pass.width, hidden = pass.hidden;
-    bool accumulate;
-    void *dx = gradient_of(graph, x, &accumulate);
-
-    const size_t sorted_bytes = (size_t)(pass.rows * hidden) * sizeof(float);
+    if (x->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;   /* a block that breaks the rule in graph.h */
+    float *dx = gradient_zeroed(graph, x);
+    const size_t sorted_bytes = (size_t)(pass.room * hidden) * sizeof(float), gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.room * hidden)), tokens_bytes = (size_t)pass.room * sizeof(int32_t);
     float *sorted = scratch_take(graph, sorted_bytes);   /* dx by rows */
-    list_rows(&pass, gate_up->grad, gate_up->grad_dtype, 2 * width, 0, width, 1, GATE, NULL, sorted, DTYPE_F32, hidden, false);
-    run_list(&pass, x->rows, width, product_flops(&pass));
-    list_rows(&pass, gate_up->grad, gate_up->grad_dtype, 2 * width, width, width, 1, UP, NULL, sorted, DTYPE_F32, hidden, true);
-    run_list(&pass, x->rows, width, product_flops(&pass));
-    if (graph_computes(graph))
-        graph->kernels->moe.combine(graph->pool, dx, accumulate ? dx : NULL, x->grad_dtype, sorted, DTYPE_F32, pass.routing.place, pass.op->gate.top_k, x->rows, hidden);
-    scratch_give(graph, sorted, sorted_bytes);
-
-    const size_t gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.rows * hidden));
     void *gathered = scratch_take(graph, gathered_bytes);
-    gather(&pass, gathered, x->data, x->dtype);
-    list_weight_gradients(&pass, GATE, gate_up->grad, gate_up->grad_dtype, 2 * width, 0, gathered, x->dtype);
-    list_weight_gradients(&pass, UP, gate_up->grad, gate_up->grad_dtype, 2 * width, width, gathered, x->dtype);
-    run_list(&pass, width, x->rows, 2 * product_flops(&pass));
+    int32_t *tokens = scratch_take(graph, tokens_bytes);
+    const struct operand da = {gate_up->grad, gate_up->grad_dtype, 2 * width, 0, 0}, db = {gate_up->grad, gate_up->grad_dtype, 2 * width, width, 0};
+    while (next_chunk(&pass)) {
+        const struct operand c = {sorted, DTYPE_F32, hidden, 0, pass.first};
+        list_rows(&pass, &da, width, 1, GATE, 1, &c, false);
+        run_list(&pass, x->rows, width, 1);
+        list_rows(&pass, &db, width, 1, UP, 1, &c, true);
+        run_list(&pass, x->rows, width, 1);
+        if (graph_computes(graph)) {
+            for (int64_t i = 0; i < pass.used; i++) tokens[i] = pass.routing.source[pass.first + i] / pass.op->gate.top_k;
+            graph->kernels->rows.embedding_backward(graph->pool, dx, sorted, tokens, pass.used, hidden);
+        }
+        const struct operand b = gather(&pass, gathered, x->data, x->dtype);
+        list_weight_gradients(&pass, GATE, &da, &b);
+        list_weight_gradients(&pass, UP, &db, &b);
+        run_list(&pass, width, x->rows, 2);
+    }
+    scratch_give(graph, tokens, tokens_bytes);
     scratch_give(graph, gathered, gathered_bytes);
+    scratch_give(graph, sorted, sorted_bytes);
     pass_end(&pass);
 }
 
@@ -165,11 +201,16 @@ static void down_forward(struct graph *graph, struct op *op) {
     const struct tensor *gate_up = op->in[0], *weights = op->in[1], *shared = op->in[3], *y = op->out[0];
     const struct moe_kernels *kernels = &graph->kernels->moe;
     struct pass pass = pass_begin(graph, op->extra, op->in[2]);
-    const size_t h_bytes = dtype_bytes(gate_up->dtype, (size_t)(pass.rows * pass.width)), sorted_bytes = dtype_bytes(y->dtype, (size_t)(pass.rows * pass.hidden));
-    void *h = scratch_take(graph, h_bytes), *sorted = scratch_take(graph, sorted_bytes);   /* sorted: the experts' results */
-    if (graph_computes(graph)) kernels->swiglu_forward(graph->pool, h, gate_up->data, gate_up->dtype, weights->data, pass.routing.source, pass.used, pass.width);
-    list_rows(&pass, h, gate_up->dtype, pass.width, 0, pass.width, 0, DOWN, NULL, sorted, y->dtype, pass.hidden, false);
-    run_list(&pass, y->rows, pass.width, product_flops(&pass));
+    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)), h_bytes = row_bytes / 2 * (size_t)pass.room, sorted_bytes = dtype_bytes(y->dtype, (size_t)(pass.rows * pass.hidden));
+    void *h = scratch_take(graph, h_bytes), *sorted = scratch_take(graph, sorted_bytes);   /* sorted: the experts' results, of all chunks: a token adds them up in the order of its slots */
+    const struct operand c = {sorted, y->dtype, pass.hidden, 0, 0};
+    while (next_chunk(&pass)) {
+        const struct operand a = {h, gate_up->dtype, pass.width, 0, pass.first};
+        if (graph_computes(graph))
+            kernels->swiglu_forward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
+        list_rows(&pass, &a, pass.width, 0, DOWN, 1, &c, false);
+        run_list(&pass, y->rows, pass.width, 1);
+    }
     if (graph_computes(graph))
         kernels->combine(graph->pool, y->data, shared ? shared->data : NULL, y->dtype, sorted, y->dtype, pass.routing.place, pass.op->gate.top_k, y->rows, pass.hidden);
     scratch_give(graph, sorted, sorted_bytes);
@@ -184,17 +225,18 @@ static void down_backward(struct graph *graph, struct op *op) {
     const struct moe_kernels *kernels = &graph->kernels->moe;
     struct pass pass = pass_begin(graph, op->extra, op->in[2]);
     float *dg = gradient_sole(graph, weights);
-    const size_t sorted_bytes = dtype_bytes(y->grad_dtype, (size_t)(pass.rows * pass.hidden)), h_bytes = dtype_bytes(gate_up->dtype, (size_t)(pass.rows * pass.width));
+    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)), h_bytes = row_bytes / 2 * (size_t)pass.room, sorted_bytes = dtype_bytes(y->grad_dtype, (size_t)(pass.room * pass.hidden));
     void *sorted = scratch_take(graph, sorted_bytes), *h = scratch_take(graph, h_bytes);   /* sorted: dy by rows */
-    gather(&pass, sorted, y->grad, y->grad_dtype);
-    list_rows(&pass, sorted, y->grad_dtype, pass.hidden, 0, pass.hidden, 1, DOWN, NULL, h, gate_up->dtype, pass.width, false);
-    run_list(&pass, y->rows, pass.hidden, product_flops(&pass));
-    if (graph_computes(graph)) {
-        memset(dg, 0, (size_t)pass.rows * sizeof *dg);   /* dropped slots have no row */
-        kernels->swiglu_backward(graph->pool, h, gate_up->data, gate_up->dtype, dg, weights->data, pass.routing.source, pass.used, pass.width);
+    if (graph_computes(graph)) memset(dg, 0, (size_t)pass.rows * sizeof *dg);              /* dropped slots have no row */
+    while (next_chunk(&pass)) {
+        const struct operand dy = gather(&pass, sorted, y->grad, y->grad_dtype), dh = {h, gate_up->dtype, pass.width, 0, pass.first};
+        list_rows(&pass, &dy, pass.hidden, 1, DOWN, 1, &dh, false);
+        run_list(&pass, y->rows, pass.hidden, 1);
+        if (graph_computes(graph))
+            kernels->swiglu_backward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, dg, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
+        list_weight_gradients(&pass, DOWN, &dy, &dh);   /* dh is h now */
+        run_list(&pass, pass.hidden, y->rows, 1);
     }
-    list_weight_gradients(&pass, DOWN, sorted, y->grad_dtype, pass.hidden, 0, h, gate_up->dtype);
-    run_list(&pass, pass.hidden, y->rows, product_flops(&pass));
     scratch_give(graph, h, h_bytes);
     scratch_give(graph, sorted, sorted_bytes);
     pass_end(&pass);

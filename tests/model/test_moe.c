@@ -372,6 +372,60 @@ static void micro_batches_add_up(void **state) {
     tear_down(&parts);
 }
 
+/* Rows that fill several chunks, in which experts run one after the other: every token as if it were computed alone, and gradients as those of small batches. */
+static void chunks_change_nothing(void **state) {
+    (void)state;
+    enum { WIDE = 320, T = 1024, PARTS = 8 };   /* T x CHOSEN rows of 4 WIDE bytes: 3.9 MB */
+    static int32_t tokens[T], targets[T];
+    static float weights[T], losses[T];
+    char text[900];
+    snprintf(text, sizeof text, "{\"model_type\":\"deepseek\",\"n_shared_experts\":1,\"norm_topk_prob\":false,\"hidden_size\":%d,\"intermediate_size\":12,\"num_hidden_layers\":1,\"vocab_size\":401,"
+             "\"initializer_range\":0.1,\"num_attention_heads\":2,\"num_key_value_heads\":2,\"moe_intermediate_size\":6,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"first_k_dense_replace\":0,"
+             "\"moe_layer_freq\":1,\"scoring_func\":\"softmax\"}", WIDE);
+    struct model *models[2];
+    struct arena arenas[2] = {{0}, {0}};
+    static float results[2][T * WIDE];
+    for (int i = 0; i < T; i++) tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, 401), targets[i] = (int32_t)random_below(3, 2, (uint64_t)i, 401), weights[i] = 1.0f / T;
+    for (int m = 0; m < 2; m++) {   /* whole, in parts */
+        struct error error;
+        struct config config;
+        struct memory memory;
+        struct graph graph;
+        enum isa isa;
+        json_t *root = json_loads(text, 0, NULL);
+        assert_non_null(root);
+        if (isa_select(&isa, &error) || config_parse(&config, root, "test", &arenas[m], &error) || model_create(&models[m], &config, kernels_for(isa), NULL, DTYPE_F32, &error) ||
+            model_allocate_training(models[m], &error) || memory_create(&memory, (size_t)64 << 20, &error))
+            fail_msg("%s", error.message);
+        json_decref(root);
+        model_initialise(models[m], 7);
+        graph_init(&graph, models[m]->kernels, NULL, &memory, DTYPE_F32, true, false);
+        const int64_t together = m ? T / PARTS : T;
+        for (int64_t row = 0; row < T; row += together) {
+            const struct span span = {.count = together};
+            const struct batch batch = {tokens + row, together, &span, 1};
+            struct forward pass = {.graph = &graph, .model = models[m], .batch = &batch};
+            graph_reset(&graph);
+            struct tensor *y = models[m]->layers[0].ffn->forward(&pass, &models[m]->layers[0], op_embedding(&graph, models[m]->embedding, batch.ids, together));
+            memcpy(results[m] + row * WIDE, y->data, (size_t)(together * WIDE) * sizeof(float));
+            op_cross_entropy(&graph, y, models[m]->head, targets + row, weights + row, losses + row);
+            graph_backward(&graph);
+            assert_int_equal(graph.status, STATUS_OK);
+        }
+        graph_destroy(&graph);
+        memory_destroy(&memory);
+    }
+    assert_memory_equal(results[0], results[1], sizeof results[0]);
+    for (int i = 0; i < models[0]->parameter_count; i++) {
+        const struct parameter *p = models[0]->parameters[i], *q = models[1]->parameters[i];
+        double distance = 0, norm = 0;
+        assert_int_equal(p->grad_written, q->grad_written);
+        for (int64_t j = 0; p->grad_written && j < p->count; j++) distance += pow((double)p->grad[j] - (double)q->grad[j], 2), norm += pow((double)p->grad[j], 2);
+        if (!(sqrt(distance) <= 1e-5 * sqrt(norm))) fail_msg("%s: off by %g of %g", p->name, sqrt(distance), sqrt(norm));
+    }
+    for (int m = 0; m < 2; m++) model_destroy(models[m]), arena_free(&arenas[m]);
+}
+
 /* A router of zeros sends every token to the first experts. The others' gradients are not written, and not read. */
 static void experts_without_tokens_are_left_alone(void **state) {
     (void)state;
@@ -464,7 +518,7 @@ static void a_token_does_not_see_its_batch(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_layer_has_the_gradients_of_its_formulas), cmocka_unit_test(recomputation_and_threads_change_nothing), cmocka_unit_test(the_plan_counts_flops),
-        cmocka_unit_test(micro_batches_add_up), cmocka_unit_test(experts_without_tokens_are_left_alone), cmocka_unit_test(dropping_spares), cmocka_unit_test(a_token_does_not_see_its_batch),
+        cmocka_unit_test(micro_batches_add_up), cmocka_unit_test(chunks_change_nothing), cmocka_unit_test(experts_without_tokens_are_left_alone), cmocka_unit_test(dropping_spares), cmocka_unit_test(a_token_does_not_see_its_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
