@@ -482,6 +482,19 @@ static void dropping_spares(void **state) {
         differs = differs || f.objective.main_sum != with_dropping;
     }
     assert_true(differs);
+    /* A budget of nothing drops all but the spared sequences, however they come in micro-batches. */
+    f.objective.capacity_factor = 0.001;
+    int64_t least = ROWS, most = 0;
+    for (f.objective.step = 0; f.objective.step < 6; f.objective.step++) {
+        int64_t unspared = 0;
+        for (uint64_t i = 0; i < SEQUENCES; i++) unspared += !(random_uniform(f.objective.seed, random_stream("undropped") + f.objective.step, i) < f.objective.undropped);
+        for (int64_t together = 1; together <= SEQUENCES; together += SEQUENCES - 1) {
+            step(&f, together);
+            assert_int_equal(f.loads[1].dropped, unspared * LENGTH * CHOSEN);
+        }
+        least = unspared < least ? unspared : least, most = unspared > most ? unspared : most;
+    }
+    assert_true(least < most);
     tear_down(&f);
 }
 
