@@ -272,6 +272,15 @@ static void keys_that_came_later_have_their_default(void **state) {
     (void)state;
     json_t *saved = json_loads("{\"train\": {\"seed\": 1}}", 0, NULL), *now = json_loads("{\"train\": {\"seed\": 1, \"eval_batches\": 20}}", 0, NULL);
     assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_OK);
+    json_t *later = json_loads("{\"capacity_factor\": null, \"undropped\": 0.1, \"schedule\": {\"batch_start\": 0, \"batch_ramp_tokens\": 0}}", 0, NULL);
+    json_object_set_new(saved, "train", json_loads("{\"seed\": 1, \"schedule\": {}}", 0, NULL));
+    json_object_update(json_object_get(now, "train"), later);
+    assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_OK);
+    json_object_set_new(json_object_get(now, "train"), "capacity_factor", json_real(1));
+    assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "train.capacity_factor = (absent), the config now says 1"));
+    json_object_update(json_object_get(now, "train"), later);
+    json_decref(later);
     json_object_set_new(json_object_get(now, "train"), "eval_batches", json_integer(21));
     assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "train.eval_batches = (absent), the config now says 21"));
