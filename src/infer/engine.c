@@ -15,7 +15,7 @@ enum status engine_create(struct engine **out, struct model *model, int64_t max_
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) return error_set(error, STATUS_NO_MEMORY, "no memory for an engine");
     engine->model = model;
-    engine->max_rows = max_rows > 0 ? max_rows : ENGINE_DEFAULT_ROWS;
+    engine->max_rows = max_rows > 0 ? max_rows : model->expanded_prefill ? ENGINE_EXPANDED_ROWS : ENGINE_DEFAULT_ROWS;
     size_t rows = (size_t)engine->max_rows;
     engine->spans = calloc(rows, sizeof *engine->spans);
     engine->pieces = calloc(rows, sizeof *engine->pieces);

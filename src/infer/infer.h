@@ -25,6 +25,7 @@ struct engine {
 };
 
 #define ENGINE_DEFAULT_ROWS 512
+#define ENGINE_EXPANDED_ROWS 2048   /* with expanded prefill: each pass expands the keys and values of all earlier positions */
 
 enum status engine_create(struct engine **engine, struct model *model, int64_t max_rows, struct error *error);
 void engine_destroy(struct engine *engine);
