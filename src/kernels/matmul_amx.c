@@ -68,8 +68,8 @@ static always_inline void multiply_few(const int rows, int64_t k, const uint32_t
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
 }
 
-static inline void prefetch_part(const char **ahead, const char *end) {
-    for (int i = 0; i < 2 && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
+static inline void prefetch_part(const char **ahead, const char *end, int64_t lines) {
+    for (int64_t i = 0; i < lines && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
 }
 
 /* B of one step into the first-level cache, by ordinary loads: from memory they bring it faster than the loads of tiles do, and faster than prefetches alone. */
@@ -139,8 +139,9 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
      * The partial sums of the next tile follow these. */
     const char *sums = c_in ? (const char *)(c_in + AMX_ROWS * PANEL) : NULL;
     int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64) : 0;
+    const int64_t ahead_lines = (ahead_bytes / 64 * AMX_K + k - 1) / k;   /* in each step */
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
-        prefetch_part(&ahead, ahead_end);
+        prefetch_part(&ahead, ahead_end, ahead_lines);
         for (int64_t i = 0; i < sums_bytes; i += 64) __builtin_prefetch(sums + i, 1);
         sums += sums_bytes;
         _tile_stream_loadd(4, a, A_ROW);

@@ -367,6 +367,7 @@ struct matmul_list {
     const struct matmul_group *groups;
     int count;
     int64_t unit_cost;
+    bool stream;               /* the call writes more than the caches should hold */
     struct matmul_area area;   /* of one thread, enough for every group */
     char *scratch;
     _Alignas(64) atomic_llong next;
@@ -374,6 +375,15 @@ struct matmul_list {
 
 /* Units for each thread, so that the last one to finish is not far behind; what reading B costs, in rows; the least cost of a unit. */
 enum { MATMUL_UNITS = 16, MATMUL_READ_ROWS = 8, MATMUL_UNIT_COST = 1 << 19 };
+
+/* Results of so many bytes are written around the caches: what reads gradients reads them later, and a line that is written whole need not be read first. */
+#define MATMUL_STREAM_BYTES (16 << 20)
+
+/* A result that is most of what its product moves, in whole cache lines. */
+static inline bool matmul_is_streamed(const struct matrix *a, const struct matmul_product *product) {
+    return !product->accumulate && product->c_dtype == DTYPE_F32 && product->c_stride % 16 == 0 && (uintptr_t)product->c % 64 == 0 &&
+           2 * a->rows * product->n > (a->rows + product->n) * a->cols;
+}
 
 struct matmul_cut { int64_t panels, block_rows, pieces, units; };   /* of a group; `pieces` of each block */
 
@@ -425,7 +435,7 @@ static inline void matmul_list_task(void *context, int thread, int threads) {
         for (int i = 0; i < group->count; i++) {
             const struct matmul_product *product = &group->products[i];
             int64_t own = matmul_panels(kind, product), j0 = begin > before ? begin - before : 0, j1 = matmul_min(end - before, own);
-            if (j0 < j1) matmul_block_product(kind, &block, product, j0, j1, false);
+            if (j0 < j1) matmul_block_product(kind, &block, product, j0, j1, list->stream && matmul_is_streamed(&group->a, product));
             before += own;
         }
     }
@@ -442,10 +452,14 @@ static inline size_t matmul_kind_grouped_scratch_bytes(const struct matmul_kind 
 }
 
 static inline void matmul_kind_run_grouped(const struct matmul_kind *kind, struct pool *pool, const struct matmul_group *groups, int count, void *scratch) {
-    int64_t max_m = 0, max_k = 0, products = 0, cost = 0;
+    int64_t max_m = 0, max_k = 0, products = 0, cost = 0, streamed = 0;
     for (int i = 0; i < count; i++) {
         int64_t m = groups[i].a.rows, k = groups[i].a.cols, n = 0;
-        for (int j = 0; j < groups[i].count; j++) n += groups[i].products[j].n;
+        for (int j = 0; j < groups[i].count; j++) {
+            const struct matmul_product *product = &groups[i].products[j];
+            n += product->n;
+            if (matmul_is_streamed(&groups[i].a, product)) streamed += m * product->n * 4;
+        }
         if (m == 0 || n == 0) continue;
         if (m > max_m) max_m = m;
         if (k > max_k) max_k = k;
@@ -456,6 +470,7 @@ static inline void matmul_kind_run_grouped(const struct matmul_kind *kind, struc
     if (products < MATMUL_ALONE) pool = NULL;
     struct matmul_list list = {.kind = kind, .groups = groups, .count = count, .unit_cost = cost / (MATMUL_UNITS * (int64_t)pool_threads(pool))};
     if (list.unit_cost < MATMUL_UNIT_COST) list.unit_cost = MATMUL_UNIT_COST;
+    list.stream = streamed >= MATMUL_STREAM_BYTES;
     list.area = matmul_block_area(kind, matmul_min(max_m, kind->m_block + kind->tile_rows), max_k);
     list.scratch = (char *)(((uintptr_t)scratch + 63) / 64 * 64);
     atomic_init(&list.next, 0);

@@ -207,6 +207,8 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
         if (!along_k) {
             for (int64_t u = 0; u < units; u++, to += width) {
                 int64_t k = k0 + u * per_unit;
+                if (ahead)
+                    for (int64_t row = k; row < k + per_unit; row++) __builtin_prefetch((const char *)data + (row * stride + r0 + g) * bytes + ahead, 0, 2);
                 vi x = k < k1 && valid ? gather_units(data, dtype, stride, k, k1, r0 + g, valid, unit) : vi_zero();
                 if (kept == VF) vi_store(to, x);
                 else vi_store_part(to, x, kept);
@@ -268,10 +270,11 @@ static inline void pack_panels(const struct matmul_kind *kind, void *packed, con
     }
 }
 
-/* Part of one panel of a B that is packed on its way (matmul_driver.h). Weights lie along k; other layouts take the common way. */
+/* Part of one panel of a B that is packed on its way (matmul_driver.h). Its layout and type are known to the compiler, as its unit is. */
 static always_inline void pack_panel_as(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead, int64_t multiple, enum unit unit) {
     int64_t k_padded = k1 == b->rows ? matmul_round_up(k1, multiple) : k1;
-    if (!b->transposed) pack_strip(packed, PANEL, b->data, b->dtype, b->stride, false, n, columns, k0, k1, k_padded, unit);
+    if (!b->transposed && b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
+    else if (!b->transposed) pack_strip_as(packed, PANEL, b->data, DTYPE_F32, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
     else if (b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
     else pack_strip_as(packed, PANEL, b->data, DTYPE_F32, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
 }
