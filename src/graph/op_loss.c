@@ -14,11 +14,11 @@ static int64_t chunk_rows(int64_t rows, int64_t vocab) {
 }
 
 /* c [rows, n] = x B (or onto c), B and n as `operand` has them. */
-static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t rows, int64_t width, enum dtype compute, const struct matmul_product *operand, void *c, enum dtype c_dtype, bool accumulate, void *scratch) {
+static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t stride, int64_t rows, int64_t width, enum dtype compute, const struct matmul_product *operand, void *c, enum dtype c_dtype, bool accumulate, void *scratch) {
     const int64_t n = operand->n;
     graph->flops += 2.0 * (double)rows * (double)width * (double)n;
     if (!graph_computes(graph)) return;
-    const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = width};
+    const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = stride};
     struct matmul_product product = *operand;
     product.c = c, product.c_stride = n, product.c_dtype = c_dtype, product.accumulate = accumulate;
     graph->kernels->matmul.run(graph->pool, &a, compute, &product, 1, scratch);
@@ -45,6 +45,9 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     void *packed_scratch[2] = {packed_bytes[0] ? scratch_take(graph, packed_bytes[0]) : NULL, packed_bytes[1] ? scratch_take(graph, packed_bytes[1]) : NULL};
     void *h_packed = h_packed_bytes ? scratch_take(graph, h_packed_bytes) : NULL;
     void *scratch = scratch_take(graph, scratch_bytes);
+    /* The logits' gradient in the type that the products round it to: it is read twice. In bf16 it fills half of a row of logits. */
+    const enum dtype d_dtype = head->compute;
+    const int64_t d_stride = d_dtype == DTYPE_BF16 ? 2 * vocab : vocab;
     struct matmul_product operand[2] = {{.n = vocab}, {.n = width}};
     if (graph_computes(graph)) {
         weight_operand(graph, head, 0, packed_scratch[0], &operand[0]);
@@ -54,16 +57,16 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     for (int64_t row = 0; row < h->rows; row += chunk) {
         const int64_t rows = h->rows - row < chunk ? h->rows - row : chunk;
         const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
-        head_product(graph, x, h->dtype, rows, width, head->compute, &operand[0], logits, DTYPE_F32, false, scratch);
+        head_product(graph, x, h->dtype, width, rows, width, head->compute, &operand[0], logits, DTYPE_F32, false, scratch);
         if (graph_computes(graph))
-            graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, rows, vocab);
+            graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, d_dtype, rows, vocab);
         if (!backward) continue;
-        head_product(graph, logits, DTYPE_F32, rows, vocab, head->compute, &operand[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, accumulate, scratch);
+        head_product(graph, logits, d_dtype, d_stride, rows, vocab, head->compute, &operand[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, accumulate, scratch);
         if (graph_computes(graph)) {
             const struct matrix b = {.data = x, .dtype = h->dtype, .rows = rows, .cols = width, .stride = width};
             matmul_pack(graph->pool, matmul, h_packed, &b, head->compute);
         }
-        weight_gradient(graph, head, logits, DTYPE_F32, vocab, rows, h_packed);
+        weight_gradient(graph, head, logits, d_dtype, d_stride, rows, h_packed);
     }
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, h_packed, h_packed_bytes);
@@ -97,7 +100,7 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
         for (int64_t i = 0; rows && i < count; i++) memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
         weight_operand(graph, head, 0, packed_scratch, &operand);
     }
-    head_product(graph, gathered, h->dtype, count, width, head->compute, &operand, logits, DTYPE_F32, false, scratch);
+    head_product(graph, gathered, h->dtype, width, count, width, head->compute, &operand, logits, DTYPE_F32, false, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, packed_scratch, packed_bytes);
     if (rows) scratch_give(graph, gathered, gathered_bytes);

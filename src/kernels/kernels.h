@@ -157,8 +157,9 @@ struct row_kernels {
     void (*embedding_backward)(struct pool *pool, float *dtable, const float *dx, const int32_t *ids, int64_t rows, int64_t width);
 
     /* Per row: loss[t] = log sum_v exp(logits[t][v]) - logits[t][target[t]], 0 where target is negative. With `weights` (may be NULL: loss only) the
-     * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. */
-    void (*cross_entropy)(struct pool *pool, float *loss, float *logits, int64_t stride, const int32_t *targets, const float *weights, int64_t rows, int64_t vocab);
+     * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. Of gradient_dtype F32, or BF16: then it is the first half of the row. */
+    void (*cross_entropy)(struct pool *pool, float *loss, float *logits, int64_t stride, const int32_t *targets, const float *weights, enum dtype gradient_dtype,
+                          int64_t rows, int64_t vocab);
 
     /* One AdamW update of `count` elements on the calling thread: g = gradient * grad_scale; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
      * p -= lr weight_decay p; p -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps). */

@@ -6,14 +6,15 @@
 #include "kernels/rows_real.h"
 
 /* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
-static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight) {
+static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight, enum dtype gradient_dtype) {
     real largest = logits[0], sum = 0;
     for (int64_t v = 1; v < vocab; v++)
         if (logits[v] > largest) largest = logits[v];
     for (int64_t v = 0; v < vocab; v++) sum += real_exp(logits[v] - largest);
     real loss = real_log(sum) + (largest - logits[target]);
     if (weight) {
-        for (int64_t v = 0; v < vocab; v++) logits[v] = *weight * (real_exp(logits[v] - largest) / sum - (v == target ? 1 : 0));
+        const enum dtype dtype = gradient_dtype == DTYPE_BF16 ? DTYPE_BF16 : ROWS_REAL_DTYPE;
+        for (int64_t v = 0; v < vocab; v++) real_store(logits, dtype, v, *weight * (real_exp(logits[v] - largest) / sum - (v == target ? 1 : 0)));
     }
     return loss;
 }

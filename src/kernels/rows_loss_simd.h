@@ -47,8 +47,18 @@ ROWS_INLINE float exp_of_one(float x) {
     return lanes[0];
 }
 
+/* scale exp(logits - shift), over the logits */
+ROWS_INLINE void loss_gradient(float *logits, enum dtype dtype, int64_t vocab, vf shift, vf scale) {
+    int64_t v = 0;
+    for (; v + VF <= vocab; v += VF) vf_store_as(logits, dtype, v, vf_mul(scale, vf_exp(vf_sub(vf_load(logits + v), shift))));
+    if (v < vocab) {
+        int n = (int)(vocab - v);
+        vf_store_as_part(logits, dtype, v, vf_mul(scale, vf_exp(vf_sub(vf_load_part(logits + v, n), shift))), n);
+    }
+}
+
 /* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
-static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight) {
+static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight, enum dtype gradient_dtype) {
     float largest = -INFINITY, shift = 0.0f;   /* shift is the maximum so far, 0 while that is -inf */
     double sum = 0.0;                          /* of exp(logit - shift) */
     for (int64_t v = 0; v < vocab; v += LOSS_BLOCK) {
@@ -64,13 +74,10 @@ static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t targ
     double loss = simd_log(sum) + ((double)shift - (double)at_target);
     if (weight) {
         vf s = vf_set(shift), scale = vf_set((float)((double)*weight / sum));
-        int64_t v = 0;
-        for (; v + VF <= vocab; v += VF) vf_store(logits + v, vf_mul(scale, vf_exp(vf_sub(vf_load(logits + v), s))));
-        if (v < vocab) {
-            int n = (int)(vocab - v);
-            vf_store_part(logits + v, vf_mul(scale, vf_exp(vf_sub(vf_load_part(logits + v, n), s))), n);
-        }
-        logits[target] = (float)((double)*weight * ((double)exp_of_one(at_target - shift) / sum - 1.0));
+        const float of_target = (float)((double)*weight * ((double)exp_of_one(at_target - shift) / sum - 1.0));
+        ROWS_WITH_DTYPE(D, gradient_dtype, loss_gradient(logits, D, vocab, s, scale));
+        if (gradient_dtype == DTYPE_BF16) ((uint16_t *)(void *)logits)[target] = bf16_from_float(of_target);
+        else logits[target] = of_target;
     }
     return (float)loss;
 }
