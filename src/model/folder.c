@@ -7,7 +7,7 @@
 #include "graph/weights.h"
 #include "model/blocks.h"
 
-#define NAMES_SHOWN 20   /* missing tensors, by name */
+#define NAMES_BYTES 700   /* of a message, for the names of missing tensors: about 14 of a mixture of experts */
 #define MAX_WARNINGS 16
 
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------------------------- */
@@ -15,14 +15,14 @@
 static bool loadable(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16; }
 
 static enum status match(const struct model *model, const struct safetensors *st, const char *folder, struct error *error) {
-    int missing = 0;
-    char names[NAMES_SHOWN * 80] = "", more[40] = "";
+    int missing = 0, shown = 0;
+    char names[NAMES_BYTES] = "", more[40] = "";
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         const struct safetensors_entry *entry = safetensors_find(st, p->name);
         if (!entry) {
             const size_t used = strlen(names);
-            if (missing++ < NAMES_SHOWN) snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name);
+            if (shown == missing++ && used + strlen(p->name) + 3 <= sizeof names) shown += snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name) > 0;
             continue;
         }
         char found[160];
@@ -36,7 +36,7 @@ static enum status match(const struct model *model, const struct safetensors *st
         if (!loadable(entry->dtype))
             return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16 or F16", safetensors_shard_path(st, entry->shard), p->name, found);
     }
-    if (missing > NAMES_SHOWN) snprintf(more, sizeof more, " and %d more", missing - NAMES_SHOWN);
+    if (missing > shown) snprintf(more, sizeof more, " and %d more", missing - shown);
     if (missing) return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder, missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, more);
     return STATUS_OK;
 }

@@ -33,7 +33,7 @@ static struct model *training_model(enum isa isa, struct pool *pool, enum dtype 
     struct error error;
     struct arena arena = {0};
     struct config config;
-    struct model *model;
+    struct model *model = NULL;
     json_t *root = json_loads(config_text, 0, NULL);
     if (config_parse(&config, root, "test", &arena, &error) || model_create(&model, &config, kernels_for(isa), pool, compute, &error) || model_allocate_training(model, &error))
         fail_msg("%s", error.message);
@@ -61,7 +61,7 @@ static int remove_folder(void **state) {
 
 static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool expanded_prefill) {
     struct error error;
-    struct model *model;
+    struct model *model = NULL;
     const struct model_options options = {.use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .expanded_prefill = expanded_prefill};
     if (model_open(&model, folder, kernels_for(isa), pool, &options, &error)) fail_msg("%s", error.message);
     return model;
@@ -141,6 +141,56 @@ static double distance(const float *a, const float *b) {
 }
 
 static float expanded[TOKENS * VOCAB], found[TOKENS * VOCAB], again[TOKENS * VOCAB];
+
+/* In bf16 as well: what a training model computes absorbed from its values, and an exported folder from packed copies, are the same bits. */
+static void values_and_packed_views_agree(void **state) {
+    (void)state;
+    for (int isa = 0; isa < ISA_COUNT; isa++) {
+        if (!isa_available((enum isa)isa)) continue;
+        struct model *model = training_model((enum isa)isa, NULL, DTYPE_BF16);
+        logits_of_engine(model, 0, found);
+        model_destroy(model);
+        model = open_model((enum isa)isa, NULL, DTYPE_BF16, DTYPE_BF16, false);
+        logits_of_engine(model, 0, again);
+        assert_memory_equal(again, found, sizeof found);
+        model_destroy(model);
+    }
+}
+
+/* With expanded prefill a pass may hold tokens of sequences that decode beside a prompt: those stay absorbed, and their bits are those of a pass of their own. */
+static void decoding_beside_an_expanded_prompt(void **state) {
+    (void)state;
+    enum { BEFORE = 9, PROMPT = 270 };
+    struct error error;
+    enum isa isa;
+    struct pool *pool;
+    assert_int_equal(isa_select(&isa, &error), STATUS_OK);
+    assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
+    for (int type = 0; type < 2; type++) {
+        struct model *model = open_model(isa, pool, type ? DTYPE_BF16 : DTYPE_F32, type ? DTYPE_F8_E4M3 : DTYPE_F32, true);
+        struct sequence *sequences[5];
+        struct engine *engine;
+        struct feed feeds[5];
+        float logits[2][5][VOCAB];
+        for (int together = 0; together < 2; together++) {
+            assert_int_equal(engine_create(&engine, model, 0, &error), STATUS_OK);
+            for (int i = 0; i < 5; i++) {
+                assert_int_equal(sequence_create(&sequences[i], model, BEFORE + PROMPT, &error), STATUS_OK);
+                feeds[i] = (struct feed){.sequence = sequences[i], .ids = ids + i, .count = BEFORE};
+            }
+            if (engine_feed(engine, feeds, 5, 1, &error)) fail_msg("%s", error.message);
+            for (int i = 0; i < 5; i++) feeds[i] = (struct feed){.sequence = sequences[i], .ids = ids + 20 + i, .count = i == 1 ? PROMPT : i == 3 ? 2 : 1, .logits = logits[together][i]};
+            for (int i = 0; i < 5; i += together ? 5 : 1)
+                if (engine_feed(engine, feeds + i, together ? 5 : 1, 0, &error)) fail_msg("%s", error.message);
+            assert_null(engine->memory.outside);
+            for (int i = 0; i < 5; i++) sequence_destroy(sequences[i]);
+            engine_destroy(engine);
+        }
+        assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
+        model_destroy(model);
+    }
+    pool_destroy(pool);
+}
 
 static void absorbed_agrees_with_expanded(void **state) {
     (void)state;
@@ -227,11 +277,51 @@ static void state_has_the_closed_form(void **state) {
 static void other_caches_are_refused(void **state) {
     (void)state;
     struct error error;
-    struct model *model;
+    struct model *model = NULL;
     struct model_options options = {.use = MODEL_INFERENCE, .compute = DTYPE_COUNT, .cache = DTYPE_F16};
     assert_int_equal(model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL, &options, &error), STATUS_UNSUPPORTED);
     assert_non_null(strstr(error.message, "layer 0"));
     assert_non_null(strstr(error.message, "F8_E4M3"));   /* what is expected instead */
+}
+
+/* Tensors that are missing are named until the message has no more room, and then counted. */
+static void missing_tensors_are_named(void **state) {
+    (void)state;
+    static const char text[] = "{\"model_type\":\"deepseek_v2\",\"hidden_size\":16,\"intermediate_size\":16,\"moe_intermediate_size\":8,\"num_hidden_layers\":2,\"num_attention_heads\":1,\"kv_lora_rank\":8,"
+                               "\"qk_nope_head_dim\":8,\"qk_rope_head_dim\":4,\"v_head_dim\":8,\"n_routed_experts\":20,\"num_experts_per_tok\":2,\"first_k_dense_replace\":1,\"vocab_size\":7}";
+    struct error error;
+    struct arena arena = {0};
+    struct config config;
+    struct model *model = NULL;
+    char path[64];
+    json_t *root = json_loads(text, 0, NULL);
+    if (config_parse(&config, root, "test", &arena, &error) || model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) || model_allocate_training(model, &error))
+        fail_msg("%s", error.message);
+    model->config_arena = arena;
+    struct safetensors_source *sources = calloc((size_t)model->parameter_count, sizeof *sources);
+    int64_t count = 0;
+    for (int i = 0; i < model->parameter_count; i++) {   /* all but the experts */
+        const struct parameter *p = model->parameters[i];
+        if (!strstr(p->name, ".experts.")) sources[count++] = (struct safetensors_source){.name = p->name, .dtype = DTYPE_F32, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = p->value};
+    }
+    assert_int_equal(model->parameter_count - count, 60);
+    snprintf(path, sizeof path, "%s/lacking", folder);
+    assert_int_equal(folder_create(path, &error), STATUS_OK);
+    snprintf(path, sizeof path, "%s/lacking/model.safetensors", folder);
+    assert_int_equal(safetensors_write(path, sources, count, NULL, NULL, &error), STATUS_OK);
+    free(sources);
+    snprintf(path, sizeof path, "%s/lacking", folder);
+    assert_int_equal(model_load(model, path, MODEL_INFERENCE, &error), STATUS_NOT_FOUND);
+    assert_non_null(strstr(error.message, "lacking: 60 tensors that config.json asks for are missing: model.layers.1.mlp.experts.0.gate_proj.weight, model.layers.1.mlp.experts.0.up_proj.weight, "));
+    assert_non_null(strstr(error.message, "model.layers.1.mlp.experts.3.down_proj.weight"));
+    int named = 0, more = 0;
+    for (const char *at = error.message; (at = strstr(at, "model.layers.")); at++) named++;
+    const char *rest = strstr(error.message, "_proj.weight and ");
+    assert_non_null(rest);
+    assert_int_equal(sscanf(rest, "_proj.weight and %d more", &more), 1);
+    assert_int_equal(named + more, 60);
+    model_destroy(model);
+    json_decref(root);
 }
 
 /* V1 has no latents: no expanded prefill, no 8-bit cache. */
@@ -241,7 +331,7 @@ static void v1_has_no_latents(void **state) {
     struct error error;
     struct arena arena = {0};
     struct config config;
-    struct model *model;
+    struct model *model = NULL;
     json_t *root = json_loads(text, 0, NULL);
     if (config_parse(&config, root, "test", &arena, &error) || model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error)) fail_msg("%s", error.message);
     model->config_arena = arena;
@@ -256,8 +346,9 @@ static void v1_has_no_latents(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(yarn_frequencies), cmocka_unit_test(absorbed_agrees_with_expanded), cmocka_unit_test(other_types_stay_near),
-        cmocka_unit_test(state_has_the_closed_form), cmocka_unit_test(other_caches_are_refused), cmocka_unit_test(v1_has_no_latents),
+        cmocka_unit_test(yarn_frequencies), cmocka_unit_test(absorbed_agrees_with_expanded), cmocka_unit_test(values_and_packed_views_agree), cmocka_unit_test(decoding_beside_an_expanded_prompt),
+        cmocka_unit_test(other_types_stay_near),
+        cmocka_unit_test(state_has_the_closed_form), cmocka_unit_test(other_caches_are_refused), cmocka_unit_test(v1_has_no_latents), cmocka_unit_test(missing_tensors_are_named),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
