@@ -68,8 +68,16 @@ static always_inline void multiply_few(const int rows, int64_t k, const uint32_t
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
 }
 
-static inline void prefetch_part(const char **ahead, const char *end, int64_t lines) {
-    for (int64_t i = 0; i < lines && *ahead < end; i++, *ahead += 64) __builtin_prefetch(*ahead, 0, 2);
+/* The next lines of what follows; `at` is the position in its first row. */
+static inline void prefetch_part(struct matmul_ahead *ahead, int64_t *at, int64_t lines) {
+    for (int64_t i = 0; i < lines && ahead->rows > 0; i++) {
+        __builtin_prefetch(ahead->at + *at, 0, 2);
+        *at += 64;
+        if (*at < ahead->row_bytes) continue;
+        *at = 0;
+        ahead->rows--;
+        ahead->at += ahead->stride;
+    }
 }
 
 /* B of one step into the first-level cache, by ordinary loads: from memory they bring it faster than the loads of tiles do, and faster than prefetches alone. */
@@ -81,8 +89,8 @@ static always_inline void fetch_step(const char *b) {
 }
 
 static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
-                         int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
-    const char *a = a_packed, *b = b_packed, *ahead_end = ahead + ahead_bytes;
+                         int64_t out_stride, const struct matmul_ahead *ahead) {
+    const char *a = a_packed, *b = b_packed;
     switch (height) {
     case 1: multiply_few(1, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
     case FEW: multiply_few(FEW, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
@@ -100,7 +108,7 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
         }
         /* Two steps at a time on separate registers, so that the loads of one need not wait for the products of the other. */
         int64_t steps = (k + AMX_K - 1) / AMX_K;
-        const bool streaming = ahead_bytes > 0;   /* otherwise B was packed into the caches a moment ago */
+        const bool streaming = ahead->rows > 0;   /* otherwise B was packed into the caches a moment ago */
         for (; steps > 0; steps -= 2) {
             if (streaming) fetch_step(b);
             _tile_loadd(4, a, A_ROW);
@@ -139,9 +147,10 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
      * The partial sums of the next tile follow these. */
     const char *sums = c_in ? (const char *)(c_in + AMX_ROWS * PANEL) : NULL;
     int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64) : 0;
-    const int64_t ahead_lines = (ahead_bytes / 64 * AMX_K + k - 1) / k;   /* in each step */
+    struct matmul_ahead next = *ahead;
+    int64_t at = 0, ahead_lines = ((next.row_bytes + 63) / 64 * next.rows * AMX_K + k - 1) / k;   /* in each step */
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
-        prefetch_part(&ahead, ahead_end, ahead_lines);
+        prefetch_part(&next, &at, ahead_lines);
         for (int64_t i = 0; i < sums_bytes; i += 64) __builtin_prefetch(sums + i, 1);
         sums += sums_bytes;
         _tile_stream_loadd(4, a, A_ROW);

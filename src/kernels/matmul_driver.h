@@ -27,9 +27,10 @@
 #endif
 
 /* c_out[height][panel] = (c_in or 0) + A B for one tile over k values of k; of its rows, `rows` count. a: packed rows of one tile, b: part of a panel.
- * `ahead`: memory that will be needed next and whose `ahead_bytes` are worth a prefetch (NULL: none). */
+ * `ahead`: what will be needed next and is worth a prefetch. */
+struct matmul_ahead { const char *at; int64_t rows, row_bytes, stride; };   /* memory: so many rows, `stride` bytes apart */
 typedef void matmul_tile(int height, int rows, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out,
-                         int64_t out_stride, const char *ahead, int64_t ahead_bytes);
+                         int64_t out_stride, const struct matmul_ahead *ahead);
 
 /* One arithmetic of one variant. */
 struct matmul_kind {
@@ -198,12 +199,20 @@ static inline void matmul_pack_block(const struct matmul_kind *kind, const struc
 }
 
 /* From a part of an unpacked panel to the part that follows: the next k of the same columns, or the first k of the next panel. */
-static inline int64_t matmul_ahead(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, bool by_blocks, int panel) {
+static inline int64_t matmul_ahead_bytes(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, bool by_blocks, int panel) {
     const struct matrix *b = &product->unpacked;
     int64_t along_k = b->transposed ? 1 : b->stride, along_n = b->transposed ? b->stride : 1, elements;
     if (by_blocks) elements = panel * along_n;
     else elements = k0 + k_length < block->k ? k_length * along_k : panel * along_n - k0 * along_k;
     return elements * (b->dtype == DTYPE_BF16 ? 2 : 4);
+}
+
+/* That part where it lies. */
+static inline struct matmul_ahead matmul_ahead_part(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, int64_t n, bool by_blocks, int panel) {
+    const struct matrix *b = &product->unpacked;
+    const int64_t bytes = b->dtype == DTYPE_BF16 ? 2 : 4;
+    const char *part = (const char *)b->data + (b->transposed ? n * b->stride + k0 : k0 * b->stride + n) * bytes;
+    return (struct matmul_ahead){part + matmul_ahead_bytes(block, product, k0, k_length, by_blocks, panel), b->transposed ? panel : k_length, (b->transposed ? k_length : panel) * bytes, b->stride * bytes};
 }
 
 /* The product over no k: zeros, or what is there. */
@@ -243,7 +252,7 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                 const char *a = block->a + matmul_round_up(k0, kind->a_multiple) * tiles * height * kind->a_bytes;
                 int columns = (int)matmul_min(panel, product->n - j * panel);
                 const char *packed = block->panel;
-                if (unpacked) kind->pack_b(block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, matmul_ahead(block, product, k0, k_length, step > 1, panel));
+                if (unpacked) kind->pack_b(block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
                 else packed = (const char *)product->packed + j * panel_bytes + k0 * panel * kind->b_bytes;
                 const void *b = packed;
                 if (kind->expand && !single) {
@@ -253,7 +262,12 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                 /* What follows this part of the panel: the same of the next panel, or the next block of k of the first. */
                 int64_t part = k_length * panel * kind->b_bytes;
                 const char *next = single ? packed + part : j + 1 < j1 ? packed + panel_bytes : !last ? packed - (j - j0) * panel_bytes + part : packed + panel_bytes;
-                int64_t share = unpacked ? 0 : (matmul_round_up(part, 64) / 64 + tiles - 1) / tiles * 64;
+                int64_t share = (matmul_round_up(part, 64) / 64 + tiles - 1) / tiles * 64;
+                struct matmul_ahead ahead = {next, 1, share, share}, source = {0};
+                if (unpacked) {
+                    if (!single) source = matmul_ahead_part(block, product, k0, k_length, j * panel, step > 1, panel);
+                    ahead = (struct matmul_ahead){source.at, (source.rows + tiles - 1) / tiles, source.row_bytes, source.stride};
+                }
                 for (int64_t i = 0; i < tiles; i++, a += a_tile) {
                     int rows = (int)matmul_min(height, block->rows - i * height);
                     int64_t offset = (block->row + i * height) * product->c_stride + j * panel;
@@ -282,7 +296,8 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                     } else if (last) {
                         out = edge;
                     }
-                    multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, next + i * share, share);
+                    multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, &ahead);
+                    ahead.at += ahead.rows * ahead.stride;
                     if (last && !direct)
                         matmul_store_edge((char *)product->c + (size_t)offset * (product->c_dtype == DTYPE_BF16 ? 2 : 4), product->c_dtype,
                                           product->c_stride, edge, panel, rows, columns, stream);

@@ -316,7 +316,7 @@ static always_inline void multiply_step(vf sum[16][2], const int rows, const enu
 
 /* rows x PANEL accumulators over all steps. `streaming`: B comes from memory in one long stream, otherwise from the cache. */
 static always_inline void multiply_tile(const int rows, const enum step step, const bool streaming, int64_t k, const void *a_packed, const void *b_packed,
-                                        const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const char *ahead, int64_t ahead_bytes) {
+                                        const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_ahead *ahead) {
     const int a_step = step == STEP_EXPAND ? 2 * rows : rows;
     vf sum[16][2];
     const uint32_t *a = a_packed, *b = b_packed;
@@ -334,10 +334,14 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
         }
     } else {
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) __builtin_prefetch(c_out + r * out_stride + 16 * j, 1);
-        const uint32_t *middle = b + matmul_min(steps, ahead_bytes / 64) * PANEL, *end = b + steps * PANEL;
-        for (; b < middle; a += a_step, b += PANEL, ahead += 64) {
-            __builtin_prefetch(ahead, 0, 2);
-            multiply_step(sum, rows, step, a, b);
+        const uint32_t *end = b + steps * PANEL;
+        const char *next = ahead->at;
+        for (int64_t row = 0; row < ahead->rows && b < end; row++, next += ahead->stride) {
+            const uint32_t *middle = b + matmul_min((end - b) / PANEL, (ahead->row_bytes + 63) / 64) * PANEL;
+            for (const char *line = next; b < middle; a += a_step, b += PANEL, line += 64) {
+                __builtin_prefetch(line, 0, 2);
+                multiply_step(sum, rows, step, a, b);
+            }
         }
         for (; b < end; a += a_step, b += PANEL) multiply_step(sum, rows, step, a, b);
     }
@@ -347,10 +351,10 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
 
 /* A function for each height of a tile, and the one that picks it: NAME(height, ...). */
 #define TILE_PARAMETERS \
-    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const char *ahead, int64_t ahead_bytes
+    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_ahead *ahead
 #define TILE_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
     static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
-        multiply_tile(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead, ahead_bytes); \
+        multiply_tile(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead); \
     }
 #define TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING) \
     F(NAME, STEP, STREAMING, 1) F(NAME, STEP, STREAMING, 2) F(NAME, STEP, STREAMING, 3) F(NAME, STEP, STREAMING, 4) F(NAME, STEP, STREAMING, 5) F(NAME, STEP, STREAMING, 6)
@@ -369,7 +373,7 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
     static void NAME(int height, int rows, TILE_PARAMETERS) { \
         static void (*const of_height[TILE_ROWS])(TILE_PARAMETERS) = {TILE_HEIGHTS(TILE_NAME, NAME, STEP, STREAMING)}; \
         (void)rows; \
-        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead, ahead_bytes); \
+        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead); \
     }
 
 static inline int tile_height(int64_t rows) { return matmul_even_height(rows, TILE_ROWS); }
