@@ -296,6 +296,7 @@ static void tiles_begin(void) {
         config.columns[i] = 64;   /* bytes */
         config.rows[i] = 16;
     }
+    __asm__ volatile("" : : "r"(&config) : "memory");   /* the intrinsic does not say how much it reads: without this stores may be left out */
     _tile_loadconfig(&config);
 }
 static void tiles_end(void) { _tile_release(); }
