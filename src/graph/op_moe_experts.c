@@ -108,19 +108,25 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
     }
 }
 
-/* dW += dY^T X for one matrix of each expert with rows; the others' gradients stay as they are. */
-static void list_weight_gradients(struct pass *pass, enum which which, const struct operand *dy, const struct operand *x) {
+/* dW += dY^T X for each expert with rows; the others' gradients stay as they are. With two matrices, the second's dY follows in the columns of dy; where its gradient follows
+ * the first's in memory, too, they are one product: x is packed once. */
+static void list_weight_gradients(struct pass *pass, enum which which, int matrices, const struct operand *dy, const struct operand *x) {
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
-        if (rows == 0) continue;
-        struct parameter *w = matrix_of(pass, e, which);
-        const int64_t out = w->shape[0], in = w->shape[1];
-        struct matmul_product *product = &pass->products[pass->count];
-        *product = (struct matmul_product){.n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written,
-                                           .unpacked = {.data = operand_row(x, row), .dtype = x->dtype, .rows = rows, .cols = in, .stride = x->stride}};
-        pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(dy, row), .dtype = dy->dtype, .rows = out, .cols = rows, .stride = dy->stride, .transposed = true}, product, 1};
-        w->grad_written = true;
+        struct operand from = *dy;
+        for (int i = 0; rows > 0 && i < matrices; i++) {
+            struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i)), *next = i + 1 < matrices ? matrix_of(pass, e, (enum which)((int)which + i + 1)) : NULL;
+            const bool joined = next && next->grad == w->grad + w->count && next->grad_written == w->grad_written;
+            const int64_t in = w->shape[1], out = joined ? w->shape[0] + next->shape[0] : w->shape[0];
+            struct matmul_product *product = &pass->products[pass->count];
+            *product = (struct matmul_product){.n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written,
+                                               .unpacked = {.data = operand_row(x, row), .dtype = x->dtype, .rows = rows, .cols = in, .stride = x->stride}};
+            pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(&from, row), .dtype = from.dtype, .rows = out, .cols = rows, .stride = from.stride, .transposed = true}, product, 1};
+            from.column += out;
+            w->grad_written = true;
+            if (joined) next->grad_written = true, i++;
+        }
     }
 }
 
@@ -172,9 +178,8 @@ static void up_backward(struct graph *graph, struct op *op) {
             graph->kernels->rows.embedding_backward(graph->pool, dx, sorted, tokens, pass.used, hidden);
         }
         const struct operand b = gather(&pass, gathered, x->data, x->dtype);
-        list_weight_gradients(&pass, GATE, &da, &b);
-        list_weight_gradients(&pass, UP, &db, &b);
-        run_list(&pass, width, x->rows, 2);
+        list_weight_gradients(&pass, GATE, 2, &da, &b);
+        run_list(&pass, 2 * width, x->rows, 2);
     }
     scratch_give(graph, tokens, tokens_bytes);
     scratch_give(graph, gathered, gathered_bytes);
@@ -234,7 +239,7 @@ static void down_backward(struct graph *graph, struct op *op) {
         run_list(&pass, y->rows, pass.hidden, 1);
         if (graph_computes(graph))
             kernels->swiglu_backward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, dg, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
-        list_weight_gradients(&pass, DOWN, &dy, &dh);   /* dh is h now */
+        list_weight_gradients(&pass, DOWN, 1, &dy, &dh);   /* dh is h now */
         run_list(&pass, pass.hidden, y->rows, 1);
     }
     scratch_give(graph, h, h_bytes);
