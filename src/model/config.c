@@ -14,8 +14,10 @@
 #define MAX_LAYERS 4096
 #define MAX_VOCAB ((int64_t)1 << 24)
 #define MAX_WARNINGS 64
+#define MAX_NUMBER 1e30                           /* as an fp32 number finite, too */
 #define MAX_EXPERTS 8192                        /* of a layer */
 #define MAX_EXPERTS_TOGETHER ((int64_t)1 << 18)   /* of all layers */
+#define MAX_HEADS_TOGETHER ((int64_t)1 << 20)     /* of all layers with latent attention: each head has slices of W_kvb */
 
 /* ---- reading typed values ---------------------------------------------------------------------------------------------------- */
 
@@ -56,7 +58,7 @@ static enum status read_integer(const struct reader *reader, const char *key, in
 static enum status read_positive_number(const struct reader *reader, const json_t *object, const char *key, double *value) {
     const json_t *found = json_object_get(object, key);
     if (!found || json_is_null(found)) return STATUS_OK;
-    if (!json_is_number(found) || !(json_number_value(found) > 0) || !isfinite(json_number_value(found))) return wrong(reader, key, found, "a positive number");
+    if (!json_is_number(found) || !(json_number_value(found) > 0) || !(json_number_value(found) <= MAX_NUMBER)) return wrong(reader, key, found, "a positive number up to 1e30");
     *value = json_number_value(found);
     return STATUS_OK;
 }
@@ -203,6 +205,8 @@ static enum status read_latent_attention(const struct reader *reader, struct con
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + qk_rope_head_dim", heads, query))) return status;
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + v_head_dim", heads, config->qk_nope_head_dim + config->v_head_dim))) return status;
     if ((status = limit_product(reader, "num_attention_heads times kv_lora_rank + qk_rope_head_dim", heads, config->kv_lora_rank + config->qk_rope_head_dim))) return status;
+    if (heads * config->num_hidden_layers > MAX_HEADS_TOGETHER)
+        return error_set(reader->error, STATUS_INVALID, "%s: num_attention_heads times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(heads * config->num_hidden_layers), (long long)MAX_HEADS_TOGETHER);
     config->num_key_value_heads = heads;
     config->head_dim = config->qk_rope_head_dim;
     return STATUS_OK;
