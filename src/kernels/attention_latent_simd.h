@@ -17,7 +17,7 @@
 
 enum {
     SEGMENT = 512,                               /* keys */
-    KEYS = ATTENTION_TILES ? 256 : 64,           /* that go through a softmax together: it divides SEGMENT */
+    KEYS = ATTENTION_TILES ? 128 : 64,           /* that go through a softmax together: it divides SEGMENT */
     QUERIES = 128,                               /* rows of a unit, at most */
     LANES = ATTENTION_TILES ? 32 : 64,           /* queries side by side in a group of Q^T and S^T */
     COLUMNS = 64                                 /* channels side by side in a group of V and O */
@@ -197,7 +197,7 @@ struct latent_scratch {
     float *tokens;         /* [QUERIES] token of a row, counted from the unit's first */
     float *factors, *factors_of_part;   /* [QUERIES] */
     float *rows;           /* [KEYS][words], where the products cannot use what is stored */
-    float *values;         /* of pairs: groups of COLUMNS channels, each [KEYS / 2][columns] */
+    float *values;         /* [KEYS / 2][COLUMNS] pairs of some channels: small enough to stay in the first cache */
     float *row;            /* [16][words] */
     float *part, *whole;
 };
@@ -211,7 +211,7 @@ static int64_t latent_scratch_cut(struct latent_scratch *scratch, float *base, c
     scratch->factors = cut(&cutter, QUERIES);
     scratch->factors_of_part = cut(&cutter, QUERIES);
     scratch->rows = cut(&cutter, unpacked ? KEYS * layout->words : 0);
-    scratch->values = cut(&cutter, pairs ? KEYS / 2 * layout->cols : 0);
+    scratch->values = cut(&cutter, pairs ? KEYS / 2 * COLUMNS : 0);
     scratch->row = cut(&cutter, 16 * layout->words);
     scratch->part = cut(&cutter, latent_part_words(layout));
     scratch->whole = cut(&cutter, latent_part_words(layout));
@@ -234,7 +234,7 @@ static size_t latent_scratch_bytes(const struct attention_shape *shape, int64_t 
 struct latent_ahead {
     const char *at, *end;
     int64_t stride;        /* bytes for each word of a product in registers, at most a line */
-    int lines;             /* for each step of a product in tiles, or two keys that are unpacked */
+    int lines;             /* for each step of a product in tiles */
 };
 /* The bytes that are fetched meanwhile by a loop of so many words. */
 ATTENTION_INLINE const char *ahead_take(struct latent_ahead *ahead, int64_t words) {
@@ -242,11 +242,11 @@ ATTENTION_INLINE const char *ahead_take(struct latent_ahead *ahead, int64_t word
     if (at < ahead->end) ahead->at += words * ahead->stride;
     return at;
 }
-ATTENTION_INLINE void ahead_fetch(struct latent_ahead *ahead) {
+ATTENTION_INLINE void ahead_fetch(struct latent_ahead *ahead, int lines) {
     const char *at = ahead->at;
     if (at >= ahead->end) return;
-    for (int i = 0; i < ahead->lines; i++) _mm_prefetch(at + 64 * i, _MM_HINT_T1);
-    ahead->at = at + 64 * ahead->lines;
+    for (int i = 0; i < lines; i++) _mm_prefetch(at + 64 * i, _MM_HINT_T1);
+    ahead->at = at + 64 * lines;
 }
 
 #define ATTENTION_UNROLL _Pragma("GCC unroll 16")
@@ -345,7 +345,7 @@ ATTENTION_INLINE void latent_tile_column(float *c, int64_t c_stride, const float
     if (tiles > 2) _tile_zero(2);
     if (tiles > 3) _tile_zero(3);
     for (int64_t w = 0; w < words; w += 16) {
-        ahead_fetch(ahead);
+        ahead_fetch(ahead, ahead->lines);
         _tile_loadd(7, b + w * b_stride, b_bytes);
         _tile_loadd(4, a + w, a_bytes);
         _tile_dpbf16ps(0, 4, 7);
@@ -376,7 +376,7 @@ ATTENTION_INLINE void latent_tile_row(float *c, int64_t c_stride, const float *a
         if (tiles > 3) _tile_zero(3);
     }
     for (int64_t w = 0; w < words; w += 16) {
-        ahead_fetch(ahead);
+        ahead_fetch(ahead, ahead->lines);
         _tile_loadd(7, a + w, a_bytes);
         _tile_loadd(4, b + w * b_stride, b_bytes);
         _tile_dpbf16ps(0, 7, 4);
@@ -504,20 +504,21 @@ static void latent_unpack_row(float *to, const struct latent_row *row, const str
 }
 
 #if ATTENTION_PAIRS
-/* The first channels of n rows of pairs as pairs of neighbouring keys. Within 32 channels the order is 0..3 8..11 16..19 24..27 4..7 12.. of them: that of the
+/* Up to COLUMNS channels of n rows of pairs as pairs of neighbouring keys. Within 32 channels the order is 0..3 8..11 16..19 24..27 4..7 12.. of them: that of the
  * unpacking instructions. Keys n..padded are zeros. */
-static void latent_pack_values(float *to, const float *rows, int64_t stride, int cols, int n, int padded, struct latent_ahead *ahead) {
-    for (int p = 0; p < padded; p += 2) {
-        if (ATTENTION_TILES) ahead_fetch(ahead);
-        const float *even = rows + p * stride, *odd = even + stride;
-        for (int c = 0; c < cols; c += 32) {
-            int group = c / COLUMNS, columns = latent_lanes(cols, group, COLUMNS);
-            float *at = to + (int64_t)group * COLUMNS * (KEYS / 2) + p / 2 * columns + c % COLUMNS;
-            __m512i a = p < n ? _mm512_loadu_si512(even + c / 2) : _mm512_setzero_si512(), b = p + 1 < n ? _mm512_loadu_si512(odd + c / 2) : _mm512_setzero_si512();
-            _mm512_storeu_si512(at, _mm512_unpacklo_epi16(a, b));
-            _mm512_storeu_si512(at + 16, _mm512_unpackhi_epi16(a, b));
+ATTENTION_INLINE void latent_pack_columns(float *to, const float *rows, int64_t stride, const int columns, int n, int padded, struct latent_ahead *ahead) {
+    for (int p = 0; p < padded; p += 2, rows += 2 * stride, to += columns) {
+        if (ATTENTION_TILES) ahead_fetch(ahead, 1);
+        for (int c = 0; c < columns; c += 32) {
+            __m512i a = p < n ? _mm512_loadu_si512(rows + c / 2) : _mm512_setzero_si512(), b = p + 1 < n ? _mm512_loadu_si512(rows + stride + c / 2) : _mm512_setzero_si512();
+            _mm512_storeu_si512(to + c, _mm512_unpacklo_epi16(a, b));
+            _mm512_storeu_si512(to + c + 16, _mm512_unpackhi_epi16(a, b));
         }
     }
+}
+static void latent_pack_values(float *to, const float *rows, int64_t stride, int columns, int n, int padded, struct latent_ahead *ahead) {
+    if (columns == COLUMNS) latent_pack_columns(to, rows, stride, COLUMNS, n, padded, ahead);
+    else latent_pack_columns(to, rows, stride, COLUMNS / 2, n, padded, ahead);
 }
 #endif
 /* Two vectors of O, of 2 VF channels, in their order. */
@@ -614,8 +615,8 @@ static void ahead_begin(struct latent_ahead *ahead, const struct latent_layout *
     }
     words += (int64_t)(padded_rows / 4) * (VF == 16 ? (layout->cols + COLUMNS - 1) / COLUMNS : layout->cols / PANEL) * (layout->form == FORM_PAIRS ? KEYS / 2 : KEYS);
     ahead->stride = bytes > words * 64 ? 64 : (bytes + words - 1) / words;
-    int64_t steps = KEYS / 2 + (padded_rows > PANEL ? 0 : KEYS / 64 * (layout->words / 16) + layout->cols / COLUMNS * (KEYS / 32));
-    ahead->lines = (int)((bytes / 64 + steps - 1) / steps);
+    int64_t lines = bytes / 64 - KEYS / 2 * (layout->cols / COLUMNS), steps = KEYS / 64 * (layout->words / 16) + layout->cols / COLUMNS * (KEYS / 32);
+    ahead->lines = lines > 0 ? (int)((lines + steps - 1) / steps) : 0;
 }
 
 /* Keys base..base + n of a unit, which begin its segment or follow others of it. */
@@ -626,8 +627,7 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
     int rows = unit_rows(unit), padded_rows = unit_padded_rows(unit), keys = (int)round_up(n, 16);
     int padded = (int)round_up(n, pairs && ATTENTION_TILES ? 32 : 4);
     int64_t stride = layout->words;
-    const float *k = scratch->rows, *v;
-    int64_t v_stride;
+    const float *k = scratch->rows;
     ahead_begin(ahead, layout, padded_rows);
     if (layout->form == FORM_ROUNDED || layout->dtype == DTYPE_F8_E4M3) {
         for (int p = 0; p < n; p++) {
@@ -637,14 +637,6 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
     } else {
         k = latent_row(layout, unit->job->kv, base).words;
     }
-    v = k;
-    v_stride = stride;
-#if ATTENTION_PAIRS
-    if (pairs) {
-        latent_pack_values(scratch->values, k, stride, layout->cols, n, padded, ahead);
-        v = scratch->values;
-    }
-#endif
     for (int r = 0; r < padded_rows; r += LANES) {
         int lanes = latent_lanes(padded_rows, r / LANES, LANES);
         float *s = scratch->s + (int64_t)r * KEYS;
@@ -671,11 +663,18 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
     for (int c = 0; c < layout->cols; c += COLUMNS) {
         int columns = latent_lanes(layout->cols, c / COLUMNS, COLUMNS);
         float *o = part->o + (int64_t)c * padded_rows;
-        const float *b = pairs ? v + (int64_t)c * (KEYS / 2) : v + c;
-        if (pairs) v_stride = columns;
+        const float *v = k + c;
+        int64_t v_stride = stride;
+#if ATTENTION_PAIRS
+        if (pairs) {
+            v = scratch->values;
+            v_stride = columns;
+            latent_pack_values(scratch->values, k + c / 2, stride, columns, n, padded, ahead);
+        }
+#endif
 #if ATTENTION_TILES
         if (pairs) {
-            latent_output_of_tiles(o, columns, scratch->weights, KEYS / 2, b, padded_rows, columns / PANEL, padded / 2, !begin, ahead);
+            latent_output_of_tiles(o, columns, scratch->weights, KEYS / 2, v, padded_rows, columns / PANEL, padded / 2, !begin, ahead);
             continue;
         }
 #endif
@@ -684,11 +683,11 @@ static void latent_step(const struct latent_call *call, const struct unit *unit,
             const float *s = scratch->s + (int64_t)r * KEYS;
 #if ATTENTION_PAIRS && !ATTENTION_TILES
             if (pairs) {
-                latent_output_of_pairs(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, (n + 1) / 2, !begin, ahead);
+                latent_output_of_pairs(o + r * columns, columns, s, lanes, v, v_stride, count, columns / PANEL, (n + 1) / 2, !begin, ahead);
                 continue;
             }
 #endif
-            latent_output_of_floats(o + r * columns, columns, s, lanes, b, v_stride, count, columns / PANEL, n, !begin, ahead);
+            latent_output_of_floats(o + r * columns, columns, s, lanes, v, v_stride, count, columns / PANEL, n, !begin, ahead);
         }
     }
 }
