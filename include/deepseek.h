@@ -251,14 +251,14 @@ typedef struct ds_trainer ds_trainer;
 typedef struct ds_trainer_options {
     size_t size;
     const char *from;                 /* a model folder whose weights to begin with: the config's shapes must be its own; NULL: fresh ones, a function of `train.seed` */
-    const ds_tokenizer *tokenizer;    /* gives vocab_size, bos and eos where the config names none, and is saved with the model. It must outlive the trainer. NULL: none is (nor that of `from`) */
+    const ds_tokenizer *tokenizer;    /* gives vocab_size (unless `from` does), bos and eos where the config names none, and is saved with the model. It must outlive the trainer. NULL: none is (nor that of `from`) */
     int compute;                      /* DS_COMPUTE_* */
     int threads;                      /* as in ds_model_options */
 } ds_trainer_options;
 
 /* From a training config: a model's config.json with one more key, `train`, as `deepseek train --help` lists them. In force here: steps, sequence_length, batch_size and micro_batch_size,
  * seed, compute, recompute, optimizer, schedule (of the learning rate), loss, capacity_factor, undropped, clip_grad_norm, dtype. The others (data, evaluation, samples, checkpoints) are checked but have no effect.
- * vocab_size absent: the tokenizer's, else that of `from`. max_position_embeddings absent: sequence_length. */
+ * vocab_size absent: that of `from`, else the tokenizer's. max_position_embeddings absent: sequence_length. */
 ds_status ds_trainer_create(ds_trainer **trainer, const char *config_json, size_t config_size, const ds_trainer_options *options, ds_error *error);
 ds_status ds_trainer_create_from_file(ds_trainer **trainer, const char *config_path, const ds_trainer_options *options, ds_error *error);
 void ds_trainer_free(ds_trainer *trainer);

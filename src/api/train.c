@@ -24,8 +24,16 @@ static void set_absent(json_t *root, const char *key, int64_t value) {
     if (is_absent(root, key) && value >= 0) json_object_set_new(root, key, json_integer(value));
 }
 
-/* What the config leaves to the tokenizer, to the folder of `from` and to the settings. */
+/* What the config leaves to the folder of `from`, whose table of embeddings may be padded, to the tokenizer and to the settings. */
 static enum status complete_config(json_t *root, const char *origin, const struct settings *settings, const struct tokenizer *tokenizer, const char *from, struct error *error) {
+    if (from) {
+        json_t *other;
+        enum status status = config_read(&other, from, error);
+        if (status) return status;
+        status = from_complete(root, other, error);
+        json_decref(other);
+        if (status) return status;
+    }
     if (tokenizer) {
         const json_t *size = json_object_get(root, "vocab_size");
         if (json_is_integer(size) && json_integer_value(size) < tokenizer_size(tokenizer))
@@ -34,14 +42,6 @@ static enum status complete_config(json_t *root, const char *origin, const struc
         set_absent(root, "vocab_size", tokenizer_size(tokenizer));
         set_absent(root, "bos_token_id", tokenizer_bos(tokenizer));
         set_absent(root, "eos_token_id", tokenizer_eos(tokenizer));
-    }
-    if (from) {
-        json_t *other;
-        enum status status = config_read(&other, from, error);
-        if (status) return status;
-        status = from_complete(root, other, error);
-        json_decref(other);
-        if (status) return status;
     }
     set_absent(root, "max_position_embeddings", settings->sequence_length);
     return STATUS_OK;

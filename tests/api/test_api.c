@@ -951,6 +951,19 @@ static void test_trainer_config(void **state) {
     assert_int_equal(ds_tokenizer_size(ds_model_tokenizer(model)), 257);
     ds_model_free(model);
     ds_tokenizer_free(tokenizer);
+
+    /* the vocabulary of a model to begin with, which has more rows than its tokenizer has tokens */
+    static const char padded[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 170, \"num_hidden_layers\": 2, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, "
+                                 "\"train\": {\"sequence_length\": 24}}";
+    fine(ds_tokenizer_load(&tokenizer, CHARACTERS, &error));
+    assert_true(ds_tokenizer_size(tokenizer) < V);
+    options.tokenizer = tokenizer;
+    options.from = GQA;
+    fine(ds_trainer_create(&trainer, padded, sizeof padded - 1, &options, &error));
+    fine(ds_trainer_get_info(trainer, &info, &error));
+    assert_int_equal(info.vocab_size, V);
+    ds_trainer_free(trainer);
+    ds_tokenizer_free(tokenizer);
 }
 
 /* The bytes of a tensor in a safetensors file that was read whole. */
