@@ -39,7 +39,7 @@ static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
  *
  * with subnormals as zeros on both sides. The bits are those of the tiles (a test holds them together on machines that have them), and few rows
  * read B as one stream at the full memory speed, which tile loads do not reach. */
-enum { FEW = 2, FLUSH_SUBNORMALS = 0x8040 };
+enum { FEW = 2, FEW_AHEAD = 768 /* bytes: best by measurement */, FLUSH_SUBNORMALS = 0x8040 };
 
 static always_inline void multiply_few(const int rows, int64_t k, const uint32_t *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride) {
     vf c[FEW][2];
@@ -49,10 +49,10 @@ static always_inline void multiply_few(const int rows, int64_t k, const uint32_t
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K, a += rows * 16) {
         vf even[FEW][2], odd[FEW][2];
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
-        for (int p = 0; p < AMX_K / 2; p++, b += B_ROW) {
+        UNROLL for (int p = 0; p < AMX_K / 2; p++, b += B_ROW) {
             vi b0 = vi_load((const uint32_t *)(const void *)b), b1 = vi_load((const uint32_t *)(const void *)(b + 64));
-            __builtin_prefetch(b + MATMUL_STREAM_AHEAD);
-            __builtin_prefetch(b + MATMUL_STREAM_AHEAD + 64);
+            __builtin_prefetch(b + FEW_AHEAD);
+            __builtin_prefetch(b + FEW_AHEAD + 64);
             UNROLL for (int r = 0; r < rows; r++) {
                 vi pair = _mm512_set1_epi32((int)a[r * 16 + p]);
                 vf x = vf_even(pair), y = vf_odd(pair);
