@@ -93,8 +93,8 @@ static float *separate_logits(int64_t tokens, int64_t experts, uint64_t seed) {
 }
 
 static const struct moe_gate gates[] = {
-    {8, 2, 4, 2, false, 16.0f}, {8, 2, 1, 1, false, 1.0f}, {12, 3, 4, 2, true, 1.0f}, {64, 6, 1, 1, false, 1.0f}, {160, 6, 8, 3, false, 16.0f}, {5, 5, 1, 1, false, 1.0f},
-    {6, 1, 3, 1, true, 2.5f}, {33, 4, 3, 3, false, 1.0f}, {7, 3, 7, 4, true, 1.0f}, {256, 8, 8, 4, false, 2.5f}, {1, 1, 1, 1, false, 1.0f}, {34, 17, 2, 1, true, 1.0f},
+    {8, 2, 4, 2, false, 16.0f}, {8, 2, 1, 1, false, 1.0f}, {12, 3, 4, 2, true, 16.0f}, {64, 6, 1, 1, false, 1.0f}, {160, 6, 8, 3, false, 16.0f}, {5, 5, 1, 1, false, 1.0f},
+    {6, 1, 3, 1, true, 2.5f}, {33, 4, 3, 3, false, 1.0f}, {7, 3, 7, 4, true, 2.5f}, {256, 8, 8, 4, false, 2.5f}, {1, 1, 1, 1, false, 1.0f}, {34, 17, 2, 1, true, 1.0f},
 };
 enum { GATES = sizeof gates / sizeof *gates, TOKENS = 37 };
 
