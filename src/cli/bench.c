@@ -467,7 +467,7 @@ int command_bench(int argc, char **argv) {
     const struct cli_usage usage = {
         .command = "bench",
         .about = "Measures how fast a model reads a prompt and decodes, and quotes shares of the limits measured in the same run: the peak of the matrix products for prefill "
-                 "(attention counted), the memory's reading speed for decoding (weights and cache counted; where the attention's FLOPs at that peak would take longer than its cache, these). Figures of decoding mean little for models that fit into the processor's caches.",
+                 "(attention counted), the memory's reading speed for decoding (weights and cache counted; where the attention's FLOPs at that peak would take longer than its cache, these). With --prefill expanded prefill is measured in both forms. Figures of decoding mean little for models that fit into the processor's caches.",
         .examples = "deepseek bench MODEL\n"
                     "deepseek bench MODEL --prompt 0 --gen 32 --depth 0,4096,16384\n"
                     "# a shape, without a checkpoint\n"

@@ -281,7 +281,7 @@ int command_eval(int argc, char **argv) {
     const struct cli_option options[] = {
         { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, a .jsonl file of documents, or a folder of both" },
         { "context", 'c', "N", CLI_INTEGER, &request.context, .minimum = 1, .maximum = 1 << 30, .fallback = "max_position_embeddings, at most 1024",
-          .help = "tokens of a window; a window's first token is predicted from one token alone" },
+          .help = "tokens of a window, up to max_position_embeddings; a window's first token is predicted from one token alone" },
         { "stride", 's', "N", CLI_INTEGER, &request.stride, .minimum = 1, .maximum = 1 << 30, .fallback = "the context",
           .help = "tokens from one window to the next. Below the context windows overlap: every token is still predicted once, from at least context - stride tokens, at context / stride times the work" },
         { "held-out", 0, "SHARE", CLI_NUMBER, &request.held_out, .minimum = 0, .maximum = 0.999, .fallback = "all of the data",

@@ -90,7 +90,7 @@ int command_logits(int argc, char **argv) {
         { "tokens", 't', "FILE.json", CLI_STRING, &request.tokens_path, .required = true, .help = "an array of arrays of token ids, of any lengths" },
         { "out", 'o', "FILE", CLI_STRING, &request.out_path, .required = true, .help = "the safetensors file to write" },
         { "chunk", 0, "K", CLI_INTEGER, &request.chunk, .minimum = 1, .maximum = 1 << 30, .fallback = "whole arrays",
-          .help = "cut every array at multiples of K and feed the parts one after the other through the cache (1 is decoding); the bits stay the same" },
+          .help = "cut every array at multiples of K and feed the parts one after the other through the cache (1 is decoding); the bits stay the same, except with --prefill expanded" },
         cli_compute_option(&machine, "fp32"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
@@ -101,7 +101,7 @@ int command_logits(int argc, char **argv) {
     const struct cli_usage usage = {
         .command = "logits",
         .about = "Computes the logits of every position of some token arrays, all of them in one ragged batch. Writes one F32 tensor `logits` [arrays, longest array, "
-                 "vocabulary], zeros past an array's end; its bytes depend on the model, the tokens, the compute type and the kernel variant alone.",
+                 "vocabulary], zeros past an array's end; its bytes depend on the model, the tokens, the types of computing and cache, the form of prefill and the kernel variant alone.",
         .examples = "deepseek logits MODEL --tokens tokens.json -o logits.safetensors\n"
                     "# the same bits, decoded token by token\n"
                     "deepseek logits MODEL --tokens tokens.json --chunk 1 -o logits.safetensors\n",

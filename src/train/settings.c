@@ -60,7 +60,7 @@ static const struct key keys[] = {
     { "loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6, .help = "weight of the balance loss over experts, where there are some" },
     { "loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6, .help = "the same over devices: the groups of experts (n_group)" },
     { "loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6, .help = "the same over what each device receives" },
-    { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .help = "the same within each sequence" },
+    { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .help = "weight of V3's balance loss within a sequence, where the model has it" },
     { "loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6, .help = "weight of the indexer's loss, where the model has one" },
     { "capacity_factor", NUMBER, AT(capacity_factor), "null", 0, 1e6, .above_minimum = true, .words = "none: nothing is dropped",
       .help = "drop what is assigned to a device beyond this multiple of the mean, lowest affinity first; training only" },
