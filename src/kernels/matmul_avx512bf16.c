@@ -7,7 +7,7 @@ TILE_KERNEL(multiply_dot, STEP_DOT, false)
 TILE_KERNEL(stream_dot, STEP_DOT, true)
 
 static void pack_a_pairs(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, matmul_round_up(k1, 2), UNIT_PAIR);
+    pack_tile(packed, height, a, row, rows, k0, k1, matmul_round_up(k1, 2), UNIT_PAIR);
 }
 
 static const struct matmul_kind kind = {

@@ -22,10 +22,10 @@ static void expand_pairs(void *expanded, const void *b, int64_t k) {
 }
 
 static void pack_a_f32(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k1, UNIT_F32);
+    pack_tile(packed, height, a, row, rows, k0, k1, k1, UNIT_F32);
 }
 static void pack_a_rounded(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k1, UNIT_ROUNDED);
+    pack_tile(packed, height, a, row, rows, k0, k1, k1, UNIT_ROUNDED);
 }
 
 static void pack_b_f32(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {

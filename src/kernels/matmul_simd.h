@@ -218,23 +218,23 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
         for (int64_t u = 0; u < units; u += VF) {
             vi x[VF];
             int64_t k = k0 + u * per_unit;
-            if (valid == VF && k1 - k >= VF * per_unit) {
+            if (k1 - k >= VF * per_unit) {
                 if (ahead)
                     UNROLL for (int r = 0; r < VF; r++)
                         for (int64_t at = 0; at < VF * per_unit * bytes; at += 64) __builtin_prefetch((const char *)data + ((r0 + g + r) * stride + k) * bytes + at + ahead, 0, 2);
-                if (kept == VF && unit == (dtype == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32)) {   /* no number changes */
+                if (valid == VF && kept == VF && unit == (dtype == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32)) {   /* no number changes */
                     vi_transpose_rows(to, width, (const char *)data + ((r0 + g) * stride + k) * bytes, stride * bytes);
                     to += VF * width;
                     continue;
                 }
-                UNROLL for (int r = 0; r < VF; r++) x[r] = load_units(data, dtype, (r0 + g + r) * stride + k, VF * per_unit, unit);
+                UNROLL for (int r = 0; r < VF; r++) x[r] = r < valid ? load_units(data, dtype, (r0 + g + r) * stride + k, VF * per_unit, unit) : vi_zero();
             } else {
                 for (int r = 0; r < VF; r++) x[r] = r < valid && k < k1 ? load_units(data, dtype, (r0 + g + r) * stride + k, k1 - k, unit) : vi_zero();
             }
             vi_transpose(x);
             int count = lanes(units - u, VF);
-            if (kept == VF && count == VF) {
-                UNROLL for (int i = 0; i < VF; i++) vi_store(to + i * width, x[i]);
+            if (count == VF) {
+                UNROLL for (int i = 0; i < VF; i++) vi_store_part(to + i * width, x[i], kept);
             } else {
                 for (int i = 0; i < count; i++) vi_store_part(to + i * width, x[i], kept);
             }
@@ -244,8 +244,8 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
 }
 
 static void pack_strip(uint32_t *strip, int width, const void *data, enum dtype dtype, int64_t stride, bool along_k, int64_t r0, int rows, int64_t k0,
-                       int64_t k1, int64_t k_padded, enum unit unit) {
-#define PACK(DTYPE, ALONG, UNIT) pack_strip_as(strip, width, data, DTYPE, stride, ALONG, r0, rows, k0, k1, k_padded, UNIT, 0)
+                       int64_t k1, int64_t k_padded, enum unit unit, int64_t ahead) {
+#define PACK(DTYPE, ALONG, UNIT) pack_strip_as(strip, width, data, DTYPE, stride, ALONG, r0, rows, k0, k1, k_padded, UNIT, ahead)
 #define PACK_UNITS(DTYPE, ALONG)                        \
     if (unit == UNIT_F32) PACK(DTYPE, ALONG, UNIT_F32); \
     else if (unit == UNIT_ROUNDED) PACK(DTYPE, ALONG, UNIT_ROUNDED); \
@@ -261,12 +261,22 @@ static void pack_strip(uint32_t *strip, int width, const void *data, enum dtype 
 #undef PACK
 }
 
-/* A part of B [k, n] into panels. */
+/* A tile of A. The next tile of rows is asked for, or, where k goes down the columns of memory, the next piece of k (matmul_pack_block). */
+static always_inline void pack_tile(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1, int64_t k_padded, enum unit unit) {
+    const int64_t ahead = (a->transposed ? MATMUL_GRAIN : height) * a->stride * (a->dtype == DTYPE_BF16 ? 2 : 4);
+    pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k_padded, unit, ahead);
+}
+
+/* A part of B [k, n] into panels, the next of which is asked for; where they lie side by side in rows of memory, by pieces of k that stay in the cache. */
 static inline void pack_panels(const struct matmul_kind *kind, void *packed, const struct matrix *b, enum unit unit, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
-    int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), k_padded = k1 == b->rows ? k_total : k1;
-    for (int64_t n = n0; n < n1; n += PANEL) {
-        char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
-        pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit);
+    const int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), piece = b->transposed ? k1 - k0 : 2 * MATMUL_GRAIN;
+    const int64_t ahead = PANEL * (b->transposed ? b->stride : 1) * (b->dtype == DTYPE_BF16 ? 2 : 4);
+    for (int64_t k = k0; k < k1; k += piece) {
+        const int64_t end = matmul_min(k + piece, k1), k_padded = end == b->rows ? k_total : end;
+        for (int64_t n = n0; n < n1; n += PANEL) {
+            char *strip = (char *)packed + (n * k_total + k * PANEL) * kind->b_bytes;
+            pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k, end, k_padded, unit, ahead);
+        }
     }
 }
 
