@@ -351,6 +351,11 @@ static void the_batch_grows_as_the_formula_says(void **state) {
     assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 / 2), 5632);   /* half way: 5760, rounded down */
     assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096), 8960);       /* a token short of the end */
     assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 + 1), 9216);
+    /* A ramp that ends within a sequence: the batch never grows beyond the full one, for which there is room. */
+    const struct schedule sudden = { .batch_size = 100, .batch_start = 2, .grain = 2, .length = 32, .ramp_tokens = 33 };
+    assert_int_equal(schedule_batch(&sudden, 0), 2);
+    assert_int_equal(schedule_batch(&sudden, 1), 96);   /* 2 + 98 x 32 / 33 = 97.03, rounded down */
+    for (position = 2; position < 6; position++) assert_int_equal(schedule_batch(&sudden, position), 100);
     schedule.ramp_tokens = (int64_t)1 << 53;
     schedule.batch_size = 1 << 24;
     schedule.batch_start = schedule.grain = 1;
