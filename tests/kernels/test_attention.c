@@ -333,6 +333,10 @@ static const struct attention_shape shapes[] = {
     {.heads = 2, .kv_heads = 2, .qk_dim = 64, .v_dim = 64, .scale = 0.125f},
     {.heads = 2, .kv_heads = 1, .qk_dim = 192, .v_dim = 128, .scale = 0.0722f},
     {.heads = 70, .kv_heads = 1, .qk_dim = 33, .v_dim = 17, .scale = 0.17f},
+    /* latent attention, expanded */
+    {.heads = 2, .kv_heads = 2, .qk_dim = 20, .v_dim = 12, .scale = 0.2f},
+    {.heads = 2, .kv_heads = 2, .qk_dim = 24, .v_dim = 12, .scale = 0.2f},
+    {.heads = 2, .kv_heads = 2, .qk_dim = 96, .v_dim = 64, .scale = 0.1f},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes };
 
@@ -598,7 +602,7 @@ static void test_latent_variants(void **state) {
                 shape.kv_dtype = latent_types[type];
                 shape.value_in_key = true;
                 if (bf16 && i > 2) continue;
-                struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3, shape.heads > 100 ? (int64_t[]){34, 1, 5} : shape.heads > 8 ? (int64_t[]){70, 1, 5} : (int64_t[]){141, 1, 64});
+                struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3, shape.heads > 8 ? (int64_t[]){34, 1, 5} : (int64_t[]){131, 1, 64});
                 double *o = get((size_t)(p.rows * shape.heads * shape.v_dim) * 8), *lse = get((size_t)(p.rows * shape.heads) * 8);
                 p.shape.value_in_key = false;   /* the plain formula */
                 exact_forward(&p, p.q, p.k, p.v, o, lse);
@@ -703,7 +707,7 @@ static void test_latent_independence(void **state) {
                                                   : (struct attention_shape){.heads = 130, .kv_heads = 1, .qk_dim = 72, .v_dim = 64, .scale = 0.1f};
             shape.value_in_key = true;
             shape.kv_dtype = latent_types[type];
-            struct problem p = latent_problem(shape, type == 1 ? DTYPE_BF16 : DTYPE_F32, 3, i == 0 ? (int64_t[]){300, 1, 65} : i == 1 ? (int64_t[]){1050, 530, 70} : (int64_t[]){70, 3, 1});
+            struct problem p = latent_problem(shape, type == 1 ? DTYPE_BF16 : DTYPE_F32, 3, i == 0 ? (int64_t[]){200, 1, 65} : i == 1 ? (int64_t[]){1050, 530, 70} : (int64_t[]){70, 3, 1});
             static const struct manner short_manners[] = {{.chunk = 1}, {.chunk = 3, .alone = true}, {.chunk = 7, .garbage = true}, {.chunk = 64}, {.alone = true}, {.garbage = true}, {.nan = true}, {.nan = true, .chunk = 1},
                                                           {.nan = true, .chunk = 5}, {.all_keys_first = true, .chunk = 9}};
             static const struct manner long_manners[] = {{.begin = 505, .chunk = 60, .nan = true}, {.begin = 1020, .chunk = 1}, {.chunk = 200, .garbage = true}};
