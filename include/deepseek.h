@@ -95,7 +95,7 @@ int32_t ds_tokenizer_eos(const ds_tokenizer *tokenizer);                        
 const char *ds_tokenizer_piece(const ds_tokenizer *tokenizer, int32_t id, size_t *size, int *special);
 
 enum {
-    DS_TOKENIZE_SPECIAL = 1,   /* added tokens that stand in the text (markers of roles, of the end) become their ids; otherwise they are ordinary text. (Single characters that are not special are found in any text.) */
+    DS_TOKENIZE_SPECIAL = 1,   /* added tokens that stand in the text (markers of roles, of the end) become their ids; otherwise they are ordinary text */
     DS_TOKENIZE_BEGIN = 2      /* the token that begins a text is put in front where the tokenizer asks for it (add_bos_token) and the text does not begin with it already */
 };
 /* *ids receives *count ids, to be given to ds_free (also when there are none). `text` may be NULL where size is 0. */

@@ -14,37 +14,25 @@ static int by_content(const void *a, const void *b) {
     return order ? order : (x->length > y->length) - (x->length < y->length);
 }
 
-bool added_token_is_plain(const struct added_token *token) {
-    size_t length;
-    bool ill_formed;
-    utf8_next(token->content, token->length, &length, &ill_formed);
-    return !token->special && !ill_formed && length == token->length;
-}
-
-/* Those of one pass, all of them or the plain ones. False: no memory. */
-static bool make_set(struct added_set *set, const struct added_token *tokens, int count, int pass, bool plain) {
-    set->tokens = malloc((size_t)(count + 1) * sizeof *set->tokens);
-    if (!set->tokens) return false;
-    for (int i = 0; i < count; i++) {
-        const struct added_token *token = &tokens[i];
-        if (token->normalized != pass || (plain && !added_token_is_plain(token))) continue;
-        set->tokens[set->count++] = *token;
-        if (token->length > set->longest) set->longest = token->length;
-        set->flagged |= token->single_word || token->lstrip || token->rstrip;
-    }
-    qsort(set->tokens, (size_t)set->count, sizeof *set->tokens, by_content);
-    for (int i = 0; i < set->count; i++) set->first[set->tokens[i].content[0] + 1]++;
-    for (int byte = 0; byte < 256; byte++) set->first[byte + 1] += set->first[byte];
-    return true;
-}
-
 enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count, struct error *error) {
-    *added = (struct added_tokens){ 0 };
+    *added = (struct added_tokens){ .count = count };
     for (int pass = 0; pass < 2; pass++) {
-        if (!make_set(&added->passes[pass], tokens, count, pass, false) || !make_set(&added->plain[pass], tokens, count, pass, true)) {
+        struct added_set *set = &added->passes[pass];
+        set->tokens = malloc((size_t)(count + 1) * sizeof *set->tokens);
+        if (!set->tokens) {
             added_tokens_free(added);
             return error_set(error, STATUS_NO_MEMORY, "no memory left for %d added tokens", count);
         }
+        for (int i = 0; i < count; i++) {
+            const struct added_token *token = &tokens[i];
+            if (token->normalized != pass) continue;
+            set->tokens[set->count++] = *token;
+            if (token->length > set->longest) set->longest = token->length;
+            set->flagged |= token->single_word || token->lstrip || token->rstrip;
+        }
+        qsort(set->tokens, (size_t)set->count, sizeof *set->tokens, by_content);
+        for (int i = 0; i < set->count; i++) set->first[set->tokens[i].content[0] + 1]++;
+        for (int byte = 0; byte < 256; byte++) set->first[byte + 1] += set->first[byte];
     }
     for (int pass = 0; pass < 2; pass++) {
         const struct added_set *set = &added->passes[pass];
@@ -61,10 +49,8 @@ enum status added_tokens_create(struct added_tokens *added, const struct added_t
 }
 
 void added_tokens_free(struct added_tokens *added) {
-    for (int pass = 0; pass < 2; pass++) {
-        free(added->passes[pass].tokens);
-        free(added->plain[pass].tokens);
-    }
+    free(added->passes[0].tokens);
+    free(added->passes[1].tokens);
     *added = (struct added_tokens){ 0 };
 }
 

@@ -1,7 +1,5 @@
 /* Added tokens: the search that cuts a text at markers before anything else (spec/formats.md section 2.6).
- * Two passes: first the tokens that are not `normalized`, then, inside what is left, those that are; each is leftmost-longest.
- * In text that may hold no markers a few are still found: one that is not `special` and is a single character (V1 has 13, among them ü and ö) marks nothing,
- * it is how that character is written. */
+ * Two passes: first the tokens that are not `normalized`, then, inside what is left, those that are; each is leftmost-longest. */
 #ifndef DEEPSEEK_TEXT_ADDED_TOKENS_H
 #define DEEPSEEK_TEXT_ADDED_TOKENS_H
 
@@ -31,11 +29,7 @@ struct added_set {
     bool flagged;            /* does one look at its neighbours? */
 };
 
-struct added_tokens { struct added_set passes[2], plain[2]; /* all; those of text without markers */ };
-static inline const struct added_set *added_passes(const struct added_tokens *added, bool special) { return special ? added->passes : added->plain; }
-
-/* Not special, and a single character? */
-bool added_token_is_plain(const struct added_token *token);
+struct added_tokens { struct added_set passes[2]; int count; /* of both */ };
 
 /* Takes a copy of the list; the contents stay the caller's. Two equal contents are an error that names them. */
 enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count, struct error *error);

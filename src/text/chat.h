@@ -3,7 +3,7 @@
  *   plain   nothing: base models continue text. Each message is encoded by itself.
  *   v1      DeepSeek LLM, DeepSeekMoE-16B, V2 and Coder-V2 (section 3.1):  BOS [system "\n\n"] "User: " u "\n\n" "Assistant: " a EOS "User: " u2 "\n\n" "Assistant:"
  *
- * A prompt is made of segments: control tokens, which go in as ids, and text, the format's words and the messages alike, in which no markers are looked for. So no message can become a control
+ * A prompt is made of segments: control tokens, which go in as ids, and text, the format's words and the messages alike, in which added tokens are not looked for. So no message can become a control
  * token, whatever it holds. Segments of text between two control tokens are one text when they are encoded, since that is how the reference sees them: the blank behind "Assistant:" belongs to the
  * answer's first word.
  *

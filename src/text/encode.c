@@ -129,20 +129,20 @@ static enum status encode_plain(struct encoder *e, const uint8_t *text, size_t s
 }
 
 /* Pass 0 searches the whole text, pass 1 what it leaves. */
-static enum status encode_pass(struct encoder *e, const struct added_set *passes, int pass, const uint8_t *text, size_t size, struct token_list *out, uint64_t *ill_formed, struct error *error) {
-    while (pass < 2 && passes[pass].count == 0) pass++;
+static enum status encode_pass(struct encoder *e, int pass, const uint8_t *text, size_t size, struct token_list *out, uint64_t *ill_formed, struct error *error) {
+    while (pass < 2 && e->t->added.passes[pass].count == 0) pass++;
     if (pass == 2) return encode_plain(e, text, size, out, ill_formed, error);
     struct added_search search;
     const struct added_token *token;
     size_t covered = 0, begin, end;
-    added_search_begin(&search, &passes[pass], text, size);
+    added_search_begin(&search, &e->t->added.passes[pass], text, size);
     while ((token = added_search_next(&search, &begin, &end))) {
-        enum status status = encode_pass(e, passes, pass + 1, text + covered, begin - covered, out, ill_formed, error);
+        enum status status = encode_pass(e, pass + 1, text + covered, begin - covered, out, ill_formed, error);
         if (status == STATUS_OK) status = token_list_push(out, token->id, error);
         if (status != STATUS_OK) return status;
         covered = end;
     }
-    return encode_pass(e, passes, pass + 1, text + covered, size - covered, out, ill_formed, error);
+    return encode_pass(e, pass + 1, text + covered, size - covered, out, ill_formed, error);
 }
 
 enum status encoder_encode(struct encoder *encoder, const void *text, size_t size, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
@@ -163,7 +163,7 @@ enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, s
     }
     encoder->text = text;
     encoder->offset = begin;
-    enum status status = encode_pass(encoder, added_passes(&encoder->t->added, special), 0, text, size, out, &ill_formed, error);
+    enum status status = encode_pass(encoder, special ? 0 : 2, text, size, out, &ill_formed, error);
     free(repaired);
     if (status != STATUS_OK) out->count = count;
     else if (replaced) *replaced += ill_formed;

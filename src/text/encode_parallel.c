@@ -11,22 +11,24 @@
 #define CUT_WINDOW 16384   /* bytes before the limit in which a cut is looked for */
 #define CUT_MARGIN 32      /* bytes on both sides of a cut in which nothing else may begin or end: more than any scanner looks at there */
 
-static uint32_t longest_added(const struct added_set *passes) { return passes[0].longest > passes[1].longest ? passes[0].longest : passes[1].longest; }
+static uint32_t longest_added(const struct added_tokens *added) {
+    return added->passes[0].longest > added->passes[1].longest ? added->passes[0].longest : added->passes[1].longest;
+}
 
-static uint32_t added_length_at(const struct added_set *passes, const uint8_t *text, size_t size) {
+static uint32_t added_length_at(const struct added_tokens *added, const uint8_t *text, size_t size) {
     uint32_t longest = 0;
     for (int pass = 0; pass < 2; pass++) {
-        const struct added_token *token = passes[pass].count ? added_set_at(&passes[pass], text, size) : NULL;
+        const struct added_token *token = added->passes[pass].count ? added_set_at(&added->passes[pass], text, size) : NULL;
         if (token && token->length > longest) longest = token->length;
     }
     return longest;
 }
 
 /* The last place in [low - longest, high) where the bytes of an added token begin that end behind `low`; `high` if there is none. */
-static size_t added_near(const struct added_set *passes, const uint8_t *text, size_t size, size_t low, size_t high) {
-    size_t longest = longest_added(passes), first = low > longest ? low - longest : 0;
+static size_t added_near(const struct tokenizer *t, const uint8_t *text, size_t size, size_t low, size_t high) {
+    size_t longest = longest_added(&t->added), first = low > longest ? low - longest : 0;
     for (size_t at = high; at-- > first;) {
-        uint32_t length = added_length_at(passes, text + at, size - at);
+        uint32_t length = added_length_at(&t->added, text + at, size - at);
         if (length > 0 && at + length > low) return at;
     }
     return high;
@@ -34,12 +36,12 @@ static size_t added_near(const struct added_set *passes, const uint8_t *text, si
 
 /* The edge of an added token that nothing else overlaps, at most `limit`: whatever stands around it, it is found. 0: none. Each place is looked at once, so that a text
  * full of tokens costs no more than another. */
-static size_t added_edge(const struct added_set *passes, const uint8_t *text, size_t size, size_t limit) {
+static size_t added_edge(const struct tokenizer *t, const uint8_t *text, size_t size, size_t limit) {
     uint16_t lengths[CUT_WINDOW + 1 + 2 * ADDED_CONTENT_LIMIT];   /* of the longest token at each place from `first` on */
-    size_t longest = longest_added(passes), lowest = limit > CUT_WINDOW ? limit - CUT_WINDOW : 1, first = lowest > longest ? lowest - longest : 0;
+    size_t longest = longest_added(&t->added), lowest = limit > CUT_WINDOW ? limit - CUT_WINDOW : 1, first = lowest > longest ? lowest - longest : 0;
     size_t end = size - limit > longest ? limit + longest : size, reach = 0, from = 0, to = 0, edge = 0;
-    if (passes[0].flagged || passes[1].flagged) return 0;
-    for (size_t at = first; at < end; at++) lengths[at - first] = (uint16_t)added_length_at(passes, text + at, size - at);
+    if (t->added.passes[0].flagged || t->added.passes[1].flagged) return 0;
+    for (size_t at = first; at < end; at++) lengths[at - first] = (uint16_t)added_length_at(&t->added, text + at, size - at);
     for (size_t at = first; at < end; at++) {
         size_t length = lengths[at - first];
         if (length == 0) continue;
@@ -84,22 +86,21 @@ static size_t plain_cut(const struct tokenizer *t, const uint8_t *text, size_t s
 size_t tokenizer_safe_cut(const struct tokenizer *tokenizer, const void *data, size_t size, bool special, size_t limit) {
     const struct tokenizer *t = tokenizer;
     const uint8_t *text = data;
-    const struct added_set *passes = added_passes(&t->added, special);
-    bool flagged = passes[0].flagged || passes[1].flagged;
+    bool flagged = t->added.passes[0].flagged || t->added.passes[1].flagged;
     if (limit >= size) return size;
     if (limit == 0) return 0;
     size_t cut = plain_cut(t, text, size, limit);
-    if (passes[0].count + passes[1].count == 0) return cut;
+    if (!special || t->added.count == 0) return cut;
     /* No added token may begin or end near the cut. One with lstrip or rstrip takes blanks from afar, but not over a character that is none. */
     while (cut > 0 && cut + CUT_WINDOW > limit) {
         size_t low = cut > CUT_MARGIN ? cut - CUT_MARGIN : 0, high = size - cut > CUT_MARGIN ? cut + CUT_MARGIN : size;
-        size_t near = added_near(passes, text, size, low, high), next = cut - 1;
+        size_t near = added_near(t, text, size, low, high), next = cut - 1;
         bool blanks = flagged && is_space_at(text, size, cut) && is_space_at(text, size, character_start(text, cut - 1));
         if (near == high && !blanks) return cut;
         if (near < high && near < next + CUT_MARGIN) next = near > CUT_MARGIN ? near - CUT_MARGIN : 0;
         cut = next > 0 ? plain_cut(t, text, size, next) : 0;
     }
-    return added_edge(passes, text, size, limit);
+    return added_edge(t, text, size, limit);
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------------------- */

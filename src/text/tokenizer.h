@@ -66,8 +66,7 @@ const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_
 
 /* ---- text to ids -------------------------------------------------------------------------------------------------------------- */
 
-/* Appends the ids of a text. With `special`, added tokens that stand in the text become their ids, as in the tokenizers library; else those alone that mark nothing, being
- * single characters and not special (V1's ü), and the others are plain text. No BOS is added.
+/* Appends the ids of a text. With `special`, added tokens that stand in the text become their ids, as in the tokenizers library; else they are plain text. No BOS is added.
  * `replaced` (may be NULL) grows by the ill-formed sequences that counted as U+FFFD. A character without an id (characters; V1's 13 missing bytes have none to be missed in UTF-8)
  * is STATUS_INVALID and the message names it; nothing is appended then. */
 enum status tokenizer_encode(const struct tokenizer *tokenizer, const void *text, size_t size, bool special, struct token_list *out, uint64_t *replaced, struct error *error);
@@ -89,8 +88,7 @@ enum status tokenizer_begin(const struct tokenizer *tokenizer, struct token_list
 
 /* ---- ids to text -------------------------------------------------------------------------------------------------------------- */
 
-/* The bytes of ids in malloc'ed memory, a NUL appended beyond *size; ids that are not defined vanish. A single character that was added and is not special is that
- * character, where the tokenizers library makes the byte of it whose name it is. skip_special leaves special added tokens out. Raw bytes: utf8_repair or
+/* The bytes of ids in malloc'ed memory, a NUL appended beyond *size; ids that are not defined vanish. skip_special leaves special added tokens out. Raw bytes: utf8_repair or
  * utf8_stream_put make text of them, which is what the reference's decode returns. */
 enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special, char **text, size_t *size, struct error *error);
 

@@ -81,8 +81,7 @@ enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, siz
     } else {
         guess(tokenizer);
     }
-    const uint64_t plain = (uint64_t)tokenizer->added.plain[0].count + (uint64_t)tokenizer->added.plain[1].count;   /* once they were not found in plain text: other ids, hence another print */
-    const uint64_t deciding[] = { XXH3_64bits(tokenizer->json, tokenizer->json_size), (uint64_t)tokenizer->bos, (uint64_t)tokenizer->eos, tokenizer->add_bos | plain << 1 };
+    const uint64_t deciding[] = { XXH3_64bits(tokenizer->json, tokenizer->json_size), (uint64_t)tokenizer->bos, (uint64_t)tokenizer->eos, tokenizer->add_bos };
     tokenizer->fingerprint = XXH3_64bits(deciding, sizeof deciding);
     return STATUS_OK;
 }

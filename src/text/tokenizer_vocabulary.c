@@ -203,12 +203,6 @@ static enum status define_added(struct reader *r, const struct added_token *toke
         if (known >= 0)
             return error_set(r->error, STATUS_INVALID, "%s: byte %zu: the added token \"%.*s\" has the id %d, but the vocabulary gives it %d", r->cursor.origin, at, shown_length,
                              (const char *)token->content, token->id, known);
-        /* What was found in a text as a character stands for it. (The library takes V1's ü for the name of the byte FC, and its texts do not come back.) */
-        if (bytes && added_token_is_plain(token)) {
-            bytes = false;
-            length = token->length;
-            memcpy(text, token->content, length);
-        }
         *piece = (struct piece){ .offset = (uint32_t)r->text_size, .flags = PIECE_DEFINED | (bytes ? PIECE_BYTES : 0), .length = (uint32_t)length };
         r->text_size += length;
     }

@@ -45,13 +45,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     require(tokenizer_encode(t, text + cut, size - cut, special, &again, NULL, &error) == STATUS_OK);
     require(again.count == list.count && (list.count == 0 || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids) == 0));
 
-    /* The text comes back, as far as its tokenizer can: added tokens that take blanks, or words that are spelled in the byte alphabet, do not. */
+    /* The text comes back, as far as its tokenizer can: added tokens that take blanks, or that are spelled in the byte alphabet, do not. */
     size_t decoded_size, clean_size, whole_size = 0;
     char *decoded, *clean = utf8_repair((const char *)text, size, &clean_size, &expected_replaced);
     require(tokenizer_decode(t, list.ids, list.count, false, &decoded, &decoded_size, &error) == STATUS_OK);
     if (kind == BYTES) require(decoded_size == size && (size == 0 || memcmp(decoded, text, size) == 0) && replaced == 0);
     else require(replaced == expected_replaced);
-    if (kind != BYTES && (!special || kind != GPT2)) require(decoded_size == clean_size && memcmp(decoded, clean, clean_size) == 0);
+    if (kind != BYTES && (!special || (kind != V1 && kind != GPT2))) require(decoded_size == clean_size && memcmp(decoded, clean, clean_size) == 0);
 
     /* Decoded one by one, whole characters alone appear, and the same in the end. */
     struct utf8_stream stream = { 0 };

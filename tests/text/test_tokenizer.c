@@ -212,58 +212,6 @@ static void an_unknown_token_is_used(void **state) {
     tokenizer_destroy(t);
 }
 
-/* V1 writes 13 characters with added tokens that are no markers: they are found in plain text, cut into parts or whole, and come back. */
-static void single_characters_are_no_markers(void **state) {
-    (void)state;
-    struct tokenizer *t;
-    assert_int_equal(tokenizer_load(&t, "tests/text/data/small-v1", &error), STATUS_OK);
-    check_ids(t, "ü", 2, false, (int32_t[]){ 1038 }, 1);
-    check_ids(t, "aü\xC3ö", 6, false, (int32_t[]){ 64, 1038, 169, 123, 121, 1027 }, 6);
-    check_ids(t, "øö", 4, true, (int32_t[]){ 1026, 1027 }, 2);
-
-    static const char *const parts[] = { "ü", "ö", "ä", " ", "\n", "word", "über ", "12", "Führer, À", "<｜end▁of▁sentence｜>", "\xC3", "." };
-    enum { SIZE = 1200000, SMALL = 600 };
-    char *text = malloc(SIZE + 64), *back;
-    size_t size = 0, back_size;
-    while (size < SIZE) {
-        const char *part = parts[random_below(3, 1, size, sizeof parts / sizeof *parts)];
-        memcpy(text + size, part, strlen(part));
-        size += strlen(part);
-    }
-    struct token_list whole = {0}, cut_list = {0};
-    for (size_t begin = 0; begin < 20 * SMALL; begin += SMALL) {
-        whole.count = 0;
-        assert_int_equal(tokenizer_encode(t, text + begin, SMALL, false, &whole, NULL, &error), STATUS_OK);
-        for (size_t limit = 1; limit <= SMALL; limit += 7) {
-            size_t cut = tokenizer_safe_cut(t, text + begin, SMALL, false, limit);
-            assert_true(cut <= limit);
-            cut_list.count = 0;
-            assert_int_equal(tokenizer_encode(t, text + begin, cut, false, &cut_list, NULL, &error), STATUS_OK);
-            assert_int_equal(tokenizer_encode(t, text + begin + cut, SMALL - cut, false, &cut_list, NULL, &error), STATUS_OK);
-            assert_int_equal(cut_list.count, whole.count);
-            assert_memory_equal(cut_list.ids, whole.ids, (size_t)whole.count * sizeof *whole.ids);
-        }
-    }
-    struct pool *pool;
-    assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
-    whole.count = cut_list.count = 0;
-    assert_int_equal(tokenizer_encode(t, text, size, false, &whole, NULL, &error), STATUS_OK);
-    assert_int_equal(tokenizer_encode_parallel(t, pool, text, size, false, &cut_list, NULL, &error), STATUS_OK);
-    assert_int_equal(cut_list.count, whole.count);
-    assert_memory_equal(cut_list.ids, whole.ids, (size_t)whole.count * sizeof *whole.ids);
-    char *repaired = utf8_repair(text, size, &size, NULL);
-    assert_int_equal(tokenizer_decode(t, whole.ids, whole.count, false, &back, &back_size, &error), STATUS_OK);
-    assert_int_equal(back_size, size);
-    assert_memory_equal(back, repaired, size);
-    pool_destroy(pool);
-    free(back);
-    free(repaired);
-    free(text);
-    token_list_free(&whole);
-    token_list_free(&cut_list);
-    tokenizer_destroy(t);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bytes_follow_the_alphabet),
@@ -273,7 +221,6 @@ int main(void) {
         cmocka_unit_test(files_come_back),
         cmocka_unit_test(other_pipelines_are_named),
         cmocka_unit_test(an_unknown_token_is_used),
-        cmocka_unit_test(single_characters_are_no_markers),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
