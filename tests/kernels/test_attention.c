@@ -594,7 +594,8 @@ static void test_latent_variants(void **state) {
     (void)state;
     static const struct attention_shape some[] = {{.heads = 4, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 0.3f}, {.heads = 3, .kv_heads = 1, .qk_dim = 20, .v_dim = 13, .scale = 0.3f},
                                                   {.heads = 5, .kv_heads = 1, .qk_dim = 208, .v_dim = 200, .scale = 0.07f}, {.heads = 16, .kv_heads = 1, .qk_dim = 576, .v_dim = 512, .scale = 0.05f},
-                                                  {.heads = 128, .kv_heads = 1, .qk_dim = 40, .v_dim = 40, .scale = 0.2f}, {.heads = 150, .kv_heads = 1, .qk_dim = 25, .v_dim = 24, .scale = 0.2f}};
+                                                  {.heads = 128, .kv_heads = 1, .qk_dim = 40, .v_dim = 40, .scale = 0.2f}, {.heads = 150, .kv_heads = 1, .qk_dim = 25, .v_dim = 24, .scale = 0.2f},
+                                                  {.heads = 2, .kv_heads = 1, .qk_dim = 24, .v_dim = 16, .scale = 0.3f} /* of more keys than a segment */};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
         for (int type = 0; type < 3; type++) {
             for (int bf16 = 0; bf16 < 2; bf16++) {
@@ -602,7 +603,7 @@ static void test_latent_variants(void **state) {
                 shape.kv_dtype = latent_types[type];
                 shape.value_in_key = true;
                 if (bf16 && i > 2) continue;
-                struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3, shape.heads > 8 ? (int64_t[]){34, 1, 5} : (int64_t[]){131, 1, 64});
+                struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3, shape.heads > 8 ? (int64_t[]){34, 1, 5} : shape.heads == 2 ? (int64_t[]){640, 1, 5} : (int64_t[]){131, 1, 64});
                 double *o = get((size_t)(p.rows * shape.heads * shape.v_dim) * 8), *lse = get((size_t)(p.rows * shape.heads) * 8);
                 p.shape.value_in_key = false;   /* the plain formula */
                 exact_forward(&p, p.q, p.k, p.v, o, lse);
