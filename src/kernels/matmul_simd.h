@@ -233,7 +233,9 @@ static always_inline void pack_strip_as(uint32_t *strip, int width, const void *
             }
             vi_transpose(x);
             int count = lanes(units - u, VF);
-            if (count == VF) {
+            if (kept == VF && count == VF) {
+                UNROLL for (int i = 0; i < VF; i++) vi_store(to + i * width, x[i]);
+            } else if (count == VF) {
                 UNROLL for (int i = 0; i < VF; i++) vi_store_part(to + i * width, x[i], kept);
             } else {
                 for (int i = 0; i < count; i++) vi_store_part(to + i * width, x[i], kept);
@@ -267,16 +269,12 @@ static always_inline void pack_tile(void *packed, int height, const struct matri
     pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k_padded, unit, ahead);
 }
 
-/* A part of B [k, n] into panels, the next of which is asked for; where they lie side by side in rows of memory, by pieces of k that stay in the cache. */
+/* A part of B [k, n] into panels. */
 static inline void pack_panels(const struct matmul_kind *kind, void *packed, const struct matrix *b, enum unit unit, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
-    const int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), piece = b->transposed ? k1 - k0 : 2 * MATMUL_GRAIN;
-    const int64_t ahead = PANEL * (b->transposed ? b->stride : 1) * (b->dtype == DTYPE_BF16 ? 2 : 4);
-    for (int64_t k = k0; k < k1; k += piece) {
-        const int64_t end = matmul_min(k + piece, k1), k_padded = end == b->rows ? k_total : end;
-        for (int64_t n = n0; n < n1; n += PANEL) {
-            char *strip = (char *)packed + (n * k_total + k * PANEL) * kind->b_bytes;
-            pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k, end, k_padded, unit, ahead);
-        }
+    int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), k_padded = k1 == b->rows ? k_total : k1;
+    for (int64_t n = n0; n < n1; n += PANEL) {
+        char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
+        pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit, 0);
     }
 }
 
