@@ -691,6 +691,11 @@ static void test_latent_scales(void **state) {
             kernels->kv_read(NULL, &shape, &job, 0, 1, k_read, DTYPE_F32, 8, v_read, DTYPE_F32, 16);
             if (v_read[5] != cases[i].decoded) fail_msg("%s reads %a as %a", isa_name(isa), (double)cases[i].number, (double)v_read[5]);
             assert_true(v_read[4] == 0.0f);
+            /* 448 itself needs no larger scale: beside it the smallest code is still 2^-9 */
+            v[5] = 448, v[4] = 0x1p-9f;
+            kernels->kv_write(NULL, &shape, &job, 1, k, DTYPE_F32, 8, v, DTYPE_F32, 16);
+            kernels->kv_read(NULL, &shape, &job, 0, 1, k_read, DTYPE_F32, 8, v_read, DTYPE_F32, 16);
+            assert_true(v_read[4] == 0x1p-9f);
             free(job.kv);
         }
     }

@@ -39,7 +39,7 @@ static const char *const v2 =
     ", \"loss\": {\"balance_expert\": 0.003, \"balance_device\": 0.05, \"balance_communication\": 0.02}}}";
 static const char *config_text;   /* one of them */
 
-struct told { int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen; double first_loss, last_loss; };
+struct told { int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen; double first_loss, last_loss, first_flops, last_flops /* per token */; };
 
 static bool stop(void *context) {
     const struct told *told = context;
@@ -51,6 +51,7 @@ static void step_taken(void *context, const struct training_step *step) {
     if (told->steps++ == 0) told->first_loss = step->result->loss;
     told->last_loss = step->result->loss;
     assert_true(step->flops > 0 && step->tokens % (2 * 17) == 0 && step->tokens <= 4 * 17 && step->steps == 8);
+    *(told->steps == 1 ? &told->first_flops : &told->last_flops) = step->flops / (double)step->tokens;
     told->tokens += step->tokens;
     told->seen = step->seen;
 }
@@ -192,6 +193,7 @@ static void a_growing_batch_resumes(void **state) {
     assert_int_equal(train("short-ramp", false, 1, short_ramp, &whole), STATUS_OK);
     assert_int_equal(whole.tokens, (6 * 2 + 2 * 4) * 17);
     assert_int_equal(whole.seen, whole.tokens);
+    assert_true(fabs(whole.last_flops - whole.first_flops) <= 1e-12 * whole.first_flops);
     for (int64_t after = 5; after < 8; after++) {
         char name[32];
         snprintf(name, sizeof name, "ramp-%lld", (long long)after);
