@@ -160,7 +160,7 @@ const char *ds_model_warning(const ds_model *model, int index);
 
 /* ---- sequences: tokens in, logits out ---------------------------------------------------------------------------------------------- */
 
-/* The state of one text: keys and values of all its tokens so far, at absolute positions 0, 1, ... */
+/* The state of one text: what attention keeps of all its tokens so far (keys and values; latents in V2), at absolute positions 0, 1, ... */
 typedef struct ds_sequence ds_sequence;
 
 /* Room for `capacity` tokens, 1 to max_position_embeddings; 0: max_position_embeddings. Takes up to about capacity * cache_bytes_per_token bytes of memory. */
