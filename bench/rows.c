@@ -149,7 +149,7 @@ CASE(run_embedding_backward) {
 CASE(run_loss) {
     float *logits = take((size_t)(s.rows * s.width) * 4), *loss = take((size_t)s.rows * 4);
     START;
-    k->cross_entropy(pool, loss, logits, s.width, ids, weights, DTYPE_F32, s.rows, s.width);
+    k->cross_entropy(pool, loss, NULL, logits, s.width, ids, weights, DTYPE_F32, s.rows, s.width);
     return 8.0 * (double)(s.rows * s.width);
 }
 CASE(run_squares) {

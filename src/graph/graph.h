@@ -61,7 +61,14 @@ struct parameter {
     float *grad;                /* fp32, NULL outside training */
     bool grad_written;          /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
 
-    enum dtype compute;         /* type of the products with it, F32 or BF16: the model's, but for parts that stay in fp32 */
+    enum dtype compute;         /* type of the products with it, F32, BF16 or F8_E4M3: the model's, but for parts that stay in a higher one */
+    /* FP8 checkpoints, at inference: `stored` holds E4M3 codes, each block of 128 x 128 with a multiplier scales[ceil(out / 128), ceil(in / 128)] (spec/v1-v3.md section 6.3). Products in BF16 and F8_E4M3 read
+     * codes; those in F32, and the products with views, dequantise. */
+    bool codes;
+    const float *scales;
+    /* Products in F8_E4M3: is the scale of a tile of x, or of dy, a power of two? And the smallest amax of x that counts (struct matrix). */
+    bool x_power_of_two, dy_power_of_two;
+    float least_amax;
     /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
     void *packed[2];
     /* At inference a parameter with views has their packed copies in packed[0], one after the other, in place of W^T's. Training ignores them. */
@@ -69,6 +76,13 @@ struct parameter {
     int view_count;
     atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
 };
+
+/* The activations between products: BF16 in both BF16 and F8_E4M3. Views are multiplied and packed in it, too. */
+static inline enum dtype compute_activation(enum dtype compute) { return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16; }
+/* Type of the packed copies; of the views', where a model is opened for inference, the activations'. */
+static inline enum dtype parameter_packed_type(const struct parameter *p) {
+    return p->codes && p->compute == DTYPE_BF16 ? DTYPE_F8_E4M3 : p->compute;
+}
 
 /* ---- tensors and operations ------------------------------------------------------------------------------------------------ */
 
@@ -82,6 +96,9 @@ struct tensor {                 /* an activation [rows, width], row-major and de
     struct op *producer;
     struct tensor *older;       /* the one made before it in this pass */
     bool recompute;
+    /* A mark as `recompute` is: at the end of its scope the data of a BF16 tensor is replaced by E4M3 codes with scales, or E5M6 (kernels.h, compress), and expanded again when a backward asks for it. */
+    enum tensor_compression { COMPRESS_NONE, COMPRESS_E4M3, COMPRESS_E5M6 } compression;
+    void *compressed;           /* the data in that form, while `data` is NULL */
     bool needed;                /* by some backward */
 };
 
@@ -111,11 +128,14 @@ struct graph {
     struct pool *pool;
     struct memory *memory;
     struct arena arena;          /* tensors and ops; reset with the graph */
-    enum dtype compute;          /* F32 or BF16: type of linear products and of the activations between them */
+    enum dtype compute;          /* F32, BF16 or F8_E4M3: type of linear products; the activations between them are of compute_activation(compute) */
     bool recording, planning;
     struct op *last;             /* the tape */
     struct tensor *newest;       /* all tensors of the pass, linked by age */
     double flops;                /* of matrix products and attention, forward and backward, as run */
+    /* Where products in F8_E4M3 add what their quantisation loses, of x, of W and of dy; NULL: nobody asks. */
+    struct fp8_report { struct fp8_counts x, w, dy; } *fp8;
+    size_t compressed_bytes, compressible_bytes;   /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
     enum status status;          /* first failure (memory); later operations do nothing */
 };
 
@@ -155,6 +175,12 @@ void *gradient_sole(struct graph *graph, struct tensor *tensor);
 
 /* x[t] = table[ids[t]]: fp32 [rows, width]. */
 struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows);
+/* Rows of x: y[i] = x[rows[i]], of x's type. The backward adds; `rows` (caller's, as long as the pass) may name a row more than once. */
+struct tensor *op_rows(struct graph *graph, struct tensor *x, const int32_t *rows, int64_t count);
+/* A copy of numbers in memory, without gradient. */
+struct tensor *op_constant(struct graph *graph, const void *data, int64_t rows, int64_t width, enum dtype dtype);
+/* [a | b] by rows; both of one type. */
+struct tensor *op_concat(struct graph *graph, struct tensor *a, struct tensor *b);
 /* RMSNorm in the compute type, fp32 inside. */
 struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
 /* y_i = W_i x for up to three matrices that share x. Outputs have the compute type of the matrices, which is one. */
@@ -195,13 +221,13 @@ struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, cons
 struct moe_report {
     const int64_t *first;
     int64_t sequences;
-    double scale, *sums[3];  /* *sums[i] += scale times the sum of part i over the sequences */
+    double scale, *sums[MOE_LOSSES];  /* *sums[i] += scale times the sum of part i over the sequences */
     int64_t *counts, *dropped;   /* counts[expert] += assignments that were not dropped; NULL, or both */
 };
 void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct moe_balance *balance, const struct moe_report *report);
 /* Cross-entropy fused with the output head, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
- * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss. */
-void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses);
+ * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss; best (may be NULL) [rows] the first of its largest logits. */
+void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses, int32_t *best);
 /* logits = W h in fp32, for the given rows of h (inference). `rows` NULL: all. Result is written to logits [count, vocab]. */
 void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count, float *logits);
 

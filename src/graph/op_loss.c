@@ -5,7 +5,7 @@
 
 #define CHUNK_BYTES ((int64_t)64 << 20)   /* of fp32 logits; larger chunks accumulate dW less often */
 
-struct cross_entropy { const int32_t *targets; const float *weights; float *losses; };
+struct cross_entropy { const int32_t *targets; const float *weights; float *losses; int32_t *best; };
 
 static int64_t chunk_rows(int64_t rows, int64_t vocab) {
     int64_t chunk = CHUNK_BYTES / (vocab * (int64_t)sizeof(float)) / MATMUL_GRAIN * MATMUL_GRAIN;
@@ -59,7 +59,7 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
         const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
         head_product(graph, x, h->dtype, width, rows, width, head->compute, &operand[0], logits, DTYPE_F32, false, scratch);
         if (graph_computes(graph))
-            graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, d_dtype, rows, vocab);
+            graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, loss->best ? loss->best + row : NULL, logits, vocab, loss->targets + row, backward ? loss->weights + row : NULL, d_dtype, rows, vocab);
         if (!backward) continue;
         head_product(graph, logits, d_dtype, d_stride, rows, vocab, head->compute, &operand[1], dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, accumulate, scratch);
         if (graph_computes(graph)) {
@@ -78,10 +78,10 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
 /* No output, hence no backward: the forward has left dh in h's gradient. */
 static const struct op_kind cross_entropy_kind = {.name = "cross_entropy", .forward = cross_entropy_forward};
 
-void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses) {
+void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses, int32_t *best) {
     struct op *op = op_new(graph, &cross_entropy_kind, sizeof(struct cross_entropy));
     if (!op) return;
-    *(struct cross_entropy *)op->extra = (struct cross_entropy){targets, weights, losses};
+    *(struct cross_entropy *)op->extra = (struct cross_entropy){targets, weights, losses, best};
     op->parameters[0] = head;
     op_input(op, h);
     op_run(graph, op);

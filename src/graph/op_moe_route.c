@@ -56,9 +56,9 @@ static void balance_forward(struct graph *graph, struct op *op) {
     struct tensor *scores = op->in[0];
     if (balance->losses.weights[0] != 0 || balance->losses.weights[1] != 0 || balance->losses.weights[2] != 0) {
         float *ds = gradient_sole(graph, scores);
-        const size_t scratch_bytes = kernels->balance_scratch(&balance->losses, pool_threads(graph->pool)), parts_bytes = (size_t)report->sequences * 3 * sizeof(double);
+        const size_t scratch_bytes = kernels->balance_scratch(&balance->losses, pool_threads(graph->pool)), parts_bytes = (size_t)report->sequences * MOE_LOSSES * sizeof(double);
         void *scratch = scratch_take(graph, scratch_bytes);
-        double (*parts)[3] = scratch_take(graph, parts_bytes);
+        double (*parts)[MOE_LOSSES] = scratch_take(graph, parts_bytes);
         if (graph_computes(graph)) {
             const struct moe_routing routing = moe_routing_in(op->in[1]->data, &balance->gate, scores->rows);
             kernels->balance(graph->pool, &balance->losses, parts, ds, scores->data, routing.chosen, report->first, report->sequences, scratch);

@@ -24,10 +24,17 @@
 /* A matrix in memory: element (i, j) at data[i * stride + j], or at data[j * stride + i] when `transposed`. */
 struct matrix {
     const void *data;
-    enum dtype dtype;      /* F32 or BF16 */
+    enum dtype dtype;      /* F32, BF16, or (a right-hand side) F8_E4M3 with scales */
     int64_t rows, cols;    /* of the matrix as it is used, i.e. after transposition */
     int64_t stride;        /* elements */
     bool transposed;
+    /* F8_E4M3: element (r, c) of the array in memory is its code times scales[(first_row + r) / 128 * scale_stride + c / 128] (spec/v1-v3.md section 6.3). */
+    const float *scales;
+    int64_t scale_stride, first_row;
+    /* What compute type F8_E4M3 makes of F32 and BF16 numbers: a tile's scale is max(amax, least_amax) / 448 (where that is 0: 1), rounded up to a power of two where asked for. */
+    bool power_of_two;
+    float least_amax;
+    bool column_scales;    /* a right-hand side that is packed as codes: tiles of 128 rows by 1 column, not of 128 by 128 */
 };
 
 /* One product C = A B or C += A B of a call, with B packed or as it lies in memory. */
@@ -38,6 +45,8 @@ struct matmul_product {
     int64_t c_stride;
     enum dtype c_dtype;    /* F32, or BF16 without accumulate */
     bool accumulate;       /* C += A B (C holds fp32; the product is summed onto C as the chain's start) */
+    bool codes;            /* compute type BF16: B is packed as codes (or to be read as codes from `unpacked`). Otherwise an unpacked F8_E4M3 is dequantised: code x scale, rounded to the compute type */
+    bool column_scales;    /* compute type F8_E4M3: B was packed with column_scales */
     struct matrix unpacked;   /* where packed is NULL: B [k, n] itself, packed piece by piece on the way into the cache. The same bits. */
 };
 
@@ -49,11 +58,16 @@ struct matmul_group {
 };
 
 /* Compute type F32: fp32 products, fused multiply-add. Compute type BF16: both operands rounded to bf16, fp32 accumulation.
- * Each output has one accumulator that walks k from 0 upwards; blocking k through memory does not change it. */
+ * Each output has one accumulator that walks k from 0 upwards; blocking k through memory does not change it.
+ *
+ * Compute type F8_E4M3 (DeepSeek-V3's recipe, spec/v1-v3.md section 4): A is quantised in tiles of one row by 128 k, B in blocks of 128 k by 128 columns (or by one: column_scales), both to E4M3, which bf16
+ * holds exactly. k is cut at multiples of 128. A part's products are summed as those of compute type BF16 are, from 0, and then promoted:
+ *     c = fma(part, scale_a * scale_b, c)
+ * in fp32, part after part. Compute type BF16 with B as codes is the same with A rounded to bf16 and scale_a = 1. */
 struct matmul_kernels {
     /* Bytes of a packed B [k, n]. Panels of outputs, interleaved so that one sequential stream feeds the product. */
-    size_t (*packed_bytes)(int64_t k, int64_t n, enum dtype compute);
-    /* Packs rows k0..k1 and columns n0..n1 of B on the calling thread. k0 and n0 are multiples of MATMUL_GRAIN, k1 and n1 too or the end. Padding is written as zeros. */
+    size_t (*packed_bytes)(int64_t k, int64_t n, enum dtype compute);   /* F8_E4M3: codes, and a scale for each 128 x 128 of them */
+    /* Packs rows k0..k1 and columns n0..n1 of B on the calling thread. `compute` F8_E4M3 quantises F32 and BF16 numbers and copies codes as they are; F32 and BF16 dequantise codes. k0 and n0 are multiples of MATMUL_GRAIN, k1 and n1 too or the end. Padding is written as zeros. */
     void (*pack_part)(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1);
     /* Scratch for a call with these sizes (A is packed into it), and the call: `count` products of one A [m, k] with several B. */
     size_t (*scratch_bytes)(int64_t m, int64_t k, enum dtype compute, int threads);
@@ -63,8 +77,10 @@ struct matmul_kernels {
      * Scratch for any list whose groups have at most max_m rows and k of at most max_k, however many there are. */
     size_t (*grouped_scratch_bytes)(int64_t max_m, int64_t max_k, enum dtype compute, int threads);
     void (*run_grouped)(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch);
+    /* packed_bytes of codes with column_scales. */
+    size_t (*packed_columns_bytes)(int64_t k, int64_t n);
 };
-#define MATMUL_GRAIN 64
+#define MATMUL_GRAIN 128   /* a block of scales, and whole panels */
 
 /* Packs a whole B on all threads. */
 void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b, enum dtype compute);
@@ -128,6 +144,9 @@ struct adamw_step {
     float bias_correction1, bias_correction2;   /* 1 - beta1^step, 1 - beta2^step */
 };
 
+/* Numbers that quantisation to E4M3 in tiles has made zero though they were not, or has cut at the largest code. */
+struct fp8_counts { int64_t numbers, underflows, overflows; };
+
 struct row_kernels {
     void (*convert)(struct pool *pool, void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count);
     /* y = a + b, F32 out; b F32 or BF16. y may be a. */
@@ -157,27 +176,43 @@ struct row_kernels {
     void (*embedding_backward)(struct pool *pool, float *dtable, const float *dx, const int32_t *ids, int64_t rows, int64_t width);
 
     /* Per row: loss[t] = log sum_v exp(logits[t][v]) - logits[t][target[t]], 0 where target is negative. With `weights` (may be NULL: loss only) the
-     * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. Of gradient_dtype F32, or BF16: then it is the first half of the row. */
-    void (*cross_entropy)(struct pool *pool, float *loss, float *logits, int64_t stride, const int32_t *targets, const float *weights, enum dtype gradient_dtype,
+     * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. Of gradient_dtype F32, or BF16: then it is the first half of the row.
+     * best (may be NULL) receives the first of each row's largest logits. */
+    void (*cross_entropy)(struct pool *pool, float *loss, int32_t *best, float *logits, int64_t stride, const int32_t *targets, const float *weights, enum dtype gradient_dtype,
                           int64_t rows, int64_t vocab);
 
     /* One AdamW update of `count` elements on the calling thread: g = gradient * grad_scale; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
      * p -= lr weight_decay p; p -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps). */
     void (*adamw)(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step);
+    /* The same with m and v in bf16: read widened, rounded to nearest even when stored. */
+    void (*adamw_bf16)(float *p, const float *g, uint16_t *m, uint16_t *v, int64_t count, const struct adamw_step *step);
+
+    /* What a recording graph keeps of a tensor in tiles of one row by 128 (spec/v1-v3.md section 4.1). E4M3: codes [rows, width], then scales [rows, ceil(width / 128)], amax / 448.
+     * E5M6 (bias 15, subnormals, no infinities: saturates): two numbers in three bytes, a row's begin at a whole byte, then scales, powers of two. An all-zero tile has scale 1.
+     * x: BF16 or F32; expanding rounds to the type once. Compressing twice gives the same bytes. */
+    size_t (*compressed_bytes)(int64_t rows, int64_t width, bool e5m6);
+    void (*compress)(struct pool *pool, void *y, const void *x, enum dtype dtype, int64_t rows, int64_t width, bool e5m6);
+    void (*expand)(struct pool *pool, void *y, enum dtype dtype, const void *x, int64_t rows, int64_t width, bool e5m6);
+    /* Adds what quantising x [rows, width] in tiles of one row by 128 would lose. */
+    void (*count_fp8)(struct pool *pool, struct fp8_counts *counts, const void *x, enum dtype dtype, int64_t stride, int64_t rows, int64_t width, float least_amax, bool power_of_two);
+
     /* Sum of squares in double, in blocks of fixed size added in order. */
     double (*sum_of_squares)(struct pool *pool, const float *x, int64_t count);
 };
 
 /* ---- mixture of experts (kernels/moe*) --------------------------------------------------------------------------------------- */
 
-/* The gate (spec/v1-v3.md sections 2.3, 2.8). s = softmax(z) over all experts. With groups of experts/groups neighbours, the top_groups groups whose best s is largest
- * are kept, and no expert of another group can be chosen. The top_k largest s of what is left are chosen, in falling order. Ties, of groups and of experts, go to the lowest index.
- * g = s / (sum of the chosen s + 1e-20) where `normalised` and top_k > 1, else g = s scale.
- * Another way to score, to choose (V3: sigmoid, a bias, the sum of a group's two best) or to scale is another member here. */
+/* The gate (spec/v1-v3.md sections 2.3, 2.8, 2.9). s = softmax(z) over all experts, or sigmoid(z). Experts are chosen by c = s + bias, where there is a bias. With groups of experts/groups neighbours, the
+ * top_groups groups with the largest sum of their group_best largest c are kept, and no expert of another group can be chosen (its c counts as minus infinity). The top_k largest c of what is left are
+ * chosen, in falling order. Ties, of groups and of experts, go to the lowest index.
+ * g = s scale, or, where `normalised` and top_k > 1, g = s / (sum of the chosen s + 1e-20) scale. The bias takes part in nothing but the choice. */
 struct moe_gate {
     int64_t experts;
     int top_k;
     int groups, top_groups;    /* 1 and 1: no groups */
+    int group_best;            /* 1, or 2 */
+    bool sigmoid;
+    const float *bias;         /* [experts], or NULL */
     bool normalised;
     float scale;
 };
@@ -211,11 +246,13 @@ void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t 
 /* The balance losses of one sequence of T tokens (section 3.1), N experts, K = top_k, D devices, M = device_limit of them for a token; f is a constant for the gradient:
  *   f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t                expert        = sum_i f_i P_i
  *   f'_d = mean of f_i on device d           P'_d = sum of P_i on device d           device        = sum_d f'_d P'_d
- *   f''_d = D / (M T) #{t: sent to d}                                                communication = sum_d f''_d P'_d */
+ *   f''_d = D / (M T) #{t: sent to d}                                                communication = sum_d f''_d P'_d
+ * and V3's (section 3.4), with P of the normalised scores s'_i = s_i / sum_j s_j:      sequence      = sum_i f_i P_i */
+#define MOE_LOSSES 4
 struct moe_balance {
     int64_t experts;
     int top_k, devices, device_limit;
-    double weights[3];         /* of expert, device, communication; 0: not computed */
+    double weights[MOE_LOSSES];   /* of expert, device, communication, sequence; 0: not computed */
 };
 
 struct moe_kernels {
@@ -234,9 +271,9 @@ struct moe_kernels {
     void (*swiglu_forward)(struct pool *pool, void *h, const void *gate_up, enum dtype dtype, const float *g, const int32_t *source, int64_t rows, int64_t width);
     void (*swiglu_backward)(struct pool *pool, void *h, void *gate_up, enum dtype dtype, float *dg, const float *g, const int32_t *source, int64_t rows, int64_t width);
 
-    /* Sequence i is rows first[i]..first[i+1]. parts[i] receives its three losses without their weights, ds the gradient of the weighted sum of all. */
+    /* Sequence i is rows first[i]..first[i+1]. parts[i] receives its losses without their weights, ds the gradient of the weighted sum of all. */
     size_t (*balance_scratch)(const struct moe_balance *balance, int threads);
-    void (*balance)(struct pool *pool, const struct moe_balance *balance, double (*parts)[3], float *ds, const float *s, const int32_t *chosen, const int64_t *first, int64_t sequences, void *scratch);
+    void (*balance)(struct pool *pool, const struct moe_balance *balance, double (*parts)[MOE_LOSSES], float *ds, const float *s, const int32_t *chosen, const int64_t *first, int64_t sequences, void *scratch);
 };
 
 struct kernels {

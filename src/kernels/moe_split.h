@@ -169,7 +169,7 @@ static inline void moe_swiglu_backward(struct pool *pool, void *h, void *gate_up
 
 struct balance_call {
     const struct moe_balance *balance;
-    double (*parts)[3];
+    double (*parts)[MOE_LOSSES];
     real *ds;
     const real *s;
     const int32_t *chosen;
@@ -235,7 +235,7 @@ static void balance_task(void *context, int thread, int threads) {
 
 static inline size_t moe_balance_scratch(const struct moe_balance *balance, int threads) { return (size_t)(threads * balance_area(balance)) * sizeof(double); }
 
-static inline void moe_balance(struct pool *pool, const struct moe_balance *balance, double (*parts)[3], real *ds, const real *s, const int32_t *chosen, const int64_t *first, int64_t sequences, void *scratch) {
+static inline void moe_balance(struct pool *pool, const struct moe_balance *balance, double (*parts)[MOE_LOSSES], real *ds, const real *s, const int32_t *chosen, const int64_t *first, int64_t sequences, void *scratch) {
     struct balance_call call = {balance, parts, ds, s, chosen, first, sequences, scratch};
     rows_run(pool, balance_task, &call, (first[sequences] - first[0]) * balance->experts);
 }

@@ -8,6 +8,7 @@
 
 struct cross_entropy_call {
     real *loss;                /* [rows] */
+    int32_t *best;             /* [rows] or NULL */
     real *logits;              /* [rows, vocab], row stride `stride`; their gradient afterwards if there are weights */
     const int32_t *targets;    /* [rows], negative: none */
     const real *weights;       /* [rows] or NULL */
@@ -18,6 +19,13 @@ struct cross_entropy_call {
 /* The variant's loop over one row with a target; weight is NULL or the row's. Returns the loss. A gradient in BF16 is written behind what is read. */
 static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight, enum dtype gradient_dtype);
 
+static inline int32_t first_largest_logit(const real *logits, int64_t vocab) {
+    int64_t best = 0;
+    for (int64_t v = 1; v < vocab; v++)
+        if (logits[v] > logits[best]) best = v;
+    return (int32_t)best;
+}
+
 static void cross_entropy_task(void *context, int thread, int threads) {
     const struct cross_entropy_call *c = context;
     int64_t begin, end;
@@ -25,14 +33,15 @@ static void cross_entropy_task(void *context, int thread, int threads) {
     for (int64_t t = begin; t < end; t++) {
         real *logits = c->logits + t * c->stride;
         c->loss[t] = 0;
+        if (c->best) c->best[t] = first_largest_logit(logits, c->vocab);
         if (c->targets[t] >= 0) c->loss[t] = cross_entropy_row(logits, c->vocab, c->targets[t], c->weights ? c->weights + t : NULL, c->gradient_dtype);
         else if (c->weights) memset(logits, 0, c->gradient_dtype == DTYPE_BF16 ? (size_t)c->vocab * sizeof(uint16_t) : (size_t)c->vocab * sizeof(real));
     }
 }
 
-static inline void rows_cross_entropy(struct pool *pool, real *loss, real *logits, int64_t stride, const int32_t *targets,
+static inline void rows_cross_entropy(struct pool *pool, real *loss, int32_t *best, real *logits, int64_t stride, const int32_t *targets,
                                       const real *weights, enum dtype gradient_dtype, int64_t rows, int64_t vocab) {
-    struct cross_entropy_call call = {.loss = loss, .logits = logits, .stride = stride, .targets = targets, .weights = weights, .gradient_dtype = gradient_dtype,
+    struct cross_entropy_call call = {.loss = loss, .best = best, .logits = logits, .stride = stride, .targets = targets, .weights = weights, .gradient_dtype = gradient_dtype,
                                       .rows = rows, .vocab = vocab};
     rows_run(pool, cross_entropy_task, &call, rows * vocab);
 }

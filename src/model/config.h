@@ -18,7 +18,7 @@ enum attention_kind { ATTENTION_GQA, ATTENTION_MLA };
 enum ffn_kind { FFN_DENSE, FFN_MOE };
 enum residual_kind { RESIDUAL_ADD };
 
-/* One row of the layer plan. */
+/* One row of the layer plan. MTP modules (section 2.10) are further rows behind the trunk's. */
 struct layer_plan {
     enum attention_kind attention;
     enum ffn_kind ffn;
@@ -33,15 +33,22 @@ struct rope_scaling {
     int64_t original_max_position_embeddings;
 };
 
-/* The gate of MoE layers (sections 2.3, 2.8). */
-enum topk_method { TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY };
+/* The gate of MoE layers (sections 2.3, 2.8, 2.9). */
+enum topk_method { TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY, TOPK_NOAUX_TC };
+enum scoring_func { SCORING_SOFTMAX, SCORING_SIGMOID };
+
+/* quantization_config of FP8 checkpoints (section 6.3): E4M3 codes with an fp32 multiplier for each block of 128 x 128. */
+struct quantization { bool fp8; bool power_of_two; /* scale_fmt ue8m0: of activations, too */ };
+
+#define CONFIG_MAX_NEXTN 4
 
 #define CONFIG_MAX_EOS 8
 
 struct config {
-    const char *model_type;      /* "llama", "deepseek", "deepseek_v2" */
-    const char *architecture;    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM" */
+    const char *model_type;      /* "llama", "deepseek", "deepseek_v2", "deepseek_v3" */
+    const char *architecture;    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM" */
     int64_t hidden_size, intermediate_size, num_hidden_layers;
+    int64_t num_nextn_predict_layers;   /* MTP modules; 0: none. At most CONFIG_MAX_NEXTN */
     int64_t num_attention_heads, num_key_value_heads, head_dim;   /* with MLA as many key/value heads as heads, and head_dim is qk_rope_head_dim */
     int64_t vocab_size;          /* 0 in a training config that leaves it to the tokenizer */
     int64_t max_position_embeddings;
@@ -56,6 +63,7 @@ struct config {
     int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace, moe_layer_freq;
     int64_t n_group, topk_group; /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them TOPK_GROUP_LIMITED_GREEDY lets a token use; 1 and 1 where nothing is said */
     enum topk_method topk_method;
+    enum scoring_func scoring_func;
     bool norm_topk_prob;
     double routed_scaling_factor;
 
@@ -63,7 +71,9 @@ struct config {
     int eos_count;
     enum dtype dtype;            /* torch_dtype / dtype */
 
-    struct layer_plan *layers;   /* [num_hidden_layers] */
+    struct quantization quantization;
+
+    struct layer_plan *layers;   /* [num_hidden_layers + num_nextn_predict_layers] */
     const char *const *warnings; /* unknown keys and the like */
     int warning_count;
     json_t *source;              /* the JSON it was read from, without `train`: config.json is written from it. Owned. */
@@ -80,6 +90,9 @@ void config_release(struct config *config);   /* the JSON; the rest is the arena
 /* config.json as transformers reads it, deterministic. dtype: of the tensors beside it. Returns a new reference. */
 json_t *config_to_json(const struct config *config, enum dtype dtype);
 
+/* Rows of the layer plan, those of MTP modules included. */
+static inline int64_t config_layers(const struct config *config) { return config->num_hidden_layers + config->num_nextn_predict_layers; }
+
 /* Closed forms from the layer plan alone, no memory needed. */
 struct config_sizes {
     int64_t parameters;                      /* all */
@@ -88,6 +101,7 @@ struct config_sizes {
     int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
     int64_t other_parameters;                /* of norms */
     int64_t resting_parameters;              /* of the experts that a token does not meet */
+    int64_t mtp_parameters;                  /* of the MTP modules' own, which the others do not count */
     int64_t cache_elements_per_token;        /* all layers */
     int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;   /* fp8: 0 where a layer cannot have it */
     /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim + v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */

@@ -392,7 +392,7 @@ static void train_pass(struct graph *graph, struct model *model, const int32_t *
     for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
     const struct batch batch = {tokens, rows, spans, (int)sequences};
     struct tensor *h = forward_trunk(graph, model, &batch, graph->recording ? objective : NULL);
-    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses);
+    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, NULL);
     if (graph->recording) graph_backward(graph);
 }
 

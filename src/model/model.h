@@ -68,6 +68,14 @@ struct layer {
     void *attention_weights, *ffn_weights;   /* the block's own record of parameters */
 };
 
+/* A module of multi-token prediction (model/mtp.c; spec/v1-v3.md section 2.10), depth k = 1, 2, ...: at position i
+ *   h^k_i = RMS( Block( W_eh [ RMS(Emb(t_{i+k}); enorm) ; RMS(h^{k-1}_i; hnorm) ] ); norm )      logits = W_head h^k_i,  of t_{i+k+1}
+ * h^0 is the trunk's output after the final norm. Embedding and head are the trunk's; what a checkpoint has of them under the module's names are copies, which are not read, and written by exports. */
+struct mtp_module {
+    struct layer *layer;                     /* model->layers[num_hidden_layers + k - 1] */
+    struct parameter *enorm, *hnorm, *eh_proj, *norm;   /* eh_proj: in the activations' type, not in FP8 */
+};
+
 /* ---- the model ------------------------------------------------------------------------------------------------------------- */
 
 enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
@@ -75,8 +83,10 @@ enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
 /* How a model is opened. */
 struct model_options {
     enum model_use use;
-    int compute;                 /* enum dtype of the products, F32 or BF16; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16) */
-    int cache;                   /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the compute type */
+    int compute;                 /* enum dtype of the products, F32, BF16 or F8_E4M3; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16, FP8 -> F8_E4M3) */
+    int cache;                   /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the activations' type */
+    bool mtp;                    /* inference: with the MTP modules; without, the model has none (training always has them) */
+    uint64_t expert_cache;       /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: all weights are in memory (model/expert_cache.h) */
     bool expanded_prefill;       /* MLA: spans of several tokens are computed in the expanded form. Fewer FLOPs for long prompts, but not the bits of decoding. */
 };
 
@@ -105,7 +115,8 @@ struct model {
     struct pool *pool;
     enum dtype compute, cache;
     bool expanded_prefill;
-    struct layer *layers;
+    struct layer *layers;            /* [config_layers] */
+    struct mtp_module *mtp;          /* [config.num_nextn_predict_layers] */
     struct parameter **parameters;   /* in declaration order, which is the order of the forward */
     int parameter_count;
     struct parameter **sorted;       /* the same by name */
@@ -164,7 +175,7 @@ struct sequence {
     int64_t length, capacity;    /* tokens whose state is held, tokens there is room for */
     uint8_t *state;              /* every layer's state, one mapping */
     size_t state_bytes;
-    size_t *layer_offset;        /* [num_hidden_layers] */
+    size_t *layer_offset;        /* [config_layers] */
 };
 
 enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity, struct error *error);
@@ -177,6 +188,9 @@ void *sequence_state(const struct sequence *sequence, const struct layer *layer)
 
 /* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's sequences (not while planning). */
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
+/* The MTP module of depth k = 1, 2, ... over rows of its own: `hidden` [rows, hidden_size] is h^{k-1} of the batch's positions, ids are t_{i+k}. Gives h^k after the module's norm, which the head multiplies. Spans with a
+ * sequence use the module's part of its state, for positions 0..span.position+count-1; the sequences' lengths stay as they are. May follow model_forward on the same graph. */
+struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden, const struct batch *batch);
 
 /* Parts of the training loss beside the main one; a weight of 0 leaves a part out. */
 struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
@@ -185,7 +199,8 @@ struct loss_weights { double mtp, balance_expert, balance_device, balance_commun
 struct objective {
     struct loss_weights weights;
     int64_t predicted;           /* targets of the whole step: the main loss is their mean */
-    int64_t sequences;           /* of the whole step: balance losses are means over them, summed over the layers with a router */
+    int64_t predicted_mtp[CONFIG_MAX_NEXTN];   /* the same of each MTP depth: positions 0..T-1-depth whose target is not negative. The MTP loss is the mean over the depths of their means */
+    int64_t sequences;           /* of the whole step: balance losses are means over them, summed over the layers with a router, those of MTP modules with a weight included */
     /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device, lowest affinity first; 0: none.
      * `undropped` of the sequences are spared: which ones is a function of (seed, step, number of the sequence in the step). */
     double capacity_factor, undropped;
@@ -193,13 +208,17 @@ struct objective {
     /* Sums over the micro-batches; the caller sets them to zero before the first. Without weight a part is not computed, and stays 0. */
     int64_t first_sequence;      /* number of the next micro-batch's first sequence in the step */
     double main_sum;             /* of the losses of all targets */
-    double balance_expert, balance_device, balance_communication;   /* unweighted */
-    /* NULL, or [num_hidden_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. */
+    double mtp_sum[CONFIG_MAX_NEXTN];
+    double balance_expert, balance_device, balance_communication, balance_sequence;   /* unweighted */
+    /* Where the graph does not record and `compare_mtp` is set: positions at which both a module's guess and the model's own (their largest logits) are of the same token, and how often they agree. */
+    bool compare_mtp;
+    int64_t mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
+    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. */
     struct expert_load { int64_t *counts; /* [n_routed_experts]; NULL in other layers */ int64_t dropped; } *loads;
 };
 
 /* Losses of a micro-batch of `sequences` rows of `length` tokens: forward, and, when the graph records, backward into the parameters' gradients. On a graph that does not
- * record the main loss alone is computed, and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences * length] receives each position's own. */
+ * record the main loss alone is computed (with compare_mtp also the MTP losses), and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences * length] receives each position's own. */
 enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
                                     struct objective *objective, float *position_losses, struct error *error);
 

@@ -54,7 +54,7 @@ static void chunks_of_the_head_are_its_parts(void **state) {
         for (int row = 0; row < TOKENS; row += step) {
             const int rows = TOKENS - row < step ? TOKENS - row : step;
             graph_reset(&graph);
-            op_cross_entropy(&graph, op_embedding(&graph, &table, ids + row, rows), &head[parts], targets + row, weights + row, losses[parts] + row);
+            op_cross_entropy(&graph, op_embedding(&graph, &table, ids + row, rows), &head[parts], targets + row, weights + row, losses[parts] + row, NULL);
             graph_backward(&graph);
             assert_int_equal(graph.status, STATUS_OK);
         }
@@ -88,7 +88,7 @@ static void gradients_of_a_stream_add_up(void **state) {
     struct graph graph;
     begin(&graph, &memory, 1 << 20);
     struct tensor *x = op_embedding(&graph, &a, ids, TOKENS), *y = op_embedding(&graph, &b, ids, TOKENS);
-    op_cross_entropy(&graph, op_add(&graph, x, op_add(&graph, x, op_add(&graph, x, y))), &head, targets, weights, losses);
+    op_cross_entropy(&graph, op_add(&graph, x, op_add(&graph, x, op_add(&graph, x, y))), &head, targets, weights, losses, NULL);
     graph_backward(&graph);
     assert_int_equal(graph.status, STATUS_OK);
     assert_int_equal(memory.used, 0);
@@ -121,7 +121,7 @@ static void a_norm_of_a_product_has_gradients(void **state) {
         graph.compute = w.compute;
         struct tensor *y;
         op_linear(&graph, op_embedding(&graph, &table, ids, TOKENS), (struct parameter *[]){&w}, 1, &y);
-        op_cross_entropy(&graph, op_rmsnorm(&graph, y, &norm, 0.1f), &head, targets, weights, losses);
+        op_cross_entropy(&graph, op_rmsnorm(&graph, y, &norm, 0.1f), &head, targets, weights, losses, NULL);
         graph_backward(&graph);
         assert_int_equal(graph.status, STATUS_OK);
         assert_int_equal(memory.used, 0);

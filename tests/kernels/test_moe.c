@@ -331,7 +331,7 @@ static double plain_balance(const struct moe_balance *b, const double *s, const 
 enum { SEQUENCES = 3, BALANCED = 29 };
 static const int64_t sequence_rows[SEQUENCES + 1] = {0, 7, 8, BALANCED};
 
-struct balance_case { const struct moe_balance *balance; const struct moe_gate *gate; double *z, *s, *g; int32_t *chosen; void *scratch; double parts[SEQUENCES][3]; };
+struct balance_case { const struct moe_balance *balance; const struct moe_gate *gate; double *z, *s, *g; int32_t *chosen; void *scratch; double parts[SEQUENCES][MOE_LOSSES]; };
 
 static double balance_value(void *context) {
     struct balance_case *c = context;
@@ -350,7 +350,7 @@ static void test_balance_losses(void **state) {
         const int64_t n = gate.experts, k = gate.top_k;
         struct balance_case c = {&balance, &gate, doubles_of(separate_logits(BALANCED, n, 9), BALANCED * n), zero_doubles(BALANCED * n), zero_doubles(BALANCED * k), integers(BALANCED * k), piece(moe_gate_scratch(&gate, 1)), {{0}}};
         balance_value(&c);
-        double parts[SEQUENCES][3], *ds = zero_doubles(BALANCED * n), *dz = zero_doubles(BALANCED * n);
+        double parts[SEQUENCES][MOE_LOSSES], *ds = zero_doubles(BALANCED * n), *dz = zero_doubles(BALANCED * n);
         moe_balance(NULL, &balance, parts, ds, c.s, c.chosen, sequence_rows, SEQUENCES, piece(moe_balance_scratch(&balance, 1)));
         for (int i = 0; i < SEQUENCES; i++)
             for (int p = 0; p < 3; p++) assert_true(balance.weights[p] == 0 ? parts[i][p] == 0 : fabs(parts[i][p] - c.parts[i][p]) < 1e-14 * c.parts[i][p]);
@@ -373,7 +373,7 @@ static void test_balance_losses(void **state) {
             for (int64_t i = 0; i < BALANCED * n; i++) s[i] = (float)c.s[i];
             for (int p = 0; p < POOLS; p++) {
                 float *ds1 = piece((size_t)(BALANCED * n) * 4);
-                double parts1[SEQUENCES][3];
+                double parts1[SEQUENCES][MOE_LOSSES];
                 moe->balance(pools[p], &balance, parts1, ds1, s, c.chosen, sequence_rows, SEQUENCES, piece(moe->balance_scratch(&balance, pool_threads(pools[p]))));
                 check_close("balance ds", variants[v].name, ds1, DTYPE_F32, ds, BALANCED * n, 2 * UNIT, 0);
                 for (int i = 0; i < SEQUENCES; i++)
@@ -396,7 +396,7 @@ static void test_balance_by_threads(void **state) {
     int32_t *chosen = integers(ROWS * K);
     for (int slot = 0; slot < ROWS * K; slot++) chosen[slot] = (int32_t)((random_below(1, 2, (uint64_t)(slot / K), 9) + (uint64_t)(slot % K * 9)) % N);
     for (int v = 0; v < variant_count; v++) {
-        double parts[POOLS][4][3];
+        double parts[POOLS][4][MOE_LOSSES];
         float *ds[POOLS];
         for (int p = 0; p < POOLS; p++) {
             ds[p] = piece(ROWS * N * 4);
@@ -413,7 +413,7 @@ static void test_balance_of_known_routings(void **state) {
     enum { N = 8, T = 16 };
     const struct moe_balance balance = {N, 2, 4, 2, {1, 1, 1}};
     const int64_t first[2] = {0, T};
-    double s[T * N], ds[T * N], parts[1][3];
+    double s[T * N], ds[T * N], parts[1][MOE_LOSSES];
     int32_t chosen[T * 2];
     for (int i = 0; i < T * N; i++) s[i] = 1.0 / N;
     for (int t = 0; t < T; t++) chosen[2 * t] = (2 * t) % N, chosen[2 * t + 1] = (2 * t + 3) % N;   /* two devices each */
@@ -593,7 +593,7 @@ static void test_a_whole_layer(void **state) {
         for (int slot = 0; slot < LAYER_T * LAYER_K; slot++) c.dropped[slot] = version == 3 && slot % 4 == 1;
         const int64_t first[2] = {0, LAYER_T};
         enum { T = LAYER_T, D = LAYER_D, F = LAYER_F, N = LAYER_N, K = LAYER_K, R = T * K };
-        double z[T * N] = {0}, s[T * N], g[R], dg[R] = {0}, ds[T * N], dz[T * N], parts[1][3], xs[R * D], gate_up[R * 2 * F] = {0}, dys[R * D], h[R * F] = {0}, dxs[R * D] = {0}, dx[T * D] = {0};
+        double z[T * N] = {0}, s[T * N], g[R], dg[R] = {0}, ds[T * N], dz[T * N], parts[1][MOE_LOSSES], xs[R * D], gate_up[R * 2 * F] = {0}, dys[R * D], h[R * F] = {0}, dxs[R * D] = {0}, dx[T * D] = {0};
         double router[N * D] = {0}, *experts = zero_doubles(N * EXPERT);
         struct moe_routing r = moe_routing_in(integers(moe_routing_words(&c.gate, T)), &c.gate, T);
         product(z, c.x, false, D, c.router, true, T, N, D);

@@ -175,7 +175,7 @@ static void test_embedding_gradient(void **state) {
 struct loss_case { double *logits, *loss, *weights; int32_t targets[4]; };
 static double loss_value(void *context) {
     struct loss_case *c = context;
-    rows_cross_entropy(NULL, c->loss, c->logits, WIDTH + 2, c->targets, NULL, DTYPE_F32, 4, WIDTH);
+    rows_cross_entropy(NULL, c->loss, NULL, c->logits, WIDTH + 2, c->targets, NULL, DTYPE_F32, 4, WIDTH);
     return dot(c->loss, c->weights, 4);
 }
 static void test_cross_entropy_gradient(void **state) {
@@ -191,7 +191,7 @@ static void test_cross_entropy_gradient(void **state) {
         for (int v = 0; v < WIDTH; v++) sum += exp(c.logits[t * stride + v]);
         assert_true(fabs(c.loss[t] - (log(sum) - c.logits[t * stride + c.targets[t]])) < 1e-13);
     }
-    rows_cross_entropy(NULL, c.loss, gradient, stride, c.targets, c.weights, DTYPE_F32, 4, WIDTH);
+    rows_cross_entropy(NULL, c.loss, NULL, gradient, stride, c.targets, c.weights, DTYPE_F32, 4, WIDTH);
     for (int64_t i = 0; i < n; i++) {   /* the gaps between rows are nobody's; compared as zeros */
         if (i % stride < WIDTH) continue;
         assert_true(gradient[i] == before[i]);
@@ -438,13 +438,13 @@ static void test_cross_entropy(void **state) {
                 double *exact = doubles_of(logits0, n), *loss_exact = zero_doubles(rows), *weights_exact = doubles_of(weights, rows);
                 int32_t targets[8];
                 for (int64_t t = 0; t < rows; t++) targets[t] = t == 2 ? -1 : (int32_t)((vocab - 1) * (t + 1) / rows);
-                rows_cross_entropy(NULL, loss_exact, exact, stride, targets, weights_exact, DTYPE_F32, rows, vocab);
+                rows_cross_entropy(NULL, loss_exact, NULL, exact, stride, targets, weights_exact, DTYPE_F32, rows, vocab);
                 float *first_loss = NULL, *first = NULL;
                 for (int p = 0; p < POOLS; p++) {
                     float *alone = piece(loss_bytes), *loss = piece(loss_bytes), *logits = copy_of(logits0, bytes);
-                    v->rows->cross_entropy(pools[p], alone, logits, stride, targets, NULL, DTYPE_F32, rows, vocab);
+                    v->rows->cross_entropy(pools[p], alone, NULL, logits, stride, targets, NULL, DTYPE_F32, rows, vocab);
                     check_same("cross_entropy without weights", v->name, logits, logits0, bytes);
-                    v->rows->cross_entropy(pools[p], loss, logits, stride, targets, weights, DTYPE_F32, rows, vocab);
+                    v->rows->cross_entropy(pools[p], loss, NULL, logits, stride, targets, weights, DTYPE_F32, rows, vocab);
                     check_same("cross_entropy loss with and without weights", v->name, alone, loss, loss_bytes);
                     if (p) {
                         check_same("cross_entropy loss by threads", v->name, loss, first_loss, loss_bytes);
@@ -467,12 +467,12 @@ static void test_cross_entropy(void **state) {
                     }
                 }
                 float *logits = copy_of(logits0 + (rows - 1) * stride, (size_t)vocab * 4), loss;
-                v->rows->cross_entropy(pools[2], &loss, logits, stride, targets + rows - 1, weights + rows - 1, DTYPE_F32, 1, vocab);
+                v->rows->cross_entropy(pools[2], &loss, NULL, logits, stride, targets + rows - 1, weights + rows - 1, DTYPE_F32, 1, vocab);
                 check_same("cross_entropy of one row", v->name, logits, first + (rows - 1) * stride, (size_t)vocab * 4);
                 check_same("cross_entropy loss of one row", v->name, &loss, first_loss + rows - 1, 4);
                 /* A gradient in bf16 is the other, rounded, in the first half of each row. */
                 float *half = copy_of(logits0, bytes), *half_loss = piece(loss_bytes);
-                v->rows->cross_entropy(pools[2], half_loss, half, stride, targets, weights, DTYPE_BF16, rows, vocab);
+                v->rows->cross_entropy(pools[2], half_loss, NULL, half, stride, targets, weights, DTYPE_BF16, rows, vocab);
                 check_same("cross_entropy loss beside bf16", v->name, half_loss, first_loss, loss_bytes);
                 for (int64_t t = 0; t < rows; t++) {
                     uint16_t *rounded = piece((size_t)vocab * 2);
@@ -494,7 +494,7 @@ static void test_cross_entropy_of_nan(void **state) {
             for (int sign = 0; sign < 2; sign++) {
                 float logits[2 * VOCAB] = {0}, loss[2];
                 logits[places[i]] = float_from_bits(sign ? 0xFFC00000 : 0x7FC00000);
-                v->rows->cross_entropy(NULL, loss, logits, VOCAB, targets, NULL, DTYPE_F32, 2, VOCAB);
+                v->rows->cross_entropy(NULL, loss, NULL, logits, VOCAB, targets, NULL, DTYPE_F32, 2, VOCAB);
                 assert_true(isnan(loss[0]));
                 assert_true(fabs((double)loss[1] - log(VOCAB)) < 1e-5);
             }

@@ -230,7 +230,7 @@ static void check_layer(int kind, double capacity_factor, double balance) {
     const struct batch batch = {f.tokens, ROWS, spans, SEQUENCES};
     struct forward pass = {.graph = &f.graph, .model = f.model, .batch = &batch, .objective = &f.objective};
     struct tensor *y = layer->ffn->forward(&pass, layer, op_embedding(&f.graph, f.model->embedding, f.tokens, ROWS));
-    op_cross_entropy(&f.graph, y, f.model->head, f.targets, weights, losses);
+    op_cross_entropy(&f.graph, y, f.model->head, f.targets, weights, losses, NULL);
     graph_backward(&f.graph);
     assert_int_equal(f.graph.status, STATUS_OK);
 
@@ -408,7 +408,7 @@ static void chunks_change_nothing(void **state) {
             graph_reset(&graph);
             struct tensor *y = models[m]->layers[0].ffn->forward(&pass, &models[m]->layers[0], op_embedding(&graph, models[m]->embedding, batch.ids, together));
             memcpy(results[m] + row * WIDE, y->data, (size_t)(together * WIDE) * sizeof(float));
-            op_cross_entropy(&graph, y, models[m]->head, targets + row, weights + row, losses + row);
+            op_cross_entropy(&graph, y, models[m]->head, targets + row, weights + row, losses + row, NULL);
             graph_backward(&graph);
             assert_int_equal(graph.status, STATUS_OK);
         }
