@@ -51,15 +51,21 @@ void safetensors_describe(const struct safetensors_entry *entry, char *text, siz
 
 /* Writing: the tensors are described first, then their bytes are streamed in that order. The file appears complete or not at all.
  * Tensors are laid out widest dtype first, then by name, whatever the order of `tensors`. */
+struct safetensors_sink;   /* where the bytes of one tensor go */
 struct safetensors_source {
     const char *name;
     enum dtype dtype;
     int rank;
     int64_t shape[SAFETENSORS_MAX_RANK];
     const void *data;      /* contiguous bytes of this dtype */
+    /* Instead of `data`: makes the bytes when they are written, from the first to the last, in pieces of any size. A status other than STATUS_OK, with `error` filled, ends the writing. */
+    enum status (*produce)(void *context, struct safetensors_sink *sink, struct error *error);
+    void *context;
+    bool late;             /* `data` has its content once the others of its file have been written; those before it in a sharded folder's order, if not in the same file, then in an earlier one */
 };
+void safetensors_put(struct safetensors_sink *sink, const void *data, size_t bytes);
 
-/* `metadata` is a list of key, value, key, value, ..., NULL; {"format","pt"} is added when absent. `checksum` (may be NULL) receives the XXH3-64 of the whole file. */
+/* `metadata` is a list of key, value, key, value, ..., NULL; {"format","pt"} is added when absent. `checksum` (may be NULL, and is with `late` tensors) receives the XXH3-64 of the whole file. */
 enum status safetensors_write(const char *path, const struct safetensors_source *tensors, int64_t count, const char *const *metadata, uint64_t *checksum, struct error *error);
 
 /* A model folder's weights: model.safetensors where the tensors' bytes fit into max_shard_bytes (0: SAFETENSORS_SHARD_BYTES), else

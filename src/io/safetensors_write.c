@@ -48,7 +48,7 @@ static enum status check_tensor(const struct safetensors_source *tensor, const c
         return error_set(error, STATUS_INVALID, "%s: tensor %s: its size overflows 63 bits", path, name);
     if (bits % 8 != 0)
         return error_set(error, STATUS_INVALID, "%s: tensor %s: found %llu bits, expected whole bytes", path, name, (unsigned long long)bits);
-    if (bits > 0 && !tensor->data) return error_set(error, STATUS_INVALID, "%s: tensor %s: has no data", path, name);
+    if (bits > 0 && !tensor->data && !tensor->produce) return error_set(error, STATUS_INVALID, "%s: tensor %s: has no data", path, name);
     return STATUS_OK;
 }
 
@@ -158,10 +158,52 @@ static enum status format_header(char **header, size_t *size, const struct safet
     return STATUS_OK;
 }
 
-static void put_bytes(struct file_writer *writer, XXH3_state_t *hash, const void *data, size_t bytes) {
+struct safetensors_sink {
+    struct file_writer *writer;
+    XXH3_state_t *hash;    /* NULL: no checksum is asked for */
+    uint64_t put;
+};
+
+void safetensors_put(struct safetensors_sink *sink, const void *data, size_t bytes) {
     if (bytes == 0) return;
-    file_put(writer, data, bytes);
-    if (hash) XXH3_64bits_update(hash, data, bytes);
+    file_put(sink->writer, data, bytes);
+    if (sink->hash) XXH3_64bits_update(sink->hash, data, bytes);
+    sink->put += bytes;
+}
+
+static enum status put_tensor(struct safetensors_sink *sink, const struct safetensors_source *tensor, const char *path, struct error *error) {
+    char name[SAFETENSORS_QUOTED];
+    const uint64_t bytes = tensor_bytes(tensor);
+    if (!tensor->produce) {
+        safetensors_put(sink, tensor->data, bytes);
+        return STATUS_OK;
+    }
+    sink->put = 0;
+    const enum status status = tensor->produce(tensor->context, sink, error);
+    if (status != STATUS_OK) return status;
+    if (sink->writer->status != STATUS_OK) return STATUS_OK;   /* a full disk, say: the commit reports it */
+    if (sink->put != bytes)
+        return error_set(error, STATUS_INVALID, "%s: tensor %s: %llu bytes were made, expected %llu", path, safetensors_quote(name, tensor->name), (unsigned long long)sink->put, (unsigned long long)bytes);
+    return STATUS_OK;
+}
+
+/* All tensors in their order; room is left for those that are late, which are written behind the others' backs. */
+static enum status put_tensors(struct safetensors_sink *sink, const struct safetensors_source *const *tensors, int64_t count, uint64_t begin, const char *path, struct error *error) {
+    bool any_late = false;
+    enum status status = STATUS_OK;
+    for (int late = 0; late <= any_late; late++) {
+        uint64_t at = begin;
+        for (int64_t i = 0; i < count && status == STATUS_OK && sink->writer->status == STATUS_OK; i++) {
+            const struct safetensors_source *tensor = tensors[i];
+            any_late = any_late || tensor->late;
+            const bool passed_over = tensor->late != (late == 1);
+            if (late == 1 && !passed_over && fseeko(sink->writer->stream, (off_t)at, SEEK_SET) != 0) return error_set(error, STATUS_IO, "%s: cannot seek: %s", path, strerror(errno));
+            if (!passed_over) status = put_tensor(sink, tensor, path, error);
+            at += tensor_bytes(tensor);
+            if (late == 0 && passed_over && fseeko(sink->writer->stream, (off_t)at, SEEK_SET) != 0) return error_set(error, STATUS_IO, "%s: cannot seek: %s", path, strerror(errno));
+        }
+    }
+    return status;
 }
 
 /* Writes tensors that have been checked; puts `tensors` into the order of the file. */
@@ -176,12 +218,14 @@ static enum status write_checked(const char *path, const struct safetensors_sour
     if (status == STATUS_OK && checksum && (!(hash = XXH3_createState()) || XXH3_64bits_reset(hash) != XXH_OK)) status = no_memory(error, path);
     if (status == STATUS_OK) status = file_begin(&writer, path, error);
     if (status == STATUS_OK) {
+        struct safetensors_sink sink = { .writer = &writer, .hash = hash };
         uint8_t length[8];
         for (int i = 0; i < 8; i++) length[i] = (uint8_t)(size >> 8 * i);
-        put_bytes(&writer, hash, length, sizeof length);
-        put_bytes(&writer, hash, header, size);
-        for (int64_t i = 0; i < count; i++) put_bytes(&writer, hash, tensors[i]->data, tensor_bytes(tensors[i]));
-        status = file_commit(&writer, error);
+        safetensors_put(&sink, length, sizeof length);
+        safetensors_put(&sink, header, size);
+        status = put_tensors(&sink, tensors, count, sizeof length + size, path, error);
+        if (status == STATUS_OK) status = file_commit(&writer, error);
+        else file_abandon(&writer);
     }
     if (status == STATUS_OK && checksum) *checksum = XXH3_64bits_digest(hash);
     XXH3_freeState(hash);
@@ -192,6 +236,11 @@ static enum status write_checked(const char *path, const struct safetensors_sour
 enum status safetensors_write(const char *path, const struct safetensors_source *tensors, int64_t count, const char *const *metadata, uint64_t *checksum, struct error *error) {
     const struct safetensors_source **sorted;
     enum status status = check_all(&sorted, tensors, count, metadata, path, error);
+    for (int64_t i = 0; i < count && status == STATUS_OK && checksum; i++) {
+        if (!tensors[i].late) continue;
+        status = error_set(error, STATUS_INVALID, "%s: a file with tensors whose content is known late has no checksum", path);
+        free(sorted);
+    }
     if (status != STATUS_OK) return status;
     status = write_checked(path, sorted, count, metadata, checksum, error);
     free(sorted);

@@ -840,6 +840,58 @@ static void test_sharded_writing(void **state) {
     safetensors_close(st);
 }
 
+/* Tensors whose bytes are made while they are written; those that are late are made from the others. */
+struct making { int calls; size_t bytes; uint8_t sum[4]; enum status status; };
+
+static enum status make_bytes(void *context, struct safetensors_sink *sink, struct error *error) {
+    struct making *making = context;
+    making->calls++;
+    for (size_t i = 0; i < making->bytes; i += 7) safetensors_put(sink, pattern + i, making->bytes - i < 7 ? making->bytes - i : 7);
+    making->sum[0]++;
+    return making->status ? error_set(error, making->status, "it cannot be made") : STATUS_OK;
+}
+
+static void test_produced(void **state) {
+    (void)state;
+    struct error error = { 0 };
+    struct making first = { .bytes = 100 }, second = { .bytes = 300 };
+    /* laid out: late (F32), then b, first, second by name */
+    struct safetensors_source sources[] = {
+        { .name = "first", .dtype = DTYPE_U8, .rank = 1, .shape = { 100 }, .produce = make_bytes, .context = &first },
+        { .name = "a.late", .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = first.sum, .late = true },
+        { .name = "second", .dtype = DTYPE_U8, .rank = 1, .shape = { 300 }, .produce = make_bytes, .context = &second },
+        { .name = "z.late", .dtype = DTYPE_U8, .rank = 1, .shape = { 4 }, .data = second.sum, .late = true },
+        { .name = "b", .dtype = DTYPE_U8, .rank = 1, .shape = { 9 }, .data = pattern + 5 },
+    };
+    for (int sharded = 0; sharded < 2; sharded++) {
+        const char *place = in_folder(sharded ? "produced" : "produced.one");
+        memset(first.sum, 0, 4);
+        memset(second.sum, 0, 4);
+        first.sum[1] = second.sum[2] = 77;
+        assert_int_equal(safetensors_write_sharded(place, sources, 5, sharded ? 200 : 0, NULL, &error), STATUS_OK);
+        struct safetensors *st = open_good_folder(place);
+        assert_memory_equal(safetensors_find(st, "first")->data, pattern, 100);
+        assert_memory_equal(safetensors_find(st, "second")->data, pattern, 300);
+        assert_memory_equal(safetensors_find(st, "b")->data, pattern + 5, 9);
+        assert_memory_equal(safetensors_find(st, "a.late")->data, ((uint8_t[]){ 1, 77, 0, 0 }), 4);
+        assert_memory_equal(safetensors_find(st, "z.late")->data, ((uint8_t[]){ 1, 0, 77, 0 }), 4);
+        safetensors_close(st);
+    }
+    assert_int_equal(first.calls, 2);
+
+    uint64_t checksum;
+    assert_int_equal(safetensors_write(in_folder("late.safetensors"), sources, 5, NULL, &checksum, &error), STATUS_INVALID);
+    first.bytes = 99;
+    assert_int_equal(safetensors_write(in_folder("late.safetensors"), sources, 5, NULL, NULL, &error), STATUS_INVALID);
+    assert_contains(error.message, "'first': 99 bytes were made, expected 100");
+    first.bytes = 100;
+    second.status = STATUS_INTERRUPTED;
+    assert_int_equal(safetensors_write_sharded(in_folder("cancelled"), sources, 5, 200, NULL, &error), STATUS_INTERRUPTED);
+    assert_contains(error.message, "it cannot be made");
+    assert_string_equal(list_folder(in_folder("cancelled")), "");
+    assert_false(file_exists(in_folder("late.safetensors")));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_bad_headers),
@@ -855,6 +907,7 @@ int main(void) {
         cmocka_unit_test(test_full_disk),
         cmocka_unit_test(test_sharded_reading),
         cmocka_unit_test(test_sharded_writing),
+        cmocka_unit_test(test_produced),
     };
     return cmocka_run_group_tests(tests, fill_pattern, drop_folder);
 }
