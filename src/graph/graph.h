@@ -175,13 +175,13 @@ void *gradient_sole(struct graph *graph, struct tensor *tensor);
 
 /* x[t] = table[ids[t]]: fp32 [rows, width]. */
 struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows);
-/* Rows of x: y[i] = x[rows[i]], of x's type. The backward adds; `rows` (caller's, as long as the pass) may name a row more than once. */
+/* Rows of x: y[i] = x[rows[i]], of x's type. The backward adds, so x's gradient is F32; `rows` (caller's, as long as the pass) may name a row more than once. */
 struct tensor *op_rows(struct graph *graph, struct tensor *x, const int32_t *rows, int64_t count);
-/* A copy of numbers in memory, without gradient. */
+/* A copy of numbers in memory (the caller's, as long as the pass), without gradient. */
 struct tensor *op_constant(struct graph *graph, const void *data, int64_t rows, int64_t width, enum dtype dtype);
-/* [a | b] by rows; both of one type. */
+/* [a | b] by rows; both of one type, their gradients too. */
 struct tensor *op_concat(struct graph *graph, struct tensor *a, struct tensor *b);
-/* RMSNorm in the compute type, fp32 inside. */
+/* RMSNorm in the activations' type, fp32 inside. Its gradient is F32, so the result may have several readers (gradients add up in fp32 alone). */
 struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
 /* y_i = W_i x for up to three matrices that share x. Outputs have the compute type of the matrices, which is one. */
 void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs);

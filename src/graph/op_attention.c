@@ -86,7 +86,7 @@ struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor
     op_input(op, q);
     op_input(op, k);
     op_input(op, v);
-    struct tensor *o = op_output(graph, op, q->rows, (int64_t)shape->heads * shape->v_dim, graph->compute, graph->compute);
+    struct tensor *o = op_output(graph, op, q->rows, (int64_t)shape->heads * shape->v_dim, q->dtype, q->dtype);
     op_output(graph, op, shape->heads, q->rows, DTYPE_F32, DTYPE_F32);
     op_run(graph, op);
     return o;

@@ -2,6 +2,7 @@
  *
  * Expanded (training): latent splits what W_kva made, latent_keys makes each head's keys and values of it, and attention is the common one.
  * Absorbed (inference): W_kvb goes into the queries and the outputs, head by head, and attention reads the latents themselves. */
+#include "graph/columns.h"
 #include "graph/weights.h"
 
 static void *element(const struct tensor *t, int64_t index) { return (uint8_t *)t->data + dtype_bytes(t->dtype, (size_t)index); }
@@ -10,25 +11,6 @@ static void *element(const struct tensor *t, int64_t index) { return (uint8_t *)
 
 struct latent { float eps; const float *table; const int32_t *positions; };
 
-/* Copies `width` elements of every row. */
-struct columns { uint8_t *to; const uint8_t *from; size_t to_stride, from_stride, bytes; int64_t rows; };
-
-static void copy_columns_part(void *context, int thread, int threads) {
-    const struct columns *c = context;
-    int64_t begin, end;
-    pool_share(c->rows, 1, thread, threads, &begin, &end);
-    for (int64_t i = begin; i < end; i++) memcpy(c->to + (size_t)i * c->to_stride, c->from + (size_t)i * c->from_stride, c->bytes);
-}
-
-#define ALONE ((size_t)64 << 10)   /* bytes: so little is copied without waking the other threads */
-
-/* Columns `from_column`.. of x [rows, x_width] to columns `to_column`.. of y [rows, y_width], `width` of them. */
-static void copy_columns(struct graph *graph, void *y, int64_t y_width, int64_t to_column, const void *x, int64_t x_width, int64_t from_column, int64_t width, int64_t rows, enum dtype dtype) {
-    const size_t size = dtype_bytes(dtype, 1);
-    struct columns task = {(uint8_t *)y + (size_t)to_column * size, (const uint8_t *)x + (size_t)from_column * size, (size_t)y_width * size, (size_t)x_width * size, (size_t)width * size, rows};
-    pool_run((size_t)rows * task.bytes <= ALONE ? NULL : graph->pool, copy_columns_part, &task);
-}
-
 /* out: c [rows, rank], k_r [rows, rotary], rstd [rows, 1] */
 static void latent_forward(struct graph *graph, struct op *op) {
     const struct latent *latent = op->extra;
@@ -36,7 +18,7 @@ static void latent_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0], *c = op->out[0], *k_r = op->out[1], *rstd = op->out[2];
     if (!graph_computes(graph)) return;
     kernels->rmsnorm_forward(graph->pool, c->data, c->dtype, c->width, rstd->data, x->data, x->dtype, x->width, op->parameters[0]->value, x->rows, c->width, latent->eps);
-    copy_columns(graph, k_r->data, k_r->width, 0, x->data, x->width, c->width, k_r->width, x->rows, x->dtype);
+    columns_move(graph, k_r->data, k_r->width, 0, x->data, x->width, c->width, k_r->width, x->rows, x->dtype, false);
     kernels->rope(graph->pool, k_r->data, k_r->dtype, k_r->width, x->rows, 1, (int)k_r->width, 0, (int)k_r->width, latent->table, latent->positions, true, false);
 }
 
@@ -56,7 +38,7 @@ static void latent_backward(struct graph *graph, struct op *op) {
         float *dw = parameter_gradient_zeroed(op->parameters[0]);
         memset(dx, 0, (size_t)(x->rows * x->width) * sizeof(float));
         kernels->rmsnorm_backward(graph->pool, dx, x->width, dw, c->grad, c->grad_dtype, c->width, x->data, x->dtype, x->width, op->parameters[0]->value, rstd->data, x->rows, c->width, scratch);
-        copy_columns(graph, dx, x->width, c->width, k_r->grad, k_r->width, 0, k_r->width, x->rows, DTYPE_F32);
+        columns_move(graph, dx, x->width, c->width, k_r->grad, k_r->width, 0, k_r->width, x->rows, DTYPE_F32, false);
         kernels->rope(graph->pool, dx, DTYPE_F32, x->width, x->rows, 1, (int)x->width, (int)c->width, (int)k_r->width, latent->table, latent->positions, true, true);
         if (!direct) kernels->convert(graph->pool, sole, x->grad_dtype, dx, DTYPE_F32, x->rows * x->width);
     }
@@ -230,7 +212,7 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
     void *qt = scratch_take(graph, qt_bytes), *ol = scratch_take(graph, ol_bytes);
     const void *q_rows = graph_computes(graph) ? element(q, row * q->width) : NULL;
     heads_product(graph, attention, op->parameters[0], 0, q_rows, head, shape->nope, qt, wide, shape->rank, rows);
-    if (graph_computes(graph)) copy_columns(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, graph->compute);
+    if (graph_computes(graph)) columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, graph->compute, false);
 
     const size_t scratch_bytes = kernels->scratch_bytes(&absorbed, end_of(attention->some, count), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
@@ -274,7 +256,7 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
             }
             const struct matrix a = {.data = c, .dtype = dtype, .rows = rows, .cols = shape->rank, .stride = shape->rank};
             matmul->run(graph->pool, &a, w->compute, attention->products, 2 * shape->heads, product_scratch);
-            for (int64_t h = 0; h < heads; h++) copy_columns(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows, dtype);
+            for (int64_t h = 0; h < heads; h++) columns_move(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows, dtype, false);
             const struct attention_job part = {.kv = store, .capacity = positions, .position = first, .count = rows};
             kernels->kv_write(graph->pool, &expanded, &part, 1, k, dtype, heads * head, v, dtype, heads * shape->value);
         }

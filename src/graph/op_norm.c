@@ -42,7 +42,7 @@ struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct paramete
     ((struct rmsnorm *)op->extra)->eps = eps;
     op->parameters[0] = weight;
     op_input(op, x);
-    struct tensor *y = op_output(graph, op, x->rows, x->width, graph->compute, DTYPE_F32);
+    struct tensor *y = op_output(graph, op, x->rows, x->width, compute_activation(graph->compute), DTYPE_F32);
     op_output(graph, op, x->rows, 1, DTYPE_F32, DTYPE_F32);
     op_run(graph, op);
     return y;
