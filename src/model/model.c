@@ -252,6 +252,16 @@ enum status model_set_expanded_prefill(struct model *model, bool expanded, struc
 
 /* ---- sequences ------------------------------------------------------------------------------------------------------------------------- */
 
+static size_t mtp_row_bytes(const struct model *model) { return dtype_bytes(compute_activation(model->compute), (size_t)model->config.hidden_size); }
+
+static size_t mtp_state_bytes(const struct model *model) {
+    return round_up_64(sizeof(struct mtp_state)) + round_up_64((size_t)model->config.num_nextn_predict_layers * MTP_ROWS * mtp_row_bytes(model));
+}
+
+void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row) {
+    return (uint8_t *)sequence->mtp + round_up_64(sizeof *sequence->mtp) + (size_t)((depth - 1) * MTP_ROWS + row % MTP_ROWS) * mtp_row_bytes(sequence->model);
+}
+
 enum status sequence_create(struct sequence **out, const struct model *model, int64_t capacity, struct error *error) {
     struct sequence *sequence = calloc(1, sizeof *sequence);
     size_t *offsets = calloc((size_t)model->config.num_hidden_layers, sizeof *offsets), bytes = 0;
@@ -261,9 +271,12 @@ enum status sequence_create(struct sequence **out, const struct model *model, in
         offsets[i] = bytes;
         if (layer->attention->state_bytes) bytes += round_up_64(layer->attention->state_bytes(model, layer, capacity));
     }
+    const size_t mtp = bytes;
+    if (model->mtp) bytes += mtp_state_bytes(model);
     *sequence = (struct sequence){.model = model, .capacity = capacity, .state_bytes = bytes, .layer_offset = offsets};
     sequence->state = pages_alloc(bytes ? bytes : 1);
     if (!sequence->state) goto no_memory;
+    if (model->mtp) sequence->mtp = (struct mtp_state *)(void *)(sequence->state + mtp);
     *out = sequence;
     return STATUS_OK;
 no_memory:

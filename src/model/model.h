@@ -170,12 +170,26 @@ enum status model_export(const struct model *model, const char *folder, enum dty
 
 /* ---- sequences ------------------------------------------------------------------------------------------------------------- */
 
+/* What a sequence keeps beside the layers' state so that MTP modules can draft (infer/draft.c): the ids of its last positions, and the inputs of each module's last rows. Zeros: nothing yet.
+ * Nobody tells it of a rewind: what lies beyond the sequence's length is forgotten when it is used next. */
+#define MTP_ROWS 32
+#define MTP_IDS 64
+struct mtp_state {
+    int64_t first_id, end_id;    /* the ids of these positions are known, that of p in ids[p % MTP_IDS]; they may reach beyond the sequence's length */
+    int32_t ids[MTP_IDS];
+    struct mtp_rows {            /* of depth k = index + 1; rows have the numbers of the trunk's positions */
+        int64_t base, length;    /* rows base..length-1 stand in the module's layer state, from slot 0 on */
+        int64_t first, end;      /* the inputs h^{k-1} of these rows are held, that of row p in slot p % MTP_ROWS of mtp_input */
+    } rows[CONFIG_MAX_NEXTN];
+};
+
 struct sequence {
     const struct model *model;
     int64_t length, capacity;    /* tokens whose state is held, tokens there is room for */
-    uint8_t *state;              /* every layer's state, one mapping */
+    uint8_t *state;              /* every layer's state, and `mtp` with its rows behind it: one mapping */
     size_t state_bytes;
     size_t *layer_offset;        /* [config_layers] */
+    struct mtp_state *mtp;       /* NULL: the model has no modules */
 };
 
 enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity, struct error *error);
@@ -183,6 +197,7 @@ void sequence_destroy(struct sequence *sequence);
 void sequence_rewind(struct sequence *sequence, int64_t length);   /* length <= sequence->length: forgets the tokens after it */
 void sequence_copy(struct sequence *to, const struct sequence *from);   /* of the same model and capacity: `to` then holds the same tokens */
 void *sequence_state(const struct sequence *sequence, const struct layer *layer);
+void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row);   /* [hidden_size] in the activations' type */
 
 /* ---- passes ---------------------------------------------------------------------------------------------------------------- */
 
