@@ -1,4 +1,4 @@
-/* Which experts a token goes to, with what weights, and what balance losses make of it (spec/v1-v3.md sections 2.3, 2.8, 3.1, 3.2, 7.8, 7.10). */
+/* Which experts a token goes to, with what weights, and what balance losses make of it (spec/v1-v3.md sections 2.3, 2.8, 2.9, 3.1, 3.2, 3.4, 7.8 to 7.10). */
 #include "graph/graph.h"
 
 struct route { struct moe_gate gate; bool drops; struct moe_dropping dropping; };
@@ -54,7 +54,9 @@ static void balance_forward(struct graph *graph, struct op *op) {
     const struct moe_report *report = &balance->report;
     const struct moe_kernels *kernels = &graph->kernels->moe;
     struct tensor *scores = op->in[0];
-    if (balance->losses.weights[0] != 0 || balance->losses.weights[1] != 0 || balance->losses.weights[2] != 0) {
+    bool weighs = false;
+    for (int part = 0; part < MOE_LOSSES; part++) weighs = weighs || balance->losses.weights[part] != 0;
+    if (weighs) {
         float *ds = gradient_sole(graph, scores);
         const size_t scratch_bytes = kernels->balance_scratch(&balance->losses, pool_threads(graph->pool)), parts_bytes = (size_t)report->sequences * MOE_LOSSES * sizeof(double);
         void *scratch = scratch_take(graph, scratch_bytes);
@@ -63,7 +65,8 @@ static void balance_forward(struct graph *graph, struct op *op) {
             const struct moe_routing routing = moe_routing_in(op->in[1]->data, &balance->gate, scores->rows);
             kernels->balance(graph->pool, &balance->losses, parts, ds, scores->data, routing.chosen, report->first, report->sequences, scratch);
             for (int64_t i = 0; i < report->sequences; i++)
-                for (int part = 0; part < 3; part++) *report->sums[part] += report->scale * parts[i][part];
+                for (int part = 0; part < MOE_LOSSES; part++)
+                    if (balance->losses.weights[part] != 0) *report->sums[part] += report->scale * parts[i][part];
         }
         scratch_give(graph, parts, parts_bytes);
         scratch_give(graph, scratch, scratch_bytes);

@@ -204,15 +204,16 @@ struct row_kernels {
 
 /* The gate (spec/v1-v3.md sections 2.3, 2.8, 2.9). s = softmax(z) over all experts, or sigmoid(z). Experts are chosen by c = s + bias, where there is a bias. With groups of experts/groups neighbours, the
  * top_groups groups with the largest sum of their group_best largest c are kept, and no expert of another group can be chosen (its c counts as minus infinity). The top_k largest c of what is left are
- * chosen, in falling order. Ties, of groups and of experts, go to the lowest index.
- * g = s scale, or, where `normalised` and top_k > 1, g = s / (sum of the chosen s + 1e-20) scale. The bias takes part in nothing but the choice. */
+ * chosen, in falling order. Ties, of groups and of experts, go to the lowest index; a NaN, and what is smaller than any finite number, is chosen after all others of the kept groups.
+ * g = s scale, or, where `normalised`, g = s / (sum of the chosen s + 1e-20) scale: for top_k 1, too (then g does not depend on z but for the 1e-20, and its gradient vanishes). The bias takes part in nothing
+ * but the choice. What released models do beyond that is for the caller to say: V2's file does not divide where top_k is 1, and where it divides it does not scale; V3 does both whenever norm_topk_prob is set. */
 struct moe_gate {
     int64_t experts;
     int top_k;
     int groups, top_groups;    /* 1 and 1: no groups */
-    int group_best;            /* 1, or 2 */
+    int group_best;            /* 1 (0 counts as 1), or 2; a group of one expert has but one */
     bool sigmoid;
-    const float *bias;         /* [experts], or NULL */
+    const float *bias;         /* [experts], or NULL; read when the kernel runs */
     bool normalised;
     float scale;
 };
@@ -247,7 +248,8 @@ void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t 
  *   f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t                expert        = sum_i f_i P_i
  *   f'_d = mean of f_i on device d           P'_d = sum of P_i on device d           device        = sum_d f'_d P'_d
  *   f''_d = D / (M T) #{t: sent to d}                                                communication = sum_d f''_d P'_d
- * and V3's (section 3.4), with P of the normalised scores s'_i = s_i / sum_j s_j:      sequence      = sum_i f_i P_i */
+ * and V3's (section 3.4), with P of the normalised scores s'_i = s_i / sum_j s_j:      sequence      = sum_i f_i P_i
+ * f counts what `chosen` holds, i.e. the experts that the gate has chosen with its bias and groups. A token whose scores are all 0 has s' = 0. */
 #define MOE_LOSSES 4
 struct moe_balance {
     int64_t experts;

@@ -1,4 +1,4 @@
-/* The gate, the weighted SwiGLU and the sum over experts (spec/v1-v3.md sections 2.3, 2.8, 7.7, 7.8): the meaning. */
+/* The gate, the weighted SwiGLU and the sum over experts (spec/v1-v3.md sections 2.3, 2.8, 2.9, 7.7 to 7.9): the meaning. */
 #ifndef DEEPSEEK_KERNELS_MOE_REFERENCE_H
 #define DEEPSEEK_KERNELS_MOE_REFERENCE_H
 
@@ -13,19 +13,33 @@ static inline int64_t first_largest(const real *x, int64_t count) {
     return best;
 }
 
-/* s = exp(z) / sum exp(z). Then experts are chosen one after the other from a copy, in which what can no longer be chosen is minus infinity;
- * -1 stands for NaN, so that even those are a choice of different experts. */
+/* NaN and what is below all finite numbers count as the smallest of these: minus infinity is what cannot be chosen. */
+static inline real gate_candidate(real c) { return c > GATE_LEAST ? c : GATE_LEAST; }
+
+/* The sum of the `best` largest, 1 or 2. */
+static inline real group_score(const real *c, int64_t count, int best) {
+    real first = -(real)INFINITY, second = first;
+    for (int64_t i = 0; i < count; i++) {
+        if (c[i] > first) second = first, first = c[i];
+        else if (c[i] > second) second = c[i];
+    }
+    return best == 2 && count > 1 ? first + second : first;
+}
+
+/* s = exp(z) / sum exp(z), or 1 / (1 + exp(-z)). Then experts are chosen one after the other from c = s + bias, in which what can no longer be chosen becomes minus infinity. */
 static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work) {
     const int64_t n = gate->experts, own = n / gate->groups;
-    real largest = z[first_largest(z, n)], sum = 0;
-    for (int64_t i = 0; i < n; i++) sum += s[i] = real_exp(z[i] - largest);
-    for (int64_t i = 0; i < n; i++) {
-        s[i] /= sum;
-        work[i] = s[i] >= 0 ? s[i] : -1;
+    if (gate->sigmoid) {
+        for (int64_t i = 0; i < n; i++) s[i] = 1 / (1 + real_exp(-z[i]));
+    } else {
+        real largest = z[first_largest(z, n)], sum = 0;
+        for (int64_t i = 0; i < n; i++) sum += s[i] = real_exp(z[i] - largest);
+        for (int64_t i = 0; i < n; i++) s[i] /= sum;
     }
+    for (int64_t i = 0; i < n; i++) work[i] = gate_candidate(gate->bias ? s[i] + (real)gate->bias[i] : s[i]);
     if (gate->top_groups < gate->groups) {
         real *best = work + gate_row(n);   /* of each group; minus infinity once it is kept */
-        for (int group = 0; group < gate->groups; group++) best[group] = work[group * own + first_largest(work + group * own, own)];
+        for (int group = 0; group < gate->groups; group++) best[group] = gate_candidate(group_score(work + group * own, own, gate->group_best));
         for (int i = 0; i < gate->top_groups; i++) best[first_largest(best, gate->groups)] = -(real)INFINITY;
         for (int64_t i = 0; i < n; i++)
             if (best[i / own] > -(real)INFINITY) work[i] = -(real)INFINITY;
@@ -36,9 +50,9 @@ static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_
     }
 }
 
-/* dz = s (ds - mean), mean = sum ds s; a chosen expert's dz is written anew by the caller */
-static inline void gate_backward_row(int64_t experts, real *dz, const real *ds, const real *s, real mean) {
-    for (int64_t i = 0; i < experts; i++) dz[i] = s[i] * ((ds ? ds[i] : 0) - mean);
+/* dz of the whole row; a chosen expert's is written anew by the caller */
+static inline void gate_backward_row(const struct moe_gate *gate, real *dz, const real *ds, const real *s, real mean) {
+    for (int64_t i = 0; i < gate->experts; i++) dz[i] = gate_score_backward(gate, ds ? ds[i] : 0, s[i], mean);
 }
 
 /* y = base + x[place[0]] + x[place[1]] + ... */

@@ -32,14 +32,33 @@ ROWS_INLINE void pad_row(float *x, int64_t count) {
     for (int64_t i = count; i < gate_row(count); i++) x[i] = -INFINITY;
 }
 
-/* As in moe_reference.h. */
-static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32_t *chosen, const float *z, float *work) {
-    const int64_t n = gate->experts, own = n / gate->groups, whole = n / VF * VF;
+/* The sum of the two largest. */
+ROWS_INLINE float two_largest(const float *x, int64_t count) {
+    vf a = vf_set(-INFINITY), b = a;   /* of each lane the largest and the next */
+    int64_t i = 0;
+    for (; i + VF <= count; i += VF) {
+        const vf y = vf_load(x + i);
+        b = vf_max(b, vf_min(a, y));
+        a = vf_max(a, y);
+    }
+    float first = vf_largest(a), second;
+    const vf top = vf_set(first);
+    const unsigned lanes = lanes_from(a, top);
+    second = lanes & (lanes - 1) ? first : vf_largest(vf_select(vf_less(a, top), a, b));
+    for (; i < count; i++) {
+        second = x[i] > first ? first : x[i] > second ? x[i] : second;
+        first = x[i] > first ? x[i] : first;
+    }
+    return second > -INFINITY ? first + second : first;
+}
+
+/* exp(z - largest) and their sum */
+ROWS_INLINE float gate_exponentials(float *s, const float *z, int64_t n) {
+    const int64_t whole = n / VF * VF;
     const int rest = (int)(n - whole);
-    float value, largest = -INFINITY;
     vf m = vf_set(-INFINITY), sum = vf_zero();
     for (int64_t i = 0; i < whole; i += VF) m = vf_max(m, vf_load(z + i));
-    largest = vf_largest(m);
+    float largest = vf_largest(m);
     for (int64_t i = whole; i < n; i++) largest = z[i] > largest ? z[i] : largest;
     const vf top = vf_set(largest);
     for (int64_t i = 0; i < whole; i += VF) {
@@ -51,16 +70,27 @@ static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32
         vf_store_part(s + whole, vf_exp(vf_sub(vf_load_part(z + whole, rest), top)), rest);
         sum = vf_add(sum, vf_load_part(s + whole, rest));
     }
-    const vf total = vf_set(vf_sum(sum)), nan = vf_set(-1.0f);   /* vf_max gives its second argument where one is NaN */
-    for (int64_t i = 0; i < whole; i += VF) {
-        const vf x = vf_div(vf_load(s + i), total);
-        vf_store(s + i, x);
-        vf_store(work + i, vf_max(x, nan));
-    }
-    if (rest) {
-        const vf x = vf_div(vf_load_part(s + whole, rest), total);
-        vf_store_part(s + whole, x, rest);
-        vf_store_part(work + whole, vf_max(x, nan), rest);
+    return vf_sum(sum);
+}
+
+ROWS_INLINE vf gate_sigmoid(vf z) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_zero(), z)))); }
+
+/* As in moe_reference.h. */
+static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32_t *chosen, const float *z, float *work) {
+    const int64_t n = gate->experts, own = n / gate->groups;
+    const vf total = vf_set(gate->sigmoid ? 1.0f : gate_exponentials(s, z, n)), least = vf_set(GATE_LEAST);   /* vf_max gives its second argument where one is NaN */
+    float value;
+    for (int64_t i = 0; i < n; i += VF) {
+        if (i + VF <= n) {
+            const vf x = gate->sigmoid ? gate_sigmoid(vf_load(z + i)) : vf_div(vf_load(s + i), total);
+            vf_store(s + i, x);
+            vf_store(work + i, vf_max(gate->bias ? vf_add(x, vf_load(gate->bias + i)) : x, least));
+        } else {
+            const int rest = (int)(n - i);
+            const vf x = gate->sigmoid ? gate_sigmoid(vf_load_part(z + i, rest)) : vf_div(vf_load_part(s + i, rest), total);
+            vf_store_part(s + i, x, rest);
+            vf_store_part(work + i, vf_max(gate->bias ? vf_add(x, vf_load_part(gate->bias + i, rest)) : x, least), rest);
+        }
     }
     pad_row(work, n);
     if (gate->top_groups < gate->groups) {
@@ -68,7 +98,12 @@ static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32
         pad_row(best, gate->groups);
         for (int group = 0; group < gate->groups; group++) {
             const float *x = work + group * own;
-            vf b = vf_set(-1.0f);
+            if (gate->group_best == 2) {
+                const float sum = two_largest(x, own);
+                best[group] = sum > GATE_LEAST ? sum : GATE_LEAST;
+                continue;
+            }
+            vf b = least;
             int64_t i = 0;
             for (; i + VF <= own; i += VF) b = vf_max(b, vf_load(x + i));
             float high = vf_largest(b);
@@ -85,14 +120,19 @@ static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32
     }
 }
 
-/* dz = s (ds - mean) */
-static inline void gate_backward_row(int64_t experts, float *dz, const float *ds, const float *s, float mean) {
+/* As gate_score_backward in moe_split.h. */
+ROWS_INLINE vf gate_scores_backward(bool sigmoid, vf ds, vf s, vf mean) {
+    return sigmoid ? vf_mul(vf_mul(ds, s), vf_sub(vf_set(1.0f), s)) : vf_mul(s, vf_sub(ds, mean));
+}
+
+static inline void gate_backward_row(const struct moe_gate *gate, float *dz, const float *ds, const float *s, float mean) {
     const vf pull = vf_set(mean);
+    const int64_t experts = gate->experts;
     int64_t i = 0;
-    for (; i + VF <= experts; i += VF) vf_store(dz + i, vf_mul(vf_load(s + i), vf_sub(ds ? vf_load(ds + i) : vf_zero(), pull)));
+    for (; i + VF <= experts; i += VF) vf_store(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load(ds + i) : vf_zero(), vf_load(s + i), pull));
     if (i < experts) {
         const int n = (int)(experts - i);
-        vf_store_part(dz + i, vf_mul(vf_load_part(s + i, n), vf_sub(ds ? vf_load_part(ds + i, n) : vf_zero(), pull)), n);
+        vf_store_part(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load_part(ds + i, n) : vf_zero(), vf_load_part(s + i, n), pull), n);
     }
 }
 

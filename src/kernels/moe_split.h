@@ -2,6 +2,7 @@
 #ifndef DEEPSEEK_KERNELS_MOE_SPLIT_H
 #define DEEPSEEK_KERNELS_MOE_SPLIT_H
 
+#include <float.h>
 #include <string.h>
 
 #include "kernels/moe.h"
@@ -24,19 +25,27 @@ struct gate_call {
 static inline int64_t gate_row(int64_t count) { return (count + 15) / 16 * 16; }
 static inline size_t gate_area(const struct moe_gate *gate) { return (size_t)(gate_row(gate->experts) + gate_row(gate->groups)) * sizeof(real); }
 
-/* The variant's loops over one token: softmax, the choice and its scores; dz, where s, ds and dg are the token's. */
-static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work);
-static inline void gate_backward_row(int64_t experts, real *dz, const real *ds, const real *s, real mean);
+#define GATE_LEAST (-(real)FLT_MAX)   /* the smallest score that can be chosen */
 
-/* g = s scale, or s / (sum + 1e-20) */
-static inline void gate_weights(const struct moe_gate *gate, real *g, const real *s, const int32_t *chosen) {
-    real sum = 0, scale = (real)gate->scale;
-    if (gate->normalised && gate->top_k > 1) {
-        for (int k = 0; k < gate->top_k; k++) sum += s[chosen[k]];
-        scale = 1 / (sum + (real)1e-20);
-    }
-    for (int k = 0; k < gate->top_k; k++) g[k] = s[chosen[k]] * scale;
+/* The variant's loops over one token: scores, and the choice among them; dz, where s and ds are the token's. */
+static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work);
+static inline void gate_backward_row(const struct moe_gate *gate, real *dz, const real *ds, const real *s, real mean);
+
+/* 1 / (sum of the chosen s + 1e-20), or 1 where the weights are not normalised */
+static inline real gate_quotient(const struct moe_gate *gate, const real *s, const int32_t *chosen) {
+    real sum = 0;
+    for (int k = 0; k < gate->top_k; k++) sum += s[chosen[k]];
+    return gate->normalised ? 1 / (sum + (real)1e-20) : 1;
 }
+
+/* g = s scale, or s / (sum + 1e-20) scale */
+static inline void gate_weights(const struct moe_gate *gate, real *g, const real *s, const int32_t *chosen) {
+    const real quotient = gate_quotient(gate, s, chosen), scale = (real)gate->scale;
+    for (int k = 0; k < gate->top_k; k++) g[k] = s[chosen[k]] * quotient * scale;
+}
+
+/* Of one score: softmax dz = s (ds - mean), mean = sum over all experts of ds s;  sigmoid dz = ds s (1 - s) */
+static inline real gate_score_backward(const struct moe_gate *gate, real ds, real s, real mean) { return gate->sigmoid ? ds * s * (1 - s) : s * (ds - mean); }
 
 static void gate_forward_task(void *context, int thread, int threads) {
     const struct gate_call *c = context;
@@ -59,7 +68,7 @@ static inline void moe_gate_forward(struct pool *pool, const struct moe_gate *ga
     rows_run(pool, gate_forward_task, &call, 4 * tokens * gate->experts);
 }
 
-/* ds_j += dg_j scale, or (dg_j - sum_k dg_k g_k) / Q with Q = sum of the chosen s, for chosen j;  dz_i = s_i (ds_i - sum_j ds_j s_j) */
+/* ds_j += dg_j scale, or (dg_j - sum_k dg_k s_k / Q) scale / Q with Q = sum of the chosen s + 1e-20, for chosen j;  then dz from ds */
 static void gate_backward_task(void *context, int thread, int threads) {
     const struct gate_call *c = context;
     const struct moe_gate *gate = c->gate;
@@ -68,17 +77,15 @@ static void gate_backward_task(void *context, int thread, int threads) {
     for (int64_t t = begin; t < end; t++) {
         const real *s = c->s + t * experts, *ds = c->ds ? c->ds + t * experts : NULL, *dg = c->dg ? c->dg + t * gate->top_k : NULL;
         const int32_t *chosen = c->chosen + t * gate->top_k;
-        real *dz = c->dz + t * experts, scale = (real)gate->scale, pull = 0, mean = 0;
-        if (dg && gate->normalised && gate->top_k > 1) {
-            real sum = 0;
-            for (int k = 0; k < gate->top_k; k++) sum += s[chosen[k]];
-            scale = 1 / (sum + (real)1e-20);
-            for (int k = 0; k < gate->top_k; k++) pull += dg[k] * (s[chosen[k]] * scale);
+        const real quotient = gate_quotient(gate, s, chosen), scale = quotient * (real)gate->scale;
+        real *dz = c->dz + t * experts, pull = 0, mean = 0;
+        for (int k = 0; dg && gate->normalised && k < gate->top_k; k++) pull += dg[k] * (s[chosen[k]] * quotient);
+        if (!gate->sigmoid) {
+            for (int k = 0; dg && k < gate->top_k; k++) mean += (dg[k] - pull) * scale * s[chosen[k]];
+            for (int64_t i = 0; ds && i < experts; i++) mean += ds[i] * s[i];
         }
-        for (int k = 0; dg && k < gate->top_k; k++) mean += (dg[k] - pull) * scale * s[chosen[k]];
-        for (int64_t i = 0; ds && i < experts; i++) mean += ds[i] * s[i];
-        gate_backward_row(experts, dz, ds, s, mean);
-        for (int k = 0; dg && k < gate->top_k; k++) dz[chosen[k]] = s[chosen[k]] * ((dg[k] - pull) * scale + (ds ? ds[chosen[k]] : 0) - mean);
+        gate_backward_row(gate, dz, ds, s, mean);
+        for (int k = 0; dg && k < gate->top_k; k++) dz[chosen[k]] = gate_score_backward(gate, (dg[k] - pull) * scale + (ds ? ds[chosen[k]] : 0), s[chosen[k]], mean);
     }
 }
 
@@ -178,8 +185,8 @@ struct balance_call {
     char *scratch;
 };
 
-/* Of a thread: the mean score of each expert, then the gradient of the weighted sum with respect to it; how often each was chosen; how many tokens each device was sent. */
-static inline int64_t balance_area(const struct moe_balance *b) { return 3 * b->experts + b->devices; }
+/* Of a thread: the mean score of each expert, and of its normalised scores; the gradient of the weighted sum with respect to the former; how often each was chosen; of each device, f'' and f'. */
+static inline int64_t balance_area(const struct moe_balance *b) { return 4 * b->experts + 2 * b->devices; }
 
 /* The sum of f P of one kind, where f of a device is the same for all its experts; adds weight f to the gradients. f and P of a device cover `own` experts. */
 static inline double balance_part(const struct moe_balance *b, double weight, int64_t own, const double *f, const double *mean, double *gradient) {
@@ -191,17 +198,27 @@ static inline double balance_part(const struct moe_balance *b, double weight, in
     return sum;
 }
 
+/* 1 / sum_j s_j; 0 where that is no number */
+static inline double balance_total(const real *s, int64_t n) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) sum += (double)s[i];
+    return sum > 0 ? 1 / sum : 0;
+}
+
 static inline void balance_sequence(const struct balance_call *c, int64_t sequence, double *area) {
     const struct moe_balance *b = c->balance;
     const int64_t begin = c->first[sequence], end = c->first[sequence + 1], n = b->experts, own = n / b->devices;
-    double *mean = area, *gradient = mean + n, *f = gradient + n, *sent = f + n, *part = c->parts[sequence];
+    double *mean = area, *normal = mean + n, *gradient = normal + n, *f = gradient + n, *sent = f + n, *device = sent + b->devices, *part = c->parts[sequence];
     const double tokens = (double)(end - begin);
     memset(area, 0, (size_t)balance_area(b) * sizeof *area);
-    part[0] = part[1] = part[2] = 0;
+    for (int i = 0; i < MOE_LOSSES; i++) part[i] = 0;
     if (begin == end) return;
     for (int64_t t = begin; t < end; t++) {
         const int32_t *chosen = c->chosen + t * b->top_k;
-        for (int64_t i = 0; i < n; i++) mean[i] += (double)c->s[t * n + i];
+        const real *s = c->s + t * n;
+        const double inverse = b->weights[3] != 0 ? balance_total(s, n) : 0;
+        for (int64_t i = 0; i < n; i++) mean[i] += (double)s[i];
+        for (int64_t i = 0; b->weights[3] != 0 && i < n; i++) normal[i] += (double)s[i] * inverse;
         for (int k = 0; k < b->top_k; k++) {
             bool again = false;   /* a token is sent to a device once, however many of its experts it chose */
             for (int j = 0; j < k; j++) again = again || chosen[j] / own == chosen[k] / own;
@@ -209,21 +226,28 @@ static inline void balance_sequence(const struct balance_call *c, int64_t sequen
             if (!again) sent[chosen[k] / own] += 1;
         }
     }
-    for (int64_t i = 0; i < n; i++) mean[i] /= tokens, f[i] *= (double)n / (b->top_k * tokens);
+    for (int64_t i = 0; i < n; i++) mean[i] /= tokens, normal[i] /= tokens, f[i] *= (double)n / (b->top_k * tokens);
     for (int d = 0; d < b->devices; d++) sent[d] *= b->devices / (b->device_limit * tokens);
     if (b->weights[0] != 0) part[0] = balance_part(b, b->weights[0], 1, f, mean, gradient);
     if (b->weights[2] != 0) part[2] = balance_part(b, b->weights[2], own, sent, mean, gradient);
     if (b->weights[1] != 0) {
-        for (int d = 0; d < b->devices; d++) {   /* f', in the place of f, whose use is over */
-            double sum = 0;
-            for (int64_t i = 0; i < own; i++) sum += f[d * own + i];
-            f[d] = sum / (double)own;
-        }
-        part[1] = balance_part(b, b->weights[1], own, f, mean, gradient);
+        for (int64_t i = 0; i < n; i++) device[i / own] += f[i];
+        for (int d = 0; d < b->devices; d++) device[d] /= (double)own;
+        part[1] = balance_part(b, b->weights[1], own, device, mean, gradient);
     }
     for (int64_t i = 0; i < n; i++) gradient[i] /= tokens;
     for (int64_t t = begin; t < end; t++)
         for (int64_t i = 0; i < n; i++) c->ds[t * n + i] = (real)gradient[i];
+    if (b->weights[3] == 0) return;
+    /* ds_i += weight / (T sum_j s_j) (f_i - sum_j f_j s'_j), which is of each token (section 7.10) */
+    for (int64_t i = 0; i < n; i++) part[3] += f[i] * normal[i];
+    for (int64_t t = begin; t < end; t++) {
+        const real *s = c->s + t * n;
+        const double inverse = balance_total(s, n), factor = b->weights[3] / tokens * inverse;
+        double pull = 0;
+        for (int64_t i = 0; i < n; i++) pull += f[i] * ((double)s[i] * inverse);
+        for (int64_t i = 0; i < n; i++) c->ds[t * n + i] = (real)(gradient[i] + factor * (f[i] - pull));
+    }
 }
 
 static void balance_task(void *context, int thread, int threads) {

@@ -51,7 +51,7 @@ static double dot(const double *a, const double *b, int64_t count) {
     return sum;
 }
 
-/* ---- the choice, written from section 2.8 --------------------------------------------------------------------------------------------------- */
+/* ---- the choice, written from sections 2.8 and 2.9 ------------------------------------------------------------------------------------------- */
 
 /* Is x[i] before x[j] in falling order, ties by index? */
 static bool before(const double *x, int64_t i, int64_t j) { return x[i] > x[j] || (x[i] == x[j] && i < j); }
@@ -62,39 +62,50 @@ static int64_t rank_of(const double *x, int64_t count, int64_t i) {
     return rank;
 }
 
-/* Softmax, the best score of each group, the groups among the first top_groups, the experts of these among the first top_k. */
+static struct moe_gate softmax_gate(int64_t experts, int top_k, int groups, int top_groups, bool normalised, float scale) {
+    return (struct moe_gate){.experts = experts, .top_k = top_k, .groups = groups, .top_groups = top_groups, .group_best = 1, .normalised = normalised, .scale = scale};
+}
+
+/* Scores, with the bias the score of each group, the groups among the first top_groups, the experts of these among the first top_k; weights without the bias. */
 static void plain_gate(const struct moe_gate *gate, const double *z, double *s, int32_t *chosen, double *g) {
     const int64_t n = gate->experts, own = n / gate->groups;
-    double sum = 0, best[256], masked[256], total = 0;
+    double sum = 0, best[256], c[256], masked[256], total = 0;
     for (int64_t i = 0; i < n; i++) sum += exp(z[i]);
-    for (int64_t i = 0; i < n; i++) s[i] = exp(z[i]) / sum;
+    for (int64_t i = 0; i < n; i++) s[i] = gate->sigmoid ? 1 / (1 + exp(-z[i])) : exp(z[i]) / sum, c[i] = s[i] + (gate->bias ? (double)gate->bias[i] : 0);
     for (int group = 0; group < gate->groups; group++) {
         best[group] = 0;
-        for (int64_t i = 0; i < own; i++) best[group] = fmax(best[group], s[group * own + i]);
+        for (int64_t i = 0; i < own; i++) best[group] += rank_of(c + group * own, own, i) < gate->group_best ? c[group * own + i] : 0;
     }
-    for (int64_t i = 0; i < n; i++) masked[i] = rank_of(best, gate->groups, i / own) < gate->top_groups ? s[i] : -1;
+    for (int64_t i = 0; i < n; i++) masked[i] = rank_of(best, gate->groups, i / own) < gate->top_groups ? c[i] : -INFINITY;
     for (int64_t i = 0; i < n; i++) {
         const int64_t rank = rank_of(masked, n, i);
         if (rank < gate->top_k) chosen[rank] = (int32_t)i, total += s[i];
     }
-    for (int k = 0; k < gate->top_k; k++) g[k] = gate->normalised && gate->top_k > 1 ? s[chosen[k]] / (total + 1e-20) : s[chosen[k]] * (double)gate->scale;
+    for (int k = 0; k < gate->top_k; k++) g[k] = s[chosen[k]] / (gate->normalised ? total + 1e-20 : 1) * (double)gate->scale;
 }
 
-/* Of each token some order of 0, 0.05, 0.1, ...: so far apart that no variant's rounding turns two scores around. */
+/* Of each token some order of neighbours 0.05 apart, around 0: so far apart that no variant's rounding turns two scores around. */
 static float *separate_logits(int64_t tokens, int64_t experts, uint64_t seed) {
     float *z = piece((size_t)(tokens * experts) * sizeof *z);
     for (int64_t t = 0; t < tokens; t++)
         for (int64_t i = 0; i < experts; i++) {
             const int64_t j = (int64_t)random_below(seed, (uint64_t)t, (uint64_t)i, (uint64_t)i + 1);
             z[t * experts + i] = z[t * experts + j];
-            z[t * experts + j] = 0.05f * (float)i;
+            z[t * experts + j] = 0.05f * (float)(i - experts / 2);
         }
     return z;
 }
 
+static float biases[256];   /* in [-1, 1]: some experts' scores become negative */
+
 static const struct moe_gate gates[] = {
-    {8, 2, 4, 2, false, 16.0f}, {8, 2, 1, 1, false, 1.0f}, {12, 3, 4, 2, true, 16.0f}, {64, 6, 1, 1, false, 1.0f}, {160, 6, 8, 3, false, 16.0f}, {5, 5, 1, 1, false, 1.0f},
-    {6, 1, 3, 1, true, 2.5f}, {33, 4, 3, 3, false, 1.0f}, {7, 3, 7, 4, true, 2.5f}, {256, 8, 8, 4, false, 2.5f}, {1, 1, 1, 1, false, 1.0f}, {34, 17, 2, 1, true, 1.0f},
+    {8, 2, 4, 2, 1, false, NULL, false, 16.0f}, {8, 2, 1, 1, 1, false, NULL, false, 1.0f}, {12, 3, 4, 2, 1, false, NULL, true, 16.0f}, {64, 6, 1, 1, 1, false, NULL, false, 1.0f},
+    {160, 6, 8, 3, 1, false, NULL, false, 16.0f}, {5, 5, 1, 1, 1, false, NULL, false, 1.0f}, {6, 1, 3, 1, 1, false, NULL, true, 2.5f}, {33, 4, 3, 3, 1, false, NULL, false, 1.0f},
+    {7, 3, 7, 4, 1, false, NULL, true, 2.5f}, {256, 8, 8, 4, 1, false, NULL, false, 2.5f}, {1, 1, 1, 1, 1, false, NULL, false, 1.0f}, {34, 17, 2, 1, 1, false, NULL, true, 1.0f},
+    /* sigmoid: V3's shape, without groups, groups of one, one group kept, other sizes of groups than vectors, one expert, without bias or division, the best of a group alone; softmax with a bias */
+    {256, 8, 8, 4, 2, true, biases, true, 2.5f}, {64, 6, 1, 1, 2, true, biases, true, 2.5f}, {7, 3, 7, 4, 2, true, biases, true, 1.0f}, {12, 3, 4, 1, 2, true, biases, true, 2.5f},
+    {54, 5, 3, 2, 2, true, biases, true, 2.5f}, {40, 4, 2, 1, 2, true, NULL, true, 2.5f}, {9, 1, 3, 2, 2, true, biases, true, 2.5f}, {1, 1, 1, 1, 2, true, biases, true, 2.5f},
+    {33, 4, 3, 1, 2, true, NULL, false, 2.5f}, {68, 3, 2, 1, 1, true, biases, true, 1.0f}, {36, 4, 6, 2, 2, false, biases, true, 2.5f}, {64, 8, 2, 2, 2, true, biases, true, 2.5f},
 };
 enum { GATES = sizeof gates / sizeof *gates, TOKENS = 37 };
 
@@ -155,7 +166,7 @@ static void test_ties_go_to_the_lowest_index(void **state) {
         const struct moe_kernels *moe = variants[v].moe;
         float g[8], zero[64] = {0}, z[64];
         int32_t chosen[8];
-        struct moe_gate gate = {64, 6, 1, 1, false, 1.0f};
+        struct moe_gate gate = softmax_gate(64, 6, 1, 1, false, 1.0f);
         choose(moe, &gate, zero, chosen, g);   /* all are equal */
         for (int k = 0; k < 6; k++) assert_int_equal(chosen[k], k), assert_true(g[k] == 0x1p-6f);
         gate.groups = 8, gate.top_groups = 3;
@@ -167,7 +178,7 @@ static void test_ties_go_to_the_lowest_index(void **state) {
 
         memset(z, 0, sizeof z);   /* pairs that tie, across vectors; equal groups 2 and 5 (the best), 1 and 6 */
         z[18] = z[41] = 2, z[9] = z[55] = 1;
-        gate = (struct moe_gate){64, 4, 1, 1, false, 1.0f};
+        gate = softmax_gate(64, 4, 1, 1, false, 1.0f);
         choose(moe, &gate, z, chosen, g);
         const int32_t greedy[4] = {18, 41, 9, 55};
         assert_memory_equal(chosen, greedy, sizeof greedy);
@@ -192,7 +203,8 @@ static void test_ties_go_to_the_lowest_index(void **state) {
     }
     /* Section 11.4 */
     const float z[8] = {1, .2f, -.5f, .8f, .1f, .7f, -1, .6f}, want[8] = {.225011f, .101104f, .050207f, .184223f, .091483f, .166692f, .030452f, .150829f};
-    const struct moe_gate gate = {8, 2, 4, 2, false, 16.0f};
+    struct moe_gate gate = softmax_gate(8, 2, 4, 2, false, 16.0f);
+    gate.group_best = 0;   /* counts as 1 */
     for (int v = 0; v < variant_count; v++) {
         float s[8], g[2];
         int32_t chosen[2];
@@ -201,6 +213,72 @@ static void test_ties_go_to_the_lowest_index(void **state) {
         assert_int_equal(chosen[0], 0);
         assert_int_equal(chosen[1], 3);
         for (int k = 0; k < 2; k++) assert_true(fabsf(g[k] - 16 * want[chosen[k]]) < 2e-5f);
+    }
+}
+
+/* Section 11.3, and what a bias must not do. */
+static void test_the_bias_chooses_and_does_nothing_else(void **state) {
+    (void)state;
+    const float z[8] = {2, -1, .5f, .4f, -2, 1.5f, 0, .2f}, bias[8] = {-.5f, 0, .1f, .1f, .9f, -.9f, 0, 0}, s_want[8] = {.880797f, .268941f, .622459f, .598688f, .119203f, .817574f, .5f, .549834f};
+    for (int v = 0; v < variant_count; v++) {
+        const struct moe_kernels *moe = variants[v].moe;
+        struct moe_gate gate = {8, 2, 4, 2, 2, true, bias, true, 2.5f};
+        float s[64], g[8];
+        int32_t chosen[8];
+        moe->gate_forward(NULL, &gate, s, chosen, g, z, 1, piece(moe->gate_scratch(&gate, 1)));
+        for (int i = 0; i < 8; i++) assert_true(fabsf(s[i] - s_want[i]) < 1e-6f);
+        assert_true(chosen[0] == 2 && chosen[1] == 3 && fabsf(g[0] - 1.274333f) < 2e-6f && fabsf(g[1] - 1.225667f) < 2e-6f);
+        gate.groups = gate.top_groups = 1;
+        choose(moe, &gate, z, chosen, g);
+        assert_true(chosen[0] == 4 && chosen[1] == 2);
+        gate.bias = NULL;
+        choose(moe, &gate, z, chosen, g);
+        assert_true(chosen[0] == 0 && chosen[1] == 5);
+
+        /* Scores that the bias makes negative: an expert outside the kept groups does not beat them (trap 9.3). All far below zero, so far that the sum of two is no number any more, and so high that all are equal. */
+        const float shifts[] = {-10, -1e38f, -2e38f, -3.4e38f, 1e30f};
+        for (int i = 0; i < 5; i++) {
+            float shifted[8];
+            for (int j = 0; j < 8; j++) shifted[j] = shifts[i];
+            gate = (struct moe_gate){8, 2, 4, 1, 2, true, shifted, true, 2.5f};
+            choose(moe, &gate, z, chosen, g);
+            if (i == 0) assert_true(chosen[0] == 2 && chosen[1] == 3);   /* s: 1.149738, 1.221147, 0.936777, 1.049834 */
+            else assert_true(chosen[0] == 0 && chosen[1] == 1);
+            assert_true(fabsf(g[0] + g[1] - 2.5f) < 1e-6f && fabsf(g[0] - 2.5f * s_want[chosen[0]] / (s_want[chosen[0]] + s_want[chosen[1]])) < 4e-6f);
+        }
+
+        /* Numbers that are none: a NaN goes after all others that are left, but before those of other groups. Infinities are scores of 0 and 1. */
+        float odd[64] = {0};
+        for (int i = 0; i < 64; i++) odd[i] = i < 32 ? 1 : -1;
+        odd[3] = NAN, odd[7] = INFINITY, odd[40] = -INFINITY;
+        gate = (struct moe_gate){64, 6, 2, 1, 1, true, NULL, true, 1.0f};
+        moe->gate_forward(NULL, &gate, s, chosen, g, odd, 1, piece(moe->gate_scratch(&gate, 1)));
+        const int32_t want[6] = {7, 0, 1, 2, 4, 5};
+        assert_memory_equal(chosen, want, sizeof want);
+        assert_true(s[7] == 1 && s[40] == 0 && isnan(s[3]));
+        gate = (struct moe_gate){8, 4, 2, 1, 2, true, NULL, true, 1.0f};
+        choose(moe, &gate, (const float[8]){NAN, 1, 2, 3, -9, -9, -9, -9}, chosen, g);   /* the NaN counts in its group's two best only where there are no two others */
+        const int32_t last[4] = {3, 2, 1, 0};
+        assert_memory_equal(chosen, last, sizeof last);
+        for (int i = 0; i < 64; i++) odd[i] = NAN;
+        gate = (struct moe_gate){64, 6, 8, 2, 2, true, biases, true, 1.0f};
+        choose(moe, &gate, odd, chosen, g);
+        for (int k = 0; k < 6; k++) assert_int_equal(chosen[k], k);
+
+        /* Scores of zero: weights of zero, and no gradient. One expert: its weight is the scale, and no gradient comes from there. */
+        for (int i = 0; i < 64; i++) odd[i] = -200;
+        float dz[64];
+        const float dg[6] = {1, -2, 3, -4, 5, -6};
+        moe->gate_forward(NULL, &gate, s, chosen, g, odd, 1, piece(moe->gate_scratch(&gate, 1)));
+        moe->gate_backward(NULL, &gate, dz, dg, NULL, s, chosen, 1);
+        for (int k = 0; k < 6; k++) assert_true(g[k] == 0);
+        for (int i = 0; i < 64; i++) assert_true(dz[i] == 0);
+        gate = (struct moe_gate){8, 1, 1, 1, 1, true, NULL, true, 2.5f};
+        moe->gate_forward(NULL, &gate, s, chosen, g, z, 1, piece(moe->gate_scratch(&gate, 1)));
+        moe->gate_backward(NULL, &gate, dz, dg, NULL, s, chosen, 1);
+        assert_true(fabsf(g[0] - 2.5f) <= 2.5f * 2 * (float)UNIT);
+        for (int i = 0; i < 8; i++) assert_true(fabsf(dz[i]) < 4 * (float)UNIT);
+        free_pieces();
     }
 }
 
@@ -239,7 +317,7 @@ static void test_assignments_are_sorted_and_dropped(void **state) {
     (void)state;
     enum { T = 40 };
     for (int c = 0; c < 60; c++) {
-        const struct moe_gate gate = {12, 3, 1, 1, false, 1.0f};
+        const struct moe_gate gate = softmax_gate(12, 3, 1, 1, false, 1.0f);
         struct moe_routing routing = moe_routing_in(piece((size_t)moe_routing_words(&gate, T) * 4), &gate, T);
         float *s = random_floats(T * gate.experts, (uint64_t)c, 1);
         uint8_t *spared = piece(T);
@@ -282,7 +360,7 @@ static void test_gate_gradient(void **state) {
     for (int i = 0; i < GATES; i++) {
         const struct moe_gate *gate = &gates[i];
         const int64_t n = gate->experts, k = gate->top_k;
-        if (n == 1 || n > 64) continue;   /* the softmax of one is constant */
+        if ((n == 1 && !gate->sigmoid) || n > 64) continue;   /* the softmax of one is constant */
         struct gate_case c = {gate, doubles_of(separate_logits(T, n, 5), T * n), zero_doubles(T * n), zero_doubles(T * k), random_doubles(T * k, 6, 1), random_doubles(T * n, 7, 1), integers(T * k), T,
                               piece(moe_gate_scratch(gate, 1))};
         gate_value(&c);
@@ -299,20 +377,24 @@ static void test_gate_gradient(void **state) {
     }
 }
 
-/* The balance losses as section 3.1 has them, sums written out. */
-static double plain_balance(const struct moe_balance *b, const double *s, const int32_t *chosen, int64_t tokens, double parts[3]) {
+/* The balance losses as sections 3.1 and 3.4 have them, sums written out. */
+static double plain_balance(const struct moe_balance *b, const double *s, const int32_t *chosen, int64_t tokens, double parts[MOE_LOSSES]) {
     const int64_t n = b->experts, own = n / b->devices;
     double f[64], mean[64];
-    parts[0] = parts[1] = parts[2] = 0;
+    parts[0] = parts[1] = parts[2] = parts[3] = 0;
     for (int64_t i = 0; i < n; i++) {
-        double hits = 0, sum = 0;
+        double hits = 0, sum = 0, normalised = 0;
         for (int64_t t = 0; t < tokens; t++) {
+            double total = 0;
+            for (int64_t j = 0; j < n; j++) total += s[t * n + j];
             sum += s[t * n + i];
+            normalised += s[t * n + i] / total;
             for (int k = 0; k < b->top_k; k++) hits += chosen[t * b->top_k + k] == i;
         }
         f[i] = (double)n / (b->top_k * (double)tokens) * hits;
         mean[i] = sum / (double)tokens;
         parts[0] += f[i] * mean[i];
+        parts[3] += f[i] * normalised / (double)tokens;
     }
     for (int64_t d = 0; d < b->devices; d++) {
         double device_f = 0, device_mean = 0, sent = 0;
@@ -325,7 +407,7 @@ static double plain_balance(const struct moe_balance *b, const double *s, const 
         parts[1] += device_f * device_mean;
         parts[2] += (double)b->devices / (b->device_limit * (double)tokens) * sent * device_mean;
     }
-    return b->weights[0] * parts[0] + b->weights[1] * parts[1] + b->weights[2] * parts[2];
+    return b->weights[0] * parts[0] + b->weights[1] * parts[1] + b->weights[2] * parts[2] + b->weights[3] * parts[3];
 }
 
 enum { SEQUENCES = 3, BALANCED = 29 };
@@ -344,20 +426,24 @@ static double balance_value(void *context) {
 
 static void test_balance_losses(void **state) {
     (void)state;
-    for (int part = 0; part < 8; part++) {   /* each alone, all, and all but one */
-        const struct moe_gate gate = {12, 3, 4, 2, false, 16.0f};
-        const struct moe_balance balance = {12, 3, 4, 2, {part == 0 || part > 2 ? 0.3 : 0, (part == 1 || part > 2) && part != 6 ? 0.05 : 0, (part == 2 || part > 2) && part != 7 ? 0.02 : 0}};
+    for (int version = 0; version < 18; version++) {   /* each alone, all, and all but one, of a softmax and a sigmoid gate */
+        const int part = version % 9;
+        struct moe_gate gate = softmax_gate(12, 3, 4, 2, false, 16.0f);
+        if (version >= 9) gate.sigmoid = true, gate.group_best = 2, gate.bias = biases, gate.normalised = true;
+        struct moe_balance balance = {12, 3, 4, 2, {0.3, 0.05, 0.02, 0.4}};
+        for (int i = 0; i < MOE_LOSSES; i++)
+            if (part < 4 ? i != part : i == part - 5) balance.weights[i] = 0;
         const int64_t n = gate.experts, k = gate.top_k;
         struct balance_case c = {&balance, &gate, doubles_of(separate_logits(BALANCED, n, 9), BALANCED * n), zero_doubles(BALANCED * n), zero_doubles(BALANCED * k), integers(BALANCED * k), piece(moe_gate_scratch(&gate, 1)), {{0}}};
         balance_value(&c);
         double parts[SEQUENCES][MOE_LOSSES], *ds = zero_doubles(BALANCED * n), *dz = zero_doubles(BALANCED * n);
         moe_balance(NULL, &balance, parts, ds, c.s, c.chosen, sequence_rows, SEQUENCES, piece(moe_balance_scratch(&balance, 1)));
         for (int i = 0; i < SEQUENCES; i++)
-            for (int p = 0; p < 3; p++) assert_true(balance.weights[p] == 0 ? parts[i][p] == 0 : fabs(parts[i][p] - c.parts[i][p]) < 1e-14 * c.parts[i][p]);
+            for (int p = 0; p < MOE_LOSSES; p++) assert_true(balance.weights[p] == 0 ? parts[i][p] == 0 : fabs(parts[i][p] - c.parts[i][p]) < 1e-14 * c.parts[i][p]);
         moe_gate_backward(NULL, &gate, dz, NULL, ds, c.s, c.chosen, BALANCED);
         check_gradient("balance dz", balance_value, &c, c.z, dz, BALANCED * n);
         /* dz = (a / T) s_i (f_i - sum_j f_j s_j), section 7.10, for the first loss */
-        if (part == 0)
+        if (version == 0)
             for (int64_t t = 0; t < sequence_rows[1]; t++) {
                 double f[12], mean = 0;
                 for (int64_t i = 0; i < n; i++) {
@@ -375,9 +461,9 @@ static void test_balance_losses(void **state) {
                 float *ds1 = piece((size_t)(BALANCED * n) * 4);
                 double parts1[SEQUENCES][MOE_LOSSES];
                 moe->balance(pools[p], &balance, parts1, ds1, s, c.chosen, sequence_rows, SEQUENCES, piece(moe->balance_scratch(&balance, pool_threads(pools[p]))));
-                check_close("balance ds", variants[v].name, ds1, DTYPE_F32, ds, BALANCED * n, 2 * UNIT, 0);
+                check_close("balance ds", variants[v].name, ds1, DTYPE_F32, ds, BALANCED * n, 2 * UNIT, 16 * balance.weights[3] * UNIT);   /* f <= 4, and the scores are rounded */
                 for (int i = 0; i < SEQUENCES; i++)
-                    for (int q = 0; q < 3; q++) assert_true(fabs(parts1[i][q] - parts[i][q]) <= 2 * UNIT * parts[i][q]);
+                    for (int q = 0; q < MOE_LOSSES; q++) assert_true(fabs(parts1[i][q] - parts[i][q]) <= (q == 3 ? 3 : 2) * UNIT * parts[i][q]);
                 if (p > 0) check_same("balance ds by threads", variants[v].name, ds1, first, (size_t)(BALANCED * n) * 4);
                 else first = ds1;
             }
@@ -390,7 +476,7 @@ static void test_balance_losses(void **state) {
 static void test_balance_by_threads(void **state) {
     (void)state;
     enum { ROWS = 512, N = 64, K = 6 };
-    const struct moe_balance balance = {N, K, 8, 3, {0.003, 0.05, 0.02}};
+    const struct moe_balance balance = {N, K, 8, 3, {0.003, 0.05, 0.02, 0.1}};
     const int64_t first[5] = {0, 100, 300, 301, ROWS};
     const float *s = random_floats(ROWS * N, 1, 1);
     int32_t *chosen = integers(ROWS * K);
@@ -411,19 +497,24 @@ static void test_balance_by_threads(void **state) {
 static void test_balance_of_known_routings(void **state) {
     (void)state;
     enum { N = 8, T = 16 };
-    const struct moe_balance balance = {N, 2, 4, 2, {1, 1, 1}};
+    const struct moe_balance balance = {N, 2, 4, 2, {1, 1, 1, 1}};
     const int64_t first[2] = {0, T};
     double s[T * N], ds[T * N], parts[1][MOE_LOSSES];
     int32_t chosen[T * 2];
     for (int i = 0; i < T * N; i++) s[i] = 1.0 / N;
     for (int t = 0; t < T; t++) chosen[2 * t] = (2 * t) % N, chosen[2 * t + 1] = (2 * t + 3) % N;   /* two devices each */
     moe_balance(NULL, &balance, parts, ds, s, chosen, first, 1, piece(moe_balance_scratch(&balance, 1)));
-    for (int p = 0; p < 3; p++) assert_true(fabs(parts[0][p] - 1) < 1e-14);
+    for (int p = 0; p < MOE_LOSSES; p++) assert_true(fabs(parts[0][p] - 1) < 1e-14);
     for (int t = 0; t < T; t++) chosen[2 * t] = 0, chosen[2 * t + 1] = 1;   /* one device */
     moe_balance(NULL, &balance, parts, ds, s, chosen, first, 1, piece(moe_balance_scratch(&balance, 1)));
     assert_true(fabs(parts[0][0] - 1) < 1e-14 && fabs(parts[0][1] - 1) < 1e-14);   /* uniform scores: f P sums to 1 whatever f is */
     assert_true(fabs(parts[0][2] - 0.5) < 1e-14);                                     /* half the devices that a token may use */
-    assert_true(fabs(ds[0] - (4.0 + 4.0 + 2.0) / T) < 1e-14 && ds[2] == 0);           /* f_0 = N/(2 T) T, f'_0 = 4, f''_0 = 4/(2 T) T */
+    assert_true(fabs(ds[0] - (4.0 + 4.0 + 2.0 + 3.0) / T) < 1e-14);                   /* f_0 = N/(2 T) T, f'_0 = 4, f''_0 = 4/(2 T) T; the normalised scores' 4 - (4 + 4)/8 */
+    assert_true(fabs(ds[2] + 1.0 / T) < 1e-14);                                       /* -(4 + 4)/8 of the normalised scores alone */
+    /* A token without a score has no normalised ones; the others are not touched by it. */
+    memset(s, 0, N * sizeof *s);
+    moe_balance(NULL, &balance, parts, ds, s, chosen, first, 1, piece(moe_balance_scratch(&balance, 1)));
+    assert_true(fabs(parts[0][3] - (double)(T - 1) / T) < 1e-14 && fabs(ds[0] - 10.0 / T) < 1e-14 && fabs(ds[N] - 13.0 / T) < 1e-14);
 }
 
 /* ---- SwiGLU with weights -------------------------------------------------------------------------------------------------------------------------- */
@@ -556,7 +647,7 @@ static const double *matrix_of(const double *experts, int64_t e, int which) { re
 
 static double layer_value(void *context) {
     const struct layer_case *c = context;
-    double value = 0, s[LAYER_T * LAYER_N], parts[3];
+    double value = 0, s[LAYER_T * LAYER_N], parts[MOE_LOSSES];
     int32_t chosen[LAYER_T * LAYER_K];
     for (int t = 0; t < LAYER_T; t++) {
         const double *u = c->x + t * LAYER_D;
@@ -585,12 +676,14 @@ static void product(double *c, const double *a, bool a_transposed, int64_t a_str
 
 static void test_a_whole_layer(void **state) {
     (void)state;
-    for (int version = 0; version < 4; version++) {
+    for (int version = 0; version < 6; version++) {   /* 4: V3's gate; 5: it drops assignments, too */
         struct layer_case c = {
-            {LAYER_N, LAYER_K, version ? 4 : 1, version ? 2 : 1, version == 2, version == 1 ? 16.0f : 1.0f}, {LAYER_N, LAYER_K, 4, 2, {0.3, 0.5, 0.2}},
+            softmax_gate(LAYER_N, LAYER_K, version ? 4 : 1, version ? 2 : 1, version == 2, version == 1 ? 16.0f : 1.0f), {LAYER_N, LAYER_K, 4, 2, {0.3, 0.5, 0.2, version > 2 ? 0.4 : 0}},
             random_doubles(LAYER_T * LAYER_D, 1, 1), random_doubles(LAYER_N * LAYER_D, 2, 2), random_doubles(LAYER_N * EXPERT, 3, 1), random_doubles(LAYER_T * LAYER_D, 4, 1), {0},
         };
-        for (int slot = 0; slot < LAYER_T * LAYER_K; slot++) c.dropped[slot] = version == 3 && slot % 4 == 1;
+        if (version > 3) c.gate = (struct moe_gate){LAYER_N, LAYER_K, 4, 2, 2, true, biases, true, 2.5f};
+        const bool drops = version == 3 || version == 5;
+        for (int slot = 0; slot < LAYER_T * LAYER_K; slot++) c.dropped[slot] = drops && slot % 4 == 1;
         const int64_t first[2] = {0, LAYER_T};
         enum { T = LAYER_T, D = LAYER_D, F = LAYER_F, N = LAYER_N, K = LAYER_K, R = T * K };
         double z[T * N] = {0}, s[T * N], g[R], dg[R] = {0}, ds[T * N], dz[T * N], parts[1][MOE_LOSSES], xs[R * D], gate_up[R * 2 * F] = {0}, dys[R * D], h[R * F] = {0}, dxs[R * D] = {0}, dx[T * D] = {0};
@@ -600,7 +693,7 @@ static void test_a_whole_layer(void **state) {
         moe_gate_forward(NULL, &c.gate, s, r.chosen, g, z, T, piece(moe_gate_scratch(&c.gate, 1)));
         moe_balance(NULL, &c.balance, parts, ds, s, r.chosen, first, 1, piece(moe_balance_scratch(&c.balance, 1)));
         /* The sort knows floats: it is told what to drop by affinities of 0 and 1 on one device. */
-        if (version == 3) {
+        if (drops) {
             float *affinity = piece(T * N * 4);
             uint8_t spared[T] = {0};
             int64_t kept = 0;
@@ -650,11 +743,13 @@ int main(void) {
     if (isa_available(ISA_AVX512)) variants[variant_count++] = (struct variant){"avx512", &moe_avx512, 16};
 #endif
     struct error error;
+    for (int i = 0; i < 256; i++) biases[i] = (float)(2 * random_uniform(11, 12, (uint64_t)i) - 1);
     for (int i = 0; i < POOLS; i++)
         if (pool_create(&pools[i], i + 1, &error) != STATUS_OK) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_the_gate_chooses_as_the_formulas_say, teardown),
         cmocka_unit_test_teardown(test_ties_go_to_the_lowest_index, teardown),
+        cmocka_unit_test_teardown(test_the_bias_chooses_and_does_nothing_else, teardown),
         cmocka_unit_test_teardown(test_assignments_are_sorted_and_dropped, teardown),
         cmocka_unit_test_teardown(test_gate_gradient, teardown),
         cmocka_unit_test_teardown(test_balance_losses, teardown),
