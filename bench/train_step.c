@@ -134,7 +134,7 @@ int main(int argc, char **argv) {
 
     const double passes_limit = model.flops / peak, updates_limit = 28.0 * (double)model.sizes.parameters / read, limit = passes_limit + updates_limit;
     const double time = median(model.total, steps), passes = median(model.passes, steps), updates = median(model.updates, steps);
-    const size_t model_bytes = model.model->page_bytes[0] + model.model->page_bytes[1] + optimizer_bytes(model.model->parameters, model.model->parameter_count);
+    const size_t model_bytes = model.model->page_bytes[0] + model.model->page_bytes[1] + optimizer_bytes(model.model->parameters, model.model->parameter_count, DTYPE_F32);
     const double per_parameter = compute == DTYPE_BF16 ? 20 : 16;
     printf("train_step %s %s %s, %d threads: %.1f tokens/s, %.3f s (passes %.3f, AdamW %.3f), %.1f GFLOP/s\n", argv[1], argv[2], isa_name(isa), pool_threads(pool), (double)rows / time, time,
            passes, updates, model.flops / time / 1e9);

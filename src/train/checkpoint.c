@@ -197,8 +197,8 @@ static enum status list_steps(struct step_list *list, const char *folder, struct
 
 /* ---- writing ---------------------------------------------------------------------------------------------------------------- */
 
-static struct safetensors_source source_of(const struct parameter *p, const char *name, const float *data) {
-    struct safetensors_source source = { .name = name, .dtype = DTYPE_F32, .rank = p->rank, .data = data };
+static struct safetensors_source source_of(const struct parameter *p, const char *name, enum dtype dtype, const void *data) {
+    struct safetensors_source source = { .name = name, .dtype = dtype, .rank = p->rank, .data = data };
     for (int d = 0; d < p->rank; d++) source.shape[d] = p->shape[d];
     return source;
 }
@@ -219,7 +219,7 @@ static enum status write_tensors(const char *folder, const struct optimizer *o, 
     struct arena names = {0};
     struct safetensors_source *sources = calloc(2 * (size_t)o->parameter_count + 1, sizeof *sources);
     enum status status = sources ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) sources[i] = source_of(o->parameters[i], o->parameters[i]->name, o->parameters[i]->value);
+    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) sources[i] = source_of(o->parameters[i], o->parameters[i]->name, DTYPE_F32, o->parameters[i]->value);
     if (status == STATUS_OK) status = write_sources(folder, PARAMETERS_FILE, sources, o->parameter_count, &sums[0], error);
     int64_t count = 0;
     for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) {
@@ -227,8 +227,8 @@ static enum status write_tensors(const char *folder, const struct optimizer *o, 
         if (!o->m[i]) continue;
         const char *m = arena_printf(&names, "%s.exp_avg", p->name), *v = arena_printf(&names, "%s.exp_avg_sq", p->name);
         if (!m || !v) status = error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-        sources[count++] = source_of(p, m, o->m[i]);
-        sources[count++] = source_of(p, v, o->v[i]);
+        sources[count++] = source_of(p, m, o->settings.moments, o->m[i]);
+        sources[count++] = source_of(p, v, o->settings.moments, o->v[i]);
     }
     if (status == STATUS_OK) status = write_sources(folder, MOMENTS_FILE, sources, count, &sums[1], error);
     free(sources);
@@ -325,15 +325,15 @@ void checkpoint_release(struct checkpoint *checkpoint) {
     *checkpoint = (struct checkpoint){0};
 }
 
-static enum status check_tensor(const struct safetensors *file, const char *path, const char *name, const struct parameter *p, struct error *error) {
+static enum status check_tensor(const struct safetensors *file, const char *path, const char *name, enum dtype dtype, const struct parameter *p, struct error *error) {
     const struct safetensors_entry *entry = safetensors_find(file, name);
     if (!entry) return error_set(error, STATUS_INVALID, "%s: tensor %s is missing", path, name);
-    bool same = entry->dtype == DTYPE_F32 && entry->rank == p->rank;
+    bool same = entry->dtype == dtype && entry->rank == p->rank;
     for (int d = 0; d < p->rank && same; d++) same = entry->shape[d] == p->shape[d];
     if (same) return STATUS_OK;
     char found[128];
     safetensors_describe(entry, found, sizeof found);
-    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected F32 with %lld elements", path, name, found, (long long)p->count);
+    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path, name, found, dtype_name(dtype), (long long)p->count);
 }
 
 /* First all checks (copy false), then all copies. */
@@ -345,12 +345,13 @@ static enum status take_tensors(const struct safetensors *parameters, const stru
         snprintf(v, sizeof v, "%s.exp_avg_sq", p->name);
         const struct safetensors *files[] = { parameters, moments, moments };
         const char *names[] = { p->name, m, v };
-        float *const targets[] = { p->value, o->m[i], o->v[i] };
+        void *const targets[] = { p->value, o->m[i], o->v[i] };
+        const enum dtype dtypes[] = { DTYPE_F32, o->settings.moments, o->settings.moments };
         for (int k = 0; k < 3; k++) {
             if (!targets[k]) continue;
-            enum status status = check_tensor(files[k], path, names[k], p, error);
+            enum status status = check_tensor(files[k], path, names[k], dtypes[k], p, error);
             if (status != STATUS_OK) return status;
-            if (copy) memcpy(targets[k], safetensors_find(files[k], names[k])->data, (size_t)p->count * sizeof(float));
+            if (copy) memcpy(targets[k], safetensors_find(files[k], names[k])->data, dtype_bytes(dtypes[k], (size_t)p->count));
         }
     }
     return STATUS_OK;

@@ -1,6 +1,6 @@
 /* Training checkpoints: RUN/checkpoints/step-00000123/ with
- *   parameters.safetensors   the fp32 parameters under their names
- *   moments.safetensors      NAME.exp_avg and NAME.exp_avg_sq of each trained parameter
+ *   parameters.safetensors   the fp32 parameters under their names, those that are not trained too (the routers' biases)
+ *   moments.safetensors      NAME.exp_avg and NAME.exp_avg_sq of each trained parameter, in fp32 or bf16 as the optimizer has them
  *   state.json               step, position in the data, config, sizes and XXH3-64 checksums of the other files and of itself
  *
  * A checkpoint is written into a folder tmp-*, every file flushed to disk, then renamed: it is there completely or not at all, whenever the process

@@ -15,11 +15,11 @@ struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* eleme
 static int64_t rows_of(const struct parameter *p) { return p->shape[0]; }
 static int64_t rows_at_once(const struct parameter *p) { return p->rank == 1 ? VECTOR_ROWS : MATMUL_GRAIN; }
 static int64_t blocks_of(const struct parameter *p) { return p->trainable ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0; }
-static size_t moment_bytes(const struct parameter *p) { return p->trainable ? ((size_t)p->count * sizeof(float) + 63) / 64 * 64 : 0; }
+static size_t moment_bytes(const struct parameter *p, enum dtype moments) { return p->trainable ? (dtype_bytes(moments, (size_t)p->count) + 63) / 64 * 64 : 0; }
 
-size_t optimizer_bytes(struct parameter *const *parameters, int count) {
+size_t optimizer_bytes(struct parameter *const *parameters, int count, enum dtype moments) {
     size_t bytes = 0;
-    for (int i = 0; i < count; i++) bytes += 2 * moment_bytes(parameters[i]);
+    for (int i = 0; i < count; i++) bytes += 2 * moment_bytes(parameters[i], moments);
     return bytes;
 }
 
@@ -30,9 +30,10 @@ static void lay_out(struct optimizer *o) {
     for (int i = 0; i < o->parameter_count; i++) {
         const struct parameter *p = o->parameters[i];
         if (!p->trainable) continue;
-        o->m[i] = (float *)(void *)next;
-        o->v[i] = (float *)(void *)(next + moment_bytes(p));
-        next += 2 * moment_bytes(p);
+        const size_t bytes = moment_bytes(p, o->settings.moments);
+        o->m[i] = next;
+        o->v[i] = next + bytes;
+        next += 2 * bytes;
         int64_t rows = rows_of(p), step = rows_at_once(p);
         for (int64_t r = 0; r < rows; r += step) {
             int64_t end = r + step < rows ? r + step : rows;
@@ -48,7 +49,7 @@ static int64_t square_blocks_of(const struct parameter *p) { return p->trainable
 enum status optimizer_create(struct optimizer **out, struct parameter *const *parameters, int count, const struct kernels *kernels, struct pool *pool,
                              const struct optimizer_settings *settings, struct error *error) {
     *out = NULL;
-    size_t bytes = optimizer_bytes(parameters, count);
+    size_t bytes = optimizer_bytes(parameters, count, settings->moments);
     int64_t blocks = 0;
     size_t entries = count > 0 ? (size_t)count : 0;
     int64_t squares = 0;
@@ -120,6 +121,14 @@ static int64_t first_block(const struct optimizer *o, int thread, int threads) {
     return low;
 }
 
+/* One block of a parameter's elements, from `at` on. */
+static void update_block(const struct optimizer *o, int i, int64_t at, int64_t count, const struct adamw_step *step) {
+    const struct row_kernels *rows = &o->kernels->rows;
+    const struct parameter *p = o->parameters[i];
+    if (o->settings.moments == DTYPE_BF16) rows->adamw_bf16(p->value + at, p->grad + at, (uint16_t *)o->m[i] + at, (uint16_t *)o->v[i] + at, count, step);
+    else rows->adamw(p->value + at, p->grad + at, (float *)o->m[i] + at, (float *)o->v[i] + at, count, step);
+}
+
 static void update_blocks(void *context, int thread, int threads) {
     const struct update *update = context;
     const struct optimizer *o = update->optimizer;
@@ -129,7 +138,7 @@ static void update_blocks(void *context, int thread, int threads) {
         struct parameter *p = o->parameters[block->parameter];
         int64_t width = p->count / rows_of(p), at = block->r0 * width, count = (block->r1 - block->r0) * width;
         if (!p->grad_written) memset(p->grad + at, 0, (size_t)count * sizeof *p->grad);
-        o->kernels->rows.adamw(p->value + at, p->grad + at, o->m[block->parameter] + at, o->v[block->parameter] + at, count, p->rank == 1 ? &update->vectors : &update->matrices);
+        update_block(o, block->parameter, at, count, p->rank == 1 ? &update->vectors : &update->matrices);
         if (o->updated) o->updated(o->updated_context, p, block->r0, block->r1);
     }
 }

@@ -6,7 +6,8 @@
  *   p -= lr weight_decay p                                   (tensors of two or more dimensions)
  *   p -= lr (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + eps)
  *
- * A gradient that was not written counts as zero: the parameter still decays and its moments age. */
+ * A gradient that was not written counts as zero: the parameter still decays and its moments age. Parameters that are not trained take no part, in the norm neither.
+ * The moments are fp32, or bf16 (V3's recipe, spec/v1-v3.md section 4.1): then they are widened for the update and rounded to nearest even when they are stored. */
 #ifndef DEEPSEEK_TRAIN_OPTIMIZER_H
 #define DEEPSEEK_TRAIN_OPTIMIZER_H
 
@@ -20,6 +21,8 @@ struct optimizer_settings {
     double weight_decay, beta1, beta2, eps;
     double clip_grad_norm;    /* 0: no clipping */
     bool decay_vectors;
+    enum dtype moments;       /* F32 or BF16 */
+    double bias_update_speed; /* of the routers' biases, which the trainer moves; 0: they stay */
 };
 
 struct optimizer {
@@ -29,7 +32,7 @@ struct optimizer {
     int parameter_count;
     struct optimizer_settings settings;
     int64_t step;             /* updates made */
-    float **m, **v;           /* of each trainable parameter (NULL for others), in one mapping */
+    void **m, **v;            /* of each trainable parameter (NULL for others), in one mapping; of the type settings.moments */
     void *pages;
     size_t page_bytes;
     struct optimizer_block *blocks;   /* what a thread updates at once */
@@ -46,8 +49,8 @@ enum status optimizer_create(struct optimizer **optimizer, struct parameter *con
                              const struct optimizer_settings *settings, struct error *error);
 void optimizer_destroy(struct optimizer *optimizer);
 
-/* Bytes of the moments: two floats per parameter, each array rounded up to 64 bytes. */
-size_t optimizer_bytes(struct parameter *const *parameters, int count);
+/* Bytes of the moments: two numbers per parameter, each array rounded up to 64 bytes. */
+size_t optimizer_bytes(struct parameter *const *parameters, int count, enum dtype moments);
 
 /* The global norm of the gradients, in one order whatever the number of threads. */
 double optimizer_grad_norm(const struct optimizer *optimizer);

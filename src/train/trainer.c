@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "train/load.h"
@@ -13,13 +14,14 @@ static void repack(void *context, const struct parameter *parameter, int64_t r0,
 /* What each layer with a router counts: one block, the counts behind the list. */
 static enum status allocate_loads(struct trainer *t, struct error *error) {
     const struct config *config = &t->model->config;
+    const int64_t layers = config_layers(config);
     int64_t routers = 0;
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) routers += config->layers[i].ffn == FFN_MOE;
+    for (int64_t i = 0; i < layers; i++) routers += config->layers[i].ffn == FFN_MOE;
     if (!routers) return STATUS_OK;
-    struct expert_load *loads = calloc(1, (size_t)config->num_hidden_layers * sizeof *loads + (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
+    struct expert_load *loads = calloc(1, (size_t)layers * sizeof *loads + (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
     if (!loads) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
-    int64_t *counts = (int64_t *)(void *)(loads + config->num_hidden_layers);
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+    int64_t *counts = (int64_t *)(void *)(loads + layers);
+    for (int64_t i = 0; i < layers; i++) {
         if (config->layers[i].ffn != FFN_MOE) continue;
         loads[i].counts = counts;
         counts += config->n_routed_experts;
@@ -32,7 +34,7 @@ static void sum_up_loads(const struct trainer *t, struct trainer_result *result)
     const struct config *config = &t->model->config;
     result->max_violation = 0;
     result->assigned = result->dropped = 0;
-    for (int64_t i = 0; t->objective.loads && i < config->num_hidden_layers; i++) {
+    for (int64_t i = 0; t->objective.loads && i < config_layers(config); i++) {
         const struct expert_load *load = &t->objective.loads[i];
         if (!load->counts) continue;
         result->max_violation = fmax(result->max_violation, load_violation(load->counts, config->n_routed_experts));
@@ -43,10 +45,36 @@ static void sum_up_loads(const struct trainer *t, struct trainer_result *result)
 
 static void clear_loads(struct trainer *t) {
     const struct config *config = &t->model->config;
-    for (int64_t i = 0; t->objective.loads && i < config->num_hidden_layers; i++) {
+    for (int64_t i = 0; t->objective.loads && i < config_layers(config); i++) {
         struct expert_load *load = &t->objective.loads[i];
         load->dropped = 0;
         for (int64_t e = 0; load->counts && e < config->n_routed_experts; e++) load->counts[e] = 0;
+    }
+}
+
+/* The biases by their layers. */
+static enum status find_biases(struct trainer *t, struct error *error) {
+    const int64_t layers = config_layers(&t->model->config);
+    t->biases = calloc((size_t)layers, sizeof(struct parameter *));
+    if (!t->biases) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
+    for (int64_t i = 0; t->objective.loads && i < layers; i++) {
+        char name[80];
+        snprintf(name, sizeof name, "model.layers.%lld.mlp.gate.e_score_correction_bias", (long long)i);
+        if (t->objective.loads[i].counts) t->biases[i] = model_parameter(t->model, name);
+    }
+    return STATUS_OK;
+}
+
+/* The mean need not be whole: c_i is compared with it as n c_i with the sum. */
+static void move_biases(const struct trainer *t) {
+    const struct config *config = &t->model->config;
+    const int64_t experts = config->n_routed_experts;
+    const float speed = (float)t->bias_update_speed;
+    for (int64_t i = 0; speed > 0 && i < config_layers(config); i++) {
+        if (!t->biases[i]) continue;
+        const int64_t *counts = t->objective.loads[i].counts, total = load_total(counts, experts);
+        float *bias = t->biases[i]->value;
+        for (int64_t e = 0; e < experts; e++) bias[e] += experts * counts[e] < total ? speed : experts * counts[e] > total ? -speed : 0;
     }
 }
 
@@ -60,8 +88,10 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     if (objective) t->objective = *objective;
     t->objective.loads = NULL;
     enum status status = allocate_loads(t, error);
+    if (status == STATUS_OK) status = find_biases(t, error);
     if (status == STATUS_OK) status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
     if (status != STATUS_OK) {
+        free(t->biases);
         free(t->objective.loads);
         free(t);
         return status;
@@ -69,6 +99,7 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     graph_init(&t->training, model->kernels, model->pool, &t->memory, model->compute, true, false);
     graph_init(&t->evaluation, model->kernels, model->pool, &t->memory, model->compute, false, false);
     if (settings) {
+        t->bias_update_speed = settings->bias_update_speed;
         status = optimizer_create(&t->optimizer, model->parameters, model->parameter_count, model->kernels, model->pool, settings, error);
         if (status != STATUS_OK) {
             trainer_destroy(t);
@@ -87,8 +118,26 @@ void trainer_destroy(struct trainer *trainer) {
     graph_destroy(&trainer->training);
     graph_destroy(&trainer->evaluation);
     memory_destroy(&trainer->memory);
+    free(trainer->biases);
     free(trainer->objective.loads);
     free(trainer);
+}
+
+/* Targets of the MTP module of depth d: it predicts at position i what the trunk predicts at i + d. */
+static int64_t count_mtp_targets(const int32_t *targets, int64_t sequences, int64_t length, int d) {
+    int64_t count = 0;
+    for (int64_t s = 0; s < sequences; s++)
+        for (int64_t i = d; i < length; i++) count += targets[s * length + i] >= 0;
+    return count;
+}
+
+static void sum_up_mtp(const struct config *config, const struct objective *objective, struct trainer_result *result) {
+    const int depths = (int)config->num_nextn_predict_layers;
+    result->mtp = 0;
+    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
+        result->mtp_by_depth[d] = d < depths && objective->weights.mtp > 0 && objective->predicted_mtp[d] > 0 ? objective->mtp_sum[d] / (double)objective->predicted_mtp[d] : 0;
+        if (d < depths) result->mtp += result->mtp_by_depth[d] / depths;
+    }
 }
 
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error) {
@@ -101,16 +150,24 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     objective->sequences = sequences;
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
     objective->first_sequence = 0;
-    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication = 0;
+    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication = objective->balance_sequence = 0;
+    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
+        objective->predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+        objective->mtp_sum[d] = 0;
+    }
+    result->flops = 0;
     clear_loads(trainer);
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
         enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, objective, NULL, error);
         if (status != STATUS_OK) return status;
+        result->flops += trainer->training.flops;
     }
     result->main = objective->main_sum / (double)predicted;
+    sum_up_mtp(&trainer->model->config, objective, result);
     result->loss = result->main + objective->weights.balance_expert * objective->balance_expert + objective->weights.balance_device * objective->balance_device +
-                   objective->weights.balance_communication * objective->balance_communication;
+                   objective->weights.balance_communication * objective->balance_communication + objective->weights.balance_sequence * objective->balance_sequence +
+                   objective->weights.mtp * result->mtp;
     sum_up_loads(trainer, result);
     return STATUS_OK;
 }
@@ -123,6 +180,7 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
     result->grad_norm = optimizer_grad_norm(trainer->optimizer);
     if (!isfinite(result->grad_norm)) return error_set(error, STATUS_INVALID, "the norm of the gradients is %s", isnan(result->grad_norm) ? "not a number" : "infinite");
     optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
+    move_biases(trainer);
     return STATUS_OK;
 }
 

@@ -1,4 +1,8 @@
-/* One optimizer step of a model: micro batches whose gradients add up, clipping, AdamW; and the loss alone, for evaluation. */
+/* One optimizer step of a model: micro batches whose gradients add up, clipping, AdamW, the routers' biases; and the loss alone, for evaluation.
+ *
+ * Loss-free balancing (spec/v1-v3.md section 3.3). After the update, in each layer whose router has a bias b, MTP modules included, with c_i the assignments to expert i in the whole step:
+ *
+ *   b_i += speed sign(mean_j c_j - c_i),   sign(0) = 0 */
 #ifndef DEEPSEEK_TRAIN_TRAINER_H
 #define DEEPSEEK_TRAIN_TRAINER_H
 
@@ -12,12 +16,16 @@ struct trainer {
     struct graph training, evaluation;
     int64_t micro_batch_size, length;
     double micro_batch_flops;       /* of forward and backward, as run */
-    struct objective objective;     /* what is asked for, and the sums and expert loads of the last step */
+    struct objective objective;     /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up to those it was created with */
+    double bias_update_speed;       /* may be changed between steps */
+    struct parameter **biases;      /* [config_layers]: of each layer's router, NULL where there is none */
 };
 
 struct trainer_result {
     double loss;                    /* the weighted total */
     double main, grad_norm;
+    double mtp, mtp_by_depth[CONFIG_MAX_NEXTN];   /* unweighted; `mtp` is the mean over the depths; 0 without weight */
+    double flops;                   /* of matrix products and attention, as run */
     /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens' assignments to experts, and how many of them were dropped. */
     double max_violation;
     int64_t assigned, dropped;

@@ -64,8 +64,8 @@ static void fill(struct optimizer *o, int64_t step) {
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < list[i]->count; k++) {
             list[i]->value[k] = (float)random_normal((uint64_t)step, 1, (uint64_t)(1000 * i + k));
-            if (o->m[i]) o->m[i][k] = (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k));
-            if (o->v[i]) o->v[i][k] = (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k));
+            if (o->m[i]) ((float *)o->m[i])[k] = (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k));
+            if (o->v[i]) ((float *)o->v[i])[k] = (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k));
         }
     }
 }
@@ -75,8 +75,8 @@ static bool holds(struct optimizer *o, int64_t step) {
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < list[i]->count; k++) {
             same = same && list[i]->value[k] == (float)random_normal((uint64_t)step, 1, (uint64_t)(1000 * i + k));
-            same = same && (!o->m[i] || o->m[i][k] == (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k)));
-            same = same && (!o->v[i] || o->v[i][k] == (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k)));
+            same = same && (!o->m[i] || ((float *)o->m[i])[k] == (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k)));
+            same = same && (!o->v[i] || ((float *)o->v[i])[k] == (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k)));
         }
     }
     return same;
