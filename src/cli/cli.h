@@ -50,6 +50,7 @@ int command_bench(int argc, char **argv);
 int command_info(int argc, char **argv);
 int command_data(int argc, char **argv);
 int command_tokenize(int argc, char **argv);
+int command_quantize(int argc, char **argv);
 int command_logits(int argc, char **argv);
 int command_grads(int argc, char **argv);
 int command_steps(int argc, char **argv);

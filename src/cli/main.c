@@ -17,6 +17,7 @@ static const struct cli_command commands[] = {
     { "bench", "measure prefill and decoding against the limits of this machine", command_bench },
     { "info", "parameters, cache, FLOPs and memory of a model or a config.json", command_info },
     { "data", "generate text to train on", command_data },
+    { "quantize", "write a model folder in FP8, or back in BF16", command_quantize },
     { "tokenize", "text to token ids and back, and tokenizers from text", command_tokenize },
     { "logits", "write the logits of every position of token arrays", command_logits },
     { "grads", "write losses and every parameter's gradient", command_grads },
