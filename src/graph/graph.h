@@ -96,9 +96,12 @@ struct tensor {                 /* an activation [rows, width], row-major and de
     struct op *producer;
     struct tensor *older;       /* the one made before it in this pass */
     bool recompute;
-    /* A mark as `recompute` is: at the end of its scope the data of a BF16 tensor is replaced by E4M3 codes with scales, or E5M6 (kernels.h, compress), and expanded again when a backward asks for it. */
+    /* A mark as `recompute` is: at the end of its scope the data of a BF16 tensor is replaced by E4M3 codes with scales, or E5M6 (kernels.h, compress), and expanded again when a backward asks for it.
+     * So the forward inside the scope sees the numbers themselves, and the backward the rounded ones. It sees the same where the tensor is computed again (marked for it, or by its scope); what is
+     * computed again from it is computed from the rounded numbers. Where another operation took over its buffer, the mark says nothing. */
     enum tensor_compression { COMPRESS_NONE, COMPRESS_E4M3, COMPRESS_E5M6 } compression;
     void *compressed;           /* the data in that form, while `data` is NULL */
+    bool moved;                 /* another operation took over its buffer */
     bool needed;                /* by some backward */
 };
 
@@ -130,10 +133,11 @@ struct graph {
     struct arena arena;          /* tensors and ops; reset with the graph */
     enum dtype compute;          /* F32, BF16 or F8_E4M3: type of linear products; the activations between them are of compute_activation(compute) */
     bool recording, planning;
+    bool again;                  /* the forward that runs has run before */
     struct op *last;             /* the tape */
     struct tensor *newest;       /* all tensors of the pass, linked by age */
     double flops;                /* of matrix products and attention, forward and backward, as run */
-    /* Where products in F8_E4M3 add what their quantisation loses, of x, of W and of dy; NULL: nobody asks. */
+    /* Where products in F8_E4M3 add what their quantisation loses: of x and of W in y = W x, of dy in dx = W^T dy (not of dW's tiles); W where its fp32 values are there. NULL: nobody asks. It costs time. */
     struct fp8_report { struct fp8_counts x, w, dy; } *fp8;
     size_t compressed_bytes, compressible_bytes;   /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
     enum status status;          /* first failure (memory); later operations do nothing */
@@ -183,7 +187,7 @@ struct tensor *op_constant(struct graph *graph, const void *data, int64_t rows, 
 struct tensor *op_concat(struct graph *graph, struct tensor *a, struct tensor *b);
 /* RMSNorm in the activations' type, fp32 inside. Its gradient is F32, so the result may have several readers (gradients add up in fp32 alone). */
 struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
-/* y_i = W_i x for up to three matrices that share x. Outputs have the compute type of the matrices, which is one. */
+/* y_i = W_i x for up to three matrices that share x, their compute type and the rules of its quantisation. Outputs are activations of that compute type. */
 void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs);
 /* Rotary embedding in place: the result takes over x's buffer. table [rows, dims] as in kernels.h, with position = row. */
 struct rope { const float *table; int heads, head_dim, offset, dims; bool interleaved; const int32_t *positions; };
@@ -192,6 +196,8 @@ struct tensor *op_rope(struct graph *graph, struct tensor *x, const struct rope 
 struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor *up);
 /* a + b in fp32. */
 struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b);
+/* x in fp32: x itself where it is. */
+struct tensor *op_widen(struct graph *graph, struct tensor *x);
 /* Causal attention. Either every job brings its store, or none does (kv NULL, as in training): then the stores live in step memory. The jobs are copied. */
 struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count);
 /* Latent attention (op_mla.c). x [rows, rank + rotary] -> c [rows, rank] = RMSNorm of its first channels, k_r [rows, rotary] = the others rotated (interleaved pairs, table and positions as in op_rope). */
@@ -225,7 +231,7 @@ struct moe_report {
     int64_t *counts, *dropped;   /* counts[expert] += assignments that were not dropped; NULL, or both */
 };
 void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct moe_balance *balance, const struct moe_report *report);
-/* Cross-entropy fused with the output head, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
+/* The head is multiplied in F32 or BF16, never in F8_E4M3. Cross-entropy fused with it, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
  * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss; best (may be NULL) [rows] the first of its largest logits. */
 void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses, int32_t *best);
 /* logits = W h in fp32, for the given rows of h (inference). `rows` NULL: all. Result is written to logits [count, vocab]. */

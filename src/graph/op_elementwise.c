@@ -120,3 +120,29 @@ struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b) {
     op_run(graph, op);
     return y;
 }
+
+/* ---- x in fp32 ---- */
+
+static void widen_forward(struct graph *graph, struct op *op) {
+    const struct tensor *x = op->in[0], *y = op->out[0];
+    if (graph_computes(graph)) graph->kernels->rows.convert(graph->pool, y->data, DTYPE_F32, x->data, x->dtype, y->rows * y->width);
+}
+
+static void widen_backward(struct graph *graph, struct op *op) {
+    struct tensor *x = op->in[0];
+    const struct tensor *y = op->out[0];
+    void *dx = gradient_sole(graph, x);
+    if (graph_computes(graph)) graph->kernels->rows.convert(graph->pool, dx, x->grad_dtype, y->grad, DTYPE_F32, y->rows * y->width);
+}
+
+static const struct op_kind widen_kind = {.name = "widen", .forward = widen_forward, .backward = widen_backward};
+
+struct tensor *op_widen(struct graph *graph, struct tensor *x) {
+    if (x && x->dtype == DTYPE_F32 && x->grad_dtype == DTYPE_F32) return x;
+    struct op *op = op_new(graph, &widen_kind, 0);
+    if (!op) return NULL;
+    op_input(op, x);
+    struct tensor *y = op_output(graph, op, x->rows, x->width, DTYPE_F32, DTYPE_F32);
+    op_run(graph, op);
+    return y;
+}

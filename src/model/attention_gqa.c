@@ -18,6 +18,7 @@ static enum status gqa_declare(struct model *model, struct layer *layer, struct 
     gqa->k = model_declare(model, layer->index, "self_attn.k_proj.weight", kv, d);
     gqa->v = model_declare(model, layer->index, "self_attn.v_proj.weight", kv, d);
     gqa->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, query);
+    if (gqa->o) gqa->o->x_power_of_two = true;   /* in FP8, as MLA's */
     return gqa->q && gqa->k && gqa->v && gqa->o ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
@@ -52,6 +53,7 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
     const struct attention_job *jobs = model_attention_jobs(pass, layer);
     if (!jobs) return NULL;
     struct tensor *o = op_attention(graph, q, k, qkv[2], &shape, jobs, pass->batch->span_count), *y;
+    if (o) o->compression = model_compression(pass->model, COMPRESS_E5M6);
     op_linear(graph, o, (struct parameter *[]){gqa->o}, 1, &y);
     return y;
 }

@@ -58,6 +58,7 @@ static enum status mla_declare(struct model *model, struct layer *layer, struct 
     complete = complete && (mla->kv_a_norm = model_declare(model, layer->index, "self_attn.kv_a_layernorm.weight", config->kv_lora_rank, 0));
     complete = complete && (mla->kv_b = model_declare(model, layer->index, "self_attn.kv_b_proj.weight", heads * (config->qk_nope_head_dim + config->v_head_dim), config->kv_lora_rank));
     complete = complete && (mla->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, heads * config->v_head_dim));
+    if (complete) mla->o->x_power_of_two = true;   /* in FP8: what is kept of it is read in tiles of both directions (section 4.1) */
     complete = complete && declare_views(model, mla->kv_b);
     return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
@@ -91,7 +92,7 @@ static struct tensor *attend_expanded(struct forward *pass, const struct layer *
     const struct attention_shape shape = {
         .heads = (int)config->num_attention_heads, .kv_heads = (int)config->num_attention_heads,
         .qk_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim), .v_dim = (int)config->v_head_dim,
-        .scale = softmax_scale(config), .kv_dtype = pass->model->compute,
+        .scale = softmax_scale(config), .kv_dtype = compute_activation(pass->model->compute),
     };
     struct tensor *kvu, *k, *v;
     op_linear(graph, c, (struct parameter *[]){mla->kv_b}, 1, &kvu);
@@ -131,6 +132,7 @@ static struct tensor *mla_forward(struct forward *pass, const struct layer *laye
         const struct attention_job *jobs = model_attention_jobs(pass, layer);
         o = op_latent_attention(graph, q, c, k_r, mla->kv_b, &shape, jobs, pass->batch->span_count);
     }
+    if (o) o->compression = model_compression(pass->model, COMPRESS_E5M6);
     op_linear(graph, o, (struct parameter *[]){mla->o}, 1, &y);
     return y;
 }

@@ -205,8 +205,8 @@ static enum status read_latent_attention(const struct reader *reader, struct con
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + qk_rope_head_dim", heads, query))) return status;
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + v_head_dim", heads, config->qk_nope_head_dim + config->v_head_dim))) return status;
     if ((status = limit_product(reader, "num_attention_heads times kv_lora_rank + qk_rope_head_dim", heads, config->kv_lora_rank + config->qk_rope_head_dim))) return status;
-    if (heads * config->num_hidden_layers > MAX_HEADS_TOGETHER)
-        return error_set(reader->error, STATUS_INVALID, "%s: num_attention_heads times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(heads * config->num_hidden_layers), (long long)MAX_HEADS_TOGETHER);
+    if (heads * config_layers(config) > MAX_HEADS_TOGETHER)
+        return error_set(reader->error, STATUS_INVALID, "%s: num_attention_heads times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(heads * config_layers(config)), (long long)MAX_HEADS_TOGETHER);
     config->num_key_value_heads = heads;
     config->head_dim = config->qk_rope_head_dim;
     return STATUS_OK;
@@ -244,18 +244,55 @@ static enum status read_choice(const struct reader *reader, const char *key, con
     return unsupported(reader, key, found, expected);
 }
 
-/* Mixture of experts (spec/v1-v3.md sections 2.3 and 2.8). No routed experts: a dense model. */
-static enum status read_experts(const struct reader *reader, bool has_groups, struct config *config) {
-    static const char *const methods[] = {"greedy", "group_limited_greedy"}, *const scores[] = {"softmax"};
+/* The model types: what their layers are made of. */
+struct kind {
+    const char *model_type, *architecture;
+    enum attention_kind attention;
+    bool experts, groups, yarn;
+    bool loss_free;   /* V3's gate: sigmoid scores, a bias that takes part in the choice alone */
+    bool mtp, fp8;    /* modules of multi-token prediction; checkpoints in E4M3 */
+};
+
+/* The gate's two words. V3's is one thing under two keys. */
+static enum status read_gate(const struct reader *reader, const struct kind *kind, struct config *config) {
+    static const char *const methods[] = {"greedy", "group_limited_greedy"}, *const loss_free[] = {"noaux_tc"}, *const softmax[] = {"softmax"}, *const sigmoid[] = {"sigmoid"};
     enum status status;
     int method, score;
+    if (kind->loss_free) {
+        if ((status = read_choice(reader, "scoring_func", sigmoid, 1, "\"sigmoid\"", &score))) return status;
+        if ((status = read_choice(reader, "topk_method", loss_free, 1, "\"noaux_tc\"", &method))) return status;
+        config->topk_method = TOPK_NOAUX_TC;
+        config->scoring_func = SCORING_SIGMOID;
+        config->norm_topk_prob = true;   /* where nothing is said; so do the released V3 and transformers */
+        return STATUS_OK;
+    }
+    if ((status = read_choice(reader, "scoring_func", softmax, 1, "\"softmax\"", &score))) return status;
+    status = read_choice(reader, "topk_method", methods, kind->groups ? 2 : 1, kind->groups ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)" : "\"greedy\"", &method);
+    config->topk_method = method == 0 ? TOPK_GREEDY : TOPK_GROUP_LIMITED_GREEDY;
+    return status;
+}
+
+/* What a gate that keeps groups asks of the numbers: enough experts in the groups that are kept, and V3's, which ranks a group by its two best, two in each. */
+static enum status check_groups(const struct reader *reader, const struct config *config) {
+    const int64_t experts = config->n_routed_experts, groups = config->n_group, active = config->num_experts_per_tok, allowed = experts / groups * config->topk_group;
+    if (config->topk_method == TOPK_GREEDY) return STATUS_OK;
+    if (active > allowed)
+        return error_set(reader->error, STATUS_INVALID, "%s: num_experts_per_tok is %lld, expected at most %lld: topk_group %lld groups of %lld experts", reader->origin, (long long)active, (long long)allowed,
+                         (long long)config->topk_group, (long long)(experts / groups));
+    if (config->topk_method == TOPK_NOAUX_TC && groups > 1 && experts < 2 * groups)
+        return error_set(reader->error, STATUS_INVALID, "%s: n_group is %lld for %lld n_routed_experts, expected at least two experts in a group (\"noaux_tc\" ranks it by its two best)", reader->origin, (long long)groups,
+                         (long long)experts);
+    return STATUS_OK;
+}
+
+/* Mixture of experts (spec/v1-v3.md sections 2.3, 2.8 and 2.9). No routed experts: a dense model. */
+static enum status read_experts(const struct reader *reader, const struct kind *kind, struct config *config) {
+    enum status status;
     config->n_group = config->topk_group = config->moe_layer_freq = 1;
     config->routed_scaling_factor = 1;
     if ((status = read_integer(reader, "n_routed_experts", 0, MAX_EXPERTS, false, &config->n_routed_experts))) return status;
     if (config->n_routed_experts == 0) return STATUS_OK;
-    if ((status = read_choice(reader, "scoring_func", scores, 1, "\"softmax\"", &score))) return status;
-    if ((status = read_choice(reader, "topk_method", methods, has_groups ? 2 : 1, has_groups ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)" : "\"greedy\"", &method))) return status;
-    config->topk_method = method == 0 ? TOPK_GREEDY : TOPK_GROUP_LIMITED_GREEDY;
+    if ((status = read_gate(reader, kind, config))) return status;
     if ((status = read_integer(reader, "moe_intermediate_size", 1, MAX_DIMENSION, true, &config->moe_intermediate_size))) return status;
     if ((status = read_integer(reader, "n_shared_experts", 0, MAX_EXPERTS, false, &config->n_shared_experts))) return status;
     if ((status = read_integer(reader, "num_experts_per_tok", 1, MAX_EXPERTS, true, &config->num_experts_per_tok))) return status;
@@ -265,18 +302,62 @@ static enum status read_experts(const struct reader *reader, bool has_groups, st
     if ((status = read_integer(reader, "topk_group", 1, MAX_EXPERTS, false, &config->topk_group))) return status;
     if ((status = read_flag(reader, "norm_topk_prob", &config->norm_topk_prob))) return status;
     if ((status = read_positive_number(reader, reader->root, "routed_scaling_factor", &config->routed_scaling_factor))) return status;
-    if (!has_groups && config->routed_scaling_factor != 1) return unsupported(reader, "routed_scaling_factor", json_object_get(reader->root, "routed_scaling_factor"), "1");
+    if (!kind->groups && config->routed_scaling_factor != 1) return unsupported(reader, "routed_scaling_factor", json_object_get(reader->root, "routed_scaling_factor"), "1");
     if ((status = limit_product(reader, "n_shared_experts times moe_intermediate_size", config->n_shared_experts, config->moe_intermediate_size))) return status;
     const int64_t experts = config->n_routed_experts, groups = config->n_group, active = config->num_experts_per_tok;
-    if (config->n_routed_experts * config->num_hidden_layers > MAX_EXPERTS_TOGETHER)
-        return error_set(reader->error, STATUS_INVALID, "%s: n_routed_experts times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(experts * config->num_hidden_layers), (long long)MAX_EXPERTS_TOGETHER);
+    if (experts * config_layers(config) > MAX_EXPERTS_TOGETHER)
+        return error_set(reader->error, STATUS_INVALID, "%s: n_routed_experts times num_hidden_layers is %lld, expected at most %lld", reader->origin, (long long)(experts * config_layers(config)), (long long)MAX_EXPERTS_TOGETHER);
     if (experts % groups) return error_set(reader->error, STATUS_INVALID, "%s: n_routed_experts %lld is not divisible by n_group %lld", reader->origin, (long long)experts, (long long)groups);
     if (config->topk_group > groups) return error_set(reader->error, STATUS_INVALID, "%s: topk_group is %lld, expected at most n_group, %lld", reader->origin, (long long)config->topk_group, (long long)groups);
     if (active > experts) return error_set(reader->error, STATUS_INVALID, "%s: num_experts_per_tok is %lld, expected at most n_routed_experts, %lld", reader->origin, (long long)active, (long long)experts);
-    const int64_t allowed = experts / groups * config->topk_group;
-    if (config->topk_method == TOPK_GROUP_LIMITED_GREEDY && active > allowed)
-        return error_set(reader->error, STATUS_INVALID, "%s: num_experts_per_tok is %lld, expected at most %lld: topk_group %lld groups of %lld experts", reader->origin, (long long)active, (long long)allowed,
-                         (long long)config->topk_group, (long long)(experts / groups));
+    return check_groups(reader, config);
+}
+
+/* num_nextn_predict_layers; transformers knows num_mtp_layers as another name of it. */
+static enum status read_mtp(const struct reader *reader, struct config *config) {
+    enum status status = read_integer(reader, "num_mtp_layers", 0, CONFIG_MAX_NEXTN, false, &config->num_nextn_predict_layers);
+    return status ? status : read_integer(reader, "num_nextn_predict_layers", 0, CONFIG_MAX_NEXTN, false, &config->num_nextn_predict_layers);
+}
+
+/* A word of quantization_config. `required`: it must be there. */
+static enum status require_word(const struct reader *reader, const json_t *object, const char *key, bool required, const char *word) {
+    const json_t *found = json_object_get(object, key);
+    char path[96], expected[48];
+    const bool given = found && !json_is_null(found);
+    if (!given && !required) return STATUS_OK;
+    snprintf(path, sizeof path, "quantization_config.%s", key);
+    snprintf(expected, sizeof expected, "\"%s\"", word);
+    if (!given) return wrong(reader, path, found, expected);
+    return json_is_string(found) && strcmp(json_string_value(found), word) == 0 ? STATUS_OK : unsupported(reader, path, found, expected);
+}
+
+/* FP8 checkpoints (spec/v1-v3.md sections 4.2 and 6.3). Which tensors are in FP8 is seen from the tensors, so lists of modules mean nothing here. */
+static enum status read_quantization(const struct reader *reader, bool has_fp8, struct config *config) {
+    static const char *const keys[] = {"quant_method", "fmt", "activation_scheme", "weight_block_size", "scale_fmt", "expert_dtype", "modules_to_not_convert", "modules_to_convert", "dequantize"};
+    const json_t *quantization = json_object_get(reader->root, "quantization_config");
+    if (!quantization || json_is_null(quantization)) return STATUS_OK;
+    if (!has_fp8) return unsupported(reader, "quantization_config", quantization, "null");
+    if (!json_is_object(quantization)) return wrong(reader, "quantization_config", quantization, "an object or null");
+    enum status status;
+    if ((status = require_word(reader, quantization, "quant_method", true, "fp8"))) return status;
+    if ((status = require_word(reader, quantization, "fmt", false, "e4m3"))) return status;
+    if ((status = require_word(reader, quantization, "activation_scheme", false, "dynamic"))) return status;
+    if ((status = require_word(reader, quantization, "expert_dtype", false, "fp8"))) return status;
+    const char *scales = json_string_value(json_object_get(quantization, "scale_fmt"));
+    if (!scales || strcmp(scales, "float") != 0) {   /* transformers' word for none */
+        if ((status = require_word(reader, quantization, "scale_fmt", false, "ue8m0"))) return status;
+        config->quantization.power_of_two = scales != NULL;
+    }
+    const json_t *block = json_object_get(quantization, "weight_block_size"), *dequantize = json_object_get(quantization, "dequantize");
+    if (!block || json_is_null(block)) return wrong_part(reader, "quantization_config", "weight_block_size", block, "[128, 128]");
+    if (!json_is_array(block) || json_array_size(block) != 2 || json_integer_value(json_array_get(block, 0)) != 128 || json_integer_value(json_array_get(block, 1)) != 128)
+        return unsupported(reader, "quantization_config.weight_block_size", block, "[128, 128]");
+    if (dequantize && !json_is_null(dequantize) && !json_is_false(dequantize)) return unsupported(reader, "quantization_config.dequantize", dequantize, "false");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)quantization, key, value)
+        if (!is_one_of(key, keys, sizeof keys / sizeof *keys)) return unsupported(reader, "quantization_config", quantization, "one with the keys of DeepSeek V3");
+    config->quantization.fp8 = true;
     return STATUS_OK;
 }
 
@@ -307,24 +388,22 @@ static enum status read_layers(const struct reader *reader, enum attention_kind 
             if (!name || strcmp(name, "full_attention") != 0) return unsupported(reader, "layer_types", json_array_get(types, i), "\"full_attention\"");
         }
     }
-    config->layers = arena_alloc(reader->arena, (size_t)config->num_hidden_layers * sizeof *config->layers);
+    config->layers = arena_alloc(reader->arena, (size_t)config_layers(config) * sizeof *config->layers);
     if (!config->layers) return error_set(reader->error, STATUS_NO_MEMORY, "%s: no memory for the layer plan", reader->origin);
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+    for (int64_t i = 0; i < config_layers(config); i++) {   /* a module of MTP is a layer like another, by the same rule */
         const bool experts = config->n_routed_experts > 0 && i >= config->first_k_dense_replace && i % config->moe_layer_freq == 0;
         config->layers[i] = (struct layer_plan){attention, experts ? FFN_MOE : FFN_DENSE, RESIDUAL_ADD, experts ? 0 : config->intermediate_size};
     }
     return STATUS_OK;
 }
 
-/* The model types: what their layers are made of. */
-struct kind { const char *model_type, *architecture; enum attention_kind attention; bool experts, groups, yarn; };
-
 static const struct kind kinds[] = {
-    {"llama", "LlamaForCausalLM", ATTENTION_GQA, false, false, false},                 /* DeepSeek V1 */
-    {"deepseek", "DeepseekForCausalLM", ATTENTION_GQA, true, false, false},            /* DeepSeekMoE */
-    {"deepseek_v2", "DeepseekV2ForCausalLM", ATTENTION_MLA, true, true, true},         /* DeepSeek V2 */
+    {.model_type = "llama", .architecture = "LlamaForCausalLM", .attention = ATTENTION_GQA},                                                     /* DeepSeek V1 */
+    {.model_type = "deepseek", .architecture = "DeepseekForCausalLM", .attention = ATTENTION_GQA, .experts = true},                              /* DeepSeekMoE */
+    {.model_type = "deepseek_v2", .architecture = "DeepseekV2ForCausalLM", .attention = ATTENTION_MLA, .experts = true, .groups = true, .yarn = true},
+    {.model_type = "deepseek_v3", .architecture = "DeepseekV3ForCausalLM", .attention = ATTENTION_MLA, .experts = true, .groups = true, .yarn = true, .loss_free = true, .mtp = true, .fp8 = true},   /* and R1, V3.1 */
 };
-#define KINDS "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE) and \"deepseek_v2\""
+#define KINDS "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE), \"deepseek_v2\" and \"deepseek_v3\" (V3, R1, V3.1)"
 
 static const struct kind *find_kind(const char *model_type) {
     for (size_t i = 0; model_type && i < sizeof kinds / sizeof *kinds; i++)
@@ -342,9 +421,9 @@ static const char *const known_keys[] = {
 };
 static const char *const expert_keys[] = {
     "n_routed_experts", "n_shared_experts", "num_experts_per_tok", "moe_intermediate_size", "first_k_dense_replace", "moe_layer_freq", "n_group", "topk_group", "topk_method", "scoring_func",
-    "norm_topk_prob", "routed_scaling_factor", "num_nextn_predict_layers", "ep_size", "output_router_logits",
+    "norm_topk_prob", "routed_scaling_factor", "num_nextn_predict_layers", "num_mtp_layers", "ep_size", "output_router_logits",
 };
-static const char *const latent_keys[] = {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "qk_head_dim"};
+static const char *const latent_keys[] = {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "qk_head_dim", "rope_interleave"};
 
 static bool is_known(const struct reader *reader, const char *key) {
     const struct kind *kind = find_kind(json_string_value(json_object_get(reader->root, "model_type")));
@@ -379,7 +458,9 @@ static enum status collect_warnings(const struct reader *reader, struct config *
 
 static enum status read_kind(const struct reader *reader, const struct kind **kind, struct config *config) {
     const json_t *type = json_object_get(reader->root, "model_type");
-    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string: \"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE) or \"deepseek_v2\"");
+    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string: one of " KINDS);
+    if (strcmp(json_string_value(type), "deepseek_v32") == 0)
+        return error_set(reader->error, STATUS_UNSUPPORTED, "%s: key \"model_type\": \"deepseek_v32\" (V3.2) is not implemented: its sparse attention, which reads the 2048 tokens that an indexer picks, is missing; implemented are " KINDS, reader->origin);
     if (!(*kind = find_kind(json_string_value(type)))) return error_set(reader->error, STATUS_UNSUPPORTED, "%s: key \"model_type\": \"%.60s\" is not implemented, only " KINDS " are", reader->origin, json_string_value(type));
     config->model_type = (*kind)->model_type;
     config->architecture = (*kind)->architecture;
@@ -404,13 +485,12 @@ static enum status refuse_unimplemented(const struct reader *reader, const struc
     if (act && !json_is_null(act) && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0)) return unsupported(reader, "hidden_act", act, "\"silu\"");
     const json_t *dropout = json_object_get(reader->root, "attention_dropout");
     if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0)) return unsupported(reader, "attention_dropout", dropout, "0");
-    static const char *const absent[] = {"quantization_config", "sliding_window"};
-    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++) {
-        const json_t *value = json_object_get(reader->root, absent[i]);
-        if (value && !json_is_null(value)) return unsupported(reader, absent[i], value, "null");
-    }
+    const json_t *window = json_object_get(reader->root, "sliding_window");
+    if (window && !json_is_null(window)) return unsupported(reader, "sliding_window", window, "null");
+    const json_t *interleave = json_object_get(reader->root, "rope_interleave");
+    if (kind->attention == ATTENTION_MLA && interleave && !json_is_null(interleave) && !json_is_true(interleave)) return unsupported(reader, "rope_interleave", interleave, "true");
     const json_t *next = json_object_get(reader->root, "num_nextn_predict_layers");
-    if (kind->experts && next && !json_is_null(next) && !(json_is_integer(next) && json_integer_value(next) == 0)) return unsupported(reader, "num_nextn_predict_layers", next, "0 (a multi-token prediction module is DeepSeek V3's)");
+    if (kind->experts && !kind->mtp && next && !json_is_null(next) && !(json_is_integer(next) && json_integer_value(next) == 0)) return unsupported(reader, "num_nextn_predict_layers", next, "0 (a multi-token prediction module is DeepSeek V3's)");
     const json_t *tp = json_object_get(reader->root, "pretraining_tp");
     if (tp && !json_is_null(tp) && !(json_is_integer(tp) && json_integer_value(tp) == 1)) return unsupported(reader, "pretraining_tp", tp, "1");
     return STATUS_OK;
@@ -425,12 +505,14 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     enum status status;
     if ((status = read_kind(&reader, &kind, config))) return status;
     if ((status = refuse_unimplemented(&reader, kind))) return status;
+    if ((status = read_quantization(&reader, kind->fp8, config))) return status;
     if ((status = read_integer(&reader, "hidden_size", 1, MAX_DIMENSION, true, &config->hidden_size))) return status;
     if ((status = read_integer(&reader, "intermediate_size", 1, MAX_DIMENSION, true, &config->intermediate_size))) return status;
     if ((status = read_integer(&reader, "num_hidden_layers", 1, MAX_LAYERS, true, &config->num_hidden_layers))) return status;
+    if (kind->mtp && (status = read_mtp(&reader, config))) return status;
     if ((status = read_integer(&reader, "num_attention_heads", 1, 65536, true, &config->num_attention_heads))) return status;
     if ((status = (kind->attention == ATTENTION_MLA ? read_latent_attention : read_attention)(&reader, config))) return status;
-    if (kind->experts && (status = read_experts(&reader, kind->groups, config))) return status;
+    if (kind->experts && (status = read_experts(&reader, kind, config))) return status;
     if ((status = read_integer(&reader, "vocab_size", 1, MAX_VOCAB, !trains, &config->vocab_size))) return status;
     if ((status = read_integer(&reader, "max_position_embeddings", 1, INT_MAX, false, &config->max_position_embeddings))) return status;
     if ((status = read_positive_number(&reader, root, "rms_norm_eps", &config->rms_norm_eps))) return status;
@@ -508,10 +590,18 @@ static void write_experts(const struct config *config, json_t *root) {
     json_object_set_new(root, "moe_layer_freq", json_integer(config->moe_layer_freq));
     json_object_set_new(root, "n_group", json_integer(config->n_group));
     json_object_set_new(root, "topk_group", json_integer(config->topk_group));
-    json_object_set_new(root, "topk_method", json_string(config->topk_method == TOPK_GREEDY ? "greedy" : "group_limited_greedy"));
-    json_object_set_new(root, "scoring_func", json_string("softmax"));
+    json_object_set_new(root, "topk_method", json_string(config->topk_method == TOPK_GREEDY ? "greedy" : config->topk_method == TOPK_NOAUX_TC ? "noaux_tc" : "group_limited_greedy"));
+    json_object_set_new(root, "scoring_func", json_string(config->scoring_func == SCORING_SIGMOID ? "sigmoid" : "softmax"));
     json_object_set_new(root, "norm_topk_prob", json_boolean(config->norm_topk_prob));
     json_object_set_new(root, "routed_scaling_factor", json_real(config->routed_scaling_factor));
+}
+
+static void write_quantization(const struct config *config, enum dtype dtype, json_t *root) {
+    json_object_del(root, "quantization_config");
+    if (dtype != DTYPE_F8_E4M3) return;
+    json_t *quantization = json_pack("{s:s, s:s, s:s, s:[i, i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method", "fp8", "weight_block_size", 128, 128);
+    if (config->quantization.power_of_two) json_object_set_new(quantization, "scale_fmt", json_string("ue8m0"));
+    json_object_set_new(root, "quantization_config", quantization);
 }
 
 json_t *config_to_json(const struct config *config, enum dtype dtype) {
@@ -525,6 +615,9 @@ json_t *config_to_json(const struct config *config, enum dtype dtype) {
     if (!config->kv_lora_rank || json_object_get(root, "head_dim")) json_object_set_new(root, "head_dim", json_integer(config->head_dim));
     const struct kind *kind = find_kind(config->model_type);
     if (kind && kind->experts) write_experts(config, root);
+    json_object_del(root, "num_mtp_layers");
+    if (kind && kind->mtp) json_object_set_new(root, "num_nextn_predict_layers", json_integer(config->num_nextn_predict_layers));
+    write_quantization(config, dtype, root);
     json_object_set_new(root, "max_position_embeddings", json_integer(config->max_position_embeddings));
     json_object_set_new(root, "rms_norm_eps", json_real(config->rms_norm_eps));
     json_object_set_new(root, "initializer_range", json_real(config->initializer_range));
@@ -538,11 +631,14 @@ json_t *config_to_json(const struct config *config, enum dtype dtype) {
     json_decref(eos);
     json_object_del(root, "dtype");
     json_object_del(root, "torch_dtype");
-    json_object_set_new(root, modern ? "dtype" : "torch_dtype", json_string(dtype == DTYPE_BF16 ? "bfloat16" : "float32"));
+    json_object_set_new(root, modern ? "dtype" : "torch_dtype", json_string(dtype == DTYPE_F32 ? "float32" : "bfloat16"));
     return root;
 }
 
 /* ---- closed forms (spec/v1-v3.md sections 1.5 and 2.7) ----------------------------------------------------------------------------- */
+
+/* Bytes of a matrix in an FP8 checkpoint: codes, and an fp32 number for each block of them. */
+static int64_t fp8_bytes(int64_t out, int64_t in) { return out * in + 4 * ((out + 127) / 128) * ((in + 127) / 128); }
 
 static void attention_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
     const int64_t d = config->hidden_size, heads = config->num_attention_heads;
@@ -550,6 +646,7 @@ static void attention_sizes(const struct config *config, const struct layer_plan
         const int64_t query = heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
         const double flops = 2.0 * (double)heads * 2.0 * (double)config->head_dim;
         sizes->matrix_parameters += 2 * d * query + 2 * d * kv;
+        sizes->fp8_bytes += 2 * fp8_bytes(query, d) + 2 * fp8_bytes(kv, d);
         sizes->cache_elements_per_token += 2 * kv;
         sizes->cache_bytes_per_token_f32 += 2 * kv * 4;
         sizes->cache_bytes_per_token_bf16 += 2 * kv * 2;
@@ -559,6 +656,8 @@ static void attention_sizes(const struct config *config, const struct layer_plan
         const int64_t nope = config->qk_nope_head_dim, rope = config->qk_rope_head_dim, value = config->v_head_dim, latent = config->kv_lora_rank, rank = config->q_lora_rank;
         sizes->matrix_parameters += rank ? d * rank + rank * heads * (nope + rope) : d * heads * (nope + rope);
         sizes->matrix_parameters += d * (latent + rope) + latent * heads * (nope + value) + heads * value * d;
+        sizes->fp8_bytes += rank ? fp8_bytes(rank, d) + fp8_bytes(heads * (nope + rope), rank) : fp8_bytes(heads * (nope + rope), d);
+        sizes->fp8_bytes += fp8_bytes(latent + rope, d) + fp8_bytes(heads * (nope + value), latent) + fp8_bytes(d, heads * value) + 2 * (rank + latent);
         sizes->other_parameters += rank + latent;   /* the norms of both latents */
         sizes->cache_elements_per_token += latent + rope;
         sizes->cache_bytes_per_token_f32 += (latent + rope) * 4;
@@ -573,26 +672,46 @@ static void ffn_sizes(const struct config *config, const struct layer_plan *laye
     const int64_t d = config->hidden_size;
     if (layer->ffn == FFN_DENSE) {
         sizes->matrix_parameters += 3 * d * layer->intermediate_size;
+        sizes->fp8_bytes += 2 * fp8_bytes(layer->intermediate_size, d) + fp8_bytes(d, layer->intermediate_size);
         return;
     }
-    const int64_t expert = 3 * d * config->moe_intermediate_size;
+    const int64_t width = config->moe_intermediate_size, shared = config->n_shared_experts * width, expert = 3 * d * width, bias = config->topk_method == TOPK_NOAUX_TC ? config->n_routed_experts : 0;
     sizes->matrix_parameters += d * config->n_routed_experts + (config->num_experts_per_tok + config->n_shared_experts) * expert;
+    sizes->other_parameters += bias;
     sizes->resting_parameters += (config->n_routed_experts - config->num_experts_per_tok) * expert;
+    sizes->fp8_bytes += 2 * d * config->n_routed_experts + 4 * bias + config->n_routed_experts * (2 * fp8_bytes(width, d) + fp8_bytes(d, width)) + 2 * fp8_bytes(shared, d) + fp8_bytes(d, shared);
+}
+
+static void layer_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
+    attention_sizes(config, layer, sizes);
+    ffn_sizes(config, layer, sizes);
+    sizes->other_parameters += 2 * config->hidden_size;
+    sizes->fp8_bytes += 2 * 2 * config->hidden_size;
 }
 
 void config_sizes(const struct config *config, struct config_sizes *sizes) {
     const int64_t d = config->hidden_size, embedding = config->vocab_size * d;
     bool fp8 = true;
-    *sizes = (struct config_sizes){.matrix_parameters = embedding, .other_parameters = d};   /* the head, the last norm */
+    *sizes = (struct config_sizes){.matrix_parameters = embedding, .other_parameters = d, .fp8_bytes = 2 * (2 * embedding + d)};   /* the head, the last norm */
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
-        const struct layer_plan *layer = &config->layers[i];
-        attention_sizes(config, layer, sizes);
-        ffn_sizes(config, layer, sizes);
-        sizes->other_parameters += 2 * d;
-        fp8 = fp8 && layer->attention == ATTENTION_MLA;
+        layer_sizes(config, &config->layers[i], sizes);
+        fp8 = fp8 && config->layers[i].attention == ATTENTION_MLA;
     }
     if (!fp8) sizes->cache_bytes_per_token_fp8 = 0;
     sizes->active_without_embedding = sizes->matrix_parameters + sizes->other_parameters;
     sizes->active_parameters = sizes->active_without_embedding + embedding;
     sizes->parameters = sizes->active_parameters + sizes->resting_parameters;
+    if (config->num_nextn_predict_layers == 0) return;
+    struct config_sizes mtp = {0};   /* eh_proj [d, 2 d] in bf16, and three norms; the checkpoint's copies of embedding and head are not their own */
+    for (int64_t i = config->num_hidden_layers; i < config_layers(config); i++) {
+        layer_sizes(config, &config->layers[i], &mtp);
+        mtp.matrix_parameters += 2 * d * d;
+        mtp.other_parameters += 3 * d;
+        mtp.fp8_bytes += 2 * (2 * d * d + 3 * d);
+    }
+    sizes->mtp_parameters = mtp.matrix_parameters + mtp.other_parameters + mtp.resting_parameters;
+    sizes->mtp_copies = 2 * embedding * config->num_nextn_predict_layers;
+    sizes->mtp_matrix_parameters = mtp.matrix_parameters + embedding * config->num_nextn_predict_layers;
+    sizes->mtp_attention_flops_per_position = mtp.attention_flops_per_position;
+    sizes->mtp_fp8_bytes = mtp.fp8_bytes + 2 * sizes->mtp_copies;
 }

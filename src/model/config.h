@@ -61,7 +61,7 @@ struct config {
 
     /* mixture of experts; n_routed_experts 0: none */
     int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace, moe_layer_freq;
-    int64_t n_group, topk_group; /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them TOPK_GROUP_LIMITED_GREEDY lets a token use; 1 and 1 where nothing is said */
+    int64_t n_group, topk_group; /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them TOPK_GROUP_LIMITED_GREEDY and TOPK_NOAUX_TC let a token use; 1 and 1 where nothing is said */
     enum topk_method topk_method;
     enum scoring_func scoring_func;
     bool norm_topk_prob;
@@ -87,7 +87,7 @@ enum status config_read(json_t **root, const char *path, struct error *error);
 enum status config_load(struct config *config, const char *path, struct arena *arena, struct error *error);
 void config_release(struct config *config);   /* the JSON; the rest is the arena's */
 
-/* config.json as transformers reads it, deterministic. dtype: of the tensors beside it. Returns a new reference. */
+/* config.json as transformers reads it, deterministic. dtype: of the tensors beside it; F8_E4M3: of an FP8 checkpoint, with its quantization_config (the others have none). Returns a new reference. */
 json_t *config_to_json(const struct config *config, enum dtype dtype);
 
 /* Rows of the layer plan, those of MTP modules included. */
@@ -99,9 +99,13 @@ struct config_sizes {
     int64_t active_parameters;               /* those a token meets, embedding and head included */
     int64_t active_without_embedding;        /* the same without the input embedding, which is looked up: what the papers of V2 and V3 quote */
     int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
-    int64_t other_parameters;                /* of norms */
+    int64_t other_parameters;                /* of norms, and the gates' biases */
     int64_t resting_parameters;              /* of the experts that a token does not meet */
     int64_t mtp_parameters;                  /* of the MTP modules' own, which the others do not count */
+    int64_t mtp_copies;                      /* of embedding and head, that checkpoints hold for each module */
+    int64_t mtp_matrix_parameters;           /* what a token multiplies in all modules, the head once for each */
+    double mtp_attention_flops_per_position; /* of training */
+    int64_t fp8_bytes, mtp_fp8_bytes;        /* of an FP8 checkpoint: codes and scales; embedding, head, gates, norms and eh_proj in bf16, the gates' biases in fp32; of the modules with their copies */
     int64_t cache_elements_per_token;        /* all layers */
     int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;   /* fp8: 0 where a layer cannot have it */
     /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim + v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */

@@ -14,6 +14,8 @@ static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attent
 static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
 static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 
+#define FP8_LEAST_AMAX 1e-4f   /* of activations: the released code divides by no smaller one (spec/v1-v3.md section 4.2) */
+
 /* ---- declaration ----------------------------------------------------------------------------------------------------------------- */
 
 struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns) {
@@ -27,7 +29,7 @@ struct parameter *model_declare(struct model *model, int layer, const char *name
     if (!parameter) return NULL;
     *parameter = (struct parameter){
         .name = layer < 0 ? arena_string(&model->arena, name) : arena_printf(&model->arena, "model.layers.%d.%s", layer, name),
-        .rank = columns ? 2 : 1, .shape = {rows, columns}, .count = columns ? rows * columns : rows, .trainable = true, .compute = model->compute,
+        .rank = columns ? 2 : 1, .shape = {rows, columns}, .count = columns ? rows * columns : rows, .trainable = true, .compute = model->compute, .least_amax = FP8_LEAST_AMAX,
     };
     if (!parameter->name) return NULL;
     return model->parameters[model->parameter_count++] = parameter;
@@ -42,26 +44,54 @@ struct parameter *model_parameter(const struct model *model, const char *name) {
     return found ? *found : NULL;
 }
 
-static enum status declare_all(struct model *model, struct error *error) {
+static enum status no_memory(struct error *error) { return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description"); }
+
+static enum status declare_layer(struct model *model, int index, struct error *error) {
+    struct layer *layer = &model->layers[index];
     const int64_t d = model->config.hidden_size;
-    model->layers = arena_alloc(&model->arena, (size_t)model->config.num_hidden_layers * sizeof *model->layers);
-    bool complete = model->layers && (model->embedding = model_declare(model, -1, "model.embed_tokens.weight", model->config.vocab_size, d));
-    for (int i = 0; complete && i < (int)model->config.num_hidden_layers; i++) {
-        struct layer *layer = &model->layers[i];
-        layer->index = i;
-        layer->plan = &model->config.layers[i];
-        layer->attention = attention_blocks[layer->plan->attention];
-        layer->ffn = ffn_blocks[layer->plan->ffn];
-        layer->residual = residuals[layer->plan->residual];
-        complete = complete && (layer->input_norm = model_declare(model, i, "input_layernorm.weight", d, 0));
-        if (complete && layer->attention->declare(model, layer, error)) return error->code;
-        complete = complete && (layer->post_attention_norm = model_declare(model, i, "post_attention_layernorm.weight", d, 0));
-        if (complete && layer->ffn->declare(model, layer, error)) return error->code;
+    layer->index = index;
+    layer->plan = &model->config.layers[index];
+    layer->attention = attention_blocks[layer->plan->attention];
+    layer->ffn = ffn_blocks[layer->plan->ffn];
+    layer->residual = residuals[layer->plan->residual];
+    enum status status = (layer->input_norm = model_declare(model, index, "input_layernorm.weight", d, 0)) ? layer->attention->declare(model, layer, error) : no_memory(error);
+    if (status) return status;
+    return (layer->post_attention_norm = model_declare(model, index, "post_attention_layernorm.weight", d, 0)) ? layer->ffn->declare(model, layer, error) : no_memory(error);
+}
+
+static enum status declare_modules(struct model *model, struct error *error) {
+    const int64_t depths = model->config.num_nextn_predict_layers;
+    enum status status = STATUS_OK;
+    if (!depths) return STATUS_OK;
+    model->mtp = arena_alloc(&model->arena, (size_t)depths * sizeof *model->mtp);
+    if (!model->mtp) return no_memory(error);
+    for (int64_t k = 0; k < depths && !status; k++) {
+        const int index = (int)(model->config.num_hidden_layers + k);
+        model->mtp[k] = (struct mtp_module){.layer = &model->layers[index]};
+        status = mtp_declare_input(model, &model->mtp[k], index) ? declare_layer(model, index, error) : no_memory(error);
+        if (!status && !mtp_declare_output(model, &model->mtp[k], index)) status = no_memory(error);
     }
-    complete = complete && (model->final_norm = model_declare(model, -1, "model.norm.weight", d, 0));
-    complete = complete && (model->head = model_declare(model, -1, "lm_head.weight", model->config.vocab_size, d));
-    complete = complete && (model->sorted = arena_alloc(&model->arena, (size_t)model->parameter_count * sizeof *model->sorted));
-    if (!complete) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    return status;
+}
+
+/* What an FP8 checkpoint was made for is how its own code rounds the activations: powers of two everywhere, or nowhere. */
+static void follow_checkpoint(struct model *model) {
+    for (int i = 0; i < model->parameter_count && model->config.quantization.fp8; i++) model->parameters[i]->x_power_of_two = model->config.quantization.power_of_two;
+}
+
+static enum status declare_all(struct model *model, struct error *error) {
+    const struct config *config = &model->config;
+    enum status status = STATUS_OK;
+    model->layers = arena_alloc(&model->arena, (size_t)config_layers(config) * sizeof *model->layers);
+    if (!model->layers || !(model->embedding = model_declare(model, -1, "model.embed_tokens.weight", config->vocab_size, config->hidden_size))) return no_memory(error);
+    for (int i = 0; i < (int)config->num_hidden_layers && !status; i++) status = declare_layer(model, i, error);
+    if (status) return status;
+    if (!(model->final_norm = model_declare(model, -1, "model.norm.weight", config->hidden_size, 0))) return no_memory(error);
+    if (!(model->head = model_declare(model, -1, "lm_head.weight", config->vocab_size, config->hidden_size))) return no_memory(error);
+    model->head->compute = compute_activation(model->compute);
+    if ((status = declare_modules(model, error))) return status;
+    follow_checkpoint(model);
+    if (!(model->sorted = arena_alloc(&model->arena, (size_t)model->parameter_count * sizeof *model->sorted))) return no_memory(error);
     memcpy(model->sorted, model->parameters, (size_t)model->parameter_count * sizeof *model->sorted);
     qsort(model->sorted, (size_t)model->parameter_count, sizeof *model->sorted, by_name);
     return STATUS_OK;
@@ -76,7 +106,8 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->config = *config;
     model->kernels = kernels;
     model->pool = pool;
-    model->compute = model->cache = compute;
+    model->compute = compute;
+    model->cache = compute_activation(compute);
     model->recompute = RECOMPUTE_CHEAP;
     model->pack_at_once = kernels->isa == ISA_REFERENCE ? SIZE_MAX : MODEL_PACK_AT_ONCE;   /* plain C would pack anew for every row */
     atomic_flag_clear(&model->packing.busy);
@@ -208,7 +239,7 @@ static void initialise_part(void *context, int thread, int threads) {
     for (int64_t i = begin; i < end; i += 4) {
         float x[4];
         normals(task->seed, stream, (uint64_t)(i / 4), x);
-        for (int64_t j = 0; j < 4 && i + j < end; j++) p->value[i + j] = p->rank == 1 ? 1.0f : task->deviation * x[j];
+        for (int64_t j = 0; j < 4 && i + j < end; j++) p->value[i + j] = p->rank == 1 ? (p->trainable ? 1.0f : 0.0f) : task->deviation * x[j];
     }
 }
 
@@ -223,7 +254,7 @@ void model_initialise(struct model *model, uint64_t seed) {
 static bool block_holds(const struct block *block, enum dtype cache) { return block->holds ? block->holds(cache) : cache == DTYPE_F32 || cache == DTYPE_BF16; }
 
 enum status model_set_cache(struct model *model, enum dtype cache, struct error *error) {
-    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct block *block = model->layers[i].attention;
         if (!block->state_bytes || block_holds(block, cache)) continue;
         char expected[80] = "";
@@ -239,7 +270,7 @@ enum status model_set_cache(struct model *model, enum dtype cache, struct error 
 
 enum status model_set_expanded_prefill(struct model *model, bool expanded, struct error *error) {
     bool any = false;
-    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct layer *layer = &model->layers[i];
         if (!layer->attention->set_expanded_prefill) continue;
         layer->attention->set_expanded_prefill(layer, expanded);
@@ -264,9 +295,9 @@ void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row
 
 enum status sequence_create(struct sequence **out, const struct model *model, int64_t capacity, struct error *error) {
     struct sequence *sequence = calloc(1, sizeof *sequence);
-    size_t *offsets = calloc((size_t)model->config.num_hidden_layers, sizeof *offsets), bytes = 0;
+    size_t *offsets = calloc((size_t)config_layers(&model->config), sizeof *offsets), bytes = 0;
     if (!sequence || !offsets) goto no_memory;
-    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct layer *layer = &model->layers[i];
         offsets[i] = bytes;
         if (layer->attention->state_bytes) bytes += round_up_64(layer->attention->state_bytes(model, layer, capacity));
@@ -321,8 +352,7 @@ static void fill_rope(void *context, int thread, int threads) {
         }
 }
 
-/* What every layer needs to know of the batch's rows. False: no memory. */
-static bool prepare(struct forward *pass) {
+bool model_prepare(struct forward *pass) {
     struct graph *graph = pass->graph;
     const int64_t rows = pass->batch->rows, dims = rope_dims(&pass->model->config);
     int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions), *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);
@@ -371,16 +401,17 @@ static struct tensor *half_layer(struct forward *pass, const struct layer *layer
     return next;
 }
 
+struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream) {
+    stream = half_layer(pass, layer, layer->attention, layer->input_norm, stream);
+    return half_layer(pass, layer, layer->ffn, layer->post_attention_norm, stream);
+}
+
 static struct tensor *forward_trunk(struct graph *graph, struct model *model, const struct batch *batch, struct objective *objective) {
     struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
-    if (!prepare(&pass)) return NULL;
+    if (!model_prepare(&pass)) return NULL;
     const struct residual *residual = model->layers[0].residual;
     struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
-    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
-        const struct layer *layer = &model->layers[i];
-        x = half_layer(&pass, layer, layer->attention, layer->input_norm, x);
-        x = half_layer(&pass, layer, layer->ffn, layer->post_attention_norm, x);
-    }
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) x = model_forward_layer(&pass, &model->layers[i], x);
     if (graph->status != STATUS_OK) return NULL;
     x = residual->end(&pass, x);
     struct tensor *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
@@ -405,7 +436,11 @@ static void train_pass(struct graph *graph, struct model *model, const int32_t *
     for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
     const struct batch batch = {tokens, rows, spans, (int)sequences};
     struct tensor *h = forward_trunk(graph, model, &batch, graph->recording ? objective : NULL);
-    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, NULL);
+    const bool modules = model->mtp && (graph->recording ? objective->weights.mtp != 0 : objective->compare_mtp);
+    int32_t *best = modules && !graph->recording ? arena_alloc(&graph->arena, (size_t)rows * sizeof *best) : NULL;
+    if (modules && !graph->recording && !best) graph->status = STATUS_NO_MEMORY;
+    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, best);
+    if (modules && graph->status == STATUS_OK) mtp_train(graph, model, h, tokens, targets, sequences, length, objective, best);
     if (graph->recording) graph_backward(graph);
 }
 
@@ -465,7 +500,7 @@ static size_t plan_inference(struct model *model, int64_t rows, int64_t sequence
     if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, false, true);
     struct span *spans = arena_alloc(&graph.arena, (size_t)sequences * sizeof *spans);
-    struct sequence stand_in = {.model = model, .capacity = max_position, .layer_offset = arena_alloc(&graph.arena, (size_t)model->config.num_hidden_layers * sizeof(size_t))};
+    struct sequence stand_in = {.model = model, .capacity = max_position, .layer_offset = arena_alloc(&graph.arena, (size_t)config_layers(&model->config) * sizeof(size_t))};
     stand_in.state = (uint8_t *)&stand_in;   /* any address: a plan touches no state */
     if (spans && stand_in.layer_offset) {
         for (int64_t i = 0; i < sequences; i++) {
