@@ -11,6 +11,7 @@ void graph_reset(struct graph *graph) {
     graph->last = NULL;
     graph->newest = NULL;
     graph->flops = 0;
+    graph->compressed_bytes = graph->compressible_bytes = 0;
     graph->status = STATUS_OK;
 }
 
@@ -34,9 +35,19 @@ void scratch_give(struct graph *graph, void *scratch, size_t bytes) { memory_giv
 
 static size_t gradient_bytes(const struct tensor *t) { return dtype_bytes(t->grad_dtype, (size_t)(t->rows * t->width)); }
 
+static bool is_compressible(const struct tensor *t) { return t->compression != COMPRESS_NONE && t->dtype == DTYPE_BF16 && !t->moved; }
+
+static size_t compressed_bytes(const struct graph *graph, const struct tensor *t) { return graph->kernels->rows.compressed_bytes(t->rows, t->width, t->compression == COMPRESS_E5M6); }
+
+static void drop_compressed(struct graph *graph, struct tensor *t) {
+    if (t->compressed) memory_give(graph->memory, t->compressed, compressed_bytes(graph, t));
+    t->compressed = NULL;
+}
+
 static void drop_data(struct graph *graph, struct tensor *t) {
     memory_give(graph->memory, t->data, tensor_bytes(t));
     t->data = NULL;
+    drop_compressed(graph, t);
 }
 
 static void drop_gradient(struct graph *graph, struct tensor *t) {
@@ -65,13 +76,37 @@ void *gradient_sole(struct graph *graph, struct tensor *tensor) {
     return grad;
 }
 
+/* ---- compressed tensors ---------------------------------------------------------------------------------------------------- */
+
+static void compress(struct graph *graph, struct tensor *t) {
+    t->compressed = take(graph, compressed_bytes(graph, t));
+    if (graph_computes(graph)) graph->kernels->rows.compress(graph->pool, t->compressed, t->data, t->dtype, t->rows, t->width, t->compression == COMPRESS_E5M6);
+    memory_give(graph->memory, t->data, tensor_bytes(t));
+    t->data = NULL;
+}
+
+/* From here on the data is kept: every backward that reads it runs before its producer's. */
+static void expand(struct graph *graph, struct tensor *t) {
+    t->data = take(graph, tensor_bytes(t));
+    if (graph_computes(graph)) graph->kernels->rows.expand(graph->pool, t->data, t->dtype, t->compressed, t->rows, t->width, t->compression == COMPRESS_E5M6);
+    drop_compressed(graph, t);
+}
+
 /* ---- scopes ---------------------------------------------------------------------------------------------------------------- */
 
 struct tensor *scope_begin(const struct graph *graph) { return graph->newest; }
 
 void scope_end(struct graph *graph, const struct tensor *scope, const struct tensor *keep, bool recompute) {
-    for (struct tensor *t = graph->newest; t != scope; t = t->older)
-        if (t != keep && (!graph->recording || recompute || t->recompute || !t->needed)) drop_data(graph, t);
+    for (struct tensor *t = graph->newest; t != scope; t = t->older) {
+        if (t == keep) continue;
+        if (!graph->recording || recompute || t->recompute || !t->needed) {
+            drop_data(graph, t);
+        } else if (t->data && is_compressible(t)) {
+            graph->compressed_bytes += compressed_bytes(graph, t);
+            graph->compressible_bytes += tensor_bytes(t);
+            compress(graph, t);
+        }
+    }
 }
 
 void tensor_done(struct graph *graph, struct tensor *tensor) {
@@ -105,6 +140,7 @@ static void run_forward(struct graph *graph, struct op *op) {
     if (op->kind->moves_input) {
         op->out[0]->data = op->in[0]->data;
         op->in[0]->data = NULL;
+        op->in[0]->moved = true;
     }
     for (int i = 0; i < op->outs; i++)
         if (!op->out[i]->data) op->out[i]->data = take(graph, tensor_bytes(op->out[i]));
@@ -120,12 +156,25 @@ void op_run(struct graph *graph, struct op *op) {
     graph->last = op;
 }
 
-/* Computes a dropped tensor again, and before it whatever of its producer's inputs is gone too. */
+/* Expands a compressed tensor. Computes a dropped one again, and before it whatever of its producer's inputs is gone too; what is marked to be compressed is rounded as if it had been. */
 static void require(struct graph *graph, struct tensor *tensor) {
     if (tensor->data || graph->status != STATUS_OK) return;
+    if (tensor->compressed) {
+        expand(graph, tensor);
+        return;
+    }
     struct op *op = tensor->producer;
     for (int i = 0; i < op->ins; i++) require(graph, op->in[i]);
+    graph->again = true;
     run_forward(graph, op);
+    graph->again = false;
+    for (int i = 0; i < op->outs; i++) {
+        struct tensor *t = op->out[i];
+        drop_compressed(graph, t);
+        if (!is_compressible(t)) continue;
+        compress(graph, t);
+        expand(graph, t);
+    }
 }
 
 void graph_backward(struct graph *graph) {

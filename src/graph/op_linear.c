@@ -1,4 +1,6 @@
 /* Linear layers y_i = W_i x that share their input (spec/v1-v3.md section 7: dx = sum_i W_i^T dy_i, dW_i += dy_i x^T). */
+#include <math.h>
+
 #include "graph/weights.h"
 
 struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
@@ -7,12 +9,26 @@ struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
         .data = w->value ? (const void *)w->value : w->stored,
         .dtype = w->value ? DTYPE_F32 : w->stored_dtype,
         .rows = transposed ? in : out, .cols = transposed ? out : in, .stride = in, .transposed = transposed,
+        .scales = w->value ? NULL : w->scales, .scale_stride = (in + MATMUL_GRAIN - 1) / MATMUL_GRAIN,
     };
 }
+
+struct matrix matrix_of_inputs(const struct parameter *w, const void *x, enum dtype dtype, int64_t rows, int64_t stride) {
+    return quantised_as_x(w, (struct matrix){.data = x, .dtype = dtype, .rows = rows, .cols = w->shape[1], .stride = stride, .column_scales = w->compute == DTYPE_F8_E4M3});
+}
+
+size_t packed_inputs_bytes(const struct graph *graph, const struct parameter *w, int64_t rows) {
+    const struct matmul_kernels *matmul = &graph->kernels->matmul;
+    return w->compute == DTYPE_F8_E4M3 ? matmul->packed_columns_bytes(rows, w->shape[1]) : matmul->packed_bytes(rows, w->shape[1], w->compute);
+}
+
+/* Codes that products in BF16 read as such. */
+static bool as_codes(const struct parameter *w) { return w->compute == DTYPE_BF16 && parameter_packed_type(w) == DTYPE_F8_E4M3; }
 
 struct matrix matrix_of_view(const struct parameter *w, const struct parameter_view *view) {
     struct matrix m = matrix_of_parameter(w, view->transposed);
     if (m.data) m.data = (const uint8_t *)m.data + dtype_bytes(m.dtype, (size_t)(view->row * m.stride));
+    m.first_row = view->row;
     *(view->transposed ? &m.cols : &m.rows) = view->rows;
     return m;
 }
@@ -26,19 +42,68 @@ void view_operand(const struct parameter *w, int view, struct matmul_product *pr
 size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w, int side) {
     if (w->packed[side]) return 0;
     const int64_t out = w->shape[0], in = w->shape[1];
-    return side == 0 ? graph->kernels->matmul.packed_bytes(in, out, w->compute) : graph->kernels->matmul.packed_bytes(out, in, w->compute);
+    return graph->kernels->matmul.packed_bytes(side == 0 ? in : out, side == 0 ? out : in, parameter_packed_type(w));
 }
 
 void weight_operand(const struct graph *graph, const struct parameter *w, int side, void *scratch, struct matmul_product *product) {
-    const struct matrix b = matrix_of_parameter(w, side == 0);
-    product->packed = w->packed[side];
-    if (w->packed[side] && side == 0 && atomic_load_explicit(&w->unpacked, memory_order_acquire)) {
-        product->packed = NULL;
-        product->unpacked = b;
-    } else if (!w->packed[side]) {
-        matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, w->compute);
-        product->packed = scratch;
+    if (w->packed[side]) {
+        stored_operand(w, side, product);
+        return;
     }
+    const struct matrix b = matrix_of_parameter(w, side == 0);
+    matmul_pack(graph->pool, &graph->kernels->matmul, scratch, &b, parameter_packed_type(w));
+    product->packed = scratch;
+    product->codes = as_codes(w);
+}
+
+void stored_operand(const struct parameter *w, int side, struct matmul_product *product) {
+    const bool packed = w->packed[side] && !(side == 0 && atomic_load_explicit(&w->unpacked, memory_order_acquire));
+    product->packed = packed ? w->packed[side] : NULL;
+    if (!packed) product->unpacked = matrix_of_parameter(w, side == 0);
+    product->codes = as_codes(w);
+}
+
+/* ---- what quantisation loses ------------------------------------------------------------------------------------------------- */
+
+void count_operand(struct graph *graph, const struct parameter *w, enum fp8_operand which, const struct matrix *m) {
+    if (!graph->fp8 || graph->again || w->compute != DTYPE_F8_E4M3 || !graph_computes(graph)) return;
+    graph->kernels->rows.count_fp8(graph->pool, which == FP8_X ? &graph->fp8->x : &graph->fp8->dy, m->data, m->dtype, m->stride, m->rows, m->cols, m->least_amax, m->power_of_two);
+}
+
+struct weight_count { const struct parameter *w; _Atomic int64_t underflows, overflows; };
+
+/* Blocks of 128 x 128, as pack_part makes them. */
+static void count_weight_part(void *context, int thread, int threads) {
+    struct weight_count *count = context;
+    const struct parameter *w = count->w;
+    const int64_t out = w->shape[0], in = w->shape[1];
+    int64_t begin, end, underflows = 0, overflows = 0;
+    pool_share(out, MATMUL_GRAIN, thread, threads, &begin, &end);
+    for (int64_t r0 = begin; r0 < end; r0 += MATMUL_GRAIN)
+        for (int64_t c0 = 0; c0 < in; c0 += MATMUL_GRAIN) {
+            const int64_t r1 = r0 + MATMUL_GRAIN < out ? r0 + MATMUL_GRAIN : out, c1 = c0 + MATMUL_GRAIN < in ? c0 + MATMUL_GRAIN : in;
+            float amax = 0;
+            for (int64_t r = r0; r < r1; r++)
+                for (int64_t c = c0; c < c1; c++) amax = fabsf(w->value[r * in + c]) > amax ? fabsf(w->value[r * in + c]) : amax;
+            const float scale = amax > 0 ? amax / 448.0f : 1.0f;
+            for (int64_t r = r0; r < r1; r++)
+                for (int64_t c = c0; c < c1; c++) {
+                    const float x = fabsf(w->value[r * in + c] / scale);
+                    underflows += x > 0 && x <= 0x1p-10f;   /* half of the smallest code, to even */
+                    overflows += x >= 464.0f;               /* what would be rounded to a larger code than the largest; infinities alone */
+                }
+        }
+    count->underflows += underflows;
+    count->overflows += overflows;
+}
+
+void count_weight(struct graph *graph, const struct parameter *w) {
+    if (!graph->fp8 || graph->again || w->compute != DTYPE_F8_E4M3 || !w->value || !graph_computes(graph)) return;
+    struct weight_count count = {.w = w};
+    pool_run(graph->pool, count_weight_part, &count);
+    graph->fp8->w.numbers += w->count;
+    graph->fp8->w.underflows += count.underflows;
+    graph->fp8->w.overflows += count.overflows;
 }
 
 float *parameter_gradient_zeroed(struct parameter *w) {
@@ -66,7 +131,9 @@ static void linear_forward(struct graph *graph, struct op *op) {
             products[i] = (struct matmul_product){.n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype};
             weight_operand(graph, op->parameters[i], 0, weight_scratch[i], &products[i]);
         }
-        const struct matrix a = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
+        const struct matrix a = quantised_as_x(op->parameters[0], (struct matrix){.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width});
+        count_operand(graph, op->parameters[0], FP8_X, &a);
+        for (int i = 0; i < op->outs; i++) count_weight(graph, op->parameters[i]);
         matmul->run(graph->pool, &a, op->parameters[0]->compute, products, op->outs, matmul_scratch);
     }
     for (int i = 0; i < op->outs; i++) scratch_give(graph, weight_scratch[i], weight_bytes[i]);
@@ -85,7 +152,8 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
     void *scratch = scratch_take(graph, scratch_bytes), *weight_scratch = weight_bytes ? scratch_take(graph, weight_bytes) : NULL;
     graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
     if (graph_computes(graph)) {
-        const struct matrix a = {.data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width};
+        const struct matrix a = quantised_as_dy(op->parameters[i], (struct matrix){.data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width});
+        count_operand(graph, op->parameters[i], FP8_DY, &a);
         struct matmul_product product = {.n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate};
         weight_operand(graph, op->parameters[i], 1, weight_scratch, &product);
         matmul->run(graph->pool, &a, op->parameters[i]->compute, &product, 1, scratch);
@@ -102,8 +170,8 @@ void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, e
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * (double)rows * (double)w->count;
     if (graph_computes(graph)) {
-        const struct matrix a = {.data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true};
-        const struct matmul_product product = {.packed = packed_x, .n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written};
+        const struct matrix a = quantised_as_dy(w, (struct matrix){.data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true});
+        const struct matmul_product product = {.packed = packed_x, .n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written, .column_scales = w->compute == DTYPE_F8_E4M3};
         matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
         w->grad_written = true;
     }
@@ -114,10 +182,10 @@ static void linear_backward(struct graph *graph, struct op *op) {
     struct tensor *x = op->in[0];
     for (int i = 0; i < op->outs; i++)
         if (op->out[i]->grad) linear_input_gradient(graph, op, i);
-    const size_t packed_bytes = graph->kernels->matmul.packed_bytes(x->rows, x->width, op->parameters[0]->compute);
+    const size_t packed_bytes = packed_inputs_bytes(graph, op->parameters[0], x->rows);
     void *packed = scratch_take(graph, packed_bytes);
     if (graph_computes(graph)) {
-        const struct matrix b = {.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width};
+        const struct matrix b = matrix_of_inputs(op->parameters[0], x->data, x->dtype, x->rows, x->width);
         matmul_pack(graph->pool, &graph->kernels->matmul, packed, &b, op->parameters[0]->compute);
     }
     for (int i = 0; i < op->outs; i++)
@@ -134,7 +202,8 @@ void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *w
     op_input(op, x);
     for (int i = 0; i < count; i++) {
         op->parameters[i] = weights[i];
-        outputs[i] = op_output(graph, op, x->rows, weights[i]->shape[0], weights[i]->compute, weights[i]->compute);
+        const enum dtype activation = compute_activation(weights[i]->compute);
+        outputs[i] = op_output(graph, op, x->rows, weights[i]->shape[0], activation, activation);
     }
     op_run(graph, op);
 }

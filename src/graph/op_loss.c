@@ -79,6 +79,7 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
 static const struct op_kind cross_entropy_kind = {.name = "cross_entropy", .forward = cross_entropy_forward};
 
 void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses, int32_t *best) {
+    if (head->compute == DTYPE_F8_E4M3) graph->status = STATUS_UNSUPPORTED;   /* a model that breaks the rule in graph.h */
     struct op *op = op_new(graph, &cross_entropy_kind, sizeof(struct cross_entropy));
     if (!op) return;
     *(struct cross_entropy *)op->extra = (struct cross_entropy){targets, weights, losses, best};
@@ -88,6 +89,7 @@ void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *h
 }
 
 void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count, float *logits) {
+    if (head->compute == DTYPE_F8_E4M3) graph->status = STATUS_UNSUPPORTED;   /* likewise */
     if (graph->status != STATUS_OK || count == 0) return;
     const int64_t vocab = head->shape[0], width = h->width;
     const size_t row_bytes = dtype_bytes(h->dtype, (size_t)width), gathered_bytes = rows ? row_bytes * (size_t)count : 0;

@@ -164,9 +164,9 @@ static struct attention_shape expanded_shape(const struct latent_shape *shape, e
 /* C_h [rows, n] = A_h [rows, k] B_h for every head, A_h and C_h being columns of `a` and `c`, B_h the views of `w` from `view` on. */
 static void heads_product(struct graph *graph, struct latent_attention *attention, const struct parameter *w, int view, const void *a, int64_t a_width, int64_t k, void *c, int64_t c_width, int64_t n, int64_t rows) {
     const int heads = attention->shape.heads;
-    const enum dtype dtype = graph->compute;
+    const enum dtype dtype = compute_activation(graph->compute);
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    const size_t scratch_bytes = matmul->grouped_scratch_bytes(rows, k, w->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = matmul->grouped_scratch_bytes(rows, k, view_compute(w), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * (double)rows * (double)k * (double)n * heads;
     if (graph_computes(graph)) {
@@ -178,7 +178,7 @@ static void heads_product(struct graph *graph, struct latent_attention *attentio
                 .products = &attention->products[h], .count = 1,
             };
         }
-        matmul->run_grouped(graph->pool, w->compute, attention->groups, heads, scratch);
+        matmul->run_grouped(graph->pool, view_compute(w), attention->groups, heads, scratch);
     }
     scratch_give(graph, scratch, scratch_bytes);
 }
@@ -208,17 +208,18 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
     const struct attention_kernels *kernels = &graph->kernels->attention;
     const struct attention_shape absorbed = latent_attention_shape(shape);
     const int64_t heads = shape->heads, head = shape->nope + shape->rotary, wide = shape->rank + shape->rotary;
-    const size_t qt_bytes = dtype_bytes(graph->compute, (size_t)(rows * heads * wide)), ol_bytes = dtype_bytes(graph->compute, (size_t)(rows * heads * shape->rank));
+    const enum dtype dtype = compute_activation(graph->compute);
+    const size_t qt_bytes = dtype_bytes(dtype, (size_t)(rows * heads * wide)), ol_bytes = dtype_bytes(dtype, (size_t)(rows * heads * shape->rank));
     void *qt = scratch_take(graph, qt_bytes), *ol = scratch_take(graph, ol_bytes);
     const void *q_rows = graph_computes(graph) ? element(q, row * q->width) : NULL;
     heads_product(graph, attention, op->parameters[0], 0, q_rows, head, shape->nope, qt, wide, shape->rank, rows);
-    if (graph_computes(graph)) columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, graph->compute, false);
+    if (graph_computes(graph)) columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, dtype, false);
 
     const size_t scratch_bytes = kernels->scratch_bytes(&absorbed, end_of(attention->some, count), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * pairs_of(attention->some, count) * (double)heads * (double)(wide + shape->rank);
     if (graph_computes(graph))
-        kernels->forward(graph->pool, &absorbed, attention->some, count, qt, graph->compute, heads * wide, ol, graph->compute, heads * shape->rank, NULL, rows, scratch);
+        kernels->forward(graph->pool, &absorbed, attention->some, count, qt, dtype, heads * wide, ol, dtype, heads * shape->rank, NULL, rows, scratch);
     scratch_give(graph, scratch, scratch_bytes);
 
     heads_product(graph, attention, op->parameters[0], shape->heads, ol, shape->rank, shape->rank, graph_computes(graph) ? element(o, row * o->width) : NULL, shape->value, shape->value, rows);
@@ -235,12 +236,12 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
     const struct tensor *q = op->in[0], *o = op->out[0];
     const struct attention_kernels *kernels = &graph->kernels->attention;
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    const enum dtype dtype = graph->compute;
+    const enum dtype dtype = compute_activation(graph->compute);
     const struct attention_shape absorbed = latent_attention_shape(shape), expanded = expanded_shape(shape, dtype);
     const int64_t heads = shape->heads, head = shape->nope + shape->rotary, positions = job->position + job->count, most = positions < EXPANDED_ROWS ? positions : EXPANDED_ROWS;
     const size_t store_bytes = kernels->kv_bytes(&expanded, positions), c_bytes = dtype_bytes(dtype, (size_t)(most * shape->rank)), k_r_bytes = dtype_bytes(dtype, (size_t)(most * shape->rotary));
     const size_t k_bytes = dtype_bytes(dtype, (size_t)(most * heads * head)), v_bytes = dtype_bytes(dtype, (size_t)(most * heads * shape->value));
-    const size_t product_bytes = matmul->scratch_bytes(most, shape->rank, w->compute, pool_threads(graph->pool));
+    const size_t product_bytes = matmul->scratch_bytes(most, shape->rank, view_compute(w), pool_threads(graph->pool));
     void *store = scratch_take(graph, store_bytes), *c = scratch_take(graph, c_bytes), *k_r = scratch_take(graph, k_r_bytes), *k = scratch_take(graph, k_bytes), *v = scratch_take(graph, v_bytes);
     void *product_scratch = scratch_take(graph, product_bytes);
     graph->flops += 2.0 * (double)positions * (double)w->count + 2.0 * pairs_of(job, 1) * (double)heads * (double)(head + shape->value);
@@ -255,7 +256,7 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
                 view_operand(w, shape->heads + h, &attention->products[2 * h + 1]);
             }
             const struct matrix a = {.data = c, .dtype = dtype, .rows = rows, .cols = shape->rank, .stride = shape->rank};
-            matmul->run(graph->pool, &a, w->compute, attention->products, 2 * shape->heads, product_scratch);
+            matmul->run(graph->pool, &a, view_compute(w), attention->products, 2 * shape->heads, product_scratch);
             for (int64_t h = 0; h < heads; h++) columns_move(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows, dtype, false);
             const struct attention_job part = {.kv = store, .capacity = positions, .position = first, .count = rows};
             kernels->kv_write(graph->pool, &expanded, &part, 1, k, dtype, heads * head, v, dtype, heads * shape->value);
@@ -335,7 +336,7 @@ struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct
     op_input(op, q);
     op_input(op, c);
     op_input(op, k_r);
-    struct tensor *o = op_output(graph, op, q->rows, shape->heads * shape->value, graph->compute, graph->compute);
+    struct tensor *o = op_output(graph, op, q->rows, shape->heads * shape->value, q->dtype, q->dtype);
     op_run(graph, op);
     return o;
 }

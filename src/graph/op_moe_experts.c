@@ -26,10 +26,12 @@ struct pass {
 
 static size_t list_bytes(const struct pass *pass) { return (size_t)(2 * pass->op->gate.experts) * (sizeof *pass->groups + sizeof *pass->products); }
 
+static int64_t wanted_rows(const struct pass *pass) { return CHUNK_BYTES / (int64_t)dtype_bytes(compute_activation(pass->compute), (size_t)pass->hidden); }
+
 static struct pass pass_begin(struct graph *graph, const struct experts *op, const struct tensor *routing) {
     const struct parameter *up = op->experts[0].up;
     struct pass pass = {.graph = graph, .op = op, .rows = op->tokens * op->gate.top_k, .hidden = up->shape[1], .width = up->shape[0], .compute = up->compute};
-    pass.room = CHUNK_BYTES / (int64_t)dtype_bytes(pass.compute, (size_t)pass.hidden);
+    pass.room = wanted_rows(&pass);
     if (pass.room < op->tokens) pass.room = op->tokens;
     if (pass.room > pass.rows) pass.room = pass.rows;
     pass.groups = scratch_take(graph, list_bytes(&pass));
@@ -44,7 +46,7 @@ static void pass_end(struct pass *pass) { scratch_give(pass->graph, pass->groups
 
 /* The next chunk: as many experts as fit into CHUNK_BYTES, at least one; the first has begin = end = 0 before it. */
 static bool next_chunk(struct pass *pass) {
-    const int64_t experts = pass->op->gate.experts, wanted = CHUNK_BYTES / (int64_t)dtype_bytes(pass->compute, (size_t)pass->hidden);
+    const int64_t experts = pass->op->gate.experts, wanted = wanted_rows(pass);
     if (pass->end == experts) return false;
     pass->begin = pass->end;
     if (!graph_computes(pass->graph)) {
@@ -84,13 +86,7 @@ static struct parameter *matrix_of(const struct pass *pass, int64_t e, enum whic
     return which == GATE ? expert->gate : which == UP ? expert->up : expert->down;
 }
 
-/* The packed copy of a matrix, or the matrix itself: which of them are needed is known only now. */
-static void expert_operand(const struct parameter *w, int side, struct matmul_product *product) {
-    if (w->packed[side] && !(side == 0 && atomic_load_explicit(&w->unpacked, memory_order_acquire))) product->packed = w->packed[side];
-    else product->unpacked = matrix_of_parameter(w, side == 0);
-}
-
-/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1). `matrices`: with 2, the one after `which` shares a, and its result follows in c. */
+/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1): which matrices are needed is known only now, so those without a packed copy are read where they lie. `matrices`: with 2, the one after `which` shares a, and its result follows in c. */
 static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int side, enum which which, int matrices, const struct operand *c, bool accumulate) {
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
@@ -101,10 +97,15 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
         for (int i = 0; i < matrices; i++) {
             const struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i));
             products[i] = (struct matmul_product){.n = w->shape[side], .c = operand_row(&to, row), .c_stride = c->stride, .c_dtype = c->dtype, .accumulate = accumulate};
-            expert_operand(w, side, &products[i]);
+            stored_operand(w, side, &products[i]);
+            if (side == 0) count_weight(pass->graph, w);
             to.column += w->shape[side];
         }
-        pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(a, row), .dtype = a->dtype, .rows = rows, .cols = k, .stride = a->stride}, products, matrices};
+        const struct matrix rows_of_a = {.data = operand_row(a, row), .dtype = a->dtype, .rows = rows, .cols = k, .stride = a->stride};
+        const struct parameter *w = matrix_of(pass, e, which);
+        struct matmul_group *group = &pass->groups[pass->count++];
+        *group = (struct matmul_group){side == 0 ? quantised_as_x(w, rows_of_a) : quantised_as_dy(w, rows_of_a), products, matrices};
+        count_operand(pass->graph, w, side == 0 ? FP8_X : FP8_DY, &group->a);
     }
 }
 
@@ -121,8 +122,9 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
             const int64_t in = w->shape[1], out = joined ? w->shape[0] + next->shape[0] : w->shape[0];
             struct matmul_product *product = &pass->products[pass->count];
             *product = (struct matmul_product){.n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written,
-                                               .unpacked = {.data = operand_row(x, row), .dtype = x->dtype, .rows = rows, .cols = in, .stride = x->stride}};
-            pass->groups[pass->count++] = (struct matmul_group){{.data = operand_row(&from, row), .dtype = from.dtype, .rows = out, .cols = rows, .stride = from.stride, .transposed = true}, product, 1};
+                                               .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride), .column_scales = w->compute == DTYPE_F8_E4M3};
+            const struct matrix dy_columns = {.data = operand_row(&from, row), .dtype = from.dtype, .rows = out, .cols = rows, .stride = from.stride, .transposed = true};
+            pass->groups[pass->count++] = (struct matmul_group){quantised_as_dy(w, dy_columns), product, 1};
             from.column += out;
             w->grad_written = true;
             if (joined) next->grad_written = true, i++;
@@ -195,7 +197,8 @@ struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct
     *(struct experts *)op->extra = (struct experts){*gate, experts, x->rows};
     op_input(op, x);
     op_input(op, routed->routing);
-    struct tensor *gate_up = op_output(graph, op, x->rows * gate->top_k, 2 * experts[0].up->shape[0], experts[0].up->compute, experts[0].up->compute);
+    const enum dtype activation = compute_activation(experts[0].up->compute);
+    struct tensor *gate_up = op_output(graph, op, x->rows * gate->top_k, 2 * experts[0].up->shape[0], activation, activation);
     op_run(graph, op);
     return gate_up;
 }
@@ -259,13 +262,13 @@ struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, cons
     struct op *op = op_new(graph, &down_kind, sizeof(struct experts));
     if (!op) return NULL;
     const int64_t tokens = routed->weights->rows;
-    const enum dtype compute = experts[0].down->compute;
+    const enum dtype activation = compute_activation(experts[0].down->compute);
     *(struct experts *)op->extra = (struct experts){*gate, experts, tokens};
     op_input(op, gate_up);
     op_input(op, routed->weights);
     op_input(op, routed->routing);
     if (shared) op_input(op, shared);
-    struct tensor *y = op_output(graph, op, tokens, experts[0].down->shape[0], compute, compute);
+    struct tensor *y = op_output(graph, op, tokens, experts[0].down->shape[0], activation, activation);
     op_run(graph, op);
     return y;
 }
