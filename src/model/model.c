@@ -138,22 +138,26 @@ static size_t round_up_64(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
 
 bool model_multiplies(const struct model *model, const struct parameter *p) { return p->rank == 2 && p != model->embedding; }
 
+static size_t view_bytes(const struct model *model, const struct parameter *p, const struct parameter_view *view) {
+    const int64_t in = p->shape[1];
+    return round_up_64(model->kernels->matmul.packed_bytes(view->transposed ? in : view->rows, view->transposed ? view->rows : in, view_compute(p)));
+}
+
 /* Bytes of the copy or copies of side 0 or 1. At inference a matrix with views has theirs. */
 static size_t packed_bytes(const struct model *model, const struct parameter *p, int side, bool views) {
-    const struct matmul_kernels *matmul = &model->kernels->matmul;
     const int64_t out = p->shape[0], in = p->shape[1];
     if (views && p->view_count) {
         const struct parameter_view *last = &p->views[p->view_count - 1];
-        return last->offset + round_up_64(last->transposed ? matmul->packed_bytes(in, last->rows, p->compute) : matmul->packed_bytes(last->rows, in, p->compute));
+        return last->offset + view_bytes(model, p, last);
     }
-    return round_up_64(side == 0 ? matmul->packed_bytes(in, out, p->compute) : matmul->packed_bytes(out, in, p->compute));
+    return round_up_64(model->kernels->matmul.packed_bytes(side == 0 ? in : out, side == 0 ? out : in, parameter_packed_type(p)));
 }
 
 void model_place_views(const struct model *model, const struct parameter *p, struct parameter_view *views, int count) {
     size_t offset = 0;
     for (int i = 0; i < count; i++) {
         views[i].offset = offset;
-        offset += round_up_64(views[i].transposed ? model->kernels->matmul.packed_bytes(p->shape[1], views[i].rows, p->compute) : model->kernels->matmul.packed_bytes(views[i].rows, p->shape[1], p->compute));
+        offset += view_bytes(model, p, &views[i]);
     }
 }
 
@@ -193,15 +197,16 @@ enum status model_allocate_training(struct model *model, struct error *error) {
             *(half ? &p->grad : &p->value) = (float *)(void *)at;
             at += round_up_64((size_t)p->count * sizeof(float));
         }
-    /* In fp32 a packed copy saves little; in bf16 it halves what a product reads. */
-    return model->compute == DTYPE_BF16 ? model_allocate_packed(model, 2, error) : STATUS_OK;
+    /* In fp32 a packed copy saves little; in bf16 it halves what a product reads, in fp8 it is what is quantised once. */
+    return model->compute != DTYPE_F32 ? model_allocate_packed(model, 2, error) : STATUS_OK;
 }
 
 void parameter_repack(const struct model *model, const struct parameter *p, int64_t r0, int64_t r1) {
     const struct matmul_kernels *matmul = &model->kernels->matmul;
     const struct matrix transposed = matrix_of_parameter(p, true), plain = matrix_of_parameter(p, false);
-    if (p->packed[0]) matmul->pack_part(p->packed[0], &transposed, p->compute, 0, p->shape[1], r0, r1);
-    if (p->packed[1]) matmul->pack_part(p->packed[1], &plain, p->compute, r0, r1, 0, p->shape[1]);
+    const enum dtype type = parameter_packed_type(p);
+    if (p->packed[0]) matmul->pack_part(p->packed[0], &transposed, type, 0, p->shape[1], r0, r1);
+    if (p->packed[1]) matmul->pack_part(p->packed[1], &plain, type, r0, r1, 0, p->shape[1]);
 }
 
 void model_repack(struct model *model) {
@@ -210,7 +215,7 @@ void model_repack(struct model *model) {
         for (int side = 0; side < 2; side++)
             if (p->packed[side] && p->value) {
                 const struct matrix b = matrix_of_parameter(p, side == 0);
-                matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, p->compute);
+                matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, parameter_packed_type(p));
             }
     }
 }
@@ -483,7 +488,7 @@ size_t model_plan_training(struct model *model, int64_t sequences, int64_t lengt
     struct graph graph;
     if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, true);
-    const int sides = model->compute == DTYPE_BF16 ? 2 : 0;
+    const int sides = model->compute != DTYPE_F32 ? 2 : 0;
     pretend_packed(model, sides, true);
     train_pass(&graph, model, NULL, NULL, sequences, length, &planned, NULL);
     pretend_packed(model, sides, false);

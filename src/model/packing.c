@@ -31,7 +31,7 @@ static void pack_piece(const struct model *model, const struct parameter *p, int
     }
     const struct matrix b = p->view_count ? matrix_of_view(p, &p->views[view]) : matrix_of_parameter(p, true);
     const int64_t begin = piece * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
-    model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b, p->compute, 0, b.rows, begin, end < b.cols ? end : b.cols);
+    model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b, p->view_count ? view_compute(p) : parameter_packed_type(p), 0, b.rows, begin, end < b.cols ? end : b.cols);
 }
 
 struct whole { const struct model *model; const struct parameter *parameter; };
