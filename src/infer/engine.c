@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "base/clock.h"
-#include "infer/infer.h"
+#include "infer/draft.h"
 
 /* What a pass takes from one feed: tokens [start, start + count) of it. */
 struct feed_piece { int feed; int64_t start, count; };
@@ -32,6 +32,7 @@ enum status engine_create(struct engine **out, struct model *model, int64_t max_
 
 void engine_destroy(struct engine *engine) {
     if (!engine) return;
+    draft_destroy(engine);
     graph_destroy(&engine->graph);
     memory_destroy(&engine->memory);
     arena_free(&engine->arena);
@@ -161,17 +162,21 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
         if (feed->sequence->length + piece->count > position) position = feed->sequence->length + piece->count;
         logits += wanted_logits(feed, piece, &first);
     }
-    enum status status = ensure_memory(engine, rows, position, logits, error);
+    enum status status = model_sound(engine->model, error);
+    if (!status) status = ensure_memory(engine, rows, position, logits, error);
     if (status) return status;
     const double began = clock_seconds();
     const struct batch batch = { engine->ids, rows, engine->spans, piece_count };
     graph_reset(&engine->graph);
     struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
     if (!engine->graph.status) pass_logits(engine, feeds, piece_count, h);
+    if (!engine->graph.status && (status = draft_keep(engine, piece_count, h, error))) return status;
+    if (!engine->graph.status && engine->forwarded) engine->forwarded(engine->forwarded_context, &engine->graph, h, &batch);
     status = engine->graph.status;
     graph_reset(&engine->graph);
     if (status) return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned", (long long)rows, engine->memory.capacity);
     model_pack_behind(engine->model, clock_seconds() - began);
+    if ((status = draft_fill(engine, error))) return status;
     if (engine->watch && !engine->watch(engine->watch_context, rows)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     return STATUS_OK;
 }

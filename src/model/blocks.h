@@ -30,6 +30,9 @@ bool mtp_declare_output(struct model *model, struct mtp_module *module, int laye
 /* The MTP part of a training pass of `sequences` rows of `length` tokens, behind the trunk, whose output is h. best (may be NULL) [rows]: the trunk's guesses, to compare with. */
 void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective, const int32_t *best);
 
+/* The routed experts of a layer, [n_routed_experts]; NULL where it has none. */
+const struct expert *moe_experts(const struct layer *layer);
+
 /* Sets the offsets of the packed copies of a matrix's views, which lie one after the other. */
 void model_place_views(const struct model *model, const struct parameter *parameter, struct parameter_view *views, int count);
 
@@ -38,7 +41,7 @@ size_t model_packed_bytes(const struct model *model, int sides);
 /* Memory for them. */
 enum status model_allocate_packed(struct model *model, int sides, struct error *error);
 /* Makes the packed copies of one matrix for inference at once, on all threads. */
-void model_pack_parameter(const struct model *model, const struct parameter *parameter);
+void model_pack_parameter(struct model *model, const struct parameter *parameter);
 /* Lists the matrices that are marked `unpacked` for model_pack. */
 enum status model_pack_later(struct model *model, struct error *error);
 /* Embeddings are looked up, never multiplied; everything else with two dimensions is packed. */

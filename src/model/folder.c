@@ -1,14 +1,22 @@
-/* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6.1, spec/formats.md section 6.6). */
+/* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6, spec/formats.md section 6.6).
+ *
+ * FP8 checkpoints are seen from their tensors: a matrix in E4M3 has scales beside it (model/block_scales.h). At inference it stays in codes, one byte for each weight; in training it is dequantised. A matrix that is not
+ * in FP8 is multiplied in bf16, as the released code does. What config.json says of quantization chooses the compute type and how activations are rounded. */
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/available.h"
 #include "base/file.h"
 #include "graph/weights.h"
+#include "model/block_scales.h"
 #include "model/blocks.h"
+#include "model/expert_cache.h"
 
 #define NAMES_BYTES 700   /* of a message, for the names of missing tensors: about 14 of a mixture of experts */
 #define MAX_WARNINGS 16
+#define COMPARED_BYTES ((uint64_t)1 << 20)   /* of the copies of embedding and head that MTP modules have */
 
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------------------------- */
 
@@ -33,60 +41,157 @@ static enum status match(const struct model *model, const struct safetensors *st
             if (p->rank == 1) return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected shape [%lld] from config.json", safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0]);
             return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected shape [%lld, %lld] from config.json", safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0], (long long)p->shape[1]);
         }
-        if (!loadable(entry->dtype))
-            return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16 or F16", safetensors_shard_path(st, entry->shard), p->name, found);
+        const struct safetensors_entry *scales;
+        const bool multiplied = model_multiplies(model, p);
+        if (multiplied && entry->dtype == DTYPE_F8_E4M3) {
+            const enum status status = block_scales_find(&scales, st, entry, error);
+            if (status) return status;
+        } else if (!loadable(entry->dtype)) {
+            return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16%s F16%s", safetensors_shard_path(st, entry->shard), p->name, found, multiplied ? "," : " or", multiplied ? " or F8_E4M3" : "");
+        }
     }
     if (missing > shown) snprintf(more, sizeof more, " and %d more", missing - shown);
     if (missing) return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder, missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, more);
     return STATUS_OK;
 }
 
+static void warn(struct model *model, const char *text) {
+    if (text && model->warning_count < MAX_WARNINGS) model->warnings[model->warning_count++] = text;
+}
+
+/* N of "model.layers.N.", or -1. */
+static int64_t layer_of(const char *name) {
+    static const char begin[] = "model.layers.";
+    char *end;
+    if (strncmp(name, begin, sizeof begin - 1) != 0) return -1;
+    const long layer = strtol(name + sizeof begin - 1, &end, 10);
+    return end > name + sizeof begin - 1 && *end == '.' && layer >= 0 && layer < INT_MAX ? layer : -1;
+}
+
+/* MTP modules of which config.json knows, whether they are loaded or not. */
+static int64_t declared_modules(const struct model *model) {
+    const json_t *next = json_object_get(model->config.source, "num_nextn_predict_layers");
+    if (!next) next = json_object_get(model->config.source, "num_mtp_layers");
+    return json_is_integer(next) ? json_integer_value(next) : 0;
+}
+
+/* The trunk's embedding and head count; what a module has beside them are copies. */
+static void warn_of_copies(struct model *model, const struct safetensors *st) {
+    static const char *const copies[] = {"embed_tokens.weight", "shared_head.head.weight"};
+    for (int64_t k = 0; k < model->config.num_nextn_predict_layers; k++)
+        for (int i = 0; i < 2; i++) {
+            char name[80];
+            snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + k), copies[i]);
+            const char *original = i ? model->head->name : model->embedding->name;
+            const struct safetensors_entry *copy = safetensors_find(st, name), *main = safetensors_find(st, original);
+            if (!copy || !main || (copy->dtype == main->dtype && copy->bytes == main->bytes && memcmp(copy->data, main->data, copy->bytes < COMPARED_BYTES ? copy->bytes : COMPARED_BYTES) == 0)) continue;
+            warn(model, arena_printf(&model->arena, "tensor %s is not a copy of %s, which is used in its place", name, original));
+        }
+}
+
 static void warn_of_unused(struct model *model, const struct safetensors *st) {
     model->warnings = arena_alloc(&model->arena, MAX_WARNINGS * sizeof *model->warnings);
     if (!model->warnings) return;
-    for (int i = 0; i < safetensors_warnings(st) && model->warning_count < MAX_WARNINGS; i++) model->warnings[model->warning_count++] = arena_string(&model->arena, safetensors_warning(st, i));
-    int64_t unused = 0;
+    for (int i = 0; i < safetensors_warnings(st); i++) warn(model, arena_string(&model->arena, safetensors_warning(st, i)));
+    const int64_t modules = declared_modules(model);
+    int64_t unused = 0, of_modules = 0;
     const char *first = NULL;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const char *name = safetensors_at(st, i)->name;
-        if (model_parameter(model, name) || strstr(name, "rotary_emb.inv_freq")) continue;   /* a buffer that old files carry */
-        if (!unused++) first = name;
+        const int64_t module = layer_of(name) - model->config.num_hidden_layers;   /* negative: of the trunk */
+        if (model_parameter(model, name) || block_scales_named(st, name) || strstr(name, "rotary_emb.inv_freq")) continue;   /* the last: a buffer that old files carry */
+        if (module >= model->config.num_nextn_predict_layers && module < modules) continue;   /* of a module that is not loaded */
+        if (module >= 0 && module < modules && (strstr(name, ".embed_tokens.") || strstr(name, ".shared_head.head."))) continue;
+        if (module >= modules) of_modules++;
+        else if (!unused++) first = name;
     }
-    if (unused && model->warning_count < MAX_WARNINGS)
-        model->warnings[model->warning_count++] = arena_printf(&model->arena, "%lld tensor%s of the checkpoint not used by this model, first: %s", (long long)unused, unused == 1 ? "" : "s", first);
+    if (of_modules)
+        warn(model, arena_printf(&model->arena, "%lld tensor%s of layers from %lld on not used: config.json has %lld layers and %lld modules of multi-token prediction (num_nextn_predict_layers)", (long long)of_modules, of_modules == 1 ? " is" : "s are",
+                                 (long long)(model->config.num_hidden_layers + modules), (long long)model->config.num_hidden_layers, (long long)modules));
+    if (unused) warn(model, arena_printf(&model->arena, "%lld tensor%s of the checkpoint not used by this model, first: %s", (long long)unused, unused == 1 ? "" : "s", first));
+    warn_of_copies(model, st);
+}
+
+/* What config.json says against what is there. Both work: codes and scales mean what they mean. */
+static void warn_of_formats(struct model *model, const struct safetensors *st, enum model_use use) {
+    int codes = 0;
+    if (!model->warnings) return;
+    for (int i = 0; i < model->parameter_count; i++) codes += safetensors_find(st, model->parameters[i]->name)->dtype == DTYPE_F8_E4M3;
+    if (codes && !model->config.quantization.fp8) warn(model, arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
+    if (!codes && model->config.quantization.fp8) warn(model, "config.json has a quantization_config, but no matrix is in FP8");
+    else if (!codes && use == MODEL_INFERENCE && model->compute == DTYPE_F8_E4M3) warn(model, "compute type fp8: no matrix is in FP8, products are those of bf16 (`deepseek quantize` writes FP8)");
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
 
-static void widen(float *out, const struct safetensors_entry *entry, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        uint32_t u32;
-        uint16_t u16;
-        if (entry->dtype == DTYPE_F32) {
-            memcpy(&u32, entry->data + 4 * i, 4);
-            out[i] = float_from_bits(u32);
-        } else {
-            memcpy(&u16, entry->data + 2 * i, 2);
-            out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(u16) : f16_to_float(u16);
-        }
+struct widening { float *out; const struct safetensors_entry *entry; const float *scales; int64_t count; };
+
+/* Elements begin..end as fp32 numbers. */
+static void widen(const struct widening *w, int64_t begin, int64_t end) {
+    const struct safetensors_entry *entry = w->entry;
+    uint32_t u32;
+    uint16_t u16;
+    switch (entry->dtype) {
+    case DTYPE_F32:
+        for (int64_t i = begin; i < end; i++) memcpy(&u32, entry->data + 4 * i, 4), w->out[i] = float_from_bits(u32);
+        break;
+    case DTYPE_F8_E4M3: {
+        const int64_t columns = entry->shape[1], across = scale_blocks(columns);
+        for (int64_t i = begin; i < end; i++) w->out[i] = e4m3_to_float(entry->data[i]) * w->scales[i / columns / SCALE_BLOCK * across + i % columns / SCALE_BLOCK];
+        break;
+    }
+    default:
+        for (int64_t i = begin; i < end; i++) memcpy(&u16, entry->data + 2 * i, 2), w->out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(u16) : f16_to_float(u16);
     }
 }
-
-struct widening { float *out; const struct safetensors_entry *entry; int64_t count; };
 
 static void widen_part(void *context, int thread, int threads) {
     const struct widening *w = context;
     int64_t begin, end;
     pool_share(w->count, 64, thread, threads, &begin, &end);
-    if (begin >= end) return;
-    struct safetensors_entry part = *w->entry;
-    part.data += dtype_bytes(part.dtype, (size_t)begin);
-    widen(w->out + begin, &part, end - begin);
+    widen(w, begin, end);
 }
 
-static void widen_all(const struct model *model, float *out, const struct safetensors_entry *entry, int64_t count) {
-    struct widening task = {out, entry, count};
+static void widen_all(const struct model *model, float *out, const struct safetensors_entry *entry, const float *scales, int64_t count) {
+    struct widening task = {out, entry, scales, count};
     pool_run(model->pool, widen_part, &task);
+}
+
+/* The scales of a matrix of codes, in the arena. */
+static enum status read_scales(struct model *model, const float **out, const struct safetensors_entry *entry, struct error *error) {
+    const struct safetensors_entry *scales;
+    const enum status status = block_scales_find(&scales, model->checkpoint, entry, error);
+    if (status) return status;
+    float *values = arena_alloc(&model->arena, (size_t)(scales->shape[0] * scales->shape[1]) * sizeof *values);
+    if (!values) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for its scales", entry->name);
+    *out = values;
+    return block_scales_read(values, model->checkpoint, scales, error);
+}
+
+struct scan { const uint8_t *codes; int64_t count; atomic_bool nan; };
+
+static void scan_part(void *context, int thread, int threads) {
+    struct scan *scan = context;
+    int64_t begin, end;
+    pool_share(scan->count, 4096, thread, threads, &begin, &end);
+    if (begin < end && block_codes_find_nan(scan->codes + begin, end - begin) >= 0) atomic_store(&scan->nan, true);
+}
+
+static enum status check_codes(const struct model *model, const struct safetensors_entry *entry, struct error *error) {
+    struct scan scan = {.codes = entry->data, .count = entry->shape[0] * entry->shape[1]};
+    pool_run(model->pool, scan_part, &scan);
+    if (!atomic_load(&scan.nan)) return STATUS_OK;
+    const int64_t first = block_codes_find_nan(scan.codes, scan.count);
+    return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", safetensors_shard_path(model->checkpoint, entry->shard), entry->name, (long long)(first / entry->shape[1]),
+                     (long long)(first % entry->shape[1]), scan.codes[first]);
+}
+
+/* Norms, and the biases of the gates: all of them pass through here. */
+static enum status check_finite(const struct model *model, const struct safetensors_entry *entry, const float *values, int64_t count, struct error *error) {
+    for (int64_t i = 0; i < count; i++)
+        if ((bits_from_float(values[i]) & 0x7FFFFFFFu) >= 0x7F800000u)
+            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld]: found %g, expected finite numbers", safetensors_shard_path(model->checkpoint, entry->shard), entry->name, (long long)i, (double)values[i]);
+    return STATUS_OK;
 }
 
 /* Kernels read F32 and BF16 in place where the file has them aligned. */
@@ -94,23 +199,51 @@ static bool usable_in_place(const struct safetensors_entry *entry) {
     return entry->dtype != DTYPE_F16 && (uintptr_t)entry->data % (entry->dtype == DTYPE_F32 ? 4 : 2) == 0;
 }
 
+/* Matrices that share an input are multiplied in one compute type. So a block that has a matrix outside of FP8 (or a checkpoint without any) has products in bf16, where those in FP8 still stay in codes. */
+static enum status choose_compute(struct model *model, struct error *error) {
+    if (model->compute != DTYPE_F8_E4M3) return STATUS_OK;
+    const size_t layers = (size_t)config_layers(&model->config);
+    bool *plain = arena_alloc(&model->arena, 2 * layers * sizeof *plain);   /* of attention, of FFN */
+    if (!plain) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu layers", layers);
+    for (int pass = 0; pass < 2; pass++)
+        for (int i = 0; i < model->parameter_count; i++) {
+            struct parameter *p = model->parameters[i];
+            const int64_t layer = layer_of(p->name);
+            if (p->compute != DTYPE_F8_E4M3 || !model_multiplies(model, p)) continue;
+            bool *block = layer >= 0 ? plain + 2 * layer + (strstr(p->name, ".mlp.") != NULL) : NULL;
+            if (pass == 0 && block && !p->codes) *block = true;
+            if (pass == 1 && (!p->codes || (block && *block))) p->compute = DTYPE_BF16;
+        }
+    return STATUS_OK;
+}
+
+/* A routed expert that stays in the file. */
+static enum status bind_absent(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
+    p->stored_dtype = entry->dtype;
+    return p->codes ? read_scales(model, &p->scales, entry, error) : STATUS_OK;   /* codes are looked at when they come */
+}
+
 /* Inference: norms widened, the embedding read where it lies, matrices packed for the compute type, now or later. */
 static enum status bind_for_inference(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
     float *wide = NULL;
-    const bool packed = model_multiplies(model, p);
-    if (p->rank == 1 || !usable_in_place(entry)) {
+    enum status status = STATUS_OK;
+    const bool packed = model_multiplies(model, p), later = model->page_bytes[1] > model->pack_at_once;
+    if (p->codes) {
+        if ((status = read_scales(model, &p->scales, entry, error))) return status;
+        if ((!later || p->view_count) && (status = check_codes(model, entry, error))) return status;   /* those that are packed later are looked at then */
+    } else if (p->rank == 1 || !usable_in_place(entry)) {
         wide = packed ? malloc((size_t)p->count * sizeof *wide) : arena_alloc(&model->arena, (size_t)p->count * sizeof *wide);
         if (!wide) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld elements", p->name, (long long)p->count);
-        widen_all(model, wide, entry, p->count);
+        widen_all(model, wide, entry, NULL, p->count);
     }
     if (p->rank == 1) {
         p->value = wide;
-        return STATUS_OK;
+        return check_finite(model, entry, wide, p->count, error);
     }
     p->stored = wide ? (const void *)wide : entry->data;
     p->stored_dtype = wide ? DTYPE_F32 : entry->dtype;
     if (!packed) return STATUS_OK;
-    if (!wide && model->page_bytes[1] > model->pack_at_once) {
+    if (!wide && later) {
         atomic_store(&p->unpacked, true);
         return STATUS_OK;
     }
@@ -120,17 +253,34 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     return STATUS_OK;
 }
 
+static enum status bind_for_training(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
+    const float *scales = NULL;
+    enum status status = STATUS_OK;
+    if (entry->dtype == DTYPE_F8_E4M3 && ((status = read_scales(model, &scales, entry, error)) || (status = check_codes(model, entry, error)))) return status;
+    widen_all(model, p->value, entry, scales, p->count);
+    return p->rank == 1 ? check_finite(model, entry, p->value, p->count, error) : STATUS_OK;
+}
+
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error) {
     enum status status = safetensors_open_folder(&model->checkpoint, folder, error);
     if (status) return status;
     if ((status = match(model, model->checkpoint, folder, error))) return status;
     warn_of_unused(model, model->checkpoint);
+    warn_of_formats(model, model->checkpoint, use);
+    for (int i = 0; i < model->parameter_count && use == MODEL_INFERENCE; i++) {
+        struct parameter *p = model->parameters[i];
+        p->codes = safetensors_find(model->checkpoint, p->name)->dtype == DTYPE_F8_E4M3;
+    }
+    if (use == MODEL_INFERENCE && (status = choose_compute(model, error))) return status;
+    if (use == MODEL_INFERENCE) {
+        const uint64_t bytes = model->expert_cache_bytes ? model->expert_cache_bytes : model_packed_bytes(model, 1) > model->pack_at_once ? expert_cache_automatic(model, memory_available("")) : 0;
+        if (bytes && (status = expert_cache_create(&model->expert_cache, model, bytes, error))) return status;
+    }
     if ((status = use == MODEL_TRAINING ? model_allocate_training(model, error) : model_allocate_packed(model, 1, error))) return status;
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
         const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
-        if (use == MODEL_TRAINING) widen_all(model, p->value, entry, p->count);
-        else if ((status = bind_for_inference(model, p, entry, error))) return status;
+        if ((status = (use == MODEL_TRAINING ? bind_for_training : p->absent ? bind_absent : bind_for_inference)(model, p, entry, error))) return status;
     }
     if (use == MODEL_INFERENCE) return model_pack_later(model, error);
     model_repack(model);
@@ -167,7 +317,8 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         arena_free(&arena);
         return status;
     }
-    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute : config.quantization.fp8 ? DTYPE_F8_E4M3 : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    if (options->use == MODEL_INFERENCE && !options->mtp) config.num_nextn_predict_layers = 0;
     struct model *model;
     if ((status = model_create(&model, &config, kernels, pool, type, error))) {
         config_release(&config);
@@ -175,6 +326,7 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         return status;
     }
     model->config_arena = arena;
+    model->expert_cache_bytes = options->use == MODEL_INFERENCE ? options->expert_cache : 0;
     if ((options->expanded_prefill && (status = model_set_expanded_prefill(model, true, error))) || (options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) || (status = model_load(model, folder, options->use, error))) {
         model_destroy(model);
         return status;
@@ -211,24 +363,35 @@ enum status model_export(const struct model *model, const char *folder, enum dty
     if (!model->embedding->value) return error_set(error, STATUS_INVALID, "%s: a model opened for inference has no fp32 values to export", folder);
     enum status status = folder_create(folder, error);
     if (status) return status;
-    const int64_t count = model->parameter_count;
+    const int64_t count = model->parameter_count, copies = 2 * model->config.num_nextn_predict_layers;
     int64_t elements = 0;
     for (int64_t i = 0; i < count; i++) elements += model->parameters[i]->count;
-    struct safetensors_source *sources = calloc((size_t)count, sizeof *sources);
+    struct safetensors_source *sources = calloc((size_t)(count + copies), sizeof *sources);
+    char (*names)[80] = calloc((size_t)copies + 1, sizeof *names);
     uint16_t *narrow = dtype == DTYPE_BF16 ? malloc((size_t)elements * sizeof *narrow) : NULL;
-    if (!sources || (dtype == DTYPE_BF16 && !narrow)) status = error_set(error, STATUS_NO_MEMORY, "%s: no memory to export %lld parameters", folder, (long long)elements);
+    if (!sources || !names || (dtype == DTYPE_BF16 && !narrow)) status = error_set(error, STATUS_NO_MEMORY, "%s: no memory to export %lld parameters", folder, (long long)elements);
     uint16_t *at = narrow;
+    int64_t embedding = 0, head = 0;
     for (int64_t i = 0; !status && i < count; i++) {
         const struct parameter *p = model->parameters[i];
-        sources[i] = (struct safetensors_source){.name = p->name, .dtype = dtype, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = p->value};
-        if (narrow) {
+        const bool bias = p->rank == 1 && !p->trainable;   /* of a gate: BF16 would lose its steps */
+        sources[i] = (struct safetensors_source){.name = p->name, .dtype = bias ? DTYPE_F32 : dtype, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = p->value};
+        if (p == model->embedding) embedding = i;
+        if (p == model->head) head = i;
+        if (narrow && !bias) {
             model->kernels->rows.convert(model->pool, at, DTYPE_BF16, p->value, DTYPE_F32, p->count);
             sources[i].data = at;
             at += p->count;
         }
     }
-    if (!status) status = safetensors_write_sharded(folder, sources, count, 0, NULL, error);
+    for (int64_t i = 0; !status && i < copies; i++) {   /* what published checkpoints hold of the trunk for each MTP module */
+        snprintf(names[i], sizeof *names, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + i / 2), i % 2 ? "shared_head.head.weight" : "embed_tokens.weight");
+        sources[count + i] = sources[i % 2 ? head : embedding];
+        sources[count + i].name = names[i];
+    }
+    if (!status) status = safetensors_write_sharded(folder, sources, count + copies, 0, NULL, error);
     free(sources);
+    free(names);
     free(narrow);
     if (!status) status = write_json(generation_config(&model->config), folder, "generation_config.json", error);
     return status ? status : write_json(config_to_json(&model->config, dtype), folder, "config.json", error);

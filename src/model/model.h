@@ -86,7 +86,7 @@ struct model_options {
     int compute;                 /* enum dtype of the products, F32, BF16 or F8_E4M3; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16, FP8 -> F8_E4M3) */
     int cache;                   /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the activations' type */
     bool mtp;                    /* inference: with the MTP modules; without, the model has none (training always has them) */
-    uint64_t expert_cache;       /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: all weights are in memory (model/expert_cache.h) */
+    uint64_t expert_cache;       /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: where the weights do not fit into memory, of what is left there (model/expert_cache.h) */
     bool expanded_prefill;       /* MLA: spans of several tokens are computed in the expanded form. Fewer FLOPs for long prompts, but not the bits of decoding. */
 };
 
@@ -106,6 +106,7 @@ struct packing {
     bool begun;                  /* a pass has been computed */
     double debt;                 /* seconds by which packing took longer than it was granted */
     atomic_flag busy;
+    _Atomic(const struct parameter *) damaged;   /* one in whose codes a NaN was found on the way */
 };
 
 struct model {
@@ -116,7 +117,7 @@ struct model {
     enum dtype compute, cache;
     bool expanded_prefill;
     struct layer *layers;            /* [config_layers] */
-    struct mtp_module *mtp;          /* [config.num_nextn_predict_layers] */
+    struct mtp_module *mtp;          /* [config.num_nextn_predict_layers]; NULL: none */
     struct parameter **parameters;   /* in declaration order, which is the order of the forward */
     int parameter_count;
     struct parameter **sorted;       /* the same by name */
@@ -124,6 +125,8 @@ struct model {
     enum recompute recompute;
     size_t pack_at_once;             /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit for the reference kernels, unless changed before loading */
     struct packing packing;
+    uint64_t expert_cache_bytes;     /* model_options.expert_cache */
+    struct expert_cache *expert_cache;   /* NULL: all weights are in memory */
     const char **warnings;           /* unused tensors and the like */
     int warning_count;
     /* owned mappings */
@@ -151,6 +154,8 @@ void parameter_repack(const struct model *model, const struct parameter *paramet
  * The files must not change while the model lives. */
 #define MODEL_PACK_AT_ONCE ((size_t)64 << 20)
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
+/* Codes of large FP8 checkpoints are looked at while they are packed: STATUS_INVALID once a NaN has been found among them. Asked before each pass. */
+enum status model_sound(const struct model *model, struct error *error);
 /* Have all packed copies been made? */
 bool model_packed(const struct model *model);
 /* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece, at least one; INFINITY: all of them. */
@@ -173,7 +178,7 @@ enum status model_export(const struct model *model, const char *folder, enum dty
 /* What a sequence keeps beside the layers' state so that MTP modules can draft (infer/draft.c): the ids of its last positions, and the inputs of each module's last rows. Zeros: nothing yet.
  * Nobody tells it of a rewind: what lies beyond the sequence's length is forgotten when it is used next. */
 #define MTP_ROWS 32
-#define MTP_IDS 64
+#define MTP_IDS 1024
 struct mtp_state {
     int64_t first_id, end_id;    /* the ids of these positions are known, that of p in ids[p % MTP_IDS]; they may reach beyond the sequence's length */
     int32_t ids[MTP_IDS];
@@ -239,6 +244,7 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
 
 /* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). objective: as in training, NULL: the main loss alone. */
 size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective, double *flops);
+/* Where the model has MTP modules: all of them behind the trunk, on the same graph, each with as many rows and logits. */
 size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows);
 
 #endif

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "graph/weights.h"
+#include "model/block_scales.h"
 #include "model/blocks.h"
 
 /* Of a pass's time, a little less than the tenth that is promised: a thread ends when a piece is complete. */
@@ -22,7 +23,7 @@ static int64_t piece_count(const struct parameter *p) {
     return pieces;
 }
 
-static void pack_piece(const struct model *model, const struct parameter *p, int64_t piece) {
+static void pack_piece(struct model *model, const struct parameter *p, int64_t piece) {
     int view = 0;
     for (; p->view_count; view++) {
         const int64_t pieces = pieces_of(p->views[view].transposed ? p->views[view].rows : p->shape[1]);
@@ -31,10 +32,14 @@ static void pack_piece(const struct model *model, const struct parameter *p, int
     }
     const struct matrix b = p->view_count ? matrix_of_view(p, &p->views[view]) : matrix_of_parameter(p, true);
     const int64_t begin = piece * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
+    if (p->codes && !p->view_count && atomic_load_explicit(&p->unpacked, memory_order_relaxed)) {   /* nobody has looked at them yet */
+        const int64_t rows = (end < b.cols ? end : b.cols) - begin;
+        if (block_codes_find_nan((const uint8_t *)p->stored + begin * p->shape[1], rows * p->shape[1]) >= 0) atomic_store(&model->packing.damaged, p);
+    }
     model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b, p->view_count ? view_compute(p) : parameter_packed_type(p), 0, b.rows, begin, end < b.cols ? end : b.cols);
 }
 
-struct whole { const struct model *model; const struct parameter *parameter; };
+struct whole { struct model *model; const struct parameter *parameter; };
 
 static void pack_share(void *context, int thread, int threads) {
     const struct whole *whole = context;
@@ -43,9 +48,16 @@ static void pack_share(void *context, int thread, int threads) {
     for (int64_t piece = begin; piece < end; piece++) pack_piece(whole->model, whole->parameter, piece);
 }
 
-void model_pack_parameter(const struct model *model, const struct parameter *p) {
+void model_pack_parameter(struct model *model, const struct parameter *p) {
     struct whole whole = {model, p};
     pool_run(model->pool, pack_share, &whole);
+}
+
+enum status model_sound(const struct model *model, struct error *error) {
+    const struct parameter *p = atomic_load(&model->packing.damaged);
+    if (!p) return STATUS_OK;
+    const int64_t first = block_codes_find_nan(p->stored, p->count), columns = p->shape[1];
+    return error_set(error, STATUS_INVALID, "tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", p->name, (long long)(first / columns), (long long)(first % columns), ((const uint8_t *)p->stored)[first]);
 }
 
 bool model_packed(const struct model *model) { return model->packing.ready == model->packing.count; }
