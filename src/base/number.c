@@ -63,6 +63,21 @@ uint8_t e4m3_from_float(float x) {
     return (uint8_t)(sign | (code > 0x7E ? 0x7E : code));
 }
 
+float e5m6_to_float(uint16_t code) {
+    uint32_t sign = (uint32_t)(code & 0x800) << 20, exponent = (code >> 6) & 31, mantissa = code & 63;
+    if (exponent == 0) return float_from_bits(sign | bits_from_float((float)mantissa * 0x1p-20f));
+    if (exponent == 31) return float_from_bits(sign | 0x7FC00000u);
+    return float_from_bits(sign | (exponent + 112) << 23 | mantissa << 17);
+}
+
+uint16_t e5m6_from_float(float x) {
+    uint32_t u = bits_from_float(x), sign = (u >> 20) & 0x800, a = u & 0x7FFFFFFFu;
+    if (a > 0x7F800000u) return (uint16_t)(sign | 0x7FF);
+    if (a < 0x38800000u) return (uint16_t)(sign | round_to_multiple(float_from_bits(a), 8.0f));   /* below 2^-14 */
+    uint32_t code = round_off(a, 17) - (112 << 6);
+    return (uint16_t)(sign | (code > 0x7BF ? 0x7BF : code));
+}
+
 float e8m0_to_float(uint8_t code) {
     if (code == 0xFF) return float_from_bits(0x7FC00000u);
     return float_from_bits(code ? (uint32_t)code << 23 : 0x00400000u);   /* 2^-127 is subnormal in fp32 */

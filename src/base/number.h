@@ -3,6 +3,7 @@
  *   bf16     8 exponent bits, 7 mantissa bits; NaN stays NaN (quiet), overflow goes to infinity
  *   f16      IEEE half
  *   e4m3     "FN": bias 7, no infinity, 0x7F and 0xFF are NaN, saturates at 448 (spec/v1-v3.md section 4.4)
+ *   e5m6     the half with six bits of mantissa, in the low twelve bits of a code: bias 15, saturates at 65024 = 0x7BF; exponent 31 is NaN (V3 keeps activations in it, spec section 4.1, which leaves the details open)
  *   e8m0     2^(e-127), 0xFF is NaN, no sign, no zero
  *   e2m1     0 .5 1 1.5 2 3 4 6 and their negatives, saturates at 6
  */
@@ -40,6 +41,8 @@ float f16_to_float(uint16_t code);
 uint16_t f16_from_float(float x);
 float e4m3_to_float(uint8_t code);
 uint8_t e4m3_from_float(float x);
+float e5m6_to_float(uint16_t code);    /* the low twelve bits */
+uint16_t e5m6_from_float(float x);
 float e8m0_to_float(uint8_t code);
 uint8_t e8m0_from_float_up(float x);   /* smallest power of two not below x > 0, clamped to [2^-126, 2^127]: the scale rule of section 4.2 */
 float e2m1_to_float(uint8_t code);     /* the low four bits */

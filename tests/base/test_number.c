@@ -7,6 +7,7 @@
 #include <cmocka.h>
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/number.h"
@@ -24,16 +25,19 @@ struct format {
 static float decode_bf16(unsigned code) { return bf16_to_float((uint16_t)code); }
 static float decode_f16(unsigned code) { return f16_to_float((uint16_t)code); }
 static float decode_e4m3(unsigned code) { return e4m3_to_float((uint8_t)code); }
+static float decode_e5m6(unsigned code) { return e5m6_to_float((uint16_t)code); }
 static float decode_e2m1(unsigned code) { return e2m1_to_float((uint8_t)code); }
 static unsigned encode_bf16(float x) { return bf16_from_float(x); }
 static unsigned encode_f16(float x) { return f16_from_float(x); }
 static unsigned encode_e4m3(float x) { return e4m3_from_float(x); }
+static unsigned encode_e5m6(float x) { return e5m6_from_float(x); }
 static unsigned encode_e2m1(float x) { return e2m1_from_float(x); }
 
 static const struct format formats[] = {
     {"bf16", 8, 7, 127, 0x7F7F, true, decode_bf16, encode_bf16},
     {"f16", 5, 10, 15, 0x7BFF, true, decode_f16, encode_f16},
     {"e4m3", 4, 3, 7, 0x7E, false, decode_e4m3, encode_e4m3},
+    {"e5m6", 5, 6, 15, 0x7BF, false, decode_e5m6, encode_e5m6},
     {"e2m1", 2, 1, 1, 7, false, decode_e2m1, encode_e2m1},
 };
 enum { FORMATS = sizeof formats / sizeof *formats };
@@ -158,7 +162,8 @@ static void test_nan(void **state) {
         assert_true(bf16_from_float(x) & 0x0040);
         assert_true(isnan(f16_to_float(f16_from_float(x))));
         assert_true(f16_from_float(x) & 0x0200);
-        assert_int_equal(e4m3_from_float(x) & 0x7F, 0x7F);
+        assert_int_equal(e4m3_from_float(x), signbit(x) ? 0xFF : 0x7F);
+        assert_int_equal(e5m6_from_float(x), signbit(x) ? 0xFFF : 0x7FF);
         assert_int_equal(e8m0_from_float_up(x), 0xFF);
         assert_int_equal(e2m1_from_float(x), 7);
     }
@@ -171,6 +176,14 @@ static void test_spot_values(void **state) {
     assert_true(e4m3_to_float(0x38) == 1.0f && e4m3_to_float(0x3C) == 1.5f && e4m3_to_float(0x7E) == 448.0f && e4m3_to_float(0xB8) == -1.0f);
     assert_int_equal(e4m3_from_float(464.0f), 0x7E);
     assert_int_equal(e4m3_from_float(-1e9f), 0xFE);
+    /* Section 11.1: ties, subnormals, saturation */
+    const float x[] = {1, -1, 0.3f, 1.0625f, 1.1875f, 0x1p-9f, 0x1p-10f, 3 * 0x1p-10f, 0x1p-6f, 240, 447, 448, 464, 465, INFINITY, -INFINITY, 0x1.000002p-10f, 0x1.fffffep-11f, -0.0f};
+    const uint8_t e4m3[] = {0x38, 0xB8, 0x2A, 0x38, 0x3A, 0x01, 0x00, 0x02, 0x08, 0x77, 0x7E, 0x7E, 0x7E, 0x7E, 0x7E, 0xFE, 0x01, 0x00, 0x80};
+    for (size_t i = 0; i < sizeof e4m3; i++) assert_int_equal(e4m3_from_float(x[i]), e4m3[i]);
+    assert_true(e5m6_to_float(0x3C0) == 1.0f && e5m6_to_float(0xBE0) == -1.5f && e5m6_to_float(0x001) == 0x1p-20f && e5m6_to_float(0x040) == 0x1p-14f && e5m6_to_float(0x7BF) == 65024.0f);
+    assert_int_equal(e5m6_from_float(65536.0f), 0x7BF);
+    assert_int_equal(e5m6_from_float(-INFINITY), 0xFBF);
+    assert_int_equal(e5m6_from_float(1 + 0x1p-7f), 0x3C0);
     assert_int_equal(f16_from_float(65504.0f), 0x7BFF);
     assert_int_equal(f16_from_float(65519.996f), 0x7BFF);
     assert_int_equal(f16_from_float(65520.0f), 0x7C00);
@@ -183,6 +196,29 @@ static void test_spot_values(void **state) {
     const float midpoints[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
     const float rounded[] = {0, 1, 1, 2, 2, 4, 4};
     for (int i = 0; i < 7; i++) assert_true(e2m1_to_float(e2m1_from_float(midpoints[i])) == rounded[i]);
+}
+
+/* What PyTorch's float8_e4m3fn makes of every code, every tie and their neighbours (test_e4m3_torch.py). */
+static void test_e4m3_of_pytorch(void **state) {
+    (void)state;
+    FILE *file = fopen("tests/base/data/e4m3.txt", "r");
+    assert_non_null(file);
+    char kind;
+    unsigned from, to;
+    int codes = 0, casts = 0;
+    while (fscanf(file, " %c %x %x", &kind, &from, &to) == 3) {
+        if (kind == 'd') {
+            codes++;
+            assert_int_equal(bits_from_float(e4m3_to_float((uint8_t)from)), to);
+            continue;
+        }
+        casts++;
+        const unsigned found = e4m3_from_float(float_from_bits(from));
+        if (found != to) fail_msg("%08x: found code %02x, PyTorch's is %02x", from, found, to);
+    }
+    fclose(file);
+    assert_int_equal(codes, 254);
+    assert_true(casts > 2 * 126 * 6);
 }
 
 static void test_e8m0(void **state) {
@@ -227,7 +263,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_codes), cmocka_unit_test(test_all_ties), cmocka_unit_test(test_ties_are_floats),
         cmocka_unit_test(test_sweep), cmocka_unit_test(test_nan), cmocka_unit_test(test_spot_values),
-        cmocka_unit_test(test_e8m0), cmocka_unit_test(test_dtypes),
+        cmocka_unit_test(test_e4m3_of_pytorch), cmocka_unit_test(test_e8m0), cmocka_unit_test(test_dtypes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

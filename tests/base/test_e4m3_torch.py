@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""tests/base/data/e4m3.txt, which test_number.c compares base/number.c with, is what PyTorch's float8_e4m3fn says. `--write` makes it anew.
+
+A line is `e BITS CODE`, a float and what it is cast to, or `d CODE BITS`, a code and its float, in hexadecimal. PyTorch does not saturate: magnitudes above 464 become NaN there, and have no line."""
+import os
+import struct
+import sys
+
+PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data", "e4m3.txt")
+
+
+def bits(x):
+    return struct.unpack("<I", struct.pack("<f", x))[0]
+
+
+def number(u):
+    return struct.unpack("<f", struct.pack("<I", u))[0]
+
+
+def lines(torch):
+    def cast(patterns):
+        x = torch.tensor([u - (1 << 32) if u >> 31 else u for u in patterns], dtype=torch.int32).view(torch.float32)
+        return x.to(torch.float8_e4m3fn).view(torch.uint8).tolist()
+
+    values = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).to(torch.float32).tolist()
+    for code, value in enumerate(values):
+        if value == value:   # a NaN's bits are nobody's business
+            yield f"d {code:02x} {bits(value):08x}"
+    patterns = [0x7FC00000, 0xFFC00000, bits(464.0), bits(463.99997)]
+    for low, high in zip(values[:126], values[1:127]):   # every code, every tie, and their neighbours
+        for at in (bits(low), bits((low + high) / 2)):
+            patterns += [u for u in (at - 1, at, at + 1) if u >= 0]
+    state = 1
+    for _ in range(300):   # anything: subnormal floats, all exponents up to 2^8
+        state = (state * 6364136223846793005 + 1442695040888963407) % (1 << 64)
+        patterns.append((state >> 33) % bits(464.0))
+    patterns += [u | 1 << 31 for u in patterns if not u >> 31]
+    for u, code in zip(patterns, cast(patterns)):
+        yield f"e {u:08x} {code:02x}"
+
+
+def main():
+    try:
+        import torch
+    except ImportError:
+        print("skipped: PyTorch is not installed\n0 passed, 0 failed")
+        return 0
+    text = "\n".join(lines(torch)) + "\n"
+    if sys.argv[1:] == ["--write"]:
+        with open(PATH, "w") as file:
+            file.write(text)
+        return 0
+    with open(PATH) as file:
+        same = file.read() == text
+    print("ok" if same else f"FAILED: {PATH} is not what this PyTorch says")
+    print("1 passed, 0 failed" if same else "0 passed, 1 failed")
+    return 0 if same else 1
+
+
+sys.exit(main())
