@@ -512,7 +512,7 @@ void cli_machine_close(struct cli_machine *machine) {
 }
 
 enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
-    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .expanded_prefill = machine->expanded_prefill };
+    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expanded_prefill = machine->expanded_prefill };
     enum status status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
     if (status || quiet) return status;
     for (int i = 0; i < (*model)->config.warning_count; i++) cli_warn("%s", (*model)->config.warnings[i]);

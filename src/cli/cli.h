@@ -141,6 +141,7 @@ struct cli_machine {
     int compute;           /* DTYPE_F32, DTYPE_BF16, or DTYPE_COUNT: not given, the checkpoint's own (or the training config's) */
     int cache;             /* the same of what sequences keep; DTYPE_COUNT: the compute type */
     bool expanded_prefill; /* model.h */
+    bool mtp;              /* open models with their MTP modules (inference); the command's to set */
     int64_t threads;       /* option --threads, 0: every processor */
     int compute_choice;    /* option --compute */
     bool takes_cache;      /* has the command an option --cache-type? */

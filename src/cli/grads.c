@@ -11,9 +11,11 @@
 static enum status write_gradients(const struct model *model, const struct objective *objective, const struct trainer_result *result, const char *path, struct error *error) {
     const struct { const char *name; double weight, value; } parts[] = {
         { "loss", 1, result->loss }, { "loss.main", 1, result->main },
+        { "loss.mtp", objective->weights.mtp, result->mtp },
         { "loss.balance_expert", objective->weights.balance_expert, objective->balance_expert },
         { "loss.balance_device", objective->weights.balance_device, objective->balance_device },
         { "loss.balance_communication", objective->weights.balance_communication, objective->balance_communication },
+        { "loss.balance_sequence", objective->weights.balance_sequence, objective->balance_sequence },
     };
     enum { PARTS = sizeof parts / sizeof *parts };
     float values[PARTS];
@@ -60,7 +62,7 @@ static enum status run(const struct door_request *request, struct cli_machine *m
 
 int command_grads(int argc, char **argv) {
     static const char about[] = "Computes the loss of some token arrays of one length and its gradient with respect to every parameter. Writes F32 tensors: `loss` [1] the weighted "
-                                "total, `loss.main` [1] the mean over all positions that have a next token, `loss.balance_expert` and so on [1] the unweighted parts that the settings give "
+                                "total, `loss.main` [1] the mean over all positions that have a next token, `loss.mtp`, `loss.balance_expert` and so on [1] the unweighted parts that the settings give "
                                 "a weight, and one gradient per parameter under the checkpoint's name.";
     static const char examples[] = "deepseek grads MODEL --tokens tokens.json -o grads.safetensors\n";
     return door_run(argc, argv, "grads", about, examples, false, run);

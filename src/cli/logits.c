@@ -9,7 +9,16 @@
 struct request {
     const char *folder, *tokens_path, *out_path;
     int64_t chunk;
-    bool quiet;
+    bool with_mtp, quiet;
+};
+
+/* The arrays with their sequences, and what is made of them. */
+struct work {
+    const struct cli_tokens *tokens;
+    struct feed *feeds;          /* [arrays] */
+    struct model *model;
+    float *logits;               /* [arrays, longest, vocabulary] */
+    float *mtp_logits;           /* [arrays, longest - 1, vocabulary]: at position i of token i + 2; NULL: not wanted */
 };
 
 struct watch { struct cli_progress progress; double done; };
@@ -20,11 +29,53 @@ static bool after_pass(void *context, int64_t rows) {
     return !cli_interrupted();
 }
 
-/* logits [B, T, V], rows past an array's end zero. */
-static enum status compute_logits(struct model *model, const struct cli_tokens *tokens, const struct request *request, float *logits, struct error *error) {
+/* The array whose sequence it is. */
+static int64_t array_of(const struct work *work, const struct sequence *sequence) {
+    int64_t b = 0;
+    while (work->feeds[b].sequence != sequence) b++;
+    return b;
+}
+
+/* Behind a pass of the trunk the first MTP module, over the same positions but those at the end of an array, which no token follows. */
+static void after_trunk(void *context, struct graph *graph, struct tensor *h, const struct batch *batch) {
+    const struct work *work = context;
+    const int64_t vocab = work->model->config.vocab_size, room = work->tokens->longest - 1;
+    int32_t *rows = arena_alloc(&graph->arena, (size_t)batch->rows * sizeof *rows), *ids = arena_alloc(&graph->arena, (size_t)batch->rows * sizeof *ids);
+    struct span *spans = arena_alloc(&graph->arena, (size_t)batch->span_count * sizeof *spans);
+    float **places = arena_alloc(&graph->arena, (size_t)batch->span_count * sizeof *places);
+    if (!rows || !ids || !spans || !places) {
+        graph->status = STATUS_NO_MEMORY;
+        return;
+    }
+    struct batch mtp = { .ids = ids, .spans = spans };
+    for (int s = 0; s < batch->span_count; s++) {
+        const struct span *span = &batch->spans[s];
+        const int64_t b = array_of(work, span->sequence), left = work->tokens->rows[b].length - 1 - span->position, count = span->count < left ? span->count : left;
+        if (count < 1) continue;
+        for (int64_t i = 0; i < count; i++) {
+            rows[mtp.rows + i] = (int32_t)(span->row + i);
+            ids[mtp.rows + i] = work->tokens->rows[b].ids[span->position + i + 1];
+        }
+        places[mtp.span_count] = work->mtp_logits + (b * room + span->position) * vocab;
+        spans[mtp.span_count++] = (struct span){ span->sequence, mtp.rows, count, span->position };
+        mtp.rows += count;
+    }
+    if (!mtp.rows) return;
+    struct tensor *module = model_forward_mtp(graph, work->model, 1, op_rows(graph, h, rows, mtp.rows), &mtp);
+    for (int s = 0; s < mtp.span_count && !graph->status; s++) {
+        for (int64_t i = 0; i < spans[s].count; i++) rows[i] = (int32_t)(spans[s].row + i);
+        op_logits(graph, module, work->model->head, rows, spans[s].count, places[s]);
+    }
+}
+
+/* Rows past an array's end stay zero. */
+static enum status compute_logits(struct work *work, const struct request *request, struct error *error) {
+    struct model *model = work->model;
+    const struct cli_tokens *tokens = work->tokens;
+    float *logits = work->logits;
     int64_t vocab = model->config.vocab_size, total = 0;
     struct engine *engine = NULL;
-    struct feed *feeds = calloc((size_t)tokens->count, sizeof *feeds);
+    struct feed *feeds = work->feeds = calloc((size_t)tokens->count, sizeof *feeds);
     enum status status = feeds ? engine_create(&engine, model, 0, error) : error_set(error, STATUS_NO_MEMORY, "no memory for %lld arrays", (long long)tokens->count);
     for (int64_t b = 0; b < tokens->count && !status; b++) {
         const struct cli_token_row *row = &tokens->rows[b];
@@ -37,6 +88,10 @@ static enum status compute_logits(struct model *model, const struct cli_tokens *
         cli_progress_begin(&watch.progress, "logits", "tokens", (double)total, request->quiet);
         engine->watch = after_pass;
         engine->watch_context = &watch;
+        if (work->mtp_logits) {
+            engine->forwarded = after_trunk;
+            engine->forwarded_context = work;
+        }
         status = engine_feed(engine, feeds, (int)tokens->count, request->chunk, error);
         cli_progress_end(&watch.progress);
     }
@@ -44,6 +99,19 @@ static enum status compute_logits(struct model *model, const struct cli_tokens *
     free(feeds);
     engine_destroy(engine);
     return status;
+}
+
+/* Zeros, as pages are. NULL: no memory. */
+static float *take_logits(int64_t arrays, int64_t length, int64_t vocab, uint64_t *bytes) {
+    const bool fits = checked_mul((uint64_t)arrays, (uint64_t)length, bytes) && checked_mul(*bytes, (uint64_t)vocab * sizeof(float), bytes) && *bytes < SIZE_MAX / 2;
+    return fits ? pages_alloc((size_t)*bytes) : NULL;
+}
+
+static enum status check_mtp(const struct request *request, const struct config *config, const struct cli_tokens *tokens, struct error *error) {
+    if (!request->with_mtp) return STATUS_OK;
+    if (config->num_nextn_predict_layers == 0) return error_set(error, STATUS_UNSUPPORTED, "--with-mtp: the model has no module of multi-token prediction (num_nextn_predict_layers 0)");
+    if (tokens->longest < 2) return error_set(error, STATUS_INVALID, "--with-mtp: %s: the arrays have one token, expected at least two: a module reads the next one", request->tokens_path);
+    return STATUS_OK;
 }
 
 static enum status run(const struct request *request, struct cli_machine *machine, struct error *error) {
@@ -56,6 +124,7 @@ static enum status run(const struct request *request, struct cli_machine *machin
     if (!status) {
         status = cli_machine_check(machine, &config, error);
         if (!status) status = cli_tokens_load(&tokens, request->tokens_path, config.vocab_size, error);
+        if (!status) status = check_mtp(request, &config, &tokens, error);
         config_release(&config);
     }
     arena_free(&arena);
@@ -63,20 +132,25 @@ static enum status run(const struct request *request, struct cli_machine *machin
 
     struct model *model = NULL;
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
-    float *logits = NULL;
-    uint64_t bytes = 0;
+    struct work work = { .tokens = &tokens, .model = model };
+    uint64_t bytes = 0, mtp_bytes = 0;
     if (!status) {
-        int64_t vocab = model->config.vocab_size;
-        bool fits = checked_mul((uint64_t)tokens.count, (uint64_t)tokens.longest, &bytes) && checked_mul(bytes, (uint64_t)vocab * sizeof *logits, &bytes) && bytes < SIZE_MAX / 2;
-        if (fits) logits = pages_alloc((size_t)bytes);
-        if (!logits) status = error_set(error, STATUS_NO_MEMORY, "no memory for logits [%lld, %lld, %lld] in fp32", (long long)tokens.count, (long long)tokens.longest, (long long)vocab);
+        const int64_t vocab = model->config.vocab_size;
+        work.logits = take_logits(tokens.count, tokens.longest, vocab, &bytes);
+        if (work.logits && request->with_mtp) work.mtp_logits = take_logits(tokens.count, tokens.longest - 1, vocab, &mtp_bytes);
+        if (!work.logits || (request->with_mtp && !work.mtp_logits))
+            status = error_set(error, STATUS_NO_MEMORY, "no memory for logits [%lld, %lld, %lld] in fp32%s", (long long)tokens.count, (long long)tokens.longest, (long long)vocab, request->with_mtp ? ", twice" : "");
     }
-    if (!status) status = compute_logits(model, &tokens, request, logits, error);
+    if (!status) status = compute_logits(&work, request, error);
     if (!status) {
-        const struct safetensors_source source = { .name = "logits", .dtype = DTYPE_F32, .rank = 3, .shape = { tokens.count, tokens.longest, model->config.vocab_size }, .data = logits };
-        status = safetensors_write(request->out_path, &source, 1, NULL, NULL, error);
+        const struct safetensors_source sources[] = {
+            { .name = "logits", .dtype = DTYPE_F32, .rank = 3, .shape = { tokens.count, tokens.longest, model->config.vocab_size }, .data = work.logits },
+            { .name = "mtp_logits", .dtype = DTYPE_F32, .rank = 3, .shape = { tokens.count, tokens.longest - 1, model->config.vocab_size }, .data = work.mtp_logits },
+        };
+        status = safetensors_write(request->out_path, sources, request->with_mtp ? 2 : 1, NULL, NULL, error);
     }
-    if (logits) pages_free(logits, (size_t)bytes);
+    if (work.logits) pages_free(work.logits, (size_t)bytes);
+    if (work.mtp_logits) pages_free(work.mtp_logits, (size_t)mtp_bytes);
     model_destroy(model);
     cli_tokens_free(&tokens);
     return status;
@@ -91,6 +165,7 @@ int command_logits(int argc, char **argv) {
         { "out", 'o', "FILE", CLI_STRING, &request.out_path, .required = true, .help = "the safetensors file to write" },
         { "chunk", 0, "K", CLI_INTEGER, &request.chunk, .minimum = 1, .maximum = 1 << 30, .fallback = "whole arrays",
           .help = "cut every array at multiples of K and feed the parts one after the other through the cache (1 is decoding); the bits stay the same, except with --prefill expanded" },
+        { "with-mtp", 0, NULL, CLI_FLAG, &request.with_mtp, .help = "also the logits of the first module of multi-token prediction: `mtp_logits` [arrays, longest - 1, vocabulary], at position i of token i + 2" },
         cli_compute_option(&machine, "fp32"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
@@ -113,6 +188,7 @@ int command_logits(int argc, char **argv) {
     struct error error;
     cli_catch_interrupts();
     enum status status = cli_machine_open(&machine, DTYPE_F32, &error);
+    machine.mtp = request.with_mtp;
     if (!status) status = run(&request, &machine, &error);
     cli_machine_close(&machine);
     return status ? cli_fail(&error) : CLI_DONE;

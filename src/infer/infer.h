@@ -13,6 +13,9 @@ struct engine {
     /* Called after each pass with the number of tokens it computed (may be NULL); false ends the feed with STATUS_INTERRUPTED. */
     bool (*watch)(void *context, int64_t rows);
     void *watch_context;
+    /* Called in each pass, behind its logits, while the trunk's output h is there (may be NULL). May compute more on the graph. */
+    void (*forwarded)(void *context, struct graph *graph, struct tensor *h, const struct batch *batch);
+    void *forwarded_context;
     int64_t planned_rows, planned_position, planned_logits;
     struct arena arena;          /* of one feed: used again and again, so that a token asks the system for no memory */
     /* of one pass */
