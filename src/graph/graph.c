@@ -13,6 +13,7 @@ void graph_reset(struct graph *graph) {
     graph->flops = 0;
     graph->compressed_bytes = graph->compressible_bytes = 0;
     graph->status = STATUS_OK;
+    graph->error.code = STATUS_OK;
 }
 
 void graph_destroy(struct graph *graph) {

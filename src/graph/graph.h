@@ -75,6 +75,7 @@ struct parameter {
     const struct parameter_view *views;
     int view_count;
     atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
+    bool absent;                /* of a routed expert that stays in the file: nothing of it is in memory but its scales, graph->experts has it brought */
 };
 
 /* The activations between products: BF16 in both BF16 and F8_E4M3. Views are multiplied and packed in it, too. */
@@ -139,8 +140,10 @@ struct graph {
     double flops;                /* of matrix products and attention, forward and backward, as run */
     /* Where products in F8_E4M3 add what their quantisation loses: of x and of W in y = W x, of dy in dx = W^T dy (not of dW's tiles); W where its fp32 values are there. NULL: nobody asks. It costs time. */
     struct fp8_report { struct fp8_counts x, w, dy; } *fp8;
+    struct expert_source *experts;   /* of experts whose parameters are absent (graph/experts.h) */
     size_t compressed_bytes, compressible_bytes;   /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
-    enum status status;          /* first failure (memory); later operations do nothing */
+    enum status status;          /* first failure (memory, or reading an expert); later operations do nothing */
+    struct error error;          /* what it was, where it was not memory; else its code is STATUS_OK */
 };
 
 void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory, enum dtype compute, bool recording, bool planning);
@@ -221,6 +224,8 @@ void op_route(struct graph *graph, struct tensor *z, const struct moe_gate *gate
 /* gate_up [tokens * top_k, 2 width] of x [tokens, hidden], rows sorted by expert: each row's products with its expert's two matrices. */
 struct expert { struct parameter *gate, *up, *down; };
 struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts);
+/* Tells graph->experts, where there is one, which experts the two operations will ask for: reading can begin. */
+void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts);
 /* y[t] = shared[t] + sum over the experts e of t of W_down,e (g silu(a) b); shared may be NULL. The backward computes the SwiGLU product again. */
 struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed, struct tensor *shared, const struct moe_gate *gate, const struct expert *experts);
 /* No output: adds the balance losses' gradient to the scores, where one has a weight, and reports. Sequence i is rows first[i]..first[i+1]; the report and `first` live as long as the pass. */

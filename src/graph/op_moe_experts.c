@@ -3,6 +3,7 @@
  *   x --gather--> [T K, d] --W_gate, W_up--> gate_up [T K, 2 fe] --g silu(a) b--> h --W_down--> [T K, d] --sum over the slots--> y [T, d]
  *
  * The weight g multiplies h, so that dg = sum dh silu(a) b needs no expert's output. Between forward and backward only gate_up is kept. Experts without rows cost nothing. */
+#include "graph/experts.h"
 #include "graph/weights.h"
 
 struct experts { struct moe_gate gate; const struct expert *experts; int64_t tokens; };
@@ -20,11 +21,12 @@ struct pass {
     int count;
     int64_t begin, end;           /* experts of the chunk */
     int64_t first, used;          /* its first row, and its rows; while planning: one chunk of all rows */
+    struct expert_walk walk;      /* of graph->experts, in a forward whose experts it brings; else its experts are NULL */
 };
 
 #define CHUNK_BYTES ((int64_t)2 << 20)   /* of rows as wide as the hidden state */
 
-static size_t list_bytes(const struct pass *pass) { return (size_t)(2 * pass->op->gate.experts) * (sizeof *pass->groups + sizeof *pass->products); }
+static size_t list_bytes(const struct pass *pass) { return (size_t)(2 * pass->op->gate.experts) * (sizeof *pass->groups + sizeof *pass->products + sizeof *pass->walk.states); }
 
 static int64_t wanted_rows(const struct pass *pass) { return CHUNK_BYTES / (int64_t)dtype_bytes(compute_activation(pass->compute), (size_t)pass->hidden); }
 
@@ -42,7 +44,19 @@ static struct pass pass_begin(struct graph *graph, const struct experts *op, con
     return pass;
 }
 
-static void pass_end(struct pass *pass) { scratch_give(pass->graph, pass->groups, list_bytes(pass)); }
+/* Where experts have to be brought: the forward asks for these parts of them. */
+static void pass_walk(struct pass *pass, unsigned parts) {
+    struct graph *graph = pass->graph;
+    if (!graph->experts || !graph_computes(graph) || !pass->op->experts[0].up->absent) return;
+    struct expert_state *states = (struct expert_state *)(void *)(pass->products + 2 * pass->op->gate.experts);
+    pass->walk = (struct expert_walk){.experts = pass->op->experts, .first = pass->routing.first, .count = pass->op->gate.experts, .parts = parts, .states = states, .error = &graph->error};
+    graph->experts->begin(graph->experts, &pass->walk);
+}
+
+static void pass_end(struct pass *pass) {
+    if (pass->walk.experts) pass->graph->experts->end(pass->graph->experts, &pass->walk);
+    scratch_give(pass->graph, pass->groups, list_bytes(pass));
+}
 
 /* The next chunk: as many experts as fit into CHUNK_BYTES, at least one; the first has begin = end = 0 before it. */
 static bool next_chunk(struct pass *pass) {
@@ -80,7 +94,7 @@ static void run_list(struct pass *pass, int64_t max_m, int64_t max_k, int produc
     pass->count = 0;
 }
 
-enum which { GATE, UP, DOWN };
+enum which { GATE = EXPERT_GATE, UP = EXPERT_UP, DOWN = EXPERT_DOWN };
 static struct parameter *matrix_of(const struct pass *pass, int64_t e, enum which which) {
     const struct expert *expert = &pass->op->experts[e];
     return which == GATE ? expert->gate : which == UP ? expert->up : expert->down;
@@ -91,13 +105,14 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
-        if (rows == 0) continue;
+        if (rows == 0 || (pass->walk.experts && pass->walk.states[e].state != EXPERT_TAKEN)) continue;
         struct matmul_product *products = pass->products + (ptrdiff_t)matrices * pass->count;
         struct operand to = *c;
         for (int i = 0; i < matrices; i++) {
             const struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i));
             products[i] = (struct matmul_product){.n = w->shape[side], .c = operand_row(&to, row), .c_stride = c->stride, .c_dtype = c->dtype, .accumulate = accumulate};
             stored_operand(w, side, &products[i]);
+            if (pass->walk.experts) products[i].unpacked.data = pass->graph->experts->data(pass->graph->experts, &pass->walk, e, (enum expert_part)((int)which + i));
             if (side == 0) count_weight(pass->graph, w);
             to.column += w->shape[side];
         }
@@ -132,6 +147,27 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
     }
 }
 
+/* The chunk's rows of c = rows of a times W^T, with the experts as they arrive where they have to be brought. */
+static void multiply_rows(struct pass *pass, const struct operand *a, int64_t max_m, int64_t k, enum which which, int matrices, const struct operand *c) {
+    struct graph *graph = pass->graph;
+    if (!pass->walk.experts) {
+        list_rows(pass, a, k, 0, which, matrices, c, false);
+        run_list(pass, max_m, k, matrices);
+        return;
+    }
+    const int64_t rows = pass->used;
+    while (graph_computes(graph)) {
+        const int64_t taken = graph->experts->take(graph->experts, &pass->walk, pass->end);
+        if (taken < 0) graph->status = graph->error.code;
+        if (taken <= 0) break;
+        list_rows(pass, a, k, 0, which, matrices, c, false);
+        run_list(pass, max_m, k, matrices);
+        graph->experts->give(graph->experts, &pass->walk);
+        pass->used = 0;   /* FLOPs are counted once for the chunk */
+    }
+    pass->used = rows;
+}
+
 /* The chunk's rows of x [tokens, hidden]. */
 static struct operand gather(struct pass *pass, void *to, const void *x, enum dtype dtype) {
     if (graph_computes(pass->graph))
@@ -147,10 +183,10 @@ static void up_forward(struct graph *graph, struct op *op) {
     const size_t gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.room * pass.hidden));
     void *gathered = scratch_take(graph, gathered_bytes);
     const struct operand c = {gate_up->data, gate_up->dtype, 2 * pass.width, 0, 0};
+    pass_walk(&pass, 1u << EXPERT_GATE | 1u << EXPERT_UP);
     while (next_chunk(&pass)) {
         const struct operand a = gather(&pass, gathered, x->data, x->dtype);
-        list_rows(&pass, &a, pass.hidden, 0, GATE, 2, &c, false);
-        run_list(&pass, x->rows, pass.hidden, 2);
+        multiply_rows(&pass, &a, x->rows, pass.hidden, GATE, 2, &c);
     }
     scratch_give(graph, gathered, gathered_bytes);
     pass_end(&pass);
@@ -189,6 +225,12 @@ static void up_backward(struct graph *graph, struct op *op) {
     pass_end(&pass);
 }
 
+void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts) {
+    if (!graph->experts || !graph_computes(graph) || !experts[0].up->absent) return;
+    const struct moe_routing routing = moe_routing_in(routed->routing->data, gate, routed->weights->rows);
+    graph->experts->announce(graph->experts, experts, routing.first, gate->experts);
+}
+
 static const struct op_kind up_kind = {.name = "experts_up", .forward = up_forward, .backward = up_backward, .reads_inputs = 3};
 
 struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts) {
@@ -212,12 +254,12 @@ static void down_forward(struct graph *graph, struct op *op) {
     const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)), h_bytes = row_bytes / 2 * (size_t)pass.room, sorted_bytes = dtype_bytes(y->dtype, (size_t)(pass.rows * pass.hidden));
     void *h = scratch_take(graph, h_bytes), *sorted = scratch_take(graph, sorted_bytes);   /* sorted: the experts' results, of all chunks: a token adds them up in the order of its slots */
     const struct operand c = {sorted, y->dtype, pass.hidden, 0, 0};
+    pass_walk(&pass, 1u << EXPERT_DOWN);
     while (next_chunk(&pass)) {
         const struct operand a = {h, gate_up->dtype, pass.width, 0, pass.first};
         if (graph_computes(graph))
             kernels->swiglu_forward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
-        list_rows(&pass, &a, pass.width, 0, DOWN, 1, &c, false);
-        run_list(&pass, y->rows, pass.width, 1);
+        multiply_rows(&pass, &a, y->rows, pass.width, DOWN, 1, &c);
     }
     if (graph_computes(graph))
         kernels->combine(graph->pool, y->data, shared ? shared->data : NULL, y->dtype, sorted, y->dtype, pass.routing.place, pass.op->gate.top_k, y->rows, pass.hidden);

@@ -173,7 +173,10 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     if (!engine->graph.status && (status = draft_keep(engine, piece_count, h, error))) return status;
     if (!engine->graph.status && engine->forwarded) engine->forwarded(engine->forwarded_context, &engine->graph, h, &batch);
     status = engine->graph.status;
+    const bool told = engine->graph.error.code != STATUS_OK;   /* an expert could not be read */
+    if (told && error) *error = engine->graph.error;
     graph_reset(&engine->graph);
+    if (told) return status;
     if (status) return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned", (long long)rows, engine->memory.capacity);
     model_pack_behind(engine->model, clock_seconds() - began);
     if ((status = draft_fill(engine, error))) return status;

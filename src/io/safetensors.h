@@ -43,6 +43,8 @@ int64_t safetensors_count(const struct safetensors *st);
 const struct safetensors_entry *safetensors_at(const struct safetensors *st, int64_t index);
 const struct safetensors_entry *safetensors_find(const struct safetensors *st, const char *name);   /* NULL when absent */
 const char *safetensors_shard_path(const struct safetensors *st, int shard);
+/* Where the tensor's bytes begin in its file. */
+uint64_t safetensors_offset(const struct safetensors *st, const struct safetensors_entry *entry);
 /* The value of a key of __metadata__ (first shard), or NULL. */
 const char *safetensors_metadata(const struct safetensors *st, const char *key);
 

@@ -746,6 +746,7 @@ void safetensors_close(struct safetensors *st) {
 int64_t safetensors_count(const struct safetensors *st) { return (int64_t)st->count; }
 const struct safetensors_entry *safetensors_at(const struct safetensors *st, int64_t index) { return &st->entries[index]; }
 const char *safetensors_shard_path(const struct safetensors *st, int shard) { return st->shards[shard].path; }
+uint64_t safetensors_offset(const struct safetensors *st, const struct safetensors_entry *entry) { return (uint64_t)(entry->data - st->shards[entry->shard].map.data); }
 int safetensors_warnings(const struct safetensors *st) { return st->warning_count; }
 const char *safetensors_warning(const struct safetensors *st, int index) { return st->warnings[index]; }
 

@@ -104,6 +104,7 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
     op_linear(graph, x, (struct parameter *[]){moe->router}, 1, &z);
     op_route(graph, z, &gate, drops ? &dropping : NULL, &routed);
     if (pass->objective && graph->status == STATUS_OK) balance(pass, layer, &gate, &routed);
+    op_experts_announce(graph, &routed, &gate, moe->experts);   /* the shared experts are computed meanwhile */
 
     if (moe->shared.gate) {
         struct tensor *gate_up[2];
@@ -117,5 +118,7 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
     if (gate_up) gate_up->compression = model_compression(pass->model, COMPRESS_E4M3);
     return op_experts_down(graph, gate_up, &routed, shared, &gate, moe->experts);
 }
+
+const struct expert *moe_experts(const struct layer *layer) { return layer->ffn == &ffn_moe_block ? ((const struct moe *)layer->ffn_weights)->experts : NULL; }
 
 const struct block ffn_moe_block = {.name = "moe", .declare = moe_declare, .forward = moe_forward};

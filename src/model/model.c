@@ -8,6 +8,7 @@
 #include "base/random.h"
 #include "graph/weights.h"
 #include "model/blocks.h"
+#include "model/expert_cache.h"
 #include "model/rope.h"
 
 static const struct block *const attention_blocks[] = {[ATTENTION_GQA] = &attention_gqa_block, [ATTENTION_MLA] = &attention_mla_block};
@@ -125,6 +126,7 @@ enum status model_create(struct model **out, struct config *config, const struct
 void model_destroy(struct model *model) {
     if (!model) return;
     for (int i = 0; i < 2; i++) pages_free(model->pages[i], model->page_bytes[i]);
+    expert_cache_destroy(model->expert_cache);
     safetensors_close(model->checkpoint);
     config_release(&model->config);
     arena_free(&model->arena);
@@ -165,7 +167,7 @@ size_t model_packed_bytes(const struct model *model, int sides) {
     size_t bytes = 0;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i])) bytes += packed_bytes(model, model->parameters[i], side, sides == 1);
+            if (model_multiplies(model, model->parameters[i]) && !model->parameters[i]->absent) bytes += packed_bytes(model, model->parameters[i], side, sides == 1);
     return bytes;
 }
 
@@ -178,7 +180,7 @@ enum status model_allocate_packed(struct model *model, int sides, struct error *
     model->page_bytes[1] = bytes;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i])) {
+            if (model_multiplies(model, model->parameters[i]) && !model->parameters[i]->absent) {
                 model->parameters[i]->packed[side] = at;
                 at += packed_bytes(model, model->parameters[i], side, views);
             }
@@ -358,6 +360,7 @@ static void fill_rope(void *context, int thread, int threads) {
 }
 
 bool model_prepare(struct forward *pass) {
+    pass->graph->experts = pass->model->expert_cache ? &pass->model->expert_cache->source : NULL;
     struct graph *graph = pass->graph;
     const int64_t rows = pass->batch->rows, dims = rope_dims(&pass->model->config);
     int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions), *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);

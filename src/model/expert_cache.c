@@ -1,0 +1,559 @@
+/* The cache of routed experts (expert_cache.h): slots, who uses them, and reads on their way. */
+#include "model/expert_cache.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/random.h"
+#include "base/reader.h"
+#include "model/block_scales.h"
+#include "model/blocks.h"
+
+/* An expert of the model: where its parts lie, and the slot that has it, or none. */
+struct place { struct reader_file *file; uint64_t offset; uint32_t bytes_before /* in the part's first block */, align /* of its numbers */; bool codes; };
+struct holding { struct place places[EXPERT_PARTS]; int32_t slot; };
+
+#define NONE (-1)
+#define NOT_A_NUMBER (-2)   /* beside READER_ENDED and errnos */
+#define ALL_PARTS ((1u << EXPERT_PARTS) - 1)
+
+/* One that is used by a walk (users > 0) or whose reads are on their way (loading) keeps its expert. */
+struct slot {
+    int32_t expert;                /* of the model: layer by layer; NONE: empty */
+    int32_t older, newer;          /* the list by last use */
+    int32_t users;
+    int32_t left[EXPERT_PARTS];    /* reads on their way */
+    unsigned ready, loading;       /* parts */
+    bool failed;                   /* a read; the slot is emptied when nobody has it any more */
+    uint64_t announced;            /* the last announcement that wants it */
+};
+
+struct layer_experts { const struct expert *experts; };
+
+struct cache {
+    struct expert_cache common;    /* first */
+    pthread_mutex_t mutex;         /* of everything below but what create has settled */
+    pthread_cond_t changed;        /* a part has arrived or could not be read, or a slot is free */
+    struct reader *reader;
+    struct reader_file *files;
+    int file_count, layer_count;
+    int64_t experts;               /* of a layer */
+    struct layer_experts *layers;
+    struct holding *holdings;      /* [layer_count, experts] */
+    size_t part_offset[EXPERT_PARTS], part_bytes[EXPERT_PARTS];   /* in a slot; bytes of the numbers */
+    int first_read[EXPERT_PARTS + 1];                             /* of a slot's records */
+    uint8_t *memory;
+    size_t memory_bytes, slot_bytes;
+    struct slot *slots;
+    struct reader_read *reads;     /* [slot_count, first_read[EXPERT_PARTS]] */
+    int32_t slot_count, oldest, newest;
+    uint64_t announcements;
+    struct expert_cache_counts counts;
+    struct error failure;          /* the last one */
+};
+
+static const struct parameter *part_of(const struct expert *expert, int part) { return part == EXPERT_GATE ? expert->gate : part == EXPERT_UP ? expert->up : expert->down; }
+
+/* ---- where everything is ---------------------------------------------------------------------------------------------------------- */
+
+static size_t whole_blocks(size_t bytes) { return (bytes + READER_BLOCK - 1) / READER_BLOCK * READER_BLOCK; }
+
+/* Room for a part: its numbers may begin anywhere in their first block. */
+static size_t part_room(size_t bytes) { return whole_blocks(bytes) + READER_BLOCK; }
+
+/* The largest bytes of each part, over the model. The number of layers with experts; *odd: a part of a type that products cannot read. */
+static int measure_parts(const struct model *model, size_t bytes[EXPERT_PARTS], const struct safetensors_entry **odd) {
+    int layers = 0;
+    memset(bytes, 0, EXPERT_PARTS * sizeof *bytes);
+    *odd = NULL;
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
+        const struct expert *experts = moe_experts(&model->layers[i]);
+        if (!experts) continue;
+        layers++;
+        for (int64_t e = 0; e < model->config.n_routed_experts; e++)
+            for (int part = 0; part < EXPERT_PARTS; part++) {
+                const struct safetensors_entry *entry = safetensors_find(model->checkpoint, part_of(&experts[e], part)->name);
+                if (entry->bytes > bytes[part]) bytes[part] = entry->bytes;
+                if (entry->dtype == DTYPE_F16) *odd = entry;
+            }
+    }
+    return layers;
+}
+
+static size_t slot_bytes_of(const size_t bytes[EXPERT_PARTS]) {
+    size_t sum = 0;
+    for (int part = 0; part < EXPERT_PARTS; part++) sum += part_room(bytes[part]);
+    return sum;
+}
+
+size_t expert_cache_slot_bytes(const struct model *model) {
+    size_t bytes[EXPERT_PARTS];
+    const struct safetensors_entry *odd;
+    return measure_parts(model, bytes, &odd) ? slot_bytes_of(bytes) : 0;
+}
+
+uint64_t expert_cache_automatic(const struct model *model, uint64_t available) {
+    size_t bytes[EXPERT_PARTS];
+    const struct safetensors_entry *odd;
+    const int layers = measure_parts(model, bytes, &odd);
+    const uint64_t all = model_packed_bytes(model, 1), kept = available / 8;
+    if (!layers || odd || all <= available - kept) return 0;
+    uint64_t routed = 0;
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
+        const struct expert *experts = moe_experts(&model->layers[i]);
+        for (int64_t e = 0; experts && e < model->config.n_routed_experts; e++)
+            for (int part = 0; part < EXPERT_PARTS; part++) {
+                const struct parameter *p = part_of(&experts[e], part);
+                routed += model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], parameter_packed_type(p));
+            }
+    }
+    const uint64_t resident = all > routed ? all - routed : 0, slot = slot_bytes_of(bytes), least = slot * (uint64_t)model->config.num_experts_per_tok, most = slot * (uint64_t)(layers * model->config.n_routed_experts);
+    const uint64_t left = resident + kept < available ? available - kept - resident : 0;
+    return left < least ? least : left > most ? most : left;   /* with too little for one token's experts of a layer it is tried all the same */
+}
+
+/* ---- the list by last use ------------------------------------------------------------------------------------------------------------ */
+
+static void leave_list(struct cache *cache, int32_t i) {
+    const struct slot *slot = &cache->slots[i];
+    *(slot->older == NONE ? &cache->oldest : &cache->slots[slot->older].newer) = slot->newer;
+    *(slot->newer == NONE ? &cache->newest : &cache->slots[slot->newer].older) = slot->older;
+}
+
+static void make_newest(struct cache *cache, int32_t i) {
+    leave_list(cache, i);
+    cache->slots[i].older = cache->newest;
+    cache->slots[i].newer = NONE;
+    *(cache->newest == NONE ? &cache->oldest : &cache->slots[cache->newest].newer) = i;
+    cache->newest = i;
+}
+
+static void make_oldest(struct cache *cache, int32_t i) {
+    leave_list(cache, i);
+    cache->slots[i].newer = cache->oldest;
+    cache->slots[i].older = NONE;
+    *(cache->oldest == NONE ? &cache->newest : &cache->slots[cache->oldest].older) = i;
+    cache->oldest = i;
+}
+
+/* ---- reads ----------------------------------------------------------------------------------------------------------------------------- */
+
+static uint8_t *part_memory(const struct cache *cache, int32_t slot, int part) { return cache->memory + (size_t)slot * cache->slot_bytes + cache->part_offset[part]; }
+
+static void empty(struct cache *cache, int32_t i) {
+    struct slot *slot = &cache->slots[i];
+    cache->holdings[slot->expert].slot = NONE;
+    slot->expert = NONE;
+    slot->ready = 0;
+    slot->failed = false;
+    make_oldest(cache, i);
+}
+
+static void forget_failed(struct cache *cache, int32_t i) {
+    const struct slot *slot = &cache->slots[i];
+    if (slot->failed && !slot->users && !slot->loading) empty(cache, i);
+}
+
+static void fail(struct cache *cache, const struct slot *slot, int part, const struct reader_read *read, int reason) {
+    const char *name = part_of(&cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts], part)->name;
+    char buffer[128];
+    if (reason == NOT_A_NUMBER) error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a code that is NaN, expected numbers", read->file->path, name);
+    else if (reason == READER_ENDED) error_set(&cache->failure, STATUS_IO, "%s: tensor %s: the file ended while it was read, it has become shorter since the model was opened", read->file->path, name);
+    else error_set(&cache->failure, STATUS_IO, "%s: tensor %s: cannot read: %s", read->file->path, name, strerror_r(reason, buffer, sizeof buffer));
+}
+
+/* On a thread of the reader. */
+static void piece_done(struct reader_read *read, int reason) {
+    struct cache *cache = read->context;
+    const int records = cache->first_read[EXPERT_PARTS];
+    const int64_t index = read - cache->reads;
+    const int32_t i = (int32_t)(index / records);
+    int part = 0;
+    while (index % records >= cache->first_read[part + 1]) part++;
+    struct slot *slot = &cache->slots[i];
+    const struct place *place = &cache->holdings[slot->expert].places[part];   /* a slot that is loading stays what it is */
+    if (!reason && place->codes) {
+        const size_t skipped = index % records == cache->first_read[part] ? place->bytes_before : 0;
+        if (block_codes_find_nan((const uint8_t *)read->to + skipped, (int64_t)(read->least - skipped)) >= 0) reason = NOT_A_NUMBER;
+    }
+    pthread_mutex_lock(&cache->mutex);
+    if (reason) {
+        fail(cache, slot, part, read, reason);
+        slot->failed = true;
+    } else {
+        cache->counts.bytes_read += read->bytes;
+    }
+    if (--slot->left[part] == 0) {
+        const uint32_t off = place->bytes_before % place->align;
+        uint8_t *at = part_memory(cache, i, part) + place->bytes_before;
+        if (off && !slot->failed) memmove(at - off, at, cache->part_bytes[part]);   /* an odd address in the file */
+        slot->loading &= ~(1u << part);
+        if (!slot->failed) slot->ready |= 1u << part;
+        forget_failed(cache, i);
+        pthread_cond_broadcast(&cache->changed);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+/* Pieces of a part begin at multiples of READER_PIECE from its first block. */
+static int pieces_of(const struct place *place, size_t bytes) { return (int)((whole_blocks(place->bytes_before + bytes) + READER_PIECE - 1) / READER_PIECE); }
+
+static void load(struct cache *cache, int32_t i, unsigned parts) {
+    struct slot *slot = &cache->slots[i];
+    for (int part = 0; part < EXPERT_PARTS; part++) {
+        if (!(parts & ~slot->ready & ~slot->loading & 1u << part)) continue;
+        const struct place *place = &cache->holdings[slot->expert].places[part];
+        const size_t wanted = place->bytes_before + cache->part_bytes[part], bytes = whole_blocks(wanted);
+        struct reader_read *reads = cache->reads + (ptrdiff_t)i * cache->first_read[EXPERT_PARTS] + cache->first_read[part];
+        const int pieces = pieces_of(place, cache->part_bytes[part]);
+        slot->loading |= 1u << part;
+        slot->left[part] = pieces;
+        for (int piece = 0; piece < pieces; piece++) {
+            const size_t begin = (size_t)piece * READER_PIECE, end = begin + READER_PIECE;
+            reads[piece] = (struct reader_read){
+                .file = place->file, .offset = place->offset - place->bytes_before + begin, .bytes = (end < bytes ? end : bytes) - begin, .least = (end < wanted ? end : wanted) - begin,
+                .to = part_memory(cache, i, part) + begin, .done = piece_done, .context = cache,
+            };
+            reader_submit(cache->reader, &reads[piece]);
+        }
+    }
+}
+
+/* ---- walks ----------------------------------------------------------------------------------------------------------------------------- */
+
+/* A slot for an expert that has none: the one used least recently, unless this announcement has asked for it. NONE: all are in use. */
+static int32_t place_expert(struct cache *cache, int32_t expert, uint64_t announcement) {
+    int32_t i = cache->oldest;
+    while (i != NONE && (cache->slots[i].users || cache->slots[i].loading || (announcement && cache->slots[i].announced == announcement))) i = cache->slots[i].newer;
+    if (i == NONE) return NONE;
+    struct slot *slot = &cache->slots[i];
+    if (slot->expert != NONE) cache->holdings[slot->expert].slot = NONE;
+    slot->expert = expert;
+    slot->ready = 0;
+    cache->holdings[expert].slot = i;
+    make_newest(cache, i);
+    return i;
+}
+
+static int32_t first_of_layer(const struct cache *cache, const struct expert *experts) {
+    int layer = 0;
+    while (cache->layers[layer].experts != experts) layer++;
+    return (int32_t)(layer * cache->experts);
+}
+
+static int64_t with_rows(const int32_t *first, int64_t count) {
+    int64_t wanted = 0;
+    for (int64_t e = 0; e < count; e++) wanted += first[e] < first[e + 1];
+    return wanted;
+}
+
+/* Parts that are brought for one that is needed: the whole expert, unless it would have to go before its other parts are used. */
+static unsigned brought(const struct cache *cache, int64_t wanted, unsigned parts) { return wanted <= cache->slot_count ? ALL_PARTS : parts; }
+
+static void announce(struct expert_source *source, const struct expert *experts, const int32_t *first, int64_t count) {
+    struct cache *cache = (struct cache *)source;
+    const int32_t base = first_of_layer(cache, experts);
+    const int64_t wanted = with_rows(first, count);
+    const unsigned up = 1u << EXPERT_GATE | 1u << EXPERT_UP, all = brought(cache, wanted, up);
+    pthread_mutex_lock(&cache->mutex);
+    const uint64_t announcement = ++cache->announcements;
+    for (int64_t e = 0; e < count; e++) {
+        const int32_t i = cache->holdings[base + e].slot;
+        if (first[e] == first[e + 1] || i == NONE) continue;
+        make_newest(cache, i);
+        cache->slots[i].announced = announcement;
+        cache->counts.found++;
+    }
+    cache->counts.asked += wanted;
+    for (int64_t e = 0; e < count; e++) {
+        if (first[e] == first[e + 1]) continue;
+        int32_t i = cache->holdings[base + e].slot;
+        if (i == NONE && (i = place_expert(cache, (int32_t)(base + e), announcement)) == NONE) break;
+        cache->slots[i].announced = announcement;
+        if (!cache->slots[i].failed) load(cache, i, up);
+    }
+    for (int64_t e = 0; e < count && all != up; e++) {   /* what is multiplied last is read last */
+        const int32_t i = cache->holdings[base + e].slot;
+        if (first[e] < first[e + 1] && i != NONE && !cache->slots[i].failed) load(cache, i, all);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+static bool reserve(struct cache *cache, struct expert_walk *walk, int64_t e) {
+    const int32_t expert = (int32_t)(first_of_layer(cache, walk->experts) + e);
+    int32_t i = cache->holdings[expert].slot;
+    if (i == NONE && (i = place_expert(cache, expert, 0)) == NONE) return false;
+    cache->slots[i].users++;
+    if (!cache->slots[i].failed) load(cache, i, walk->brought);
+    walk->states[e] = (struct expert_state){i, EXPERT_RESERVED};
+    return true;
+}
+
+static void release(struct cache *cache, struct expert_walk *walk, int64_t e, int state) {
+    const int32_t i = walk->states[e].slot;
+    walk->states[e] = (struct expert_state){NONE, state};
+    if (--cache->slots[i].users > 0) return;
+    make_newest(cache, i);
+    forget_failed(cache, i);
+    pthread_cond_broadcast(&cache->changed);
+}
+
+static void begin(struct expert_source *source, struct expert_walk *walk) {
+    struct cache *cache = (struct cache *)source;
+    const int32_t base = first_of_layer(cache, walk->experts);
+    walk->done = 0;
+    walk->brought = brought(cache, with_rows(walk->first, walk->count), walk->parts);
+    pthread_mutex_lock(&cache->mutex);
+    for (int64_t e = 0; e < walk->count; e++) {   /* what is there stays there */
+        walk->states[e] = (struct expert_state){NONE, walk->first[e] < walk->first[e + 1] ? EXPERT_WANTED : EXPERT_LEFT_OUT};
+        if (walk->states[e].state == EXPERT_WANTED && cache->holdings[base + e].slot != NONE) reserve(cache, walk, e);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+/* Walks that wait hold nothing they are not waiting for: of several on one small cache one always goes on. */
+static bool give_up_one(struct cache *cache, struct expert_walk *walk, int64_t end) {
+    for (int64_t e = walk->count; e-- > end;) {
+        if (walk->states[e].state != EXPERT_RESERVED) continue;
+        release(cache, walk, e, EXPERT_WANTED);
+        return true;
+    }
+    return false;
+}
+
+static int64_t take(struct expert_source *source, struct expert_walk *walk, int64_t end) {
+    struct cache *cache = (struct cache *)source;
+    int64_t taken = 0;
+    pthread_mutex_lock(&cache->mutex);
+    for (bool left = true; left;) {
+        for (int64_t e = walk->done; e < walk->count; e++)
+            if (walk->states[e].state == EXPERT_WANTED && !reserve(cache, walk, e)) break;
+        bool reserved = left = false;
+        for (int64_t e = walk->done; e < end && taken >= 0; e++) {
+            struct expert_state *state = &walk->states[e];
+            left = left || state->state == EXPERT_WANTED || state->state == EXPERT_RESERVED;
+            if (state->state != EXPERT_RESERVED) continue;
+            const struct slot *slot = &cache->slots[state->slot];
+            reserved = true;
+            if (slot->failed) {
+                if (walk->error) *walk->error = cache->failure;
+                taken = -1;
+            } else if ((slot->ready & walk->parts) == walk->parts) {
+                state->state = EXPERT_TAKEN;
+                taken++;
+            }
+        }
+        if (taken) break;
+        if (left && (reserved || !give_up_one(cache, walk, end))) pthread_cond_wait(&cache->changed, &cache->mutex);
+    }
+    pthread_mutex_unlock(&cache->mutex);
+    return taken;
+}
+
+static const void *data(struct expert_source *source, const struct expert_walk *walk, int64_t expert, enum expert_part part) {
+    const struct cache *cache = (const struct cache *)source;
+    const int32_t slot = walk->states[expert].slot;
+    const struct place *place = &cache->holdings[first_of_layer(cache, walk->experts) + expert].places[part];
+    return part_memory(cache, slot, part) + place->bytes_before / place->align * place->align;
+}
+
+static void give(struct expert_source *source, struct expert_walk *walk) {
+    struct cache *cache = (struct cache *)source;
+    pthread_mutex_lock(&cache->mutex);
+    for (int64_t e = walk->done; e < walk->count; e++)
+        if (walk->states[e].state == EXPERT_TAKEN) release(cache, walk, e, EXPERT_LEFT_OUT);
+    while (walk->done < walk->count && walk->states[walk->done].state == EXPERT_LEFT_OUT) walk->done++;
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+static void end_walk(struct expert_source *source, struct expert_walk *walk) {
+    struct cache *cache = (struct cache *)source;
+    pthread_mutex_lock(&cache->mutex);
+    for (int64_t e = 0; e < walk->count; e++)
+        if (walk->states[e].state == EXPERT_RESERVED || walk->states[e].state == EXPERT_TAKEN) release(cache, walk, e, EXPERT_LEFT_OUT);
+    pthread_mutex_unlock(&cache->mutex);
+}
+
+/* ---- making and measuring ---------------------------------------------------------------------------------------------------------------- */
+
+static enum status no_memory(const struct cache *cache, struct error *error) {
+    return error_set(error, STATUS_NO_MEMORY, "a cache of experts of %.2f GB: the system has no more memory", (double)cache->memory_bytes / 1e9);
+}
+
+static enum status find_places(struct cache *cache, struct model *model, struct error *error) {
+    cache->layers = calloc((size_t)cache->layer_count, sizeof *cache->layers);
+    cache->holdings = calloc((size_t)(cache->layer_count * cache->experts), sizeof *cache->holdings);
+    int shards = 0, layer = 0;
+    for (int64_t i = 0; i < safetensors_count(model->checkpoint); i++)
+        if (safetensors_at(model->checkpoint, i)->shard >= shards) shards = safetensors_at(model->checkpoint, i)->shard + 1;
+    cache->files = calloc((size_t)shards, sizeof *cache->files);
+    if (!cache->layers || !cache->holdings || !cache->files) return no_memory(cache, error);
+    for (; cache->file_count < shards; cache->file_count++) {
+        const enum status status = reader_file_open(&cache->files[cache->file_count], safetensors_shard_path(model->checkpoint, cache->file_count), error);
+        if (status) return status;
+    }
+    for (int64_t i = 0; i < config_layers(&model->config); i++) {
+        const struct expert *experts = moe_experts(&model->layers[i]);
+        if (!experts) continue;
+        for (int64_t e = 0; e < cache->experts; e++) {
+            struct holding *holding = &cache->holdings[layer * cache->experts + e];
+            holding->slot = NONE;
+            for (int part = 0; part < EXPERT_PARTS; part++) {
+                struct parameter *p = part == EXPERT_GATE ? experts[e].gate : part == EXPERT_UP ? experts[e].up : experts[e].down;
+                const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
+                const uint64_t offset = safetensors_offset(model->checkpoint, entry);
+                holding->places[part] = (struct place){&cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK), (uint32_t)dtype_bytes(entry->dtype, 1), entry->dtype == DTYPE_F8_E4M3};
+                if (entry->bytes != cache->part_bytes[part])   /* an expert's matrices may differ in type, the experts may not */
+                    return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s has %llu bytes and another expert's has %zu: a cache of experts needs experts of one type", safetensors_shard_path(model->checkpoint, entry->shard), p->name,
+                                     (unsigned long long)entry->bytes, cache->part_bytes[part]);
+                p->absent = true;
+            }
+        }
+        cache->layers[layer++].experts = experts;
+    }
+    return STATUS_OK;
+}
+
+enum status expert_cache_create(struct expert_cache **out, struct model *model, uint64_t bytes, struct error *error) {
+    size_t part_bytes[EXPERT_PARTS];
+    const struct safetensors_entry *odd;
+    const int layers = measure_parts(model, part_bytes, &odd);
+    const size_t slot_bytes = layers ? slot_bytes_of(part_bytes) : 0;
+    if (!layers) return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts", model->config.model_type);
+    if (bytes < slot_bytes)
+        return error_set(error, STATUS_INVALID, "--expert-cache: found %llu bytes, expected at least %zu, room for one expert of this model", (unsigned long long)bytes, slot_bytes);
+    if (odd) return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected F32, BF16 or FP8: a cache of experts multiplies by them as they are stored", safetensors_shard_path(model->checkpoint, odd->shard), odd->name, dtype_name(odd->dtype));
+    struct cache *cache = calloc(1, sizeof *cache);
+    if (!cache) return error_set(error, STATUS_NO_MEMORY, "no memory for a cache of experts");
+    pthread_mutex_init(&cache->mutex, NULL);
+    pthread_cond_init(&cache->changed, NULL);
+    cache->common.source = (struct expert_source){.announce = announce, .begin = begin, .take = take, .data = data, .give = give, .end = end_walk};
+    cache->layer_count = layers;
+    cache->experts = model->config.n_routed_experts;
+    cache->slot_bytes = slot_bytes;
+    for (int part = 0; part < EXPERT_PARTS; part++) {
+        cache->part_bytes[part] = part_bytes[part];
+        if (part) cache->part_offset[part] = cache->part_offset[part - 1] + part_room(part_bytes[part - 1]);
+        cache->first_read[part + 1] = cache->first_read[part] + (int)((part_room(part_bytes[part]) + READER_PIECE - 1) / READER_PIECE);
+    }
+    const uint64_t most = (uint64_t)layers * (uint64_t)cache->experts, slots = bytes / slot_bytes;
+    cache->slot_count = (int32_t)(slots < most ? slots : most);
+    cache->memory_bytes = (size_t)cache->slot_count * slot_bytes;
+    cache->memory = pages_alloc(cache->memory_bytes);
+    cache->slots = calloc((size_t)cache->slot_count, sizeof *cache->slots);
+    cache->reads = calloc((size_t)cache->slot_count * (size_t)cache->first_read[EXPERT_PARTS], sizeof *cache->reads);
+    enum status status = cache->memory && cache->slots && cache->reads ? STATUS_OK : no_memory(cache, error);
+    if (!status) status = find_places(cache, model, error);
+    if (!status) status = reader_create(&cache->reader, READER_DEPTH, error);
+    if (status) {
+        expert_cache_destroy(&cache->common);
+        return status;
+    }
+    for (int32_t i = 0; i < cache->slot_count; i++) cache->slots[i] = (struct slot){.expert = NONE, .older = i - 1, .newer = i + 1 < cache->slot_count ? i + 1 : NONE};
+    cache->oldest = 0;
+    cache->newest = cache->slot_count - 1;
+    *out = &cache->common;
+    return STATUS_OK;
+}
+
+void expert_cache_destroy(struct expert_cache *common) {
+    if (!common) return;
+    struct cache *cache = (struct cache *)common;
+    reader_destroy(cache->reader);
+    for (int i = 0; i < cache->file_count; i++) reader_file_close(&cache->files[i]);
+    pthread_cond_destroy(&cache->changed);
+    pthread_mutex_destroy(&cache->mutex);
+    pages_free(cache->memory, cache->memory_bytes);
+    free(cache->files);
+    free(cache->layers);
+    free(cache->holdings);
+    free(cache->slots);
+    free(cache->reads);
+    free(cache);
+}
+
+struct expert_cache_counts expert_cache_counts(struct expert_cache *common) {
+    struct cache *cache = (struct cache *)common;
+    pthread_mutex_lock(&cache->mutex);
+    const struct expert_cache_counts counts = cache->counts;
+    pthread_mutex_unlock(&cache->mutex);
+    return counts;
+}
+
+int64_t expert_cache_slots(const struct expert_cache *common) { return ((const struct cache *)common)->slot_count; }
+
+/* ---- the disk's speed ------------------------------------------------------------------------------------------------------------------- */
+
+#define MEASURED_READS (2 * READER_DEPTH)   /* asked for at once: none of the reading threads waits */
+
+struct measurement {
+    pthread_mutex_t mutex;
+    pthread_cond_t ended;
+    struct cache *cache;
+    struct reader_read reads[MEASURED_READS];
+    double until;
+    int64_t expert, part, piece;   /* the next one */
+    uint64_t drawn;                /* experts so far */
+    double bytes;
+    int running, reason;
+};
+
+/* The next piece of the experts that are drawn. */
+static void measure_next(struct measurement *m, struct reader_read *read) {
+    const struct cache *cache = m->cache;
+    const struct place *place = &cache->holdings[m->expert].places[m->part];
+    const size_t begin_at = (size_t)m->piece * READER_PIECE, bytes = whole_blocks(place->bytes_before + cache->part_bytes[m->part]);
+    read->file = place->file;
+    read->offset = place->offset - place->bytes_before + begin_at;
+    read->bytes = bytes - begin_at < READER_PIECE ? bytes - begin_at : READER_PIECE;
+    read->least = 1;
+    if (++m->piece == pieces_of(place, cache->part_bytes[m->part])) m->piece = 0, m->part++;
+    if (m->part == EXPERT_PARTS) {
+        m->part = 0;
+        m->expert = (int64_t)random_below(4, 0, m->drawn++, (uint64_t)(cache->layer_count * cache->experts));
+    }
+    reader_submit(cache->reader, read);
+}
+
+static void measured(struct reader_read *read, int reason) {
+    struct measurement *m = read->context;
+    pthread_mutex_lock(&m->mutex);
+    if (reason) m->reason = reason;
+    m->bytes += (double)read->bytes;
+    if (!m->reason && clock_seconds() < m->until) measure_next(m, read);
+    else if (--m->running == 0) pthread_cond_signal(&m->ended);
+    pthread_mutex_unlock(&m->mutex);
+}
+
+enum status expert_cache_measure(struct expert_cache *common, double seconds, double *speed, struct error *error) {
+    struct cache *cache = (struct cache *)common;
+    uint8_t *memory = pages_alloc(MEASURED_READS * READER_PIECE);
+    struct measurement *m = calloc(1, sizeof *m);
+    enum status status = memory && m ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory to measure the disk");
+    if (!status) {
+        memset(memory, 0, MEASURED_READS * READER_PIECE);
+        pthread_mutex_init(&m->mutex, NULL);
+        pthread_cond_init(&m->ended, NULL);
+        m->cache = cache;
+        for (int i = 0; i < cache->file_count; i++) reader_file_drop(&cache->files[i]);
+        const double began = clock_seconds();
+        m->until = began + seconds;
+        pthread_mutex_lock(&m->mutex);
+        m->running = MEASURED_READS;
+        for (int i = 0; i < MEASURED_READS; i++) {
+            m->reads[i] = (struct reader_read){.to = memory + (size_t)i * READER_PIECE, .done = measured, .context = m};
+            measure_next(m, &m->reads[i]);
+        }
+        while (m->running) pthread_cond_wait(&m->ended, &m->mutex);
+        pthread_mutex_unlock(&m->mutex);
+        *speed = m->bytes / (clock_seconds() - began);
+        if (m->reason) status = error_set(error, STATUS_IO, "cannot read the experts to measure the disk");
+        pthread_cond_destroy(&m->ended);
+        pthread_mutex_destroy(&m->mutex);
+    }
+    pages_free(memory, MEASURED_READS * READER_PIECE);
+    free(m);
+    return status;
+}
