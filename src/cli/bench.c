@@ -91,6 +91,10 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         status = error_set(error, STATUS_INVALID, "%s: vocab_size is left to the tokenizer, expected a number: bench a copy of the config that has \"vocab_size\": N", path);
         config_release(&config);
     }
+    if (!status && machine->expert_cache) {
+        status = error_set(error, STATUS_INVALID, "--expert-cache: %s has no weights that could stay in a file, expected a model folder", path);
+        config_release(&config);
+    }
     if (!status && (status = cli_machine_check(machine, &config, error))) config_release(&config);
     if (status) {
         arena_free(&arena);
@@ -460,6 +464,7 @@ int command_bench(int argc, char **argv) {
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
+        cli_expert_cache_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

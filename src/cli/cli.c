@@ -193,6 +193,29 @@ bool cli_parse_number(const char *what, const char *text, double minimum, double
     return false;
 }
 
+bool cli_parse_size(const char *what, const char *text, double maximum, double *bytes, struct error *error) {
+    size_t length = strlen(text);
+    double base = 1024, factor = 1;
+    char number[64];
+    if (length > 1 && text[length - 1] == 'B' && strchr("KMG", text[length - 2])) base = 1000, length--;
+    const char *unit = length > 1 ? strchr("KMG", text[length - 1]) : NULL;
+    if (unit) {
+        length--;
+        for (const char *u = "KMG"; u[0]; u++) {
+            factor *= base;
+            if (*u == *unit) break;
+        }
+    }
+    snprintf(number, sizeof number, "%.*s", (int)(length < sizeof number ? length : sizeof number - 1), text);
+    struct error ignored;
+    if (!cli_parse_number(what, number, 1, maximum, bytes, &ignored) || *bytes * factor > maximum) {
+        error_set(error, STATUS_INVALID, "%s: found `%s`, expected a size from 1 to %g such as 500000, 64K, 10M, 1.5G (1024 each) or 10MB (1000 each)", what, text, maximum);
+        return false;
+    }
+    *bytes *= factor;
+    return true;
+}
+
 static bool parse_integers(const struct cli_option *option, const char *what, const char *text, struct error *error) {
     struct cli_integers *list = option->value;
     int count = 1;
@@ -484,7 +507,15 @@ struct cli_option cli_prefill_option(struct cli_machine *machine) {
                                         "expanded: less work for long prompts, but equal only to rounding, and other bits for other cuts" };
 }
 
+struct cli_option cli_expert_cache_option(struct cli_machine *machine) {
+    return (struct cli_option){ "expert-cache", 0, "SIZE", CLI_STRING, &machine->expert_cache_text, .fallback = "none where the weights fit into memory, else most of it",
+                                .help = "leave routed experts in the file, and read them into a cache of this size (as in 8G, 500M) when tokens are sent to them. No result depends on it" };
+}
+
 enum status cli_machine_check(const struct cli_machine *machine, const struct config *config, struct error *error) {
+    bool routed = false;
+    for (int64_t i = 0; i < config->num_hidden_layers; i++) routed = routed || config->layers[i].ffn == FFN_MOE;
+    if (machine->expert_cache && !routed) return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts", config->model_type);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
         if (config->layers[i].attention == ATTENTION_MLA) continue;
         if (machine->cache == DTYPE_F8_E4M3)
@@ -500,6 +531,9 @@ enum status cli_machine_open(struct cli_machine *machine, int fallback, struct e
     machine->compute = machine->compute_choice == CHOICE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
     machine->cache = machine->takes_cache && machine->cache_choice != CHOICE_NOT_GIVEN ? cache_types[machine->cache_choice] : DTYPE_COUNT;
     machine->expanded_prefill = machine->prefill_choice == PREFILL_EXPANDED;
+    double bytes;
+    if (machine->expert_cache_text && !cli_parse_size("--expert-cache", machine->expert_cache_text, 1e15, &bytes, error)) return STATUS_INVALID;
+    machine->expert_cache = machine->expert_cache_text ? (uint64_t)bytes : 0;
     enum status status = isa_select(&machine->isa, error);
     if (status) return status;
     machine->kernels = kernels_for(machine->isa);
@@ -512,7 +546,7 @@ void cli_machine_close(struct cli_machine *machine) {
 }
 
 enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
-    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expanded_prefill = machine->expanded_prefill };
+    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expert_cache = machine->expert_cache, .expanded_prefill = machine->expanded_prefill };
     enum status status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
     if (status || quiet) return status;
     for (int i = 0; i < (*model)->config.warning_count; i++) cli_warn("%s", (*model)->config.warnings[i]);

@@ -112,6 +112,8 @@ void cli_put_wrapped(FILE *stream, const char *text, int column, int indent, int
 /* Strict numbers: the whole text, no blanks, in range. False, with a message about `what`, otherwise. */
 bool cli_parse_integer(const char *what, const char *text, double minimum, double maximum, int64_t *value, struct error *error);
 bool cli_parse_number(const char *what, const char *text, double minimum, double maximum, double *value, struct error *error);
+/* "300", "64K", "10M", "1.5G" in powers of 1024; with B behind (KB, MB, GB) in powers of 1000. From 1 to `maximum` bytes. */
+bool cli_parse_size(const char *what, const char *text, double maximum, double *bytes, struct error *error);
 
 /* ---- messages --------------------------------------------------------------------------------------------------------------- */
 
@@ -147,6 +149,8 @@ struct cli_machine {
     bool takes_cache;      /* has the command an option --cache-type? */
     int cache_choice;      /* it */
     int prefill_choice;    /* option --prefill */
+    const char *expert_cache_text;   /* option --expert-cache */
+    uint64_t expert_cache; /* its bytes; 0: not given */
 };
 
 struct cli_option cli_threads_option(struct cli_machine *machine);
@@ -154,6 +158,7 @@ struct cli_option cli_threads_option(struct cli_machine *machine);
 struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback);
 struct cli_option cli_cache_option(struct cli_machine *machine);
 struct cli_option cli_prefill_option(struct cli_machine *machine);
+struct cli_option cli_expert_cache_option(struct cli_machine *machine);
 /* After cli_parse. `fallback`: machine->compute where --compute was not given. */
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error);
 void cli_machine_close(struct cli_machine *machine);

@@ -111,30 +111,6 @@ static enum status write_stories(const struct story_request *request, double byt
     return status;
 }
 
-/* "300", "64K", "10M", "1.5G" in powers of 1024; with B behind (KB, MB, GB) in powers of 1000. */
-static bool parse_size(const char *text, double *bytes, struct error *error) {
-    size_t length = strlen(text);
-    double base = 1024, factor = 1;
-    char number[64];
-    if (length > 1 && text[length - 1] == 'B' && strchr("KMG", text[length - 2])) base = 1000, length--;
-    const char *unit = length > 1 ? strchr("KMG", text[length - 1]) : NULL;
-    if (unit) {
-        length--;
-        for (const char *u = "KMG"; u[0]; u++) {
-            factor *= base;
-            if (*u == *unit) break;
-        }
-    }
-    snprintf(number, sizeof number, "%.*s", (int)(length < sizeof number ? length : sizeof number - 1), text);
-    struct error ignored;
-    if (!cli_parse_number("--bytes", number, 1, 1e15, bytes, &ignored) || *bytes * factor > 1e15) {
-        error_set(error, STATUS_INVALID, "--bytes: found `%s`, expected a size from 1 to 1e15 such as 500000, 64K, 10M, 1.5G (1024 each) or 10MB (1000 each)", text);
-        return false;
-    }
-    *bytes *= factor;
-    return true;
-}
-
 static int command_stories(int argc, char **argv) {
     static const char *const formats[] = { "text", "jsonl", NULL };
     struct cli_machine machine = { 0 };
@@ -166,7 +142,7 @@ static int command_stories(int argc, char **argv) {
     double bytes = 0;
     if (request.bytes && request.count) return cli_wrong("--count and --bytes exclude each other");
     if (!request.count) request.count = 10;
-    if (request.bytes && !parse_size(request.bytes, &bytes, &error)) return cli_wrong("%s", error.message);
+    if (request.bytes && !cli_parse_size("--bytes", request.bytes, 1e15, &bytes, &error)) return cli_wrong("%s", error.message);
     cli_catch_interrupts();
     struct pool *pool = NULL;
     struct sink sink;

@@ -297,6 +297,7 @@ int command_eval(int argc, char **argv) {
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
+        cli_expert_cache_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

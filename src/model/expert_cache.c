@@ -421,9 +421,9 @@ enum status expert_cache_create(struct expert_cache **out, struct model *model, 
     const struct safetensors_entry *odd;
     const int layers = measure_parts(model, part_bytes, &odd);
     const size_t slot_bytes = layers ? slot_bytes_of(part_bytes) : 0;
-    if (!layers) return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts", model->config.model_type);
+    if (!layers) return error_set(error, STATUS_INVALID, "a cache of experts: this model (%s) has no routed experts", model->config.model_type);
     if (bytes < slot_bytes)
-        return error_set(error, STATUS_INVALID, "--expert-cache: found %llu bytes, expected at least %zu, room for one expert of this model", (unsigned long long)bytes, slot_bytes);
+        return error_set(error, STATUS_INVALID, "a cache of experts: found %llu bytes, expected at least %zu, room for one expert of this model", (unsigned long long)bytes, slot_bytes);
     if (odd) return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected F32, BF16 or FP8: a cache of experts multiplies by them as they are stored", safetensors_shard_path(model->checkpoint, odd->shard), odd->name, dtype_name(odd->dtype));
     struct cache *cache = calloc(1, sizeof *cache);
     if (!cache) return error_set(error, STATUS_NO_MEMORY, "no memory for a cache of experts");
