@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+
 const char *finish_name(enum finish finish) {
     static const char *const names[] = { "none", "eos", "stop", "length", "interrupted" };
     return names[finish];
@@ -68,8 +70,13 @@ struct run {
     int *leaders;                  /* [count] the first item with the same prompt, which is computed once: itself where there is none */
     int64_t *logprob_capacity;     /* [count] tokens */
     struct token_list *views;      /* [count] what watch->full has put in the place of the first ids, until it is fed */
-    float *logits;                 /* [count, vocab] */
+    float *logits;                 /* [count, 1 + depths, vocab] */
     int64_t vocab;
+    int depths;                    /* drafts of a text in one pass at most; 0: none */
+    int32_t (*drafted)[1 + CONFIG_MAX_NEXTN];   /* [count] what the next pass feeds of a text with drafts: the last token and these */
+    struct draft *drafts;          /* [count] in the order of drafting */
+    int *drafting;                 /* [count] which feed each belongs to */
+    struct draft_text *worth;      /* [count] */
     struct token_logprob top[LOGPROBS_MAX];
 };
 
@@ -329,8 +336,13 @@ static enum status prepare(struct run *run, struct error *error) {
     run->leaders = arena_alloc(&run->arena, count * sizeof *run->leaders);
     run->logprob_capacity = arena_alloc(&run->arena, count * sizeof *run->logprob_capacity);
     run->views = arena_alloc(&run->arena, count * sizeof *run->views);
-    run->logits = malloc(count * (size_t)run->vocab * sizeof *run->logits);
-    if (!run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->views || !run->logits)
+    run->depths = run->engine->policy.mode == DRAFT_OFF ? 0 : run->engine->policy.depths;
+    run->drafted = arena_alloc(&run->arena, count * sizeof *run->drafted);
+    run->drafts = arena_alloc(&run->arena, count * sizeof *run->drafts);
+    run->drafting = arena_alloc(&run->arena, count * sizeof *run->drafting);
+    run->worth = arena_alloc(&run->arena, count * sizeof *run->worth);
+    run->logits = malloc(count * (size_t)(1 + run->depths) * (size_t)run->vocab * sizeof *run->logits);
+    if (!run->drafted || !run->drafts || !run->drafting || !run->worth || !run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->views || !run->logits)
         return error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", run->count);
     status = prepare_stops(run, error);
     if (!status && run->tokenizer) status = mask_undefined(run, error);
@@ -340,6 +352,7 @@ static enum status prepare(struct run *run, struct error *error) {
         item->finish = FINISH_NONE;
         item->text_size = item->released = 0;
         item->text_tokens = item->shifts = 0;
+        item->drafts = (struct draft_counts){ 0 };
         item->pending = (struct utf8_stream){ 0 };
         free(item->logprobs);
         item->logprobs = NULL;
@@ -368,24 +381,101 @@ static enum status feed_prompts(struct run *run, struct error *error) {
     return status;
 }
 
+/* The tokens that a pass gives one text: after the last one, then behind each draft for as long as the model chose it. The others are forgotten. */
+static enum status take_tokens(struct run *run, int index, const struct feed *feed, int64_t *taken, struct error *error) {
+    struct generation *item = &run->items[index];
+    const int offered = feed->every_logit ? (int)feed->count - 1 : 0;
+    const int64_t length = item->sequence->length - offered;   /* with the last token alone */
+    int row = 0;
+    for (bool right = true; right; row += right) {
+        enum status status = take_token(run, index, feed->logits + row * run->vocab, error);
+        if (status) return status;
+        ++*taken;
+        right = row < offered && item->ids.ids[item->ids.count - 1] == feed->ids[row + 1];
+        if (!right) draft_policy_count(&run->engine->policy, &run->worth[index], &item->drafts, offered, row);
+        else if (item->finish != FINISH_NONE) {   /* by a draft that was right: nothing follows it */
+            draft_policy_count(&run->engine->policy, &run->worth[index], &item->drafts, row + 1, row + 1);
+            break;
+        }
+    }
+    sequence_rewind(item->sequence, length + row);
+    return STATUS_OK;
+}
+
+/* As if the drafts before it stood in the text: the same penalties, the random number of its position. */
+static int32_t choose_draft(void *context, int index, struct draft *draft, const float *logits) {
+    struct run *run = context;
+    struct generation *item = &run->items[run->fed[run->drafting[index]]];
+    const struct generation_options *options = item->options;
+    const int64_t count = item->ids.count;
+    int32_t id = 0;
+    if (token_list_append(&item->ids, draft->ids, draft->count, NULL)) draft->wanted = 0;   /* no memory: any id will do */
+    else id = sampler_next(run->sampler, logits, &options->sampling, item->stream, item->ids.ids, item->ids.count, item->prompt, NULL, NULL, 0);
+    item->ids.count = count;
+    if (is_eos(options, id)) draft->wanted = 0;   /* nothing follows an end */
+    return id;
+}
+
+/* Drafts for the texts whose next pass feeds one token, into their feeds. */
+static enum status draft_next(struct run *run, int feeding, int depths, int *deepest, struct error *error) {
+    struct engine *engine = run->engine;
+    int count = 0;
+    *deepest = 0;
+    for (int f = 0; f < feeding; f++) {
+        const struct generation *item = &run->items[run->fed[f]];
+        int64_t room = item->sequence->capacity - item->sequence->length - 1, wanted = item->options->max_tokens - (item->ids.count - item->prompt) - 1;
+        if (wanted > room) wanted = room;
+        if (wanted > depths) wanted = depths;
+        if (run->feeds[f].count != 1 || wanted < 1 || !draft_policy_takes(&engine->policy, &run->worth[run->fed[f]], depths, feeding)) continue;
+        run->drafts[count] = (struct draft){ .sequence = item->sequence, .next = run->feeds[f].ids[0], .wanted = (int)wanted };
+        run->drafting[count++] = f;
+    }
+    enum status status = count ? engine_draft(engine, run->drafts, count, choose_draft, run, error) : STATUS_OK;
+    for (int d = 0; d < count; d++) {
+        const int f = run->drafting[d], index = run->fed[f], made = run->drafts[d].count;
+        struct feed *feed = &run->feeds[f];
+        if (made < 1 || status) continue;
+        run->drafted[index][0] = run->drafts[d].next;
+        memcpy(run->drafted[index] + 1, run->drafts[d].ids, (size_t)made * sizeof(int32_t));
+        feed->ids = run->drafted[index];
+        feed->count = 1 + made;
+        feed->every_logit = true;
+        if (made > *deepest) *deepest = made;
+    }
+    return status;
+}
+
 static enum status loop(struct run *run, struct error *error) {
-    int feeding = run->count;
+    struct draft_policy *policy = &run->engine->policy;
+    int feeding = run->count, depths = 0;
+    double draft_seconds = 0;
     for (bool first = true; feeding > 0; first = false) {
+        const double began = clock_seconds();
+        bool plain = !first;   /* a token of each text, and no drafts */
+        for (int f = 0; f < feeding && !first; f++) plain = plain && run->feeds[f].count == 1;
         enum status status = first ? feed_prompts(run, error) : engine_feed(run->engine, run->feeds, feeding, 0, error);
+        const double model_seconds = clock_seconds() - began;
         if (status == STATUS_INTERRUPTED) {
             status = STATUS_OK;
             for (int f = 0; f < feeding && !status; f++) status = finish_item(run, run->fed[f], FINISH_INTERRUPTED, error);
             return status;
         }
         int kept = 0;
+        int64_t taken = 0;
         for (int f = 0; f < feeding && !status; f++) {
             int index = run->fed[f];
-            status = take_token(run, index, run->feeds[f].logits, error);
-            if (!status && run->items[index].finish == FINISH_NONE) status = next_feed(run, index, &run->feeds[kept], run->logits + (int64_t)kept * run->vocab, error);
+            status = take_tokens(run, index, &run->feeds[f], &taken, error);
+            if (!status && run->items[index].finish == FINISH_NONE) status = next_feed(run, index, &run->feeds[kept], run->logits + (int64_t)kept * (1 + run->depths) * run->vocab, error);
             if (!status && run->items[index].finish == FINISH_NONE) run->fed[kept++] = index;
         }
         if (status) return status;
+        if (!first) draft_policy_round(policy, depths, plain, feeding, taken, model_seconds, draft_seconds);
         feeding = kept;
+        const double drafting = clock_seconds();
+        const int wanted = draft_policy_depths(policy, feeding);
+        depths = 0;
+        if (wanted > 0 && (status = draft_next(run, feeding, wanted < run->depths ? wanted : run->depths, &depths, error))) return status;
+        draft_seconds = clock_seconds() - drafting;
     }
     return STATUS_OK;
 }

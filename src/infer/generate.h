@@ -39,6 +39,7 @@ struct generation {
     char *text; size_t text_size;    /* the generated text: UTF-8, without special tokens, a stop string and what follows it left out */
     int64_t text_tokens;             /* generated tokens that contributed to `text` or precede its end */
     struct token_logprob *logprobs;  /* [generated tokens][1 + options->logprobs]: the token's own, then the alternatives; NULL without */
+    struct draft_counts drafts;      /* that the text was offered, and those that it took */
     int64_t shifts;                  /* how often the context was full. Where it was, the sequence is left empty: it no longer held the first of `ids` */
     struct utf8_stream pending;      /* generate()'s own, as is what follows */
     size_t released, bytes_capacity;
@@ -48,7 +49,7 @@ void generation_release(struct generation *generation);   /* ids, text, logprobs
 /* What the caller is told; any may be NULL. */
 struct generation_watch {
     void *context;
-    bool (*pass)(void *context, int64_t rows);     /* after each forward with the tokens it computed; false: all texts end with FINISH_INTERRUPTED, which is no error */
+    bool (*pass)(void *context, int64_t rows);     /* after each forward with the tokens it computed, drafts included; false: all texts end with FINISH_INTERRUPTED, which is no error */
     /* New text of items[index]: whole characters, never a part of what may become a stop string. false: this text ends with FINISH_INTERRUPTED. */
     bool (*text)(void *context, int index, const char *text, size_t size);
     bool (*token)(void *context, int index, int32_t id);   /* each token as it is chosen, before its text; false as above */
@@ -58,7 +59,8 @@ struct generation_watch {
 };
 
 /* Continues all items in ragged passes until each has finished. A text depends on its prompt, its options, its stream and the model, not on its neighbours. Neighbours with the same prompt compute it once. A prompt longer than the
- * sequence's capacity is STATUS_INVALID before anything is computed. Of two stop strings the one that is complete first ends the text, of two that are complete at once the longer: the text does not
+ * sequence's capacity is STATUS_INVALID before anything is computed. Where the engine drafts (engine_set_draft), the model's MTP modules say what may come, and a pass yields more than one token of a text; ids, text,
+ * log-probabilities and ends are the same as without, since the model chooses every token, with the random number of its position. Of two stop strings the one that is complete first ends the text, of two that are complete at once the longer: the text does not
  * depend on its cut into tokens. tokenizer may be NULL: ids alone; with one, the sampler's mask becomes the ids that it does not define. */
 enum status generate(struct engine *engine, const struct tokenizer *tokenizer, struct sampler *sampler, struct generation *items, int count, const struct generation_watch *watch, struct error *error);
 

@@ -1,7 +1,8 @@
-/* Inference: one engine, many sequences, one ragged forward. */
+/* Inference: one engine, many sequences, one ragged forward; and drafts of the tokens to come, by the model's MTP modules. */
 #ifndef DEEPSEEK_INFER_INFER_H
 #define DEEPSEEK_INFER_INFER_H
 
+#include "infer/draft_policy.h"
 #include "model/model.h"
 
 /* Runs passes for a model: step memory, chunking. Not tied to particular sequences. */
@@ -25,6 +26,10 @@ struct engine {
     int32_t *logit_rows;
     float *staging;              /* [staging_rows, vocab]: logits on their way to scattered destinations */
     int64_t staging_rows;
+    /* drafting (infer/draft.c) */
+    struct draft_policy policy;
+    bool fills_modules;          /* are the modules' states kept complete, prompts included? Otherwise drafting begins with the last MTP_ROWS rows */
+    struct draft_buffers *buffers;
 };
 
 #define ENGINE_DEFAULT_ROWS 512
@@ -46,5 +51,22 @@ struct feed {
  * pass. A sequence may stand in one feed only. Token ids are checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend on nothing but the
  * model, the tokens of its sequence up to it, the compute type and the kernel variant. After a failure the sequences have the lengths they had before. */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
+
+/* ---- drafting (infer/draft.c; spec/v1-v3.md section 2.10) ----------------------------------------------------------------------- */
+
+/* Texts never depend on drafting: a draft is fed to the model behind the token that it follows, in the same pass, and stands where the model chooses it too (infer/generate.c). An engine begins with DRAFT_OFF. `depths`: modules that
+ * draft, one token each; 0: all. DRAFT_ALWAYS is an error where the model cannot draft, DRAFT_AUTO does not draft there: without modules, and with expanded prefill, whose passes of several rows have other bits. */
+enum status engine_set_draft(struct engine *engine, enum draft_mode mode, int depths, struct error *error);
+
+/* What one text is to get. Module k = 1, 2, ... takes the output of the one before and the last token, the chosen one or a draft. */
+struct draft {
+    struct sequence *sequence;   /* each in one draft only */
+    int32_t next;                /* the token after those of the sequence: chosen, and not fed yet */
+    int wanted;                  /* drafts; `choose` may lower it to what it has */
+    int count;                   /* drafts that were made: fewer where the sequence was fed by others, none of whose rows are known */
+    int32_t ids[CONFIG_MAX_NEXTN];
+};
+/* Computes the modules' rows that are due, those of all texts in one ragged pass for each depth. `choose` is told the logits [vocab] after a text's last token and gives the draft. */
+enum status engine_draft(struct engine *engine, struct draft *drafts, int count, int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits), void *context, struct error *error);
 
 #endif

@@ -1,0 +1,13 @@
+/* Between the engine and drafting: what a pass leaves behind for the MTP modules. */
+#ifndef DEEPSEEK_INFER_DRAFT_H
+#define DEEPSEEK_INFER_DRAFT_H
+
+#include "infer/infer.h"
+
+/* After a pass over engine->spans, while its h lives: keeps the new ids and the last rows of every sequence with modules, and notes the modules' rows that must be computed before their inputs are gone. */
+enum status draft_keep(struct engine *engine, int span_count, const struct tensor *h, struct error *error);
+/* After the pass was reset: computes those. */
+enum status draft_fill(struct engine *engine, struct error *error);
+void draft_destroy(struct engine *engine);
+
+#endif
