@@ -250,7 +250,7 @@ struct kind {
     enum attention_kind attention;
     bool experts, groups, yarn;
     bool loss_free;   /* V3's gate: sigmoid scores, a bias that takes part in the choice alone */
-    bool mtp, fp8;    /* modules of multi-token prediction; checkpoints in E4M3 */
+    bool mtp;         /* modules of multi-token prediction */
 };
 
 /* The gate's two words. V3's is one thing under two keys. */
@@ -332,11 +332,10 @@ static enum status require_word(const struct reader *reader, const json_t *objec
 }
 
 /* FP8 checkpoints (spec/v1-v3.md sections 4.2 and 6.3). Which tensors are in FP8 is seen from the tensors, so lists of modules mean nothing here. */
-static enum status read_quantization(const struct reader *reader, bool has_fp8, struct config *config) {
+static enum status read_quantization(const struct reader *reader, struct config *config) {
     static const char *const keys[] = {"quant_method", "fmt", "activation_scheme", "weight_block_size", "scale_fmt", "expert_dtype", "modules_to_not_convert", "modules_to_convert", "dequantize"};
     const json_t *quantization = json_object_get(reader->root, "quantization_config");
     if (!quantization || json_is_null(quantization)) return STATUS_OK;
-    if (!has_fp8) return unsupported(reader, "quantization_config", quantization, "null");
     if (!json_is_object(quantization)) return wrong(reader, "quantization_config", quantization, "an object or null");
     enum status status;
     if ((status = require_word(reader, quantization, "quant_method", true, "fp8"))) return status;
@@ -401,7 +400,7 @@ static const struct kind kinds[] = {
     {.model_type = "llama", .architecture = "LlamaForCausalLM", .attention = ATTENTION_GQA},                                                     /* DeepSeek V1 */
     {.model_type = "deepseek", .architecture = "DeepseekForCausalLM", .attention = ATTENTION_GQA, .experts = true},                              /* DeepSeekMoE */
     {.model_type = "deepseek_v2", .architecture = "DeepseekV2ForCausalLM", .attention = ATTENTION_MLA, .experts = true, .groups = true, .yarn = true},
-    {.model_type = "deepseek_v3", .architecture = "DeepseekV3ForCausalLM", .attention = ATTENTION_MLA, .experts = true, .groups = true, .yarn = true, .loss_free = true, .mtp = true, .fp8 = true},   /* and R1, V3.1 */
+    {.model_type = "deepseek_v3", .architecture = "DeepseekV3ForCausalLM", .attention = ATTENTION_MLA, .experts = true, .groups = true, .yarn = true, .loss_free = true, .mtp = true},   /* and R1, V3.1 */
 };
 #define KINDS "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE), \"deepseek_v2\" and \"deepseek_v3\" (V3, R1, V3.1)"
 
@@ -505,7 +504,7 @@ enum status config_parse(struct config *config, const json_t *root, const char *
     enum status status;
     if ((status = read_kind(&reader, &kind, config))) return status;
     if ((status = refuse_unimplemented(&reader, kind))) return status;
-    if ((status = read_quantization(&reader, kind->fp8, config))) return status;
+    if ((status = read_quantization(&reader, config))) return status;
     if ((status = read_integer(&reader, "hidden_size", 1, MAX_DIMENSION, true, &config->hidden_size))) return status;
     if ((status = read_integer(&reader, "intermediate_size", 1, MAX_DIMENSION, true, &config->intermediate_size))) return status;
     if ((status = read_integer(&reader, "num_hidden_layers", 1, MAX_LAYERS, true, &config->num_hidden_layers))) return status;

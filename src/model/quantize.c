@@ -3,7 +3,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <float.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +10,7 @@
 
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "kernels/fp8.h"
 #include "model/block_scales.h"
 #include "model/config.h"
 
@@ -107,8 +107,7 @@ static void quantise_block(struct making *m, int64_t block_row, int64_t block_co
             }
         largest = row_largest > largest ? row_largest : largest;
     }
-    float scale = largest ? float_from_bits(largest) / 448.0f : 1.0f;
-    if (scale < FLT_MIN) scale = FLT_MIN;   /* a block of subnormal numbers */
+    const float scale = fp8_scale(float_from_bits(largest), 0, false);
     m->scales[block_row * scale_blocks(m->columns) + block_column] = scale;
     for (int64_t r = r0; r < r1; r++) {
         uint8_t *codes = m->job->strip + (r - m->row0) * m->columns + c0;
