@@ -57,6 +57,7 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
         if (!status && from) status = from_check(&config, origin, from, NULL, error);
+        settings_settle_model(&t->settings, &config);
         if (!status) status = settings_check_model(s, &config, origin, "train.", error);
         if (!status) status = model_create(&t->model, &config, t->machine.kernels, t->machine.pool, settings_compute(s), error);
         if (status) config_release(&config);

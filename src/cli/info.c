@@ -365,6 +365,7 @@ static enum status load(struct subject *subject, const char *path, const struct 
     subject->trains = !status && json_object_get(root, "train");
     if (!status) status = settings_parse(&subject->settings, root, subject->path, error);
     if (!status) status = config_parse(&subject->config, root, subject->path, &subject->arena, error);
+    if (!status) settings_settle_model(&subject->settings, &subject->config);
     if (status && set) cli_blame_set(error, subject->path, set);
     json_decref(root);
     if (status) return status;

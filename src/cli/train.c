@@ -48,21 +48,26 @@ static void told_step(void *context, const struct training_step *step) {
     double speed = step->flops / step->seconds, weight = 0.05;
     view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
     view->loss = isnan(view->loss) ? step->result->main : view->loss + weight * (step->result->main - view->loss);
-    char share[32] = "", load[64] = "";
+    char share[32] = "", load[64] = "", mtp[32] = "";
+    if (step->result->mtp > 0) snprintf(mtp, sizeof mtp, "  mtp %.3f", step->result->mtp);
     if (step->result->assigned > 0) {   /* there are experts */
         int length = snprintf(load, sizeof load, "  maxvio %.2f", step->result->max_violation);
         if (view->training->settings.capacity_factor > 0)
             snprintf(load + length, sizeof load - (size_t)length, "  dropped %.1f%%", 100 * (double)step->result->dropped / (double)step->result->assigned);
     }
     if (view->peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * view->speed / view->peak);
-    cli_progress_note(&view->progress, "step %lld  loss %.4f%s%s", (long long)step->step, view->loss, load, share);
+    cli_progress_note(&view->progress, "step %lld  loss %.4f%s%s%s", (long long)step->step, view->loss, mtp, load, share);
     cli_progress_update(&view->progress, (double)step->seen);
 }
 
-static void told_evaluation(void *context, int64_t step, double loss, int64_t targets, bool whole) {
+static void told_evaluation(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole) {
     struct view *view = context;
-    char figure[CLI_FIGURE];
-    cli_progress_line(&view->progress, "step %lld  held-out loss %.4f over %s tokens%s", (long long)step, loss, cli_format_count(figure, (double)targets), whole ? ", all of them" : "");
+    char figure[CLI_FIGURE], mtp[CONFIG_MAX_NEXTN * 40] = "";
+    for (int d = 0; d < evaluation->mtp_depths; d++) {
+        const size_t used = strlen(mtp);
+        snprintf(mtp + used, sizeof mtp - used, "; MTP %.4f, accepts %.1f%%", evaluation->mtp_loss[d], 100 * evaluation->mtp_acceptance[d]);
+    }
+    cli_progress_line(&view->progress, "step %lld  held-out loss %.4f over %s tokens%s%s", (long long)step, evaluation->loss, cli_format_count(figure, (double)evaluation->targets), whole ? ", all of them" : "", mtp);
 }
 
 /* ---- samples ---------------------------------------------------------------------------------------------------------------- */
@@ -156,8 +161,12 @@ static void introduce(const struct view *view) {
     struct config_sizes sizes;
     char a[CLI_FIGURE], b[CLI_FIGURE], c[CLI_FIGURE];
     config_sizes(&t->model->config, &sizes);
-    cli_note("model   %s parameters, %lld layers of width %lld, vocabulary %lld", cli_format_count(a, (double)sizes.parameters), (long long)t->model->config.num_hidden_layers,
-             (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size);
+    char modules[80] = "";
+    if (t->model->config.num_nextn_predict_layers > 0)
+        snprintf(modules, sizeof modules, ", %lld MTP module%s of %s more", (long long)t->model->config.num_nextn_predict_layers, t->model->config.num_nextn_predict_layers == 1 ? "" : "s",
+                 cli_format_count(b, (double)sizes.mtp_parameters));
+    cli_note("model   %s parameters, %lld layers of width %lld, vocabulary %lld%s", cli_format_count(a, (double)sizes.parameters), (long long)t->model->config.num_hidden_layers,
+             (long long)t->model->config.hidden_size, (long long)t->model->config.vocab_size, modules);
     if (t->options.from && t->first_step == 0) cli_note("from    %s%s%s", t->options.from, *t->changed ? "; changed: " : "", t->changed);
     cli_note("data    %s tokens in %lld document%s, %s of them held out%s", cli_format_count(a, (double)t->data.count), (long long)t->data.documents, t->data.documents == 1 ? "" : "s",
              cli_format_count(b, (double)(t->data.count - t->data.train_count)), t->data.cached ? ", from the cache" : "");

@@ -134,7 +134,10 @@ static enum status make_model(struct training *t, struct error *error) {
             status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", t->options.origin, (long long)s->sequence_length,
                                (long long)config.max_position_embeddings);
         if (status == STATUS_OK && t->options.from) status = from_check(&config, t->options.origin, t->options.from, t->changed, error);
-        if (status == STATUS_OK) status = settings_check_model(s, &config, t->options.origin, "train.", error);
+        if (status == STATUS_OK) {
+            settings_settle_model(&t->settings, &config);
+            status = settings_check_model(s, &config, t->options.origin, "train.", error);
+        }
         if (status == STATUS_OK) status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
         if (status != STATUS_OK) config_release(&config);
     }
@@ -331,12 +334,11 @@ static enum status diverged(const struct training *t, enum status status, int64_
 
 /* ---- evaluation, samples, saving -------------------------------------------------------------------------------------------- */
 
-enum status training_evaluate(struct training *t, int64_t batches, double *loss, int64_t *targets, struct error *error) {
+enum status training_evaluate(struct training *t, int64_t batches, struct training_evaluation *evaluation, struct error *error) {
     const struct settings *s = &t->settings;
     int64_t length = s->sequence_length, all = data_eval_windows(&t->data, length), windows = all;
     if (batches > 0 && batches < (all + s->batch_size - 1) / s->batch_size) windows = batches * s->batch_size;
-    double sum = 0;
-    *targets = 0;
+    struct trainer_evaluation sums = {0};
     for (int64_t w = 0; w < windows;) {
         /* Whole windows together; a shorter last one alone. */
         int64_t count = 0, rows = length;
@@ -350,26 +352,76 @@ enum status training_evaluate(struct training *t, int64_t batches, double *loss,
             w++;
             if (found < length) break;
         }
-        double part;
-        enum status status = trainer_loss(t->trainer, t->inputs, t->targets, count, rows, &part, error);
+        enum status status = trainer_evaluate(t->trainer, t->inputs, t->targets, count, rows, &sums, error);
         if (status != STATUS_OK) return status;
-        sum += part;
-        *targets += count * rows;
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
-    *loss = sum / (double)*targets;
+    *evaluation = (struct training_evaluation){ .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets };
+    for (int d = 0; d < CONFIG_MAX_NEXTN && sums.mtp_targets[d] > 0; d++) {
+        evaluation->mtp_depths = d + 1;
+        evaluation->mtp_loss[d] = sums.mtp_sum[d] / (double)sums.mtp_targets[d];
+        evaluation->mtp_acceptance[d] = sums.mtp_compared[d] > 0 ? (double)sums.mtp_agreed[d] / (double)sums.mtp_compared[d] : 0;
+    }
     return STATUS_OK;
 }
 
-static enum status evaluate(struct training *t, bool whole, struct error *error) {
-    double loss;
-    int64_t targets;
-    enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &loss, &targets, error);
+static double share_of(int64_t count, const struct fp8_counts *counts) { return counts->numbers > 0 ? (double)count / (double)counts->numbers : 0; }
+
+/* FP8: shares of the numbers that one micro-batch of held-out data loses, into the line of the evaluation, and a warning, once, where they are many. Underflows are what a tile's scale cannot keep
+ * beside its largest number (below 2^-10 / 448 of it); with scales of the current maximum there are no overflows unless something is wrong. */
+#define FP8_UNDERFLOWS 0.05
+#define FP8_OVERFLOWS 1e-4
+
+static enum status report_fp8(struct training *t, FILE *log, struct error *error) {
+    const int64_t length = t->settings.sequence_length, all = data_eval_windows(&t->data, length);
+    struct fp8_report report;
+    int64_t count = 0, found = length;
+    enum status status = STATUS_OK;
+    for (; status == STATUS_OK && count < t->settings.micro_batch_size && count < all && found == length; count += found == length)
+        status = data_eval_window(&t->data, length, count, t->inputs + count * length, t->targets + count * length, &found, error);
     if (status != STATUS_OK) return status;
-    t->last_eval = loss;
+    if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
+    status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
+    if (status != STATUS_OK) return status;
+    const struct fp8_counts *const counts[] = { &report.x, &report.w, &report.dy };
+    static const char *const names[] = { "x", "w", "dy" };
+    for (int overflow = 0; overflow < 2; overflow++)
+        for (int i = 0; i < 3; i++)
+            fprintf(log, "%s\"%s\": %.6g%s", i ? ", " : overflow ? ", \"fp8_overflow\": {" : ", \"fp8_underflow\": {", names[i], share_of(overflow ? counts[i]->overflows : counts[i]->underflows, counts[i]),
+                    i == 2 ? "}" : "");
+    for (int i = 0; i < 3 && !t->told_fp8; i++) {
+        const double under = share_of(counts[i]->underflows, counts[i]), over = share_of(counts[i]->overflows, counts[i]);
+        if (under <= FP8_UNDERFLOWS && over <= FP8_OVERFLOWS) continue;
+        char message[200];
+        snprintf(message, sizeof message, "step %lld: E4M3 makes %.1f%% of %s zero and cuts %.2f%% at its largest number; train.compute=bf16 does not", (long long)t->state.step, 100 * under,
+                 i == 0 ? "the activations" : i == 1 ? "the weights" : "the activations' gradients", 100 * over);
+        warn(t, message);
+        t->told_fp8 = true;
+    }
+    return STATUS_OK;
+}
+
+static void put_numbers(FILE *log, const char *name, const double *numbers, int count) {
+    fprintf(log, ", \"%s\": [", name);
+    for (int i = 0; i < count; i++) fprintf(log, "%s%.9g", i ? ", " : "", numbers[i]);
+    fputc(']', log);
+}
+
+static enum status evaluate(struct training *t, bool whole, struct error *error) {
+    struct training_evaluation evaluation;
+    enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &evaluation, error);
+    if (status != STATUS_OK) return status;
+    const double loss = t->last_eval = evaluation.loss;
     if (!isfinite(loss)) return diverged(t, error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"), t->state.step, error);
-    if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, loss, targets, whole);
-    return run_log(&t->run, t->run.metrics, error, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld}", (long long)t->state.step, loss, (long long)targets);
+    if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, &evaluation, whole);
+    FILE *log = t->run.metrics;
+    fprintf(log, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld", (long long)t->state.step, loss, (long long)evaluation.targets);
+    if (evaluation.mtp_depths) {
+        put_numbers(log, "eval_loss_mtp", evaluation.mtp_loss, evaluation.mtp_depths);
+        put_numbers(log, "mtp_acceptance", evaluation.mtp_acceptance, evaluation.mtp_depths);
+    }
+    if (t->model->compute == DTYPE_F8_E4M3) status = report_fp8(t, log, error);
+    return status == STATUS_OK ? run_log(&t->run, log, error, "}") : status;
 }
 
 static enum status sample(struct training *t, struct error *error) {
@@ -426,11 +478,11 @@ static enum status save(struct training *t, struct error *error) {
 
 int64_t training_tokens(const struct training *training, int64_t steps) { return schedule_position(&training->schedule, steps) * training->settings.sequence_length; }
 
-/* A list of one figure per layer with a router, in the order of the layers. */
+/* A list of one figure per layer with a router, in the order of the layers, MTP modules last. */
 static void put_loads(const struct training *t, const char *name, double (*figure)(const int64_t *counts, int64_t experts)) {
     const char *before = "";
     fprintf(t->run.metrics, ", \"%s\": [", name);
-    for (int64_t i = 0; i < t->model->config.num_hidden_layers; i++) {
+    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
         const int64_t *counts = t->trainer->objective.loads[i].counts;
         if (!counts) continue;
         fprintf(t->run.metrics, "%s%.6g", before, figure(counts, t->model->config.n_routed_experts));
@@ -439,18 +491,53 @@ static void put_loads(const struct training *t, const char *name, double (*figur
     fputc(']', t->run.metrics);
 }
 
+static double bias_least(const float *bias, int64_t experts) {
+    double least = (double)bias[0];
+    for (int64_t i = 1; i < experts; i++) least = fmin(least, (double)bias[i]);
+    return least;
+}
+
+static double bias_mean(const float *bias, int64_t experts) {
+    double sum = 0;
+    for (int64_t i = 0; i < experts; i++) sum += (double)bias[i];
+    return sum / (double)experts;
+}
+
+static double bias_most(const float *bias, int64_t experts) {
+    double most = (double)bias[0];
+    for (int64_t i = 1; i < experts; i++) most = fmax(most, (double)bias[i]);
+    return most;
+}
+
+/* The same of the routers' biases, where there are some. */
+static void put_biases(const struct training *t, const char *name, double (*figure)(const float *bias, int64_t experts)) {
+    int count = 0;
+    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
+        const struct parameter *bias = t->trainer->biases[i];
+        if (!bias) continue;
+        if (count++ == 0) fprintf(t->run.metrics, ", \"%s\": [", name);
+        fprintf(t->run.metrics, "%s%.6g", count > 1 ? ", " : "", figure(bias->value, bias->count));
+    }
+    if (count) fputc(']', t->run.metrics);
+}
+
 static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
     FILE *log = t->run.metrics;
     const struct objective *objective = &t->trainer->objective;
     fprintf(log, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld", (long long)told->step, told->result->loss, told->learning_rate,
             told->result->grad_norm, (long long)told->seen);
+    if (objective->loads || t->trainer->mtp) fprintf(log, ", \"loss_main\": %.9g", told->result->main);
+    if (objective->weights.mtp > 0) put_numbers(log, "loss_mtp", told->result->mtp_by_depth, (int)t->model->config.num_nextn_predict_layers);
     if (objective->loads) {
-        fprintf(log, ", \"loss_main\": %.9g", told->result->main);
         if (objective->weights.balance_expert > 0) fprintf(log, ", \"loss_balance_expert\": %.9g", objective->balance_expert);
         if (objective->weights.balance_device > 0) fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
         if (objective->weights.balance_communication > 0) fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
+        if (objective->weights.balance_sequence > 0) fprintf(log, ", \"loss_balance_sequence\": %.9g", objective->balance_sequence);
         put_loads(t, "max_violation", load_violation);
         put_loads(t, "load_entropy", load_entropy);
+        put_biases(t, "bias_min", bias_least);
+        put_biases(t, "bias_mean", bias_mean);
+        put_biases(t, "bias_max", bias_most);
         if (objective->capacity_factor > 0) fprintf(log, ", \"dropped\": %lld", (long long)told->result->dropped);
     }
     enum status status = run_log(&t->run, log, error, "}");
@@ -469,14 +556,17 @@ static enum status take_step(struct training *t, struct error *error) {
         if (status != STATUS_OK) return status;
     }
     struct trainer_result result;
+    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, step);
+    t->trainer->bias_update_speed = schedule_bias_speed(&t->schedule, step);
     struct training_step told = { .step = step, .steps = s->steps, .tokens = batch * length, .seen = (t->state.sequences + batch) * length, .result = &result,
-                                  .learning_rate = schedule_rate(&t->schedule, step), .flops = t->trainer->micro_batch_flops * (double)(batch / s->micro_batch_size) };
+                                  .learning_rate = schedule_rate(&t->schedule, step) };
     enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, told.learning_rate, &result, error);
     if (status == STATUS_INVALID) return diverged(t, status, step, error);
     if (status != STATUS_OK) return status;
     t->state.step = step;
     t->state.sequences += batch;
     t->state.evaluated = false;
+    told.flops = result.flops;
     told.seconds = seconds_now() - started;
     status = log_step(t, &told, error);
     if (status == STATUS_OK && t->callbacks.step) t->callbacks.step(t->callbacks.context, &told);

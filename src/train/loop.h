@@ -37,13 +37,20 @@ struct training_step {
     double flops;                    /* of this step, as run */
 };
 
+struct training_evaluation {
+    double loss;                     /* mean over the targets */
+    int64_t targets;
+    int mtp_depths;                  /* 0: there are no MTP modules, or they are not trained */
+    double mtp_loss[CONFIG_MAX_NEXTN], mtp_acceptance[CONFIG_MAX_NEXTN];   /* means; share of the positions at which a module's guess is the model's own */
+};
+
 struct training_callbacks {          /* any may be NULL */
     void *context;
     bool (*stop)(void *context);     /* asked after every step and between the batches of an evaluation */
     void (*warn)(void *context, const char *message);
     bool (*reading)(void *context, enum data_work work, uint64_t done, uint64_t total);   /* while the data is read, in training_open; false ends it with STATUS_INTERRUPTED */
     void (*step)(void *context, const struct training_step *step);
-    void (*evaluated)(void *context, int64_t step, double loss, int64_t targets, bool whole);
+    void (*evaluated)(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole);
     /* A sample of text from the model as it is, malloc'ed UTF-8 of *size bytes; *text NULL: none. */
     enum status (*sample)(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *error);
     void (*saved)(void *context, int64_t step, const char *path);
@@ -63,6 +70,7 @@ struct training {
     int64_t first_step;              /* updates made before this process; 0 for a fresh run */
     int64_t saved_step;              /* of the last checkpoint, -1: none */
     double last_eval;                /* mean loss of the last evaluation, NAN before one */
+    bool told_fp8;                   /* a warning about what FP8 loses has been given */
     int32_t *inputs, *targets;       /* [batch_size, sequence_length] */
     char changed[FROM_CHANGED];      /* keys of the model that `from` has otherwise */
 };
@@ -73,7 +81,7 @@ enum status training_run(struct training *training, struct error *error);
 int64_t training_tokens(const struct training *training, int64_t steps);
 void training_close(struct training *training);
 
-/* Mean loss over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches of windows spread evenly. */
-enum status training_evaluate(struct training *training, int64_t batches, double *loss, int64_t *targets, struct error *error);
+/* Means over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches of windows spread evenly. */
+enum status training_evaluate(struct training *training, int64_t batches, struct training_evaluation *evaluation, struct error *error);
 
 #endif

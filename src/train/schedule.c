@@ -1,8 +1,23 @@
-/* Learning rate and batch size: the formulas stand in the header. */
+/* What changes over the steps: the formulas stand in the header. */
 #include "train/schedule.h"
 
 #include <math.h>
 #include <stdbool.h>
+
+#define PI 3.14159265358979323846
+
+/* The factor of the maximum in a schedule of pieces. */
+static double factor_of_piece(const struct schedule *s, double step) {
+    double before = 1, factor = 1;
+    for (int i = 0; i < s->milestone_count; i++) {
+        const double begin = s->milestones[i] * (double)s->steps, end = (i + 1 < s->milestone_count ? s->milestones[i + 1] : 1) * (double)s->steps;
+        if (!(step > begin)) break;
+        const double x = step < end ? (step - begin) / (end - begin) : 1, rest = s->shapes[i] == SCHEDULE_SHAPE_LINEAR ? 1 - x : s->shapes[i] == SCHEDULE_SHAPE_COSINE ? 0.5 * (1 + cos(PI * x)) : 0;
+        factor = s->factors[i] + (before - s->factors[i]) * rest;
+        before = s->factors[i];
+    }
+    return factor;
+}
 
 double schedule_rate(const struct schedule *schedule, int64_t step) {
     double max = schedule->learning_rate;
@@ -11,17 +26,16 @@ double schedule_rate(const struct schedule *schedule, int64_t step) {
     case SCHEDULE_COSINE: {
         if (step >= schedule->steps) return max * schedule->min_ratio;
         double done = (double)(step - schedule->warmup_steps) / (double)(schedule->steps - schedule->warmup_steps);
-        return max * (schedule->min_ratio + (1 - schedule->min_ratio) * 0.5 * (1 + cos(3.14159265358979323846 * done)));
+        return max * (schedule->min_ratio + (1 - schedule->min_ratio) * 0.5 * (1 + cos(PI * done)));
     }
-    case SCHEDULE_MULTI_STEP: {
-        double factor = 1;
-        for (int i = 0; i < schedule->milestone_count; i++)
-            if ((double)step > schedule->milestones[i] * (double)schedule->steps) factor = schedule->factors[i];
-        return max * factor;
-    }
+    case SCHEDULE_MULTI_STEP: return max * factor_of_piece(schedule, (double)step);
     default: return max;
     }
 }
+
+double schedule_mtp(const struct schedule *s, int64_t step) { return s->mtp > 0 && (double)step > s->mtp_milestone * (double)s->steps ? s->mtp_late : s->mtp; }
+
+double schedule_bias_speed(const struct schedule *s, int64_t step) { return (double)step > s->bias_milestone * (double)s->steps ? 0 : s->bias_update_speed; }
 
 static bool ramp_over(const struct schedule *s, int64_t position) { return !s->batch_start || position >= (s->ramp_tokens + s->length - 1) / s->length; }
 

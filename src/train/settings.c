@@ -9,7 +9,7 @@
 
 #include "base/cursor.h"
 
-enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, TEXT_OR_SIZE, NUMBERS };
+enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, TEXT_OR_SIZE, NUMBERS, WORDS };
 
 struct key {
     const char *path;         /* below `train`; at most one dot */
@@ -18,10 +18,13 @@ struct key {
     const char *fallback;     /* JSON; null: settle() derives an INTEGER from other keys, -1 until then; a NUMBER is absent, 0 */
     double minimum, maximum;  /* INTEGER, NUMBER, NUMBERS */
     bool above_minimum;       /* the minimum itself is not allowed */
-    const char *choices[4];
+    const char *choices[4];   /* CHOICE, WORDS */
     bool may_change;          /* between a run and its resumption */
     const char *words;        /* the fallback in words, where JSON says it badly */
     const char *help;
+    enum { OWN, BY_COMPUTE, BY_MODEL } source;   /* of the default: the fallback, or settle() derives a CHOICE from `compute`, or settings_settle_model() a NUMBER from the model; until then -1 and NAN.
+                                                  * Then the fallback is what holds where neither says otherwise. */
+    double with_model;        /* BY_MODEL: the default where the model has the part */
 };
 
 #define AT(field) offsetof(struct settings, field)
@@ -34,7 +37,7 @@ static const struct key keys[] = {
     { "batch_size", INTEGER, AT(batch_size), "16", 1, 1 << 24, .help = "sequences of an optimizer step" },
     { "micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size", .help = "sequences computed at once; gradients of several micro batches add up" },
     { "seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples" },
-    { "compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = { "fp32", "bf16" }, .help = "type of matrix products; master weights and sums are fp32" },
+    { "compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = { "fp32", "bf16", "fp8" }, .help = "type of matrix products; master weights and sums are fp32. fp8: V3's recipe" },
     { "recompute", CHOICE, AT(recompute), "\"cheap\"", .choices = { "none", "cheap", "blocks" }, .help = "what the backward computes again instead of keeping: nothing, cheap operations, whole blocks" },
     { "tokenizer", TEXT_OR_SIZE, AT(tokenizer), "\"bytes\"", SETTINGS_VOCABULARY_LEAST, SETTINGS_VOCABULARY_MOST,
       .help = "bytes, characters, the path of a tokenizer.json or a model folder, or a vocabulary size: a byte-level BPE is trained on the data; with --from, that model's tokenizer" },
@@ -48,20 +51,29 @@ static const struct key keys[] = {
     { "optimizer.beta1", NUMBER, AT(optimizer.beta1), "0.9", 0, 0.999999, .help = "decay of the first moment" },
     { "optimizer.beta2", NUMBER, AT(optimizer.beta2), "0.95", 0, 0.9999999, .help = "decay of the second moment" },
     { "optimizer.eps", NUMBER, AT(optimizer.eps), "1e-8", 0, 1, .above_minimum = true, .help = "added to the root of the second moment" },
+    { "optimizer.moments", CHOICE, AT(optimizer.moments), "\"float32\"", .source = BY_COMPUTE, .choices = { "float32", "bfloat16" }, .words = "float32; bfloat16 where compute is fp8", .help = "type in which the moments are kept" },
     { "schedule.name", CHOICE, AT(schedule.name), "\"cosine\"", .choices = { "constant", "cosine", "multi_step" }, .help = "learning rate over the steps; multi_step is DeepSeek's own" },
     { "schedule.warmup_steps", INTEGER, AT(schedule.warmup_steps), "null", 0, 1e9, .words = "a tenth of steps, at most 100 (multi_step: 2000)", .help = "steps of linear rise; a shorter run ends within it" },
     { "schedule.min_ratio", NUMBER, AT(schedule.min_ratio), "0.1", 0, 1, .help = "cosine: last learning rate / maximum" },
     { "schedule.milestones", NUMBERS, AT(schedule.milestones), "[0.8, 0.9]", 0, 1, .help = "multi_step: shares of the steps after which the rate changes" },
     { "schedule.factors", NUMBERS, AT(schedule.factors), "[0.316, 0.1]", 0, 1e3, .help = "multi_step: factors of the maximum from there on" },
+    { "schedule.shapes", WORDS, AT(schedule.shapes), "[]", .choices = { "constant", "linear", "cosine" }, .words = "all constant",
+      .help = "multi_step: how the rate goes from the factor before to that of each milestone, until the next one; V3's is [\"cosine\", \"constant\", \"constant\"]" },
     { "schedule.batch_start", INTEGER, AT(schedule.batch_start), "0", 0, 1 << 24, .help = "sequences of the first step, where the batch grows to batch_size; 0: it does not" },
     { "schedule.batch_ramp_tokens", INTEGER, AT(schedule.batch_ramp_tokens), "0", 0, LARGE, .help = "tokens over which it grows, in multiples of micro_batch_size" },
+    { "schedule.mtp_milestone", NUMBER, AT(schedule.mtp_milestone), "1", 0, 1, .help = "share of the steps after which loss.mtp becomes schedule.mtp_late; V3: 0.676" },
+    { "schedule.mtp_late", NUMBER, AT(schedule.mtp_late), "0.1", 0, 1e6, .help = "weight of multi-token prediction from there on, where loss.mtp is not 0" },
+    { "schedule.bias_milestone", NUMBER, AT(schedule.bias_milestone), "1", 0, 1, .help = "share of the steps after which the routers' biases stay as they are; V3: 0.966" },
     { "clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30, .help = "gradients are scaled down to this global norm; 0: never" },
-    { "loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .help = "weight of multi-token prediction, where the model has it" },
+    { "loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .source = BY_MODEL, .with_model = 0.3, .words = "0.3 where the model has modules, else 0", .help = "weight of multi-token prediction" },
     { "loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6, .help = "weight of the balance loss over experts, where there are some" },
     { "loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6, .help = "the same over devices: the groups of experts (n_group)" },
     { "loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6, .help = "the same over what each device receives" },
-    { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .help = "weight of V3's balance loss within a sequence, where the model has it" },
+    { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .source = BY_MODEL, .with_model = 1e-4, .words = "0.0001 where routers have a bias, else 0",
+      .help = "weight of V3's balance loss within a sequence" },
     { "loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6, .help = "weight of the indexer's loss, where the model has one" },
+    { "bias_update_speed", NUMBER, AT(bias_update_speed), "0", 0, 1, .source = BY_MODEL, .with_model = 1e-3, .words = "0.001 where routers have a bias, else 0",
+      .help = "V3's loss-free balancing: after each step an expert's bias moves by this, up where its load is below the mean, down where it is above" },
     { "capacity_factor", NUMBER, AT(capacity_factor), "null", 0, 1e6, .above_minimum = true, .words = "none: nothing is dropped",
       .help = "drop what is assigned to a device beyond this multiple of the mean, lowest affinity first; training only" },
     { "undropped", NUMBER, AT(undropped), "0.1", 0, 1, .help = "share of the sequences that dropping spares" },
@@ -101,6 +113,13 @@ static void describe_range(const struct key *key, char *text, size_t size) {
     switch (key->kind) {
     case INTEGER: snprintf(text, size, "an integer from %lld to %lld", (long long)key->minimum, (long long)key->maximum); break;
     case NUMBER: snprintf(text, size, key->above_minimum ? "a number above %s, up to %s" : "a number from %s to %s", low, high); break;
+    case WORDS: {
+        const struct key one = { .kind = CHOICE, .choices = { key->choices[0], key->choices[1], key->choices[2], key->choices[3] } };
+        char words[SETTINGS_RANGE - 32];
+        describe_range(&one, words, sizeof words);
+        snprintf(text, size, "a list of up to %d of %s", SCHEDULE_MAX_MILESTONES, words);
+        break;
+    }
     case NUMBERS: snprintf(text, size, "a list of up to %d numbers from %s to %s", SCHEDULE_MAX_MILESTONES, low, high); break;
     case BOOLEAN: snprintf(text, size, "true or false"); break;
     case TEXT: snprintf(text, size, "a text of up to %d bytes", SETTINGS_TEXT - 1); break;
@@ -135,6 +154,15 @@ static bool read_text(char field[SETTINGS_TEXT], const json_t *value) {
     return true;
 }
 
+static bool read_choice(int *field, const struct key *key, const json_t *value) {
+    for (int i = 0; json_is_string(value) && i < 4 && key->choices[i]; i++) {
+        if (strcmp(json_string_value(value), key->choices[i])) continue;
+        *field = i;
+        return true;
+    }
+    return false;
+}
+
 static bool read_value(struct settings *settings, const struct key *key, const json_t *value) {
     void *field = (char *)settings + key->offset;
     double number;
@@ -154,13 +182,7 @@ static bool read_value(struct settings *settings, const struct key *key, const j
         if (!json_is_boolean(value)) return false;
         *(bool *)field = json_is_true(value);
         return true;
-    case CHOICE:
-        for (int i = 0; json_is_string(value) && i < 4 && key->choices[i]; i++) {
-            if (strcmp(json_string_value(value), key->choices[i])) continue;
-            *(int *)field = i;
-            return true;
-        }
-        return false;
+    case CHOICE: return read_choice(field, key, value);
     case TEXT_OR_SIZE:   /* a size is kept as its digits; a text of digits is a size too */
         if (json_is_string(value) && !is_size(json_string_value(value))) return read_text(field, value);
         number = json_is_string(value) ? strtod(json_string_value(value), NULL) : json_number_value(value);
@@ -177,6 +199,14 @@ static bool read_value(struct settings *settings, const struct key *key, const j
             numbers->values[i] = json_number_value(item);
         }
         numbers->count = (int)json_array_size(value);
+        return true;
+    }
+    case WORDS: {
+        struct settings_words *words = field;
+        if (!json_is_array(value) || json_array_size(value) > SCHEDULE_MAX_MILESTONES) return false;
+        for (size_t i = 0; i < json_array_size(value); i++)
+            if (!read_choice(&words->values[i], key, json_array_get(value, i))) return false;
+        words->count = (int)json_array_size(value);
         return true;
     }
     }
@@ -240,12 +270,15 @@ static enum status settle(struct settings *s, const json_t *config, const char *
                          s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start", s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
+    if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == DTYPE_F8_E4M3;
     const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
     if (at->count != factors->count)
         return error_set(error, STATUS_INVALID, "%s: %sschedule.factors: found %d values, expected one for each of the %d milestones", origin, prefix, factors->count, at->count);
     for (int i = 1; i < at->count; i++)
         if (at->values[i] <= at->values[i - 1])
             return error_set(error, STATUS_INVALID, "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin, prefix, at->values[i], at->values[i - 1]);
+    if (s->schedule.shapes.count && s->schedule.shapes.count != at->count)
+        return error_set(error, STATUS_INVALID, "%s: %sschedule.shapes: found %d values, expected one for each of the %d milestones, or none", origin, prefix, s->schedule.shapes.count, at->count);
     if (!s->tokenizer[0]) return error_set(error, STATUS_INVALID, "%s: %stokenizer: found an empty text, expected bytes, characters, a path or a vocabulary size", origin, prefix);
     if (!s->text_key[0]) return error_set(error, STATUS_INVALID, "%s: %stext_key: found an empty text, expected a key", origin, prefix);
     return STATUS_OK;
@@ -258,6 +291,8 @@ static enum status read_defaults(struct settings *settings, struct error *error)
         bool read = value && (json_is_null(value) || read_value(settings, &keys[i], value));
         if (json_is_null(value) && keys[i].kind == INTEGER) *(int64_t *)((char *)settings + keys[i].offset) = -1;
         json_decref(value);
+        if (keys[i].source == BY_COMPUTE) *(int *)((char *)settings + keys[i].offset) = -1;
+        if (keys[i].source == BY_MODEL) *(double *)((char *)settings + keys[i].offset) = NAN;
         if (!read) return error_set(error, STATUS_NO_MEMORY, "no memory left for the training settings");
     }
     return STATUS_OK;
@@ -280,8 +315,9 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
     json_t *value;
     json_object_foreach((json_t *)root, name, value) {
         if (strcmp(name, "bias_update_speed") == 0) {
-            if (!json_is_number(value) || json_number_value(value) < 0) return error_set(error, STATUS_INVALID, "%s: bias_update_speed: expected a number from 0", origin);
-            continue;   /* without a router there is no bias to update */
+            const struct key *speed = find_key(name);
+            if (!json_is_null(value) && !read_value(settings, speed, value)) return wrong_value(speed, value, origin, "", error);
+            continue;
         }
         if (strcmp(name, "loss") && strcmp(name, "optimizer"))
             return error_set(error, STATUS_INVALID, "%s: %s: unknown key, expected one of loss, optimizer, bias_update_speed", origin, name);
@@ -296,6 +332,10 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
         json_decref(group);
         if (status != STATUS_OK) return status;
     }
+    for (int i = 0; i < KEY_COUNT; i++) {   /* nothing that is not asked for */
+        double *field = (double *)(void *)((char *)settings + keys[i].offset);
+        if (keys[i].source == BY_MODEL && isnan(*field)) *field = 0;
+    }
     return settle(settings, NULL, origin, "", error);
 }
 
@@ -303,19 +343,25 @@ struct schedule settings_schedule(const struct settings *s) {
     struct schedule schedule = { .kind = s->schedule.name, .steps = s->steps, .warmup_steps = s->schedule.warmup_steps,
                                  .learning_rate = s->optimizer.learning_rate, .min_ratio = s->schedule.min_ratio,
                                  .milestone_count = s->schedule.milestones.count, .batch_size = s->batch_size, .batch_start = s->schedule.batch_start,
-                                 .grain = s->micro_batch_size, .length = s->sequence_length, .ramp_tokens = s->schedule.batch_ramp_tokens };
+                                 .grain = s->micro_batch_size, .length = s->sequence_length, .ramp_tokens = s->schedule.batch_ramp_tokens,
+                                 .mtp = s->loss.mtp, .mtp_late = s->schedule.mtp_late, .mtp_milestone = s->schedule.mtp_milestone,
+                                 .bias_update_speed = s->bias_update_speed, .bias_milestone = s->schedule.bias_milestone };
     memcpy(schedule.milestones, s->schedule.milestones.values, sizeof schedule.milestones);
     memcpy(schedule.factors, s->schedule.factors.values, sizeof schedule.factors);
+    memcpy(schedule.shapes, s->schedule.shapes.values, sizeof schedule.shapes);
     return schedule;
 }
 
 struct optimizer_settings settings_optimizer(const struct settings *s) {
     return (struct optimizer_settings){ .weight_decay = s->optimizer.weight_decay, .beta1 = s->optimizer.beta1, .beta2 = s->optimizer.beta2, .eps = s->optimizer.eps,
-                                        .clip_grad_norm = s->clip_grad_norm, .decay_vectors = s->optimizer.decay_vectors };
+                                        .clip_grad_norm = s->clip_grad_norm, .decay_vectors = s->optimizer.decay_vectors,
+                                        .moments = s->optimizer.moments == 1 ? DTYPE_BF16 : DTYPE_F32, .bias_update_speed = s->bias_update_speed };
 }
 
 struct objective settings_objective(const struct settings *s) {
-    return (struct objective){ .weights = s->loss, .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed };
+    struct objective objective = { .weights = s->loss, .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed };
+    if (s->loss.mtp > 0 && s->schedule.mtp_milestone < 1) objective.weights.mtp = fmax(s->loss.mtp, s->schedule.mtp_late);
+    return objective;
 }
 
 static bool has_experts(const struct config *config) {
@@ -324,8 +370,21 @@ static bool has_experts(const struct config *config) {
     return false;
 }
 
+static bool has_biases(const struct config *config) { return has_experts(config) && config->topk_method == TOPK_NOAUX_TC; }
+
+void settings_settle_model(struct settings *settings, const struct config *config) {
+    for (int i = 0; i < KEY_COUNT; i++) {
+        double *field = (double *)(void *)((char *)settings + keys[i].offset);
+        if (keys[i].source != BY_MODEL || !isnan(*field)) continue;
+        *field = (strcmp(keys[i].path, "loss.mtp") == 0 ? config->num_nextn_predict_layers > 0 : has_biases(config)) ? keys[i].with_model : 0;
+    }
+}
+
 /* Why the model has no such part of the loss; NULL: it has it. With one device the losses over devices and over communication are the number 1 in every layer, whatever the router does. */
 static const char *lacks_part(const struct config *config, const char *path) {
+    if (strcmp(path, "loss.mtp") == 0) return config->num_nextn_predict_layers > 0 ? NULL : ": it has no such modules (num_nextn_predict_layers 0)";
+    if (strcmp(path, "loss.balance_sequence") == 0)
+        return !has_experts(config) ? ": it has no routed experts" : config->scoring_func == SCORING_SIGMOID ? NULL : ": scores that are a softmax have loss.balance_expert";
     bool devices = strcmp(path, "loss.balance_device") == 0 || strcmp(path, "loss.balance_communication") == 0;
     if (!devices && strcmp(path, "loss.balance_expert") != 0) return "";
     if (!has_experts(config)) return ": it has no routed experts";
@@ -337,13 +396,16 @@ enum status settings_check_model(const struct settings *settings, const struct c
         double weight;
         if (strncmp(keys[i].path, "loss.", 5) != 0) continue;
         memcpy(&weight, (const char *)settings + keys[i].offset, sizeof weight);
-        const char *reason = weight != 0 ? lacks_part(config, keys[i].path) : NULL;
+        const char *reason = weight > 0 ? lacks_part(config, keys[i].path) : NULL;
         if (reason)
             return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss%s", origin, prefix, keys[i].path, weight, config->model_type, reason);
     }
     if (settings->capacity_factor > 0 && !has_experts(config))
         return error_set(error, STATUS_UNSUPPORTED, "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin, prefix, settings->capacity_factor,
                          config->model_type);
+    if (settings->bias_update_speed > 0 && !has_biases(config))
+        return error_set(error, STATUS_UNSUPPORTED, "%s: %sbias_update_speed: found %g, but a model of type %s has no routers with a bias (topk_method noaux_tc)", origin, prefix,
+                         settings->bias_update_speed, config->model_type);
     return STATUS_OK;
 }
 
@@ -353,7 +415,7 @@ static json_t *value_to_json(const struct settings *settings, const struct key *
     const void *field = (const char *)settings + key->offset;
     switch (key->kind) {
     case INTEGER: return json_integer(*(const int64_t *)field);
-    case NUMBER: return key->fallback[0] == 'n' && *(const double *)field == 0 ? json_null() : json_real(*(const double *)field);
+    case NUMBER: return isnan(*(const double *)field) || (key->fallback[0] == 'n' && *(const double *)field == 0) ? json_null() : json_real(*(const double *)field);
     case BOOLEAN: return json_boolean(*(const bool *)field);
     case CHOICE: return json_string(key->choices[*(const int *)field]);
     case TEXT: return json_string(field);
@@ -362,6 +424,12 @@ static json_t *value_to_json(const struct settings *settings, const struct key *
         const struct settings_numbers *numbers = field;
         json_t *list = json_array();
         for (int i = 0; i < numbers->count; i++) json_array_append_new(list, json_real(numbers->values[i]));
+        return list;
+    }
+    case WORDS: {
+        const struct settings_words *words = field;
+        json_t *list = json_array();
+        for (int i = 0; i < words->count; i++) json_array_append_new(list, json_string(key->choices[words->values[i]]));
         return list;
     }
     }

@@ -13,6 +13,7 @@
 #include "train/schedule.h"
 
 struct settings_numbers { double values[SCHEDULE_MAX_MILESTONES]; int count; };
+struct settings_words { int values[SCHEDULE_MAX_MILESTONES]; int count; };
 
 #define SETTINGS_TEXT 1024
 #define SETTINGS_VOCABULARY_LEAST 259            /* 256 bytes, bos, eos, pad */
@@ -21,16 +22,18 @@ struct settings_numbers { double values[SCHEDULE_MAX_MILESTONES]; int count; };
 struct settings {
     int64_t steps, sequence_length, batch_size, micro_batch_size;   /* micro_batch_size divides batch_size */
     int64_t seed;
-    int compute_choice;                          /* 0 fp32, 1 bf16; see settings_compute */
+    int compute_choice;                          /* 0 fp32, 1 bf16, 2 fp8; see settings_compute */
     int recompute;                               /* 0 none, 1 cheap, 2 blocks */
     char tokenizer[SETTINGS_TEXT];               /* "bytes", "characters", a path, or the digits of a vocabulary size */
     char text_key[SETTINGS_TEXT];
     int bad_lines_choice;                        /* 0 error, 1 skip */
     bool special_tokens;
 
-    struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; } optimizer;
-    struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; int64_t batch_start, batch_ramp_tokens; } schedule;
+    struct { int name; double learning_rate, weight_decay, beta1, beta2, eps; bool decay_vectors; int moments; /* 0 float32, 1 bfloat16 */ } optimizer;
+    struct { int name; int64_t warmup_steps; double min_ratio; struct settings_numbers milestones, factors; struct settings_words shapes; int64_t batch_start, batch_ramp_tokens;
+             double mtp_milestone, mtp_late, bias_milestone; } schedule;
     struct loss_weights loss;
+    double bias_update_speed;                    /* of the routers' biases */
     double capacity_factor, undropped;           /* of token dropping; 0: nothing is dropped */
     double clip_grad_norm;                       /* 0: no clipping */
 
@@ -44,18 +47,22 @@ struct settings {
     int dtype_choice;                            /* of the exported model: 0 float32, 1 bfloat16; see settings_dtype */
 };
 
-/* Defaults, then what the key `train` of a training config says (without one: nothing). `origin` begins the messages. */
+/* Defaults, then what the key `train` of a training config says (without one: nothing). `origin` begins the messages. Keys whose default depends on the model (loss.mtp, loss.balance_sequence,
+ * bias_update_speed) that it does not give are NAN until settings_settle_model. */
 enum status settings_parse(struct settings *settings, const json_t *config, const char *origin, struct error *error);
 /* The settings of the doors `grads` and `steps`: {"loss":{}, "optimizer":{..., "clip_grad_norm":}, "bias_update_speed":}. NULL: all defaults. */
 enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error);
 
-static inline enum dtype settings_compute(const struct settings *s) { return s->compute_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
+/* Gives the keys whose default depends on the model their values: V3's where the model has the part, else 0. */
+void settings_settle_model(struct settings *settings, const struct config *config);
+
+static inline enum dtype settings_compute(const struct settings *s) { return s->compute_choice == 2 ? DTYPE_F8_E4M3 : s->compute_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
 static inline enum dtype settings_dtype(const struct settings *s) { return s->dtype_choice == 1 ? DTYPE_BF16 : DTYPE_F32; }
 struct schedule settings_schedule(const struct settings *settings);
 struct optimizer_settings settings_optimizer(const struct settings *settings);
-/* What a trainer is asked for: weights, dropping, seed. */
+/* What a trainer is asked for: weights, of those that change over the run the largest, dropping, seed. */
 struct objective settings_objective(const struct settings *settings);
-/* Asks for nothing that the model does not have: a weight for a part of the loss that it lacks, or a capacity of experts that are not there, is an error that names the key and the model. */
+/* Asks for nothing that the model does not have: a weight for a part of the loss that it lacks, a capacity of experts or a speed of biases that are not there, is an error that names the key and the model. */
 enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin, const char *prefix, struct error *error);
 
 /* All keys with the values in force. New reference. */

@@ -87,6 +87,7 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     t->length = length;
     if (objective) t->objective = *objective;
     t->objective.loads = NULL;
+    t->mtp = t->objective.weights.mtp > 0;
     enum status status = allocate_loads(t, error);
     if (status == STATUS_OK) status = find_biases(t, error);
     if (status == STATUS_OK) status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
@@ -123,6 +124,12 @@ void trainer_destroy(struct trainer *trainer) {
     free(trainer);
 }
 
+static int64_t count_targets(const int32_t *targets, int64_t count) {
+    int64_t predicted = 0;
+    for (int64_t i = 0; i < count; i++) predicted += targets[i] >= 0;
+    return predicted;
+}
+
 /* Targets of the MTP module of depth d: it predicts at position i what the trunk predicts at i + d. */
 static int64_t count_mtp_targets(const int32_t *targets, int64_t sequences, int64_t length, int d) {
     int64_t count = 0;
@@ -141,8 +148,7 @@ static void sum_up_mtp(const struct config *config, const struct objective *obje
 }
 
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error) {
-    int64_t predicted = 0;
-    for (int64_t i = 0; i < sequences * length; i++) predicted += targets[i] >= 0;
+    const int64_t predicted = count_targets(targets, sequences * length);
     if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
     for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
     struct objective *objective = &trainer->objective;
@@ -182,6 +188,35 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
     optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
     move_biases(trainer);
     return STATUS_OK;
+}
+
+enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error) {
+    const int depths = (int)trainer->model->config.num_nextn_predict_layers;
+    /* A sequence that has no position for every depth, as a short last one, says nothing about them. */
+    struct objective objective = {.predicted = sequences * length, .sequences = sequences, .compare_mtp = trainer->mtp && length > depths};
+    for (int d = 0; d < depths; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    if (status != STATUS_OK) return status;
+    sums->main_sum += objective.main_sum;
+    sums->targets += count_targets(targets, sequences * length);
+    for (int d = 0; objective.compare_mtp && d < depths; d++) {
+        sums->mtp_sum[d] += objective.mtp_sum[d];
+        sums->mtp_targets[d] += objective.predicted_mtp[d];
+        sums->mtp_compared[d] += objective.mtp_compared[d];
+        sums->mtp_agreed[d] += objective.mtp_agreed[d];
+    }
+    return STATUS_OK;
+}
+
+enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
+    struct objective objective = {.weights = trainer->objective.weights, .predicted = count_targets(targets, sequences * length), .sequences = sequences};
+    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+    for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
+    *report = (struct fp8_report){0};
+    trainer->training.fp8 = report;
+    enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    trainer->training.fp8 = NULL;
+    return status;
 }
 
 enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error) {

@@ -18,6 +18,7 @@ struct trainer {
     double micro_batch_flops;       /* of forward and backward, as run */
     struct objective objective;     /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up to those it was created with */
     double bias_update_speed;       /* may be changed between steps */
+    bool mtp;                       /* the MTP modules are trained, and evaluated */
     struct parameter **biases;      /* [config_layers]: of each layer's router, NULL where there is none */
 };
 
@@ -42,7 +43,16 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
 /* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but the gradients. */
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
                          struct trainer_result *result, struct error *error);
-/* The sum of the losses of all targets that are not negative, without gradients. At most micro_batch_size sequences. */
+/* Sums of an evaluation. Of MTP, where its modules are trained, by depth: the loss, its targets, positions at which the module's guess and the model's own are of the same token, and how often they agree. */
+struct trainer_evaluation {
+    double main_sum, mtp_sum[CONFIG_MAX_NEXTN];
+    int64_t targets, mtp_targets[CONFIG_MAX_NEXTN], mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
+};
+/* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. */
+enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error);
+/* What E4M3 loses in the products of a pass forward and backward over these sequences (at most micro_batch_size), which changes nothing but the gradients. */
+enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct fp8_report *report, struct error *error);
+/* The sum of the main losses alone. */
 enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error);
 
 #endif

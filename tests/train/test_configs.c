@@ -26,6 +26,7 @@ static void check_config(const char *path) {
     if (settings_parse(&settings, root, path, &error) != STATUS_OK) fail_msg("%s", error.message);
     if (config_parse(&config, root, path, &arena, &error) != STATUS_OK) fail_msg("%s", error.message);
     if (config.warning_count) fail_msg("%s", config.warnings[0]);
+    settings_settle_model(&settings, &config);
     if (settings_check_model(&settings, &config, path, "train.", &error) != STATUS_OK) fail_msg("%s", error.message);
     assert_true(settings.sequence_length <= config.max_position_embeddings);
     const struct schedule schedule = settings_schedule(&settings);

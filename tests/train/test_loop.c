@@ -56,11 +56,11 @@ static void step_taken(void *context, const struct training_step *step) {
     told->seen = step->seen;
 }
 
-static void evaluated(void *context, int64_t step, double loss, int64_t targets, bool whole) {
+static void evaluated(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole) {
     struct told *told = context;
     told->evaluations++;
-    told->last_targets = targets;
-    assert_true(whole == (step == 8) && loss > 0);
+    told->last_targets = evaluation->targets;
+    assert_true(whole == (step == 8) && evaluation->loss > 0);
 }
 
 static enum status sample(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *unused) {

@@ -78,7 +78,17 @@ static void wrong_values_are_named(void **state) {
         { "{\"steps\": 1.5}", "train.steps: found 1.5, expected an integer" },
         { "{\"steps\": \"5\"}", "train.steps: found \"5\", expected an integer" },
         { "{\"steps\": true}", "train.steps: found true" },
-        { "{\"compute\": \"fp8\"}", "train.compute: found \"fp8\", expected \"fp32\", \"bf16\"" },
+        { "{\"compute\": \"fp4\"}", "train.compute: found \"fp4\", expected \"fp32\", \"bf16\", \"fp8\"" },
+        { "{\"optimizer\": {\"moments\": \"bf16\"}}", "train.optimizer.moments: found \"bf16\", expected \"float32\", \"bfloat16\"" },
+        { "{\"bias_update_speed\": -0.001}", "train.bias_update_speed: found -0.001, expected a number from 0 to 1" },
+        { "{\"bias_update_speed\": \"0.001\"}", "train.bias_update_speed: found \"0.001\", expected a number from 0 to 1" },
+        { "{\"loss\": {\"mtp\": -0.3}}", "train.loss.mtp: found -0.3, expected a number from 0 to 1000000" },
+        { "{\"schedule\": {\"mtp_milestone\": 1.5}}", "train.schedule.mtp_milestone: found 1.5, expected a number from 0 to 1" },
+        { "{\"schedule\": {\"mtp_late\": -1}}", "train.schedule.mtp_late: found -1, expected a number from 0" },
+        { "{\"schedule\": {\"bias_milestone\": 14.3}}", "train.schedule.bias_milestone: found 14.3, expected a number from 0 to 1" },
+        { "{\"schedule\": {\"shapes\": [\"cosine\"]}}", "train.schedule.shapes: found 1 values, expected one for each of the 2 milestones, or none" },
+        { "{\"schedule\": {\"shapes\": [\"cosine\", \"step\"]}}", "train.schedule.shapes: found [\"cosine\",\"step\"], expected a list of up to 8 of \"constant\", \"linear\", \"cosine\"" },
+        { "{\"schedule\": {\"shapes\": \"cosine\"}}", "train.schedule.shapes: found \"cosine\", expected a list" },
         { "{\"optimizer\": {\"name\": \"sgd\"}}", "train.optimizer.name: found \"sgd\", expected \"adamw\"" },
         { "{\"optimizer\": {\"eps\": 0}}", "expected a number above 0, up to 1" },
         { "{\"optimizer\": {\"beta2\": 1}}", "train.optimizer.beta2: found 1, expected a number from 0 to 0.9999999" },
@@ -114,6 +124,56 @@ static void wrong_values_are_named(void **state) {
     }
 }
 
+/* V3's recipe in shares of its 14.8 of tokens; 14800 steps, so that the corners are whole. */
+#define V3_SCHEDULE "\"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 2000, \"milestones\": [0.675675675675675675, 0.966216216216216216, 0.988716216216216216], \"factors\": [0.1, 0.1, 0.0331818181818], " \
+    "\"shapes\": [\"cosine\", \"constant\", \"constant\"], \"mtp_milestone\": 0.675675675675675675, \"bias_milestone\": 0.966216216216216216}"
+
+static void v3_schedule(void **state) {
+    (void)state;
+    struct settings s;
+    assert_int_equal(parse(&s, "{\"steps\": 148000, \"optimizer\": {\"learning_rate\": 2.2e-4}, \"loss\": {\"mtp\": 0.3}, \"bias_update_speed\": 0.001, " V3_SCHEDULE "}"), STATUS_OK);
+    const struct schedule schedule = settings_schedule(&s);
+    const double max = 2.2e-4;
+    const struct { int64_t step; double rate; } cases[] = {
+        { 1, max / 2000 }, { 1000, max / 2 }, { 2000, max }, { 2001, max }, { 100000, max },        /* 10 of 14.8 */
+        { 121500, 0.55 * max },                                                                       /* the middle of the cosine: half way from 1 to 0.1 */
+        { 143000, 0.1 * max }, { 143001, 0.1 * max }, { 146330, 0.1 * max }, { 146331, 7.3e-6 }, { 148000, 7.3e-6 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        if (!(fabs(schedule_rate(&schedule, cases[i].step) - cases[i].rate) <= 1e-9 * max)) fail_msg("step %lld: %.9g, expected %.9g", (long long)cases[i].step, schedule_rate(&schedule, cases[i].step), cases[i].rate);
+    /* A cosine falls all the way, and leaves its piece smoothly. */
+    assert_true(schedule_rate(&schedule, 100001) < max && schedule_rate(&schedule, 100001) > max * (1 - 1e-6));
+    for (int64_t step = 100000; step < 143000; step += 1000) assert_true(schedule_rate(&schedule, step + 1000) < schedule_rate(&schedule, step));
+    assert_true(schedule_mtp(&schedule, 1) == 0.3 && schedule_mtp(&schedule, 100000) == 0.3 && schedule_mtp(&schedule, 100001) == 0.1 && schedule_mtp(&schedule, 148000) == 0.1);
+    assert_true(schedule_bias_speed(&schedule, 1) == 0.001 && schedule_bias_speed(&schedule, 143000) == 0.001 && schedule_bias_speed(&schedule, 143001) == 0 && schedule_bias_speed(&schedule, 148000) == 0);
+    assert_true(settings_objective(&s).weights.mtp == 0.3);
+
+    /* Lines; other corners; a weight of 0 stays 0; where the late weight is the larger one, memory is planned for it. */
+    assert_int_equal(parse(&s, "{\"steps\": 100, \"optimizer\": {\"learning_rate\": 1}, \"loss\": {\"mtp\": 0.01}, \"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 0, \"milestones\": [0.5, 0.75], "
+                               "\"factors\": [0.5, 0], \"shapes\": [\"constant\", \"linear\"], \"mtp_milestone\": 0.5}}"), STATUS_OK);
+    const struct schedule lines = settings_schedule(&s);
+    assert_true(schedule_rate(&lines, 50) == 1 && schedule_rate(&lines, 51) == 0.5 && schedule_rate(&lines, 75) == 0.5 && schedule_rate(&lines, 80) == 0.4 && schedule_rate(&lines, 100) == 0);
+    assert_true(settings_objective(&s).weights.mtp == 0.1);
+    assert_int_equal(parse(&s, "{\"loss\": {\"mtp\": 0}, \"schedule\": {\"mtp_milestone\": 0.5}}"), STATUS_OK);
+    const struct schedule none = settings_schedule(&s);
+    assert_true(schedule_mtp(&none, 1) == 0 && schedule_mtp(&none, 1000) == 0 && settings_objective(&s).weights.mtp == 0);
+}
+
+static void compute_decides_the_moments(void **state) {
+    (void)state;
+    static const struct { const char *train; enum dtype compute, moments; } cases[] = {
+        { "{}", DTYPE_F32, DTYPE_F32 }, { "{\"compute\": \"bf16\"}", DTYPE_BF16, DTYPE_F32 }, { "{\"compute\": \"fp8\"}", DTYPE_F8_E4M3, DTYPE_BF16 },
+        { "{\"compute\": \"fp8\", \"optimizer\": {\"moments\": \"float32\"}}", DTYPE_F8_E4M3, DTYPE_F32 }, { "{\"optimizer\": {\"moments\": \"bfloat16\"}}", DTYPE_F32, DTYPE_BF16 },
+        { "{\"compute\": \"fp8\", \"optimizer\": {\"moments\": null}}", DTYPE_F8_E4M3, DTYPE_BF16 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct settings s;
+        assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
+        assert_int_equal(settings_compute(&s), cases[i].compute);
+        assert_int_equal(settings_optimizer(&s).moments, cases[i].moments);
+    }
+}
+
 static void values_are_read(void **state) {
     (void)state;
     struct settings s;
@@ -135,6 +195,9 @@ static void parts_that_a_model_lacks_are_named(void **state) {
     const struct config v1 = { .model_type = "llama", .num_hidden_layers = 2, .layers = dense, .n_group = 1, .topk_group = 1 };
     const struct config lite = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1 };
     const struct config v2 = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 4, .topk_group = 2 };
+    const struct config v3 = { .model_type = "deepseek_v3", .num_hidden_layers = 2, .num_nextn_predict_layers = 1, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1, .topk_method = TOPK_NOAUX_TC,
+                               .scoring_func = SCORING_SIGMOID };
+    static const char speed[] = "{\"bias_update_speed\": 0.01}";
     static const char expert[] = "{\"loss\": {\"balance_expert\": 0.003}}", device[] = "{\"loss\": {\"balance_device\": 0.5}}", communication[] = "{\"loss\": {\"balance_communication\": 0.02}}";
     static const char capacity[] = "{\"capacity_factor\": 1}", sequence[] = "{\"loss\": {\"balance_sequence\": 1e-4}}", mtp[] = "{\"loss\": {\"mtp\": 0.3}}";
     const struct { const char *train; const struct config *config; const char *message; /* NULL: accepted */ } cases[] = {
@@ -147,14 +210,45 @@ static void parts_that_a_model_lacks_are_named(void **state) {
         { communication, &lite, "train.loss.balance_communication: found 0.02, but a model of type deepseek_v2 has no such loss: its experts are one group" },
         { expert, &v2, NULL }, { device, &v2, NULL }, { communication, &v2, NULL }, { capacity, &v2, NULL },
         { sequence, &v2, "train.loss.balance_sequence: found 0.0001, but a model of type deepseek_v2 has no such loss" },
-        { mtp, &v2, "train.loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss" },
+        { mtp, &v2, "train.loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss: it has no such modules (num_nextn_predict_layers 0)" },
+        { speed, &v1, "c.json: train.bias_update_speed: found 0.01, but a model of type llama has no routers with a bias (topk_method noaux_tc)" },
+        { speed, &v2, "c.json: train.bias_update_speed: found 0.01, but a model of type deepseek_v2 has no routers with a bias" },
+        { "{}", &v3, NULL }, { speed, &v3, NULL }, { mtp, &v3, NULL }, { sequence, &v3, NULL }, { expert, &v3, NULL }, { capacity, &v3, NULL },
+        { "{\"loss\": {\"mtp\": 0, \"balance_sequence\": 0}, \"bias_update_speed\": 0}", &v1, NULL },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
         assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
+        settings_settle_model(&s, cases[i].config);
         assert_int_equal(settings_check_model(&s, cases[i].config, "c.json", "train.", &error), cases[i].message ? STATUS_UNSUPPORTED : STATUS_OK);
+        assert_false(isnan(s.loss.mtp) || isnan(s.loss.balance_sequence) || isnan(s.bias_update_speed));
         if (cases[i].message && !strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
     }
+}
+
+/* Defaults that the model decides, where the config does not. */
+static void defaults_follow_the_model(void **state) {
+    (void)state;
+    struct layer_plan mixed[] = { { ATTENTION_MLA, FFN_DENSE, RESIDUAL_ADD, 8 }, { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 }, { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 } };
+    const struct config v2 = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1 };
+    struct config v3 = v2;
+    v3.topk_method = TOPK_NOAUX_TC, v3.scoring_func = SCORING_SIGMOID;
+    struct config modules = v3;
+    modules.num_nextn_predict_layers = 1;
+    const struct { const struct config *config; const char *train; double mtp, sequence, speed; } cases[] = {
+        { &v2, "{}", 0, 0, 0 }, { &v3, "{}", 0, 1e-4, 1e-3 }, { &modules, "{}", 0.3, 1e-4, 1e-3 },
+        { &modules, "{\"loss\": {\"mtp\": null, \"balance_sequence\": 0}, \"bias_update_speed\": 0.01}", 0.3, 0, 0.01 }, { &modules, "{\"loss\": {\"mtp\": 0}, \"bias_update_speed\": 0}", 0, 1e-4, 0 },
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct settings s;
+        assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
+        settings_settle_model(&s, cases[i].config);
+        assert_true(s.loss.mtp == cases[i].mtp && s.loss.balance_sequence == cases[i].sequence && s.bias_update_speed == cases[i].speed);
+    }
+    /* The doors do nothing that they are not asked for. */
+    struct settings s;
+    assert_int_equal(settings_parse_door(&s, NULL, "s.json", &error), STATUS_OK);
+    assert_true(s.loss.mtp == 0 && s.loss.balance_sequence == 0 && s.bias_update_speed == 0);
 }
 
 /* Defaults that other keys decide. */
@@ -182,12 +276,16 @@ static void doors_have_their_own_layout(void **state) {
     struct settings s;
     json_t *root = json_loads("{\"loss\": {}, \"optimizer\": {\"name\": \"adamw\", \"eps\": 1e-5, \"clip_grad_norm\": 0.5}, \"bias_update_speed\": 0.001}", 0, NULL);
     assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_OK);
-    assert_true(s.clip_grad_norm == 0.5 && s.optimizer.eps == 1e-5);
+    assert_true(s.clip_grad_norm == 0.5 && s.optimizer.eps == 1e-5 && settings_optimizer(&s).bias_update_speed == 0.001);
     assert_non_null(json_object_get(json_object_get(root, "optimizer"), "clip_grad_norm"));
     json_decref(root);
     root = json_loads("{\"optimizer\": {\"clip_grad_norm\": -1}}", 0, NULL);
     assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "s.json: optimizer.clip_grad_norm: found -1"));
+    json_decref(root);
+    root = json_loads("{\"bias_update_speed\": -0.1}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "s.json: bias_update_speed: found -0.1, expected a number from 0 to 1"));
     json_decref(root);
     root = json_loads("{\"optimiser\": {}}", 0, NULL);
     assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
@@ -369,8 +467,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults_are_those_of_the_help),
         cmocka_unit_test(wrong_values_are_named),
+        cmocka_unit_test(v3_schedule),
+        cmocka_unit_test(compute_decides_the_moments),
         cmocka_unit_test(values_are_read),
         cmocka_unit_test(parts_that_a_model_lacks_are_named),
+        cmocka_unit_test(defaults_follow_the_model),
         cmocka_unit_test(defaults_follow_the_config),
         cmocka_unit_test(doors_have_their_own_layout),
         cmocka_unit_test(set_overrides_any_key),
