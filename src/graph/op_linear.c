@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "graph/weights.h"
+#include "kernels/fp8.h"
 
 struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
     const int64_t out = w->shape[0], in = w->shape[1];
@@ -84,8 +85,8 @@ static void count_weight_part(void *context, int thread, int threads) {
             const int64_t r1 = r0 + MATMUL_GRAIN < out ? r0 + MATMUL_GRAIN : out, c1 = c0 + MATMUL_GRAIN < in ? c0 + MATMUL_GRAIN : in;
             float amax = 0;
             for (int64_t r = r0; r < r1; r++)
-                for (int64_t c = c0; c < c1; c++) amax = fabsf(w->value[r * in + c]) > amax ? fabsf(w->value[r * in + c]) : amax;
-            const float scale = amax > 0 ? amax / 448.0f : 1.0f;
+                for (int64_t c = c0; c < c1; c++) amax = fp8_largest(amax, w->value[r * in + c]);
+            const float scale = fp8_scale(amax, 0, false);
             for (int64_t r = r0; r < r1; r++)
                 for (int64_t c = c0; c < c1; c++) {
                     const float x = fabsf(w->value[r * in + c] / scale);
