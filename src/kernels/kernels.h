@@ -144,7 +144,7 @@ struct adamw_step {
     float bias_correction1, bias_correction2;   /* 1 - beta1^step, 1 - beta2^step */
 };
 
-/* Numbers that quantisation to E4M3 in tiles has made zero though they were not, or has cut at the largest code. */
+/* Numbers that quantisation to E4M3 in tiles has made zero though they were not, or has cut at the largest code: beyond 464 times the scale, from where on rounding would not lead to it. NaN counts as cut. */
 struct fp8_counts { int64_t numbers, underflows, overflows; };
 
 struct row_kernels {
@@ -177,19 +177,20 @@ struct row_kernels {
 
     /* Per row: loss[t] = log sum_v exp(logits[t][v]) - logits[t][target[t]], 0 where target is negative. With `weights` (may be NULL: loss only) the
      * logits become their own gradient in place: weights[t] (softmax - onehot), zeros where the target is negative. Of gradient_dtype F32, or BF16: then it is the first half of the row.
-     * best (may be NULL) receives the first of each row's largest logits. */
+     * best (may be NULL) receives the first of each row's largest logits; NaN is passed over (0 where all are). */
     void (*cross_entropy)(struct pool *pool, float *loss, int32_t *best, float *logits, int64_t stride, const int32_t *targets, const float *weights, enum dtype gradient_dtype,
                           int64_t rows, int64_t vocab);
 
     /* One AdamW update of `count` elements on the calling thread: g = gradient * grad_scale; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
      * p -= lr weight_decay p; p -= lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps). */
     void (*adamw)(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step);
-    /* The same with m and v in bf16: read widened, rounded to nearest even when stored. */
+    /* The same with m and v in bf16: read widened, rounded to nearest even when stored; p is updated with what they were before that. */
     void (*adamw_bf16)(float *p, const float *g, uint16_t *m, uint16_t *v, int64_t count, const struct adamw_step *step);
 
     /* What a recording graph keeps of a tensor in tiles of one row by 128 (spec/v1-v3.md section 4.1). E4M3: codes [rows, width], then scales [rows, ceil(width / 128)], amax / 448.
-     * E5M6 (bias 15, subnormals, no infinities: saturates): two numbers in three bytes, a row's begin at a whole byte, then scales, powers of two. An all-zero tile has scale 1.
-     * x: BF16 or F32; expanding rounds to the type once. Compressing twice gives the same bytes. */
+     * E5M6 (base/number.h): two numbers in three bytes, a row's begin at a whole byte, then scales, powers of two: amax, rounded to the format's mantissa, is brought to [2^15, 2^16). An all-zero tile has scale 1.
+     * x: BF16 or F32; expanding multiplies in fp32 and rounds that to the type. What was expanded to BF16 is compressed to the same bytes again, but for what is below 2^-90 or beyond 2^100. A NaN stays one; an infinity makes NaN of
+     * its tile (E4M3), or stays (E5M6). Compressed memory is 4-byte aligned. */
     size_t (*compressed_bytes)(int64_t rows, int64_t width, bool e5m6);
     void (*compress)(struct pool *pool, void *y, const void *x, enum dtype dtype, int64_t rows, int64_t width, bool e5m6);
     void (*expand)(struct pool *pool, void *y, enum dtype dtype, const void *x, int64_t rows, int64_t width, bool e5m6);

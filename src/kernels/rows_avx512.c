@@ -4,6 +4,7 @@
 typedef float real;
 
 #include "kernels/rows.h"
+#include "kernels/rows_compress_simd.h"
 #include "kernels/rows_elementwise_simd.h"
 #include "kernels/rows_embedding.h"
 #include "kernels/rows_loss_simd.h"

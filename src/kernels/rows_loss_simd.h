@@ -18,14 +18,15 @@ ROWS_INLINE vf loss_load(const float *x, int64_t i, int64_t count) {
     return vf_select(vm_first(n), vf_load_part(x + i, n), vf_set(-INFINITY));
 }
 
+/* NaN is passed over: vf_max gives its second argument where one is. */
 ROWS_INLINE float block_largest(const float *x, int64_t count) {
     vf m[4];
     for (int j = 0; j < 4; j++) m[j] = vf_set(-INFINITY);
     int64_t i = 0;
     for (; i + 4 * VF <= count; i += 4 * VF)
-        for (int j = 0; j < 4; j++) m[j] = vf_max(m[j], vf_load(x + i + j * VF));
+        for (int j = 0; j < 4; j++) m[j] = vf_max(vf_load(x + i + j * VF), m[j]);
     if (i < count)
-        for (int j = 0; j < 4; j++) m[j] = vf_max(m[j], loss_load(x, i + j * VF, count));
+        for (int j = 0; j < 4; j++) m[j] = vf_max(loss_load(x, i + j * VF, count), m[j]);
     return vf_largest(vf_max(vf_max(m[0], m[1]), vf_max(m[2], m[3])));
 }
 
@@ -57,8 +58,25 @@ ROWS_INLINE void loss_gradient(float *logits, enum dtype dtype, int64_t vocab, v
     }
 }
 
+/* The first logit from v on that equals `largest`; 0 where there is none. */
+static inline int32_t place_of_logit(const float *logits, int64_t v, int64_t vocab, float largest) {
+    while (v < vocab && !(logits[v] == largest)) v++;
+    return v < vocab ? (int32_t)v : 0;
+}
+
+static inline int32_t largest_logit(const float *logits, int64_t vocab) {
+    float largest = -INFINITY;
+    int64_t block = 0;   /* the first in which it is */
+    for (int64_t v = 0; v < vocab; v += LOSS_BLOCK) {
+        const float m = block_largest(logits + v, vocab - v < LOSS_BLOCK ? vocab - v : LOSS_BLOCK);
+        if (m > largest) largest = m, block = v;
+    }
+    return place_of_logit(logits, block, vocab, largest);
+}
+
 /* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
-static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight, enum dtype gradient_dtype) {
+static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight, enum dtype gradient_dtype, int32_t *best) {
+    int64_t block = 0;
     float largest = -INFINITY, shift = 0.0f;   /* shift is the maximum so far, 0 while that is -inf */
     double sum = 0.0;                          /* of exp(logit - shift) */
     for (int64_t v = 0; v < vocab; v += LOSS_BLOCK) {
@@ -66,10 +84,11 @@ static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t targ
         float m = block_largest(logits + v, count);
         if (m > largest) {
             if (sum > 0.0) sum *= (double)exp_of_one(shift - m);
-            largest = shift = m;
+            largest = shift = m, block = v;
         }
         sum += (double)block_exp_sum(logits + v, count, vf_set(shift));
     }
+    if (best) *best = place_of_logit(logits, block, vocab, largest);
     float at_target = logits[target];
     double loss = simd_log(sum) + ((double)shift - (double)at_target);
     if (weight) {

@@ -2,6 +2,7 @@
 typedef float real;
 
 #include "kernels/rows.h"
+#include "kernels/rows_compress_reference.h"
 #include "kernels/rows_elementwise_reference.h"
 #include "kernels/rows_embedding.h"
 #include "kernels/rows_loss_reference.h"

@@ -28,7 +28,10 @@ static inline void rows_run(struct pool *pool, void (*task)(void *context, int t
     .embedding_forward = rows_embedding_forward,                           \
     .embedding_backward = rows_embedding_backward,                         \
     .cross_entropy = rows_cross_entropy,                                   \
-    .adamw = rows_adamw, .sum_of_squares = rows_sum_of_squares,            \
+    .adamw = rows_adamw, .adamw_bf16 = rows_adamw_bf16,                    \
+    .compressed_bytes = rows_compressed_bytes, .compress = rows_compress,  \
+    .expand = rows_expand, .count_fp8 = rows_count_fp8,                    \
+    .sum_of_squares = rows_sum_of_squares,                                 \
 }
 
 #endif

@@ -442,9 +442,18 @@ static void test_cross_entropy(void **state) {
                 float *first_loss = NULL, *first = NULL;
                 for (int p = 0; p < POOLS; p++) {
                     float *alone = piece(loss_bytes), *loss = piece(loss_bytes), *logits = copy_of(logits0, bytes);
-                    v->rows->cross_entropy(pools[p], alone, NULL, logits, stride, targets, NULL, DTYPE_F32, rows, vocab);
+                    int32_t best[8], best_exact[8];
+                    v->rows->cross_entropy(pools[p], alone, best, logits, stride, targets, NULL, DTYPE_F32, rows, vocab);
+                    for (int64_t t = 0; t < rows; t++) {   /* of the row without a target, too */
+                        best_exact[t] = 0;
+                        for (int64_t e = 1; e < vocab; e++)
+                            if (logits0[t * stride + e] > logits0[t * stride + best_exact[t]]) best_exact[t] = (int32_t)e;
+                    }
+                    check_same("cross_entropy best", v->name, best, best_exact, (size_t)rows * 4);
+                    memset(best, 0, sizeof best);
                     check_same("cross_entropy without weights", v->name, logits, logits0, bytes);
-                    v->rows->cross_entropy(pools[p], loss, NULL, logits, stride, targets, weights, DTYPE_F32, rows, vocab);
+                    v->rows->cross_entropy(pools[p], loss, best, logits, stride, targets, weights, DTYPE_F32, rows, vocab);
+                    check_same("cross_entropy best with weights", v->name, best, best_exact, (size_t)rows * 4);
                     check_same("cross_entropy loss with and without weights", v->name, alone, loss, loss_bytes);
                     if (p) {
                         check_same("cross_entropy loss by threads", v->name, loss, first_loss, loss_bytes);
@@ -500,6 +509,28 @@ static void test_cross_entropy_of_nan(void **state) {
             }
 }
 
+/* Of equal logits the first is the best, across vectors and blocks; NaN is passed over, wherever it stands, and so is what is below all numbers where there are some. */
+static void test_best_logits(void **state) {
+    (void)state;
+    enum { VOCAB = 2100 };
+    static const int places[] = {0, 1, 14, 15, 16, 63, 64, 1023, 1024, 1025, 2047, 2048, VOCAB - 1};
+    for (const struct variant *v = variants; v < variants + variant_count; v++)
+        for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+            for (int target = -1; target < 1; target++)
+                for (int kind = 0; kind < 3; kind++) {
+                    float logits[VOCAB], loss;
+                    int32_t best = -7;
+                    for (int e = 0; e < VOCAB; e++) logits[e] = kind == 0 ? -3.0f : kind == 1 ? -INFINITY : NAN;
+                    for (size_t j = i; j < sizeof places / sizeof *places; j++) logits[places[j]] = kind == 2 ? -INFINITY : -2.0f;
+                    for (size_t j = 0; j < i; j++) logits[places[j]] = NAN;
+                    v->rows->cross_entropy(NULL, &loss, &best, logits, VOCAB, &target, NULL, DTYPE_F32, 1, VOCAB);
+                    if (best != places[i]) fail_msg("%s, kind %d, target %d: best is %d, expected %d", v->name, kind, target, best, places[i]);
+                    for (int e = 0; e < VOCAB; e++) logits[e] = NAN;
+                    v->rows->cross_entropy(NULL, &loss, &best, logits, VOCAB, &target, NULL, DTYPE_F32, 1, VOCAB);
+                    assert_int_equal(best, 0);
+                }
+}
+
 /* Several steps against the textbook written independently: first and second moments divided by their corrections, decoupled decay. */
 static void test_adamw(void **state) {
     (void)state;
@@ -542,6 +573,186 @@ static void test_adamw(void **state) {
             check_same("adamw m split", v->name, m2, m, bytes);
             check_same("adamw v split", v->name, w2, w, bytes);
         }
+}
+
+/* With moments in bf16 an update is that of moments in fp32 which are rounded when it is done. */
+static void test_adamw_bf16(void **state) {
+    (void)state;
+    const struct adamw_step step = {.learning_rate = 0.01f, .beta1 = 0.9f, .beta2 = 0.95f, .eps = 1e-8f, .weight_decay = 0.1f, .grad_scale = 0.5f, .bias_correction1 = 0.5f, .bias_correction2 = 0.25f};
+    for (const struct variant *v = variants; v < variants + variant_count; v++)
+        for (size_t s = 0; s < COUNTS; s++) {
+            free_pieces();
+            const int64_t n = counts[s];
+            float *p = random_floats(n, 1, 1), *m = random_floats(n, 2, 0), *w = random_floats(n, 3, 0);
+            float *p2 = copy_of(p, (size_t)n * 4), *p3 = copy_of(p, (size_t)n * 4);
+            uint16_t *m2 = as_dtype(m, n, DTYPE_BF16), *w2 = as_dtype(w, n, DTYPE_BF16), *m3 = as_dtype(m, n, DTYPE_BF16), *w3 = as_dtype(w, n, DTYPE_BF16);
+            for (int t = 0; t < 3; t++) {
+                const float *g = random_floats(n, (uint64_t)t + 10, 3);
+                const int64_t half = n / 3;   /* any split gives the same bits */
+                v->rows->adamw(p, g, m, w, n, &step);
+                v->rows->adamw_bf16(p2, g, m2, w2, n, &step);
+                v->rows->adamw_bf16(p3, g, m3, w3, half, &step);
+                v->rows->adamw_bf16(p3 + half, g + half, m3 + half, w3 + half, n - half, &step);
+                for (int64_t i = 0; i < n; i++) {
+                    assert_int_equal(m2[i], bf16_from_float(m[i]));
+                    assert_int_equal(w2[i], bf16_from_float(w[i]));
+                    m[i] = bf16_to_float(m2[i]), w[i] = bf16_to_float(w2[i]);
+                }
+                check_same("adamw_bf16 p", v->name, p2, p, (size_t)n * 4);
+                check_same("adamw_bf16 p split", v->name, p3, p, (size_t)n * 4);
+                check_same("adamw_bf16 m split", v->name, m3, m2, (size_t)n * 2);
+                check_same("adamw_bf16 v split", v->name, w3, w2, (size_t)n * 2);
+            }
+        }
+}
+
+/* ---- compression ----------------------------------------------------------------------------------------------------------------------------- */
+
+/* Numbers of many kinds: by tile all of one size, of all sizes, with exact ties, zeros, at the ends of fp32, with infinities and NaN. */
+static float *numbers_of_many_kinds(int64_t rows, int64_t width) {
+    float *x = random_floats(rows * width, 31, 1), *size = random_floats(rows * width, 32, 1);
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < width; i++) {
+            float *at = x + row * width + i;
+            switch ((row + i / 128) % 9) {
+            case 0: break;
+            case 1: *at = ldexpf(*at, (int)(20 * size[row * width + i])); break;
+            case 2: *at = i % 128 == 5 ? 7.0f : (float)(i % 61 - 30) * 0x1p-6f * (i % 3 ? 1.0f : 0x1p-4f); break;   /* amax 7: the scale is 2^-6, quotients are integers and ties */
+            case 3: *at = 0.0f; break;
+            case 4: *at = ldexpf(*at, -130); break;
+            case 5: *at = ldexpf(*at, 127); break;
+            case 6: *at = i % 40 == 7 ? (i & 64 ? INFINITY : -INFINITY) : *at; break;
+            case 7: *at = i % 50 == 3 ? NAN : i % 50 == 4 ? -NAN : ldexpf(*at, -80); break;
+            default: *at = i % 2 ? ldexpf(*at, -100) : -0.0f; break;
+            }
+        }
+    return x;
+}
+
+static void test_compression(void **state) {
+    (void)state;
+    static const struct norm_size sizes[] = {{1, 1}, {2, 2}, {3, 7}, {1, 127}, {2, 128}, {3, 129}, {5, 200}, {40, 1000}, {9, 1407}, {30, 1152}};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int i = 0; i < 2; i++)
+            for (int e5m6 = 0; e5m6 < 2; e5m6++) {
+                free_pieces();
+                const int64_t rows = sizes[s].rows, width = sizes[s].width, n = rows * width, tiles = (width + 127) / 128;
+                const enum dtype dtype = both[i];
+                const void *x = as_dtype(numbers_of_many_kinds(rows, width), n, dtype);
+                const size_t bytes = rows_reference.compressed_bytes(rows, width, e5m6), row_bytes = (size_t)(e5m6 ? (3 * width + 1) / 2 : width);
+                assert_int_equal(bytes, ((size_t)rows * row_bytes + 3) / 4 * 4 + (size_t)(rows * tiles) * 4);
+                /* The meaning, from the definition: code of x / scale, scale by its rule. */
+                uint8_t *want = piece(bytes);
+                void *want_back = piece(dtype_bytes(dtype, (size_t)n));
+                rows_reference.compress(NULL, want, x, dtype, rows, width, e5m6);
+                rows_reference.expand(NULL, want_back, dtype, want, rows, width, e5m6);
+                const float *scales = (const float *)(const void *)(want + bytes - (size_t)(rows * tiles) * 4);
+                for (int64_t row = 0; row < rows; row++)
+                    for (int64_t tile = 0; tile < tiles; tile++) {
+                        double amax = 0;
+                        const int64_t end = tile * 128 + 128 < width ? tile * 128 + 128 : width;
+                        for (int64_t c = tile * 128; c < end; c++) amax = fmax(amax, fabs(number_at(x, dtype, row * width + c)));
+                        const float scale = scales[row * tiles + tile];
+                        if (amax == 0) assert_true(scale == 1);
+                        else if (!e5m6) assert_true(scale == (float)amax / 448.0f);
+                        else if (isfinite(amax) && amax > 0x1p-105) {
+                            int exponent;
+                            assert_true(frexp(scale, &exponent) == 0.5);
+                            assert_true(amax / scale < 65024 + 256 && amax / scale >= 32768 - 128);
+                        }
+                        for (int64_t c = tile * 128; c < end; c++) {
+                            const float value = (float)number_at(x, dtype, row * width + c) / scale;
+                            const uint8_t *code = want + (size_t)row * row_bytes + (e5m6 ? c / 2 * 3 : c);
+                            const float decoded = e5m6 ? e5m6_to_float((uint16_t)(c % 2 ? code[1] >> 4 | code[2] << 4 : code[0] | (code[1] & 15) << 8)) : e4m3_to_float(code[0]);
+                            const float expected = e5m6 ? e5m6_to_float(e5m6_from_float(value)) : e4m3_to_float(e4m3_from_float(value));
+                            assert_int_equal(bits_from_float(decoded), bits_from_float(expected));
+                            const float product = decoded * scale, wanted = dtype == DTYPE_BF16 ? bf16_to_float(bf16_from_float(product)) : product, found = (float)number_at(want_back, dtype, row * width + c);
+                            assert_true(found == wanted || (isnan(found) && isnan(wanted)));
+                        }
+                    }
+                for (const struct variant *v = variants; v < variants + variant_count; v++)
+                    for (int p = 0; p < POOLS; p++) {
+                        assert_int_equal(v->rows->compressed_bytes(rows, width, e5m6), bytes);
+                        uint8_t *y = piece(bytes), *again = piece(bytes);
+                        void *back = piece(dtype_bytes(dtype, (size_t)n));
+                        v->rows->compress(pools[p], y, x, dtype, rows, width, e5m6);
+                        check_same(e5m6 ? "compress to E5M6" : "compress to E4M3", v->name, y, want, (size_t)rows * row_bytes);
+                        check_same("compress: scales", v->name, y + bytes - (size_t)(rows * tiles) * 4, scales, (size_t)(rows * tiles) * 4);
+                        v->rows->expand(pools[p], back, dtype, y, rows, width, e5m6);
+                        for (int64_t c = 0; c < n; c++) {   /* a NaN's bits are nobody's business */
+                            const double a = number_at(back, dtype, c), b = number_at(want_back, dtype, c);
+                            if (!(isnan(a) && isnan(b)) && (a != b || signbit(a) != signbit(b))) fail_msg("expand, %s: element %lld is %a, expected %a", v->name, (long long)c, a, b);
+                        }
+                        if (dtype != DTYPE_BF16) continue;
+                        v->rows->compress(pools[p], again, back, dtype, rows, width, e5m6);
+                        for (int64_t row = 0; row < rows; row++)   /* what was expanded is compressed to the same codes, but at the ends of fp32 and where an infinity has made NaN */
+                            for (int64_t tile = 0; tile < tiles; tile++) {
+                                const int64_t kind = (row + tile) % 9, first = tile * 128, end = first + 128 < width ? first + 128 : width;
+                                if (kind >= 4 && kind <= 6) continue;
+                                const size_t from = (size_t)row * row_bytes + (size_t)(e5m6 ? first / 2 * 3 : first);
+                                check_same("compress again", v->name, again + from, y + from, (size_t)(e5m6 ? (3 * (end - first) + 1) / 2 : end - first));
+                            }
+                    }
+            }
+}
+
+/* The error of a whole tile of normal numbers is what the mantissa's bits say. */
+static void test_compression_error(void **state) {
+    (void)state;
+    const int64_t rows = 64, width = 512, n = rows * width;
+    const float *x = random_floats(n, 5, 1);
+    const void *in = as_dtype(x, n, DTYPE_BF16);
+    for (int e5m6 = 0; e5m6 < 2; e5m6++) {
+        uint8_t *y = piece(rows_reference.compressed_bytes(rows, width, e5m6));
+        uint16_t *back = piece((size_t)n * 2);
+        rows_reference.compress(NULL, y, in, DTYPE_BF16, rows, width, e5m6);
+        rows_reference.expand(NULL, back, DTYPE_BF16, y, rows, width, e5m6);
+        double error = 0, size = 0;
+        for (int64_t i = 0; i < n; i++) {
+            const double a = number_at(in, DTYPE_BF16, i), d = fabs(number_at(back, DTYPE_BF16, i) - a);
+            assert_true(d <= fabs(a) * (e5m6 ? 0x1p-7 : 0x1.1p-4) + (e5m6 ? 0x1p-36 : 0x1p-10 / 448 * 1.01));
+            error += d * d, size += a * a;
+        }
+        const double rms = sqrt(error / size);
+        assert_true(e5m6 ? rms > 0.002 && rms < 0.005 : rms > 0.018 && rms < 0.035);
+    }
+}
+
+static void test_count_fp8(void **state) {
+    (void)state;
+    static const struct norm_size sizes[] = {{1, 1}, {2, 127}, {3, 129}, {7, 1000}, {40, 1152}};
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (int i = 0; i < 2; i++)
+            for (int kind = 0; kind < 4; kind++) {
+                free_pieces();
+                const int64_t rows = sizes[s].rows, width = sizes[s].width, stride = width + 3;
+                const enum dtype dtype = both[i];
+                const void *x = as_dtype(numbers_of_many_kinds(rows, stride), rows * stride, dtype);
+                const float least = kind & 1 ? 1e-4f : 0;
+                const bool power = kind & 2;
+                struct fp8_counts want = {100 + rows * width, 10, 20};
+                for (int64_t row = 0; row < rows; row++)
+                    for (int64_t first = 0; first < width; first += 128) {
+                        const int64_t end = first + 128 < width ? first + 128 : width;
+                        float amax = least;
+                        for (int64_t c = first; c < end; c++) amax = fmaxf(amax, fabsf((float)number_at(x, dtype, row * stride + c)));
+                        float scale = amax / 448.0f;
+                        if (scale == 0) scale = 1;
+                        if (power) scale = e8m0_to_float(e8m0_from_float_up(scale));
+                        for (int64_t c = first; c < end; c++) {
+                            const float number = (float)number_at(x, dtype, row * stride + c), q = number / scale;
+                            want.underflows += number != 0 && (e4m3_from_float(q) & 0x7F) == 0;
+                            want.overflows += isnan(q) || fabsf(q) > 464;
+                        }
+                    }
+                assert_true(width < 1000 || (want.underflows > 110 && want.overflows > 30));
+                for (const struct variant *v = variants; v < variants + variant_count; v++)
+                    for (int p = 0; p < POOLS; p++) {
+                        struct fp8_counts counted = {100, 10, 20};
+                        v->rows->count_fp8(pools[p], &counted, x, dtype, stride, rows, width, least, power);
+                        check_same("count_fp8", v->name, &counted, &want, sizeof want);
+                    }
+            }
 }
 
 /* The vector variants take subnormals for zeros, and leave the processor as it was. */
@@ -594,7 +805,8 @@ int main(void) {
         cmocka_unit_test_teardown(test_rmsnorm, teardown), cmocka_unit_test_teardown(test_rope, teardown),
         cmocka_unit_test_teardown(test_swiglu, teardown), cmocka_unit_test_teardown(test_embedding, teardown),
         cmocka_unit_test_teardown(test_cross_entropy, teardown), cmocka_unit_test(test_cross_entropy_of_nan), cmocka_unit_test_teardown(test_adamw, teardown),
-        cmocka_unit_test(test_adamw_subnormals),
+        cmocka_unit_test(test_best_logits), cmocka_unit_test_teardown(test_adamw_bf16, teardown), cmocka_unit_test(test_adamw_subnormals),
+        cmocka_unit_test_teardown(test_compression, teardown), cmocka_unit_test_teardown(test_compression_error, teardown), cmocka_unit_test_teardown(test_count_fp8, teardown),
         cmocka_unit_test_teardown(test_sum_of_squares, teardown),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
