@@ -38,6 +38,7 @@ struct comparison { struct side sides[2]; int64_t context, length; };
 struct report {
     const struct request *request;
     struct model *model;
+    double mtp_weight;                              /* of the loss, in training */
     struct config_sizes sizes;
     double forward_empty, forward_full, training;   /* FLOPs per token */
     struct inference_plan inference;
@@ -54,6 +55,11 @@ static double training_flops(const struct config_sizes *sizes, int64_t length) {
     return 6 * (double)sizes->matrix_parameters + 3 * sizes->attention_flops_per_position * ((double)length + 1) / 2;
 }
 
+/* What the MTP modules add to it: they run where their loss has a weight. */
+static double training_flops_of_mtp(const struct config_sizes *sizes, int64_t length) {
+    return 6 * (double)sizes->mtp_matrix_parameters + 3 * sizes->mtp_attention_flops_per_position * ((double)length + 1) / 2;
+}
+
 /* What a model was trained at, before its context was extended. */
 static int64_t own_length(const struct subject *subject) {
     if (subject->trains) return subject->settings.sequence_length;
@@ -62,8 +68,18 @@ static int64_t own_length(const struct subject *subject) {
 
 /* ---- plans ---------------------------------------------------------------------------------------------------------------------- */
 
+/* An FP8 checkpoint's matrices stay codes in bf16, too: all but the head, and the gates, which are fp32. */
+static void pretend_codes(struct model *model) {
+    if (!model->config.quantization.fp8 || model->compute != DTYPE_BF16) return;
+    for (int i = 0; i < model->parameter_count; i++) {
+        struct parameter *p = model->parameters[i];
+        p->codes = model_multiplies(model, p) && p != model->head && p->compute == DTYPE_BF16;
+    }
+}
+
 static struct inference_plan plan_inference(struct model *model, int64_t context) {
     struct inference_plan plan = { .context = context };
+    pretend_codes(model);
     plan.weights = (double)model_packed_bytes(model, 1);
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
@@ -81,12 +97,12 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
     return plan;
 }
 
-static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length, const struct objective *objective) {
+static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length, const struct objective *objective, enum dtype moments) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
-    if (model->compute == DTYPE_BF16) plan.copies = (double)model_packed_bytes(model, 2);
+    if (model->compute != DTYPE_F32) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
-    plan.moments = 2 * plan.parameters;
+    plan.moments = moments == DTYPE_BF16 ? plan.parameters : 2 * plan.parameters;
     plan.step = (double)model_plan_training(model, batch, length, objective, &plan.flops);
     plan.total = plan.parameters + plan.gradients + plan.moments + plan.copies + plan.step;
     return plan;
@@ -116,13 +132,14 @@ static bool same_layer(const struct layer_plan *a, const struct layer_plan *b) {
 static void print_layers(const struct model *model) {
     const struct config *config = &model->config;
     printf("\nLayer plan\n");
-    for (int64_t i = 0, j; i < config->num_hidden_layers; i = j) {
+    for (int64_t i = 0, j; i < config_layers(config); i = j) {
         char names[64];
-        for (j = i + 1; j < config->num_hidden_layers && same_layer(&config->layers[i], &config->layers[j]);) j++;
+        const int64_t end = i < config->num_hidden_layers ? config->num_hidden_layers : config_layers(config);   /* the modules of MTP are lines of their own */
+        for (j = i + 1; j < end && same_layer(&config->layers[i], &config->layers[j]);) j++;
         if (j == i + 1) snprintf(names, sizeof names, "layer %lld", (long long)i);
         else snprintf(names, sizeof names, "layers %lld-%lld", (long long)i, (long long)j - 1);
         const struct layer_plan *plan = &config->layers[i];
-        printf("  %-14s attention %s: ", names, model->layers[i].attention->name);
+        printf("  %-14s %sattention %s: ", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ", model->layers[i].attention->name);
         if (plan->attention == ATTENTION_GQA)
             printf("%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads, (long long)config->num_key_value_heads, (long long)config->head_dim);
         else
@@ -135,7 +152,7 @@ static void print_layers(const struct model *model) {
             continue;
         }
         printf("%lld of %lld experts of %lld", (long long)config->num_experts_per_tok, (long long)config->n_routed_experts, (long long)config->moe_intermediate_size);
-        if (config->topk_method == TOPK_GROUP_LIMITED_GREEDY) printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
+        if (config->topk_method != TOPK_GREEDY && config->n_group > 1) printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
         printf(", %lld shared\n", (long long)config->n_shared_experts);
     }
     const struct rope_scaling *rope = &config->rope_scaling;
@@ -201,6 +218,14 @@ static void print_table(const struct report *report) {
     row_count("active for a token", (double)sizes->active_parameters, remark);
     snprintf(remark, sizeof remark, "%s; it is looked up, not multiplied%s", cli_format_grouped(figure, sizes->active_without_embedding), published && !first_paper ? ": the paper counts this way" : "");
     if (published) row_count("active without input embedding", (double)sizes->active_without_embedding, remark);
+    if (sizes->mtp_parameters) {
+        row_count("multi-token prediction", (double)sizes->mtp_parameters, cli_format_grouped(figure, sizes->mtp_parameters));
+        row_count("the same with its copies", (double)(sizes->mtp_parameters + sizes->mtp_copies), cli_format_grouped(figure, sizes->mtp_parameters + sizes->mtp_copies));
+        const int64_t all = sizes->parameters + sizes->mtp_parameters + sizes->mtp_copies;
+        snprintf(remark, sizeof remark, "%s: embedding and head once more for each module", cli_format_grouped(figure, all));
+        row_count("all in a checkpoint", (double)all, remark);
+    }
+    if (config->quantization.fp8) row_bytes("checkpoint in FP8", (double)(sizes->fp8_bytes + sizes->mtp_fp8_bytes), sizes->mtp_parameters ? "codes and scales, with multi-token prediction" : "codes and scales");
     snprintf(remark, sizeof remark, "%s numbers", cli_format_grouped(figure, sizes->cache_elements_per_token));
     row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token_f32, remark);
     row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token_bf16, "");
@@ -210,7 +235,7 @@ static void print_table(const struct report *report) {
     row_count("forward, empty context", report->forward_empty, "");
     snprintf(remark, sizeof remark, "after %lld tokens", (long long)report->inference.context);
     row_count("forward, full context", report->forward_full, remark);
-    snprintf(remark, sizeof remark, "forward and backward, mean over a sequence of %lld", (long long)report->train.length);
+    snprintf(remark, sizeof remark, "forward and backward%s, mean over a sequence of %lld", report->mtp_weight > 0 && sizes->mtp_parameters ? ", multi-token prediction too" : "", (long long)report->train.length);
     row_count("training", report->training, remark);
 
     printf("\nMemory for inference, --compute %s, one sequence\n", compute);
@@ -225,8 +250,8 @@ static void print_table(const struct report *report) {
     printf("\nMemory for training, --compute %s\n", compute);
     row_bytes("parameters", report->train.parameters, "fp32");
     row_bytes("gradients", report->train.gradients, "fp32");
-    row_bytes("moments", report->train.moments, "AdamW, two in fp32");
-    if (report->train.copies > 0) row_bytes("copies for the matrix products", report->train.copies, "bf16, both orders");
+    row_bytes("moments", report->train.moments, report->train.moments > report->train.parameters ? "AdamW, two in fp32" : "AdamW, two in bf16");
+    if (report->train.copies > 0) row_bytes("copies for the matrix products", report->train.copies, report->model->compute == DTYPE_BF16 ? "bf16, both orders" : "E4M3, both orders");
     snprintf(remark, sizeof remark, "activations of %lld x %lld tokens", (long long)report->train.batch, (long long)report->train.length);
     row_bytes("step memory", report->train.step, remark);
     row_bytes("total", report->train.total, "");
@@ -249,6 +274,14 @@ static void put_sizes(json_t *object, const struct config_sizes *sizes) {
     put(object, "active_parameters", (double)sizes->active_parameters);
     put(object, "active_without_embedding", (double)sizes->active_without_embedding);
     put(object, "matrix_parameters", (double)sizes->matrix_parameters);
+    if (sizes->mtp_parameters) {
+        json_t *mtp = object_in(object, "mtp");
+        put(mtp, "parameters", (double)sizes->mtp_parameters);
+        put(mtp, "parameters_with_copies", (double)(sizes->mtp_parameters + sizes->mtp_copies));
+        put(mtp, "parameters_of_checkpoint", (double)(sizes->parameters + sizes->mtp_parameters + sizes->mtp_copies));
+        put(mtp, "fp8_bytes", (double)sizes->mtp_fp8_bytes);
+    }
+    put(object, "fp8_bytes", (double)sizes->fp8_bytes);
     put(object, "cache_elements_per_token", (double)sizes->cache_elements_per_token);
     json_t *part = object_in(object, "cache_bytes_per_token");
     put(part, "fp32", (double)sizes->cache_bytes_per_token_f32);
@@ -405,37 +438,51 @@ static void compare(struct comparison *comparison, const struct subject *a, cons
     fill_side(&comparison->sides[1], b, comparison);
 }
 
-static enum status report_model(struct model *model, const struct subject *subject, const struct comparison *comparison, const struct request *request, struct error *error) {
+/* `inference` is the same model as it is opened for inference: without MTP modules. */
+static enum status report_model(struct model *model, struct model *inference, const struct subject *subject, const struct comparison *comparison, const struct request *request, struct error *error) {
     const int64_t context = request->context ? request->context : model->config.max_position_embeddings;
     const int64_t batch = request->batch ? request->batch : subject->trains ? subject->settings.micro_batch_size : 1;
     struct report report = { .request = request, .model = model, .comparison = comparison };
     if (subject->trains) model->recompute = (enum recompute)subject->settings.recompute;
     config_sizes(&model->config, &report.sizes);
-    report.inference = plan_inference(model, context);
+    report.inference = plan_inference(inference, context);
     const struct objective objective = subject->trains ? settings_objective(&subject->settings) : (struct objective){0};
-    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective);
+    const enum dtype moments = (subject->trains && subject->settings.optimizer.moments == 1) || (!subject->trains && model->compute == DTYPE_F8_E4M3) ? DTYPE_BF16 : DTYPE_F32;
+    report.mtp_weight = objective.weights.mtp;
+    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective, moments);
     report.forward_empty = forward_flops(&report.sizes, 1);
     report.forward_full = forward_flops(&report.sizes, (double)context);
     report.training = training_flops(&report.sizes, report.train.length);
+    if (report.mtp_weight > 0) report.training += training_flops_of_mtp(&report.sizes, report.train.length);
     if (request->json) return print_json(&report, error);
     print_table(&report);
     return STATUS_OK;
 }
 
+static enum status describe(struct model **model, struct config *config, const struct cli_machine *machine, enum dtype compute, struct error *error) {
+    enum status status = model_create(model, config, machine->kernels, machine->pool, compute, error);
+    if (!status && machine->cache != DTYPE_COUNT) status = model_set_cache(*model, (enum dtype)machine->cache, error);
+    if (!status && machine->expanded_prefill) status = model_set_expanded_prefill(*model, true, error);
+    return status;
+}
+
 static enum status run(struct request *request, struct cli_machine *machine, struct error *error) {
     struct subject subject = { 0 }, other = { 0 };
     struct comparison comparison = { 0 };
-    struct model *model = NULL;
+    struct model *model = NULL, *inference = NULL;
     enum status status = load(&subject, request->path, &request->set, request, error);
     if (!status && request->against) status = load(&other, request->against, NULL, request, error);
     if (!status) status = cli_machine_check(machine, &subject.config, error);
     if (!status && request->against) compare(&comparison, &subject, &other, request);
-    const int own = subject.trains ? (int)settings_compute(&subject.settings) : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const int own = subject.trains ? (int)settings_compute(&subject.settings) : subject.config.quantization.fp8 ? DTYPE_F8_E4M3 : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     const int compute = machine->compute == DTYPE_COUNT ? own : machine->compute;
-    if (!status) status = model_create(&model, &subject.config, machine->kernels, machine->pool, (enum dtype)compute, error);
-    if (!status && machine->cache != DTYPE_COUNT) status = model_set_cache(model, (enum dtype)machine->cache, error);
-    if (!status && machine->expanded_prefill) status = model_set_expanded_prefill(model, true, error);
-    if (!status) status = report_model(model, &subject, request->against ? &comparison : NULL, request, error);
+    struct config plain = subject.config;   /* without MTP modules; the JSON is the other's */
+    plain.num_nextn_predict_layers = 0;
+    plain.source = NULL;
+    if (!status) status = describe(&inference, &plain, machine, (enum dtype)compute, error);
+    if (!status) status = describe(&model, &subject.config, machine, (enum dtype)compute, error);
+    if (!status) status = report_model(model, inference, &subject, request->against ? &comparison : NULL, request, error);
+    model_destroy(inference);
     if (model) model_destroy(model);
     else config_release(&subject.config);
     config_release(&other.config);
