@@ -1,10 +1,12 @@
 /* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 and the packing of B are those of matmul_avx512.c:
  * 16 pairs of k by 16 columns of its panels are a tile of B.
  *
- * A tile of A is packed as [k / 32][height][16 pairs], height 32 or, for blocks of up to 16 rows, their number. */
+ * A tile of A is packed as [k / 32][height][16 pairs], height 32 or, for blocks of up to 16 rows, their number.
+ *
+ * E4M3 codes become pairs in the vectors where there are few rows, otherwise before the tiles. A part of 128 k is four steps from 0; vectors promote it while the tiles compute the next. */
 #if defined(__x86_64__)
 #include "kernels/matmul.h"
-#include "kernels/matmul_simd.h"
+#include "kernels/matmul_codes.h"
 
 enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL, STREAM_AHEAD = 2048 };   /* bytes, except the first two */
 
@@ -88,9 +90,75 @@ static always_inline void fetch_step(const char *b) {
     }
 }
 
+static always_inline void hold(vf *x) { __asm__ volatile("" : "+v"(*x)); }
+
+/* The same with codes, each part promoted onto c. Numbers of A that were quantised cannot make subnormals with codes; others need the flags for the sums, and for them alone. */
+static always_inline void multiply_few_codes(const int rows, const bool flush, int64_t k, const uint32_t *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,
+                                             const struct matmul_scales *scales) {
+    vf c[FEW][2];
+    const unsigned control = _mm_getcsr();
+    const struct code_tables tables = code_tables();
+    const float *scale_a = scales->a, *scale_b = scales->b;
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
+    for (int64_t k0 = 0; k0 < k;) {
+        const int64_t end = matmul_min(k0 + FP8_TILE, k);
+        vf part[FEW][2];
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) part[r][j] = vf_zero();
+        if (flush) _mm_setcsr(control | FLUSH_SUBNORMALS);
+        for (; k0 < end; k0 += AMX_K, a += rows * 16) {
+            vf even[FEW][2], odd[FEW][2];
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
+            if (flush) UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&even[r][j]), hold(&odd[r][j]);
+            UNROLL for (int p = 0; p < AMX_K / 2; p++, b += 2 * PANEL) {
+                vi b0, b1;
+                __builtin_prefetch(b + FEW_AHEAD);
+                decode_pairs((const uint8_t *)b, &tables, &b0, &b1);
+                UNROLL for (int r = 0; r < rows; r++) {
+                    vi pair = _mm512_set1_epi32((int)a[r * 16 + p]);
+                    vf x = vf_even(pair), y = vf_odd(pair);
+                    even[r][0] = vf_fma(x, vf_even(b0), even[r][0]);
+                    even[r][1] = vf_fma(x, vf_even(b1), even[r][1]);
+                    odd[r][0] = vf_fma(y, vf_odd(b0), odd[r][0]);
+                    odd[r][1] = vf_fma(y, vf_odd(b1), odd[r][1]);
+                }
+            }
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) part[r][j] = vf_add(part[r][j], vf_add(even[r][j], odd[r][j]));
+        }
+        if (flush) {
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&part[r][j]);
+            _mm_setcsr(control);
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&part[r][j]);
+        }
+        const bool columns = scales->b_stride > 1;
+        const vf b0 = columns ? vf_load(scale_b) : vf_set(*scale_b), b1 = columns ? vf_load(scale_b + VF) : b0;
+        UNROLL for (int r = 0; r < rows; r++) {
+            c[r][0] = promote(part[r][0], scale_a[r], b0, c[r][0]);
+            c[r][1] = promote(part[r][1], scale_a[r], b1, c[r][1]);
+            if (flush) hold(&c[r][0]), hold(&c[r][1]);
+        }
+        scale_a += scales->a_stride;
+        scale_b += scales->b_stride;
+    }
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
+}
+
+static always_inline void few_codes(int height, bool flush, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_scales *scales) {
+    if (height == 1) multiply_few_codes(1, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
+    else multiply_few_codes(FEW, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
+}
+static void few_quantised(int height, int rows, TILE_PARAMETERS) {
+    (void)rows, (void)ahead;
+    few_codes(height, false, k, a, b, c_in, in_stride, c_out, out_stride, scales);
+}
+static void few_rounded(int height, int rows, TILE_PARAMETERS) {
+    (void)rows, (void)ahead;
+    few_codes(height, true, k, a, b, c_in, in_stride, c_out, out_stride, scales);
+}
+
 static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
-                         int64_t out_stride, const struct matmul_ahead *ahead) {
+                         int64_t out_stride, const struct matmul_ahead *ahead, const struct matmul_scales *scales) {
     const char *a = a_packed, *b = b_packed;
+    (void)scales;
     switch (height) {
     case 1: multiply_few(1, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
     case FEW: multiply_few(FEW, k, a_packed, b_packed, c_in, in_stride, c_out, out_stride); return;
@@ -170,6 +238,75 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
     _tile_stored(3, c_out + 16 * out_stride + 16, out_bytes);
 }
 
+/* Rows r0..r1 of a tile's part onto the sums: c = fma(part, scale_a scale_b, c). */
+static always_inline void promote_rows(int rows, const float *part, const float *in, int64_t in_stride, float *out, int64_t out_stride, const float *scale_a, const float *scale_b, bool columns) {
+    const vf b0 = columns ? vf_load(scale_b) : vf_set(*scale_b), b1 = columns ? vf_load(scale_b + VF) : b0;
+    for (int r = 0; r < rows; r++, part += PANEL, in += in_stride, out += out_stride) {
+        vf_store(out, promote(vf_load(part), scale_a[r], b0, vf_load(in)));
+        vf_store(out + VF, promote(vf_load(part + VF), scale_a[r], b1, vf_load(in + VF)));
+    }
+}
+
+/* B as pairs. While the tiles compute a part, the part before it is promoted. */
+static void multiply_codes(int height, int rows, TILE_PARAMETERS) {
+    static const _Alignas(64) float zeros[PANEL];
+    _Alignas(64) float parts[2][AMX_ROWS * PANEL], kept[AMX_ROWS * PANEL];
+    const char *from_a = a, *from_b = b;
+    const float *scale_a = scales->a, *scale_b = scales->b;
+    const bool upper = rows <= 16, columns = scales->b_stride > 1;   /* upper: no lower half */
+    const int valid = height < rows ? height : rows;
+    struct matmul_ahead next = *ahead;
+    int64_t at = 0, ahead_lines = ((next.row_bytes + 63) / 64 * next.rows * AMX_K + k - 1) / k;
+    const float *in = c_in ? c_in : zeros;
+    int64_t stride = c_in ? in_stride : 0;
+    memory_is_read();
+    for (int64_t k0 = 0, p = 0; k0 < k + FP8_TILE; k0 += FP8_TILE, p++) {
+        float *part = parts[p & 1];
+        const int64_t end = matmul_min(k0 + FP8_TILE, k);
+        if (k0 < k) {
+            _tile_zero(0);
+            _tile_zero(1);
+            if (!upper) {
+                _tile_zero(2);
+                _tile_zero(3);
+            }
+            for (int64_t step = k0; step < end; step += AMX_K) {
+                prefetch_part(&next, &at, ahead_lines);
+                if (upper) _tile_loadd(4, from_a, A_ROW);
+                else _tile_stream_loadd(4, from_a, A_ROW);
+                _tile_loadd(6, from_b, B_ROW);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(7, from_b + 64, B_ROW);
+                _tile_dpbf16ps(1, 4, 7);
+                if (!upper) {
+                    _tile_stream_loadd(5, from_a + 16 * A_ROW, A_ROW);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+                from_a += height * A_ROW;
+                from_b += AMX_K / 2 * B_ROW;
+            }
+        }
+        if (p) {
+            const bool last = k0 >= k;
+            promote_rows(valid, parts[~p & 1], in, stride, last ? c_out : kept, last ? out_stride : PANEL, scale_a, scale_b, columns);
+            in = kept;
+            stride = PANEL;
+            scale_a += scales->a_stride;
+            scale_b += scales->b_stride;
+        }
+        if (k0 < k) {
+            _tile_stored(0, part, B_ROW);
+            _tile_stored(1, part + 16, B_ROW);
+            if (!upper) {
+                _tile_stored(2, part + 16 * PANEL, B_ROW);
+                _tile_stored(3, part + 16 * PANEL + 16, B_ROW);
+            }
+            memory_is_read();
+        }
+    }
+}
+
 static always_inline void pack_a_as(uint32_t *to, int height, const struct matrix *a, enum dtype dtype, int64_t row, int rows, int64_t k0, int64_t k1) {
     if (!a->transposed) {
         for (int r = 0; r < height; r++)
@@ -194,35 +331,55 @@ static always_inline void pack_a_as(uint32_t *to, int height, const struct matri
     }
 }
 
-static void pack_a_amx(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_amx(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+    (void)scales, (void)scale_stride;
     if (a->dtype == DTYPE_BF16) pack_a_as(packed, height, a, DTYPE_BF16, row, rows, k0, k1);
     else pack_a_as(packed, height, a, DTYPE_F32, row, rows, k0, k1);
 }
 
+static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+    pack_a_quantised(pack_a_amx, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
+}
+
+/* The two kinds with codes differ in A: quantised, or rounded. */
+#define KIND_CODES \
+    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, .direct_rows = FEW, \
+    .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true, \
+    .height = height_of, .pack_b = pack_b_codes, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
+static const struct matmul_kind kind_codes = {KIND_CODES, .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
+static const struct matmul_kind kind_bf16_codes = {KIND_CODES, .pack_a = pack_a_amx, .multiply_single = few_rounded};
 static const struct matmul_kind kind = {
-    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2,
+    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2, .with_codes = &kind_bf16_codes,
     .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true,
     .height = height_of, .pack_a = pack_a_amx, .pack_b = pack_b_pairs, .multiply = multiply_amx, .multiply_single = multiply_amx, .begin = configure, .end = release,
 };
 
+/* The kind of a compute type; F32 is matmul_avx512.c's. */
+static const struct matmul_kind *kind_of(enum dtype compute) { return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind : NULL; }
+
 static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_avx512.packed_bytes(k, n, compute); }
+static size_t packed_columns_bytes(int64_t k, int64_t n) { return matmul_avx512.packed_columns_bytes(k, n); }
 static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
     matmul_avx512.pack_part(packed, b, compute, k0, k1, n0, n1);
 }
 static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
-    return compute == DTYPE_BF16 ? matmul_kind_scratch_bytes(&kind, m, k, threads) : matmul_avx512.scratch_bytes(m, k, compute, threads);
+    const struct matmul_kind *own = kind_of(compute);
+    return own ? matmul_kind_scratch_bytes(own, m, k, threads) : matmul_avx512.scratch_bytes(m, k, compute, threads);
 }
 static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
-    if (compute == DTYPE_BF16) matmul_kind_run(&kind, pool, a, products, count, scratch);
+    const struct matmul_kind *own = kind_of(compute);
+    if (own) matmul_kind_run(own, pool, a, products, count, scratch);
     else matmul_avx512.run(pool, a, compute, products, count, scratch);
 }
 static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
-    return compute == DTYPE_BF16 ? matmul_kind_grouped_scratch_bytes(&kind, max_m, max_k, threads) : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
+    const struct matmul_kind *own = kind_of(compute);
+    return own ? matmul_kind_grouped_scratch_bytes(own, max_m, max_k, threads) : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
 }
 static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
-    if (compute == DTYPE_BF16) matmul_kind_run_grouped(&kind, pool, groups, count, scratch);
+    const struct matmul_kind *own = kind_of(compute);
+    if (own) matmul_kind_run_grouped(own, pool, groups, count, scratch);
     else matmul_avx512.run_grouped(pool, compute, groups, count, scratch);
 }
 
-const struct matmul_kernels matmul_amx = {packed_bytes, pack_part, scratch_bytes, run, grouped_scratch_bytes, run_grouped};
+const struct matmul_kernels matmul_amx = {packed_bytes, pack_part, scratch_bytes, run, grouped_scratch_bytes, run_grouped, packed_columns_bytes};
 #endif

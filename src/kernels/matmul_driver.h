@@ -14,6 +14,9 @@
  *
  * A B that is not packed goes the same way: each part of a panel is packed into a private scratch that stays in the caches, just before it is used.
  *
+ * Panels of E4M3 codes begin with their scales: of a panel of 128-row parts p, one number for each part, or one for each part and column. `expand` makes of a part of such a panel
+ * what the tiles read, once for all tiles of a block. The scales of A lie behind its packed rows.
+ *
  * A list of independent products (experts, heads) is cut into units of blocks of rows and ranges of panels, which the threads take as they come. */
 #ifndef DEEPSEEK_KERNELS_MATMUL_DRIVER_H
 #define DEEPSEEK_KERNELS_MATMUL_DRIVER_H
@@ -29,8 +32,10 @@
 /* c_out[height][panel] = (c_in or 0) + A B for one tile over k values of k; of its rows, `rows` count. a: packed rows of one tile, b: part of a panel.
  * `ahead`: what will be needed next and is worth a prefetch. */
 struct matmul_ahead { const char *at; int64_t rows, row_bytes, stride; };   /* memory: so many rows, `stride` bytes apart */
+/* Scales of an E4M3 product's parts of 128 k: of row r in part p at a[p * a_stride + r]; of column j at b[p * b_stride + j], or of all columns at b[p] where b_stride is 1. */
+struct matmul_scales { const float *a, *b; int64_t a_stride, b_stride; };
 typedef void matmul_tile(int height, int rows, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out,
-                         int64_t out_stride, const struct matmul_ahead *ahead);
+                         int64_t out_stride, const struct matmul_ahead *ahead, const struct matmul_scales *scales);
 
 /* One arithmetic of one variant. */
 struct matmul_kind {
@@ -42,10 +47,14 @@ struct matmul_kind {
     int m_block, n_block, k_block;
     bool stream_c;          /* write a large C around the caches */
     int (*height)(int64_t rows);   /* of the tiles of a block with so many rows */
-    void (*pack_a)(void *packed, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1);
+    bool codes;             /* B is E4M3 codes with scales */
+    bool quantised;         /* A, too, has scales: pack_a writes that of row r in part p to scales[p * scale_stride + r] */
+    int direct_rows;        /* a single tile of so many rows reads B as packed, a higher one what `expand` made; 0: all read it as packed */
+    const struct matmul_kind *with_codes;   /* for products of the same packed A with B as codes; NULL: none */
+    void (*pack_a)(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1);
     /* Rows k0..k1 of one panel of B, which begins at column n and has `columns` of them, padded as a packed B is. `ahead`: bytes from
-     * there to what will be packed next, along the rows of memory. */
-    void (*pack_b)(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead);
+     * there to what will be packed next, along the rows of memory. Codes: the scales of the parts, as matmul_scales has them. */
+    void (*pack_b)(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead);
     matmul_tile *multiply;
     matmul_tile *multiply_single;  /* of a block that is one tile; reads B as packed even where there is `expand` */
     void (*expand)(void *expanded, const void *b, int64_t k);   /* makes of a part of a panel what `multiply` reads; NULL: nothing to do */
@@ -56,8 +65,15 @@ struct matmul_kind {
 static inline int64_t matmul_min(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t matmul_round_up(int64_t a, int64_t multiple) { return (a + multiple - 1) / multiple * multiple; }
 
-static inline size_t matmul_kind_packed_bytes(const struct matmul_kind *kind, int64_t k, int64_t n) {
-    return (size_t)matmul_round_up(n, kind->panel) * (size_t)matmul_round_up(k, kind->b_multiple) * (size_t)kind->b_bytes;
+/* Bytes of a panel and of the scales it begins with. */
+static inline int64_t matmul_header_bytes(const struct matmul_kind *kind, int64_t k, bool column_scales) {
+    return kind->codes ? matmul_round_up((k + MATMUL_GRAIN - 1) / MATMUL_GRAIN * (column_scales ? kind->panel : 1) * (int64_t)sizeof(float), 64) : 0;
+}
+static inline int64_t matmul_panel_bytes(const struct matmul_kind *kind, int64_t k, bool column_scales) {
+    return matmul_header_bytes(kind, k, column_scales) + matmul_round_up(k, kind->b_multiple) * kind->panel * kind->b_bytes;
+}
+static inline size_t matmul_kind_packed_bytes(const struct matmul_kind *kind, int64_t k, int64_t n, bool column_scales) {
+    return (size_t)((n + kind->panel - 1) / kind->panel * matmul_panel_bytes(kind, k, column_scales));
 }
 
 /* Height of tiles no higher than the kind's, as even as possible. */
@@ -76,7 +92,7 @@ static inline int matmul_even_height(int64_t rows, int tile_rows) {
 #define MATMUL_UNPACKED_K 512
 static inline int64_t matmul_unpacked_k(int height) { return height <= 2 ? 128 : MATMUL_UNPACKED_K; }
 
-struct matmul_area { size_t a, partial, expanded, panel; };   /* bytes, multiples of 64 */
+struct matmul_area { size_t a, partial, expanded, panel, scales; };   /* bytes, multiples of 64; scales: where those of A begin in it */
 
 static inline struct matmul_area matmul_block_area(const struct matmul_kind *kind, int64_t rows, int64_t k) {
     int64_t padded_rows = rows <= kind->tile_rows / 2 ? rows : matmul_round_up(rows, kind->tile_rows);
@@ -84,12 +100,17 @@ static inline struct matmul_area matmul_block_area(const struct matmul_kind *kin
     int64_t columns = rows <= MATMUL_FEW_ROWS ? kind->panel : kind->n_block;
     int64_t part = kind->k_block > MATMUL_UNPACKED_K ? kind->k_block : MATMUL_UNPACKED_K;
     struct matmul_area area;
-    area.a = (size_t)(padded_rows * matmul_round_up(k, kind->a_multiple) * kind->a_bytes + 63) / 64 * 64;
+    area.scales = (size_t)(padded_rows * matmul_round_up(k, kind->a_multiple) * kind->a_bytes + 63) / 64 * 64;
+    area.a = area.scales + (kind->quantised ? (size_t)matmul_round_up(padded_rows * ((k + MATMUL_GRAIN - 1) / MATMUL_GRAIN) * (int64_t)sizeof(float), 64) : 0);
     area.partial = (size_t)(blocked ? padded_rows * columns : k > matmul_unpacked_k(1) ? kind->tile_rows * kind->panel : 0) * sizeof(float);
-    area.expanded = kind->expand && rows > kind->tile_rows ? (size_t)matmul_min(matmul_round_up(k, 2), kind->k_block) * (size_t)kind->panel * sizeof(float) : 0;
-    area.expanded = (area.expanded + 63) / 64 * 64;
+    area.expanded = 0;
     area.partial = (area.partial + 63) / 64 * 64;
     area.panel = ((size_t)(matmul_round_up(matmul_min(k, part), kind->b_multiple) * kind->panel * kind->b_bytes) + 63) / 64 * 64;
+    for (; kind; kind = kind->with_codes) {
+        const size_t panel = (size_t)matmul_panel_bytes(kind, matmul_min(k, part), true);
+        if (panel > area.panel) area.panel = panel;
+        if (kind->expand && (rows > kind->tile_rows || kind->direct_rows)) area.expanded = (size_t)matmul_round_up(matmul_min(matmul_round_up(k, kind->b_multiple), part) * kind->panel * (int64_t)sizeof(float), 64);
+    }
     return area;
 }
 
@@ -155,6 +176,7 @@ struct matmul_block {
     int64_t row, rows, k, k_block;
     int height;
     char *a;
+    float *scales;             /* of A */
     float *partial;
     void *expanded, *panel;
 };
@@ -191,12 +213,14 @@ static inline void matmul_pack_block(const struct matmul_kind *kind, const struc
         char *to = block->a + (matmul_round_up(first, kind->a_multiple) * tiles * block->height + in_block * block->height) * kind->a_bytes;
         for (int64_t tile = 0; tile < tiles; tile++) {
             int64_t row = tile * block->height;
-            kind->pack_a(to, block->height, a, block->row + row, (int)matmul_min(block->height, block->rows - row), k0, k1);
+            kind->pack_a(to, block->scales + k0 / MATMUL_GRAIN * tiles * block->height + row, tiles * block->height, block->height, a, block->row + row, (int)matmul_min(block->height, block->rows - row), k0, k1);
             to += padded * block->height * kind->a_bytes;
         }
         k0 = k1;
     }
 }
+
+static inline int64_t matmul_number_bytes(enum dtype dtype) { return dtype == DTYPE_F8_E4M3 ? 1 : dtype == DTYPE_BF16 ? 2 : 4; }
 
 /* From a part of an unpacked panel to the part that follows: the next k of the same columns, or the first k of the next panel. */
 static inline int64_t matmul_ahead_bytes(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, bool by_blocks, int panel) {
@@ -204,13 +228,13 @@ static inline int64_t matmul_ahead_bytes(const struct matmul_block *block, const
     int64_t along_k = b->transposed ? 1 : b->stride, along_n = b->transposed ? b->stride : 1, elements;
     if (by_blocks) elements = panel * along_n;
     else elements = k0 + k_length < block->k ? k_length * along_k : panel * along_n - k0 * along_k;
-    return elements * (b->dtype == DTYPE_BF16 ? 2 : 4);
+    return elements * matmul_number_bytes(b->dtype);
 }
 
 /* That part where it lies. */
 static inline struct matmul_ahead matmul_ahead_part(const struct matmul_block *block, const struct matmul_product *product, int64_t k0, int64_t k_length, int64_t n, bool by_blocks, int panel) {
     const struct matrix *b = &product->unpacked;
-    const int64_t bytes = b->dtype == DTYPE_BF16 ? 2 : 4;
+    const int64_t bytes = matmul_number_bytes(b->dtype);
     const char *part = (const char *)b->data + (b->transposed ? n * b->stride + k0 : k0 * b->stride + n) * bytes;
     return (struct matmul_ahead){part + matmul_ahead_bytes(block, product, k0, k_length, by_blocks, panel), b->transposed ? panel : k_length, (b->transposed ? k_length : panel) * bytes, b->stride * bytes};
 }
@@ -228,13 +252,17 @@ static inline void matmul_block_nothing(const struct matmul_kind *kind, const st
 /* Panels panel_begin..panel_end of one product for one block of rows. */
 static inline void matmul_block_product(const struct matmul_kind *kind, const struct matmul_block *block, const struct matmul_product *product,
                                         int64_t panel_begin, int64_t panel_end, bool stream) {
+    static const float ones[32] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
+    if (product->codes && kind->with_codes) kind = kind->with_codes;
     int panel = kind->panel, height = block->height;
     int64_t tiles = matmul_block_tiles(block), tile_size = (int64_t)height * panel;
-    int64_t panel_bytes = matmul_round_up(block->k, kind->b_multiple) * panel * kind->b_bytes;
+    bool column_scales = product->packed ? product->column_scales : product->unpacked.column_scales;
+    int64_t panel_bytes = matmul_panel_bytes(kind, block->k, column_scales), header = matmul_header_bytes(kind, block->k, column_scales);
     int64_t step = block->rows <= MATMUL_FEW_ROWS ? 1 : kind->n_block / panel;   /* panels at a time */
-    bool single = tiles == 1, unpacked = !product->packed;
-    int64_t k_block = single && unpacked ? matmul_min(block->k_block, matmul_unpacked_k(height)) : block->k_block;   /* a single tile's A lies the same for every k_block */
-    matmul_tile *multiply = single ? kind->multiply_single : kind->multiply;
+    bool single = tiles == 1, unpacked = !product->packed, as_packed = single && (!kind->direct_rows || height <= kind->direct_rows), expanded = kind->expand && !as_packed;
+    int64_t k_block = single && (unpacked || expanded) ? matmul_min(block->k_block, matmul_unpacked_k(height)) : block->k_block;   /* a single tile's A lies the same for every k_block */
+    if (unpacked) header = matmul_header_bytes(kind, k_block, column_scales);
+    matmul_tile *multiply = as_packed ? kind->multiply_single : kind->multiply;
     _Alignas(64) float edge[32 * 64];
 
     if (block->k == 0) {
@@ -251,11 +279,16 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
             for (int64_t j = j0; j < j1; j++) {
                 const char *a = block->a + matmul_round_up(k0, kind->a_multiple) * tiles * height * kind->a_bytes;
                 int columns = (int)matmul_min(panel, product->n - j * panel);
-                const char *packed = block->panel;
-                if (unpacked) kind->pack_b(block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
-                else packed = (const char *)product->packed + j * panel_bytes + k0 * panel * kind->b_bytes;
+                const char *packed = (const char *)block->panel + header;
+                struct matmul_scales scales = {ones, block->panel, 0, column_scales ? panel : 1};
+                if (kind->quantised) scales.a = block->scales + k0 / MATMUL_GRAIN * tiles * height, scales.a_stride = tiles * height;
+                if (unpacked) kind->pack_b((char *)block->panel + header, block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
+                else {
+                    packed = (const char *)product->packed + j * panel_bytes + header + k0 * panel * kind->b_bytes;
+                    scales.b = (const float *)(const void *)((const char *)product->packed + j * panel_bytes) + k0 / MATMUL_GRAIN * scales.b_stride;
+                }
                 const void *b = packed;
-                if (kind->expand && !single) {
+                if (expanded) {
                     kind->expand(block->expanded, b, k_length);
                     b = block->expanded;
                 }
@@ -267,6 +300,8 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                 if (unpacked) {
                     if (!single) source = matmul_ahead_part(block, product, k0, k_length, j * panel, step > 1, panel);
                     ahead = (struct matmul_ahead){source.at, (source.rows + tiles - 1) / tiles, source.row_bytes, source.stride};
+                } else if (single && expanded) {
+                    ahead.rows = 0;   /* `expand` asked for it */
                 }
                 for (int64_t i = 0; i < tiles; i++, a += a_tile) {
                     int rows = (int)matmul_min(height, block->rows - i * height);
@@ -296,7 +331,8 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                     } else if (last) {
                         out = edge;
                     }
-                    multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, &ahead);
+                    multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, &ahead, &scales);
+                    if (kind->quantised) scales.a += height;
                     ahead.at += ahead.rows * ahead.stride;
                     if (last && !direct)
                         matmul_store_edge((char *)product->c + (size_t)offset * (product->c_dtype == DTYPE_BF16 ? 2 : 4), product->c_dtype,
@@ -335,6 +371,7 @@ static inline void matmul_task(void *context, int thread, int threads) {
                             : scratch + area.a + (size_t)thread * matmul_area_private(&area);
     struct matmul_block block = {.k = k};
     block.a = by_rows ? private : scratch;
+    block.scales = (float *)(void *)(block.a + area.scales);
     matmul_block_place(&block, &area, by_rows ? private + area.a : private);
 
     int64_t block_rows = matmul_block_rows(kind, row_end - row_begin);
@@ -419,7 +456,7 @@ static inline void matmul_list_task(void *context, int thread, int threads) {
     struct matmul_list *list = context;
     const struct matmul_kind *kind = list->kind;
     char *scratch = list->scratch + (size_t)thread * (list->area.a + matmul_area_private(&list->area));
-    struct matmul_block block = {.a = scratch};
+    struct matmul_block block = {.a = scratch, .scales = (float *)(void *)(scratch + list->area.scales)};
     matmul_block_place(&block, &list->area, scratch + list->area.a);
     (void)threads;
 

@@ -10,6 +10,7 @@
 #ifndef DEEPSEEK_KERNELS_MATMUL_SIMD_H
 #define DEEPSEEK_KERNELS_MATMUL_SIMD_H
 
+#include "kernels/fp8_simd.h"
 #include "kernels/matmul_driver.h"
 #include "kernels/simd.h"
 
@@ -269,24 +270,49 @@ static always_inline void pack_tile(void *packed, int height, const struct matri
     pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k_padded, unit, ahead);
 }
 
+/* An F8_E4M3 B, rows k0..k1 of at most 128 and columns n .. n + columns of a panel, as the fp32 numbers code x scale: lines of `stride` as they lie in memory. */
+static inline void dequantise(float *to, int64_t stride, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns) {
+    const int64_t first = b->transposed ? n : k0, lines = b->transposed ? columns : k1 - k0, from = b->transposed ? k0 : n, count = b->transposed ? k1 - k0 : columns;
+    for (int64_t line = first; line < first + lines; line++, to += stride) {
+        const uint8_t *codes = (const uint8_t *)b->data + line * b->stride + from;
+        const vf scale = vf_set(b->scales[(b->first_row + line) / FP8_TILE * b->scale_stride + from / FP8_TILE]);
+        for (int64_t i = 0; i < count; i += VF) {
+            const int left = lanes(count - i, VF);
+            if (left == VF) vf_store(to + i, vf_mul(fp8_load(codes + i), scale));
+            else vf_store_part(to + i, vf_mul(fp8_load_part(codes + i, left), scale), left);
+        }
+    }
+}
+static inline void pack_dequantised(uint32_t *strip, const struct matrix *b, int64_t k0, int64_t k1, int64_t k_padded, int64_t n, int columns, enum unit unit) {
+    _Alignas(64) float numbers[FP8_TILE * PANEL];
+    for (int64_t k = k0; k < k1; k += FP8_TILE) {
+        const int64_t end = matmul_min(k + FP8_TILE, k1), stride = b->transposed ? FP8_TILE : PANEL;
+        dequantise(numbers, stride, b, k, end, n, columns);
+        pack_strip(strip + (unit == UNIT_PAIR ? (k - k0) / 2 : k - k0) * PANEL, PANEL, numbers, DTYPE_F32, stride, b->transposed, 0, columns, 0, end - k, (end == k1 ? k_padded : end) - k, unit, 0);
+    }
+}
+
 /* A part of B [k, n] into panels. */
 static inline void pack_panels(const struct matmul_kind *kind, void *packed, const struct matrix *b, enum unit unit, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
     int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), k_padded = k1 == b->rows ? k_total : k1;
     for (int64_t n = n0; n < n1; n += PANEL) {
         char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
-        pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit, 0);
+        if (b->dtype == DTYPE_F8_E4M3) pack_dequantised((uint32_t *)(void *)strip, b, k0, k1, k_padded, n, (int)matmul_min(PANEL, b->cols - n), unit);
+        else pack_strip((uint32_t *)(void *)strip, PANEL, b->data, b->dtype, b->stride, b->transposed, n, (int)matmul_min(PANEL, b->cols - n), k0, k1, k_padded, unit, 0);
     }
 }
 
 /* Part of one panel of a B that is packed on its way (matmul_driver.h). Its layout and type are known to the compiler, as its unit is. */
 static always_inline void pack_panel_as(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead, int64_t multiple, enum unit unit) {
     int64_t k_padded = k1 == b->rows ? matmul_round_up(k1, multiple) : k1;
-    if (!b->transposed && b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
+    if (b->dtype == DTYPE_F8_E4M3) pack_dequantised(packed, b, k0, k1, k_padded, n, columns, unit);
+    else if (!b->transposed && b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
     else if (!b->transposed) pack_strip_as(packed, PANEL, b->data, DTYPE_F32, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
     else if (b->dtype == DTYPE_BF16) pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
     else pack_strip_as(packed, PANEL, b->data, DTYPE_F32, b->stride, true, n, columns, k0, k1, k_padded, unit, ahead);
 }
-static inline void pack_b_pairs(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+static inline void pack_b_pairs(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    (void)scales;
     pack_panel_as(packed, b, k0, k1, n, columns, ahead, 32, UNIT_PAIR);
 }
 
@@ -359,10 +385,15 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
 
 /* A function for each height of a tile, and the one that picks it: NAME(height, ...). */
 #define TILE_PARAMETERS \
-    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_ahead *ahead
+    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_ahead *ahead, const struct matmul_scales *scales
 #define TILE_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
     static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
+        (void)scales; \
         multiply_tile(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead); \
+    }
+#define PARTS_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
+    static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
+        multiply_parts(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales); \
     }
 #define TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING) \
     F(NAME, STEP, STREAMING, 1) F(NAME, STEP, STREAMING, 2) F(NAME, STEP, STREAMING, 3) F(NAME, STEP, STREAMING, 4) F(NAME, STEP, STREAMING, 5) F(NAME, STEP, STREAMING, 6)
@@ -376,12 +407,14 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
 #define TILE_HEIGHTS(F, NAME, STEP, STREAMING) TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING)
 #endif
 #define TILE_NAME(NAME, STEP, STREAMING, HEIGHT) NAME##_##HEIGHT,
-#define TILE_KERNEL(NAME, STEP, STREAMING) \
-    TILE_HEIGHTS(TILE_OF_HEIGHT, NAME, STEP, STREAMING) \
+#define TILE_KERNEL(NAME, STEP, STREAMING) TILE_FUNCTIONS(TILE_OF_HEIGHT, NAME, STEP, STREAMING)
+#define PARTS_KERNEL(NAME, STEP, STREAMING) TILE_FUNCTIONS(PARTS_OF_HEIGHT, NAME, STEP, STREAMING)
+#define TILE_FUNCTIONS(F, NAME, STEP, STREAMING) \
+    TILE_HEIGHTS(F, NAME, STEP, STREAMING) \
     static void NAME(int height, int rows, TILE_PARAMETERS) { \
         static void (*const of_height[TILE_ROWS])(TILE_PARAMETERS) = {TILE_HEIGHTS(TILE_NAME, NAME, STEP, STREAMING)}; \
         (void)rows; \
-        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead); \
+        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales); \
     }
 
 static inline int tile_height(int64_t rows) { return matmul_even_height(rows, TILE_ROWS); }

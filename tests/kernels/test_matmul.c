@@ -10,94 +10,11 @@
 
 #include <cmocka.h>
 
-#include "kernels/matmul.h"
+#include "matmul_data.h"
 
 typedef double real;
 #define real_fma fma
 #include "kernels/matmul_reference.h"
-
-static const struct matmul_kernels *const variants[ISA_COUNT] = {
-    [ISA_REFERENCE] = &matmul_reference,
-#if defined(__x86_64__)
-    [ISA_AVX2] = &matmul_avx2, [ISA_AVX512] = &matmul_avx512, [ISA_AVX512_BF16] = &matmul_avx512bf16, [ISA_AMX] = &matmul_amx,
-#endif
-};
-
-static bool tested(int isa) { return variants[isa] && isa_available((enum isa)isa); }
-
-static struct pool *pools[4];   /* by number of threads; 1: none */
-
-static uint64_t random_state = 88172645463325252u;
-static uint32_t random_bits(void) {
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-static float random_number(void) { return ((float)(random_bits() >> 8) / 8388608.0f - 1.0f); }
-
-static void *aligned(size_t bytes) {
-    void *p = NULL;
-    assert_int_equal(posix_memalign(&p, 64, bytes ? bytes : 1), 0);
-    return p;
-}
-
-/* A random matrix in a buffer without one byte to spare. */
-static struct matrix matrix_create(int64_t rows, int64_t cols, bool transposed, enum dtype dtype) {
-    int64_t inner = transposed ? rows : cols, outer = transposed ? cols : rows, stride = inner + random_bits() % 5;
-    size_t count = (size_t)((outer - 1) * stride + inner);
-    void *data = malloc(count * (dtype == DTYPE_BF16 ? 2 : 4));
-    for (size_t i = 0; i < count; i++) {
-        if (dtype == DTYPE_BF16) ((uint16_t *)data)[i] = bf16_from_float(random_number());
-        else ((float *)data)[i] = random_number();
-    }
-    return (struct matrix){data, dtype, rows, cols, stride, transposed};
-}
-static void matrix_free(struct matrix *matrix) { free((void *)(uintptr_t)matrix->data); }
-
-static void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum dtype compute, struct pool *pool) {
-    size_t bytes = kernels->packed_bytes(b->rows, b->cols, compute);
-    void *packed = aligned(bytes);
-    memset(packed, 0xFF, bytes);   /* NaN wherever packing forgets something */
-    matmul_pack(pool, kernels, packed, b, compute);
-    return packed;
-}
-
-static void multiply(const struct matmul_kernels *kernels, int threads, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count) {
-    size_t bytes = kernels->scratch_bytes(a->rows, a->cols, compute, threads), guard = 64;
-    unsigned char *scratch = malloc(bytes + guard);
-    memset(scratch, 0xFF, bytes + guard);
-    kernels->run(pools[threads], a, compute, products, count, scratch);
-    for (size_t i = 0; i < guard; i++) assert_int_equal(scratch[bytes + i], 0xFF);
-    free(scratch);
-}
-
-/* C with a row stride above n; what lies between the rows must stay as it is. */
-struct output {
-    void *data;
-    int64_t m, n, stride;
-    enum dtype dtype;
-};
-static struct output output_create(int64_t m, int64_t n, enum dtype dtype) {
-    struct output output = {NULL, m, n, n + random_bits() % 4, dtype};
-    size_t bytes = (size_t)(m * output.stride) * (dtype == DTYPE_BF16 ? 2 : 4);
-    output.data = malloc(bytes);
-    memset(output.data, 0x55, bytes);
-    return output;
-}
-static float output_get(const struct output *output, int64_t i, int64_t j) {
-    int64_t at = i * output->stride + j;
-    return output->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)output->data)[at]) : ((const float *)output->data)[at];
-}
-static void output_check_gaps(const struct output *output) {
-    size_t bytes = output->dtype == DTYPE_BF16 ? 2 : 4;
-    for (int64_t i = 0; i < output->m; i++)
-        for (size_t at = (size_t)(i * output->stride + output->n) * bytes; at < (size_t)((i + 1) * output->stride) * bytes; at++)
-            assert_int_equal(((unsigned char *)output->data)[at], 0x55);
-}
-static struct matmul_product product_of(const void *packed, const struct output *output, bool accumulate) {
-    return (struct matmul_product){.packed = packed, .n = output->n, .c = output->data, .c_stride = output->stride, .c_dtype = output->dtype, .accumulate = accumulate};
-}
 
 /* One output against the double sum. A chain of k fused steps in fp32 is off by at most k ulp/2 of the largest partial sum, which sum |a b| bounds;
  * products of bf16 pairs that are summed in another order, with subnormals flushed, stay within twice that. */
@@ -319,9 +236,9 @@ static void parts_make_the_whole(void **state) {
                 size_t bytes = kernels->packed_bytes(K, N, computes[compute]);
                 unsigned char *whole = pack(kernels, &b, computes[compute], NULL), *parts = aligned(bytes), *threaded = pack(kernels, &b, computes[compute], pools[3]);
                 memset(parts, 0xFF, bytes);
-                for (int64_t n0 = (N - 1) / 64 * 64; n0 >= 0; n0 -= 64)
-                    for (int64_t k0 = 0; k0 < K; k0 += 64)
-                        kernels->pack_part(parts, &b, computes[compute], k0, k0 + 64 < K ? k0 + 64 : K, n0, n0 + 64 < N ? n0 + 64 : N);
+                for (int64_t n0 = (N - 1) / MATMUL_GRAIN * MATMUL_GRAIN; n0 >= 0; n0 -= MATMUL_GRAIN)
+                    for (int64_t k0 = 0; k0 < K; k0 += MATMUL_GRAIN)
+                        kernels->pack_part(parts, &b, computes[compute], k0, k0 + MATMUL_GRAIN < K ? k0 + MATMUL_GRAIN : K, n0, n0 + MATMUL_GRAIN < N ? n0 + MATMUL_GRAIN : N);
                 assert_memory_equal(parts, whole, bytes);
                 assert_memory_equal(threaded, whole, bytes);
                 for (size_t i = 0; i + 4 <= bytes; i += 4) {
@@ -395,14 +312,14 @@ static void grouped_create(struct grouped *list, const struct matmul_kernels *ke
     for (int g = 0; g < count; g++) {
         const int64_t m = shapes[g][0], k = shapes[g][1];
         struct matmul_group *group = &list->groups[g];
-        group->a = m && k ? matrix_create(m, k, kinds & 1, type) : (struct matrix){NULL, type, m, k, kinds & 1 ? m : k, kinds & 1};
+        group->a = m && k ? matrix_create(m, k, kinds & 1, type) : (struct matrix){.dtype = type, .rows = m, .cols = k, .stride = kinds & 1 ? m : k, .transposed = kinds & 1};
         group->products = list->products[g];
         group->count = kinds & 128 ? 2 : 1;
         if (m > list->max_m) list->max_m = m;
         if (k > list->max_k) list->max_k = k;
         for (int p = 0; p < group->count; p++) {
             const int64_t n = p ? shapes[g][2] / 2 + 1 : shapes[g][2];
-            list->b[g][p] = k ? matrix_create(k, n, kinds & 4, type) : (struct matrix){NULL, type, 0, n, kinds & 4 ? 0 : n, kinds & 4};
+            list->b[g][p] = k ? matrix_create(k, n, kinds & 4, type) : (struct matrix){.dtype = type, .cols = n, .stride = kinds & 4 ? 0 : n, .transposed = kinds & 4};
             const bool packed = !(kinds & 32) && !(kinds & 64 && (g + p) % 2);
             list->products[g][p] = (struct matmul_product){.packed = packed ? pack(kernels, &list->b[g][p], compute, NULL) : NULL, .n = n, .c = list->c + (size_t)column * (kinds & 16 ? 2 : 4),
                                                            .c_stride = stride, .c_dtype = c_type, .accumulate = kinds & 8 && !(kinds & 16), .unpacked = list->b[g][p]};
