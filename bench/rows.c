@@ -168,6 +168,47 @@ CASE(run_adamw) {
     return 28.0 * (double)(s.rows * s.width);
 }
 
+static void update_bf16_task(void *context, int thread, int threads) {
+    const struct update *u = context;
+    int64_t begin, end;
+    pool_share(u->count, 64, thread, threads, &begin, &end);
+    k->adamw_bf16(u->p + begin, u->g + begin, (uint16_t *)(void *)u->m + begin, (uint16_t *)(void *)u->v + begin, end - begin, u->step);
+}
+CASE(run_adamw_bf16) {
+    static const struct adamw_step step = {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 0.5f, 0.5f};
+    size_t bytes = (size_t)(s.rows * s.width) * 4;
+    struct update u = {take(bytes), take(bytes), take(bytes / 2), take(bytes / 2), s.rows * s.width, &step};
+    START;
+    pool_run(pool, update_bf16_task, &u);
+    return 20.0 * (double)(s.rows * s.width);
+}
+static double compress(struct size s, double *start, bool back, bool e5m6) {
+    const size_t bytes = k->compressed_bytes(s.rows, s.width, e5m6);
+    void *x = take((size_t)(s.rows * s.width) * 2), *y = take(bytes);
+    START;
+    if (back) k->expand(pool, x, DTYPE_BF16, y, s.rows, s.width, e5m6);
+    else k->compress(pool, y, x, DTYPE_BF16, s.rows, s.width, e5m6);
+    return 2.0 * (double)(s.rows * s.width) + (double)bytes;
+}
+CASE(run_compress_e4m3) { return compress(s, start, false, false); }
+CASE(run_compress_e5m6) { return compress(s, start, false, true); }
+CASE(run_expand_e4m3) { return compress(s, start, true, false); }
+CASE(run_expand_e5m6) { return compress(s, start, true, true); }
+CASE(run_count) {
+    void *x = take((size_t)(s.rows * s.width) * 2);
+    struct fp8_counts counts = {0};
+    START;
+    k->count_fp8(pool, &counts, x, DTYPE_BF16, s.width, s.rows, s.width, 1e-4f, false);
+    return 2.0 * (double)(s.rows * s.width);
+}
+CASE(run_loss_best) {
+    float *logits = take((size_t)(s.rows * s.width) * 4), *loss = take((size_t)s.rows * 4);
+    int32_t *best = take((size_t)s.rows * 4);
+    START;
+    k->cross_entropy(pool, loss, best, logits, s.width, ids, weights, DTYPE_F32, s.rows, s.width);
+    return 8.0 * (double)(s.rows * s.width);
+}
+
 static const struct bench_case {
     const char *name;
     double (*run)(struct size s, double *start);
@@ -180,8 +221,10 @@ static const struct bench_case {
     {"rope half-split", run_rope, {2048, 768}}, {"rope half-split", run_rope, {2048, 2048}}, {"rope interleaved", run_rope_interleaved, {2048, 2048}},
     {"swiglu forward", run_swiglu, {2048, 2048}}, {"swiglu backward", run_swiglu_backward, {2048, 2048}},
     {"embedding forward", run_embedding, {2048, 768}}, {"embedding backward", run_embedding_backward, {2048, 768}},
-    {"cross entropy", run_loss, {512, 32000}}, {"cross entropy", run_loss, {128, 129280}},
-    {"sum of squares", run_squares, {24414, 4096}}, {"adamw", run_adamw, {24414, 4096}},   /* 100 M parameters */
+    {"cross entropy", run_loss, {512, 32000}}, {"cross entropy", run_loss, {128, 129280}}, {"cross entropy and best", run_loss_best, {128, 129280}},
+    {"sum of squares", run_squares, {24414, 4096}}, {"adamw", run_adamw, {24414, 4096}}, {"adamw bf16 moments", run_adamw_bf16, {24414, 4096}},   /* 100 M parameters */
+    {"compress to E4M3", run_compress_e4m3, {2048, 2816}}, {"expand E4M3", run_expand_e4m3, {2048, 2816}}, {"compress to E5M6", run_compress_e5m6, {2048, 2048}}, {"expand E5M6", run_expand_e5m6, {2048, 2048}},
+    {"count what E4M3 loses", run_count, {2048, 2048}},
     {"rmsnorm one row", run_norm, {1, 4096}}, {"add one row", run_add, {1, 4096}}, {"rope one row", run_rope, {1, 4096}},
     {"swiglu one row", run_swiglu, {1, 11008}},
     {"cross entropy one row", run_loss, {1, 102400}},
