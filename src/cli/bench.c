@@ -10,6 +10,7 @@
 
 #include "base/file.h"
 #include "base/random.h"
+#include "cli/bench_disk.h"
 #include "cli/cli.h"
 #include "infer/infer.h"
 #include "kernels/probe.h"
@@ -150,6 +151,7 @@ struct bench {
     double *differences;      /* [repeat * generated] */
     struct cli_progress progress;
     double done;
+    struct bench_disk disk;
 };
 
 static bool after_pass(void *context, int64_t rows) {
@@ -248,6 +250,7 @@ static enum status measure_decoding(struct bench *bench, struct row *rows, int d
     for (int64_t t = count > 4 ? -4 : -1; t < repeat * count; t++)
         for (int i = depths - 1; i >= 0; i--) {
             const int32_t id = (int32_t)random_below(2, 0, (uint64_t)(t & 0xffffff), (uint64_t)vocab);
+            if (t == 0 && i == depths - 1) bench_disk_start(&bench->disk, bench->model);
             bench->sequence->length = rows[i].depth + (t < 0 ? 0 : t % count);
             const double began = clock_seconds();
             enum status status = feed(bench, &id, 1, error);
@@ -328,6 +331,7 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
                    attention >= rate->least ? "products" : "memory");
     }
     printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes), cli_format_bytes(c, bench->cache_bytes));
+    bench_disk_print(&bench->disk, bench->model);
 }
 
 static void print_rate(const char *name, const char *unit, int64_t tokens, double work, const struct rate *rate) {
@@ -355,7 +359,9 @@ static void print_json(const struct bench *bench, const struct cli_machine *mach
         }
         printf("}");
     }
-    printf("]}\n");
+    printf("]");
+    bench_disk_print_json(&bench->disk, bench->model);
+    printf("}\n");
 }
 
 /* ---- the command ----------------------------------------------------------------------------------------------------------------- */
@@ -404,7 +410,9 @@ static enum status measure(struct bench *bench, struct row *rows, int count, str
             bench->engine->watch = after_pass;
             bench->engine->watch_context = bench;
             cli_progress_note(&bench->progress, "decoding");
-            status = measure_decoding(bench, rows, count, error);
+            status = bench_disk_begin(&bench->disk, bench->model, error);
+            if (!status) status = measure_decoding(bench, rows, count, error);
+            if (!status) status = bench_disk_end(&bench->disk, bench->model, (double)(count * request->repeat * request->generated), error);
         }
     }
     cli_progress_end(&bench->progress);

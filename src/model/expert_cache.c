@@ -483,6 +483,7 @@ struct expert_cache_counts expert_cache_counts(struct expert_cache *common) {
 }
 
 int64_t expert_cache_slots(const struct expert_cache *common) { return ((const struct cache *)common)->slot_count; }
+int64_t expert_cache_experts(const struct expert_cache *common) { return ((const struct cache *)common)->layer_count * ((const struct cache *)common)->experts; }
 
 /* ---- the disk's speed ------------------------------------------------------------------------------------------------------------------- */
 
