@@ -97,12 +97,40 @@ static json_t *load(const char *folder, const char *name) {
     return root;
 }
 
+static bool has_tensor(const char *path, const char *name) {
+    struct safetensors *st;
+    struct error error;
+    if (safetensors_open_file(&st, path, &error)) fail_msg("%s", error.message);
+    const bool found = safetensors_find(st, name) != NULL;
+    safetensors_close(st);
+    return found;
+}
+
+static void check_same_file(const char *a, const char *b) {
+    char *texts[2];
+    size_t sizes[2];
+    struct error error;
+    for (int i = 0; i < 2; i++)
+        if (file_read(i ? b : a, SIZE_MAX, &texts[i], &sizes[i], &error)) fail_msg("%s", error.message);
+    assert_int_equal(sizes[0], sizes[1]);
+    assert_memory_equal(texts[0], texts[1], sizes[0]);
+    for (int i = 0; i < 2; i++) free(texts[i]);
+    unlink(b);
+}
+
+/* Of all positions at once, and through the cache in pieces: the same bytes, those of the first MTP module too where the folder has them. */
 static void check_logits(const char *folder, const json_t *noise) {
-    char tokens[PATH], out[PATH], expected[PATH];
+    char tokens[PATH], out[PATH], pieces[PATH], expected[PATH];
     snprintf(tokens, sizeof tokens, "%s/tokens.json", folder);
     snprintf(expected, sizeof expected, "%s/logits.safetensors", folder);
     snprintf(out, sizeof out, "%s/out.safetensors", scratch);
-    assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", out, NULL}), 0);
+    snprintf(pieces, sizeof pieces, "%s/pieces.safetensors", scratch);
+    char *mtp = has_tensor(expected, "mtp_logits") ? (char *)"--with-mtp" : NULL;
+    assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", out, mtp, NULL}), 0);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", pieces, "--chunk", i ? "1" : "5", mtp, NULL}), 0);
+        check_same_file(out, pieces);
+    }
     compare("logits", expected, out, NULL, json_object_get(noise, "logits"), 1e-5);
 }
 
