@@ -39,7 +39,7 @@ static void measure(dnnl::engine &engine, const char *name, bool bf16, matmul_sh
         x.b.push_back(packed);
     }
     struct matmul_times times = matmul_time(call, &x);
-    matmul_report(name, bf16 ? "bf16" : "f32", omp_get_max_threads(), shape, bf16 ? 2 : 4, times, 0.0, 0.0);
+    matmul_report(name, bf16 ? "bf16" : "f32", omp_get_max_threads(), shape, bf16 ? 2 : 4, bf16 ? 2 : 4, times, 0.0, 0.0);
 }
 
 int main(int argc, char **argv) {

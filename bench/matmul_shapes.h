@@ -59,11 +59,11 @@ static struct matmul_times matmul_time(void (*call)(void *context, int i), void 
     return times;
 }
 
-/* peak: FLOP/s of the instruction; memory: bytes/s. "limit": the time that arithmetic or the compulsory bytes (A and C once, B once if cold) need. */
-static inline void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape, int element_bytes, struct matmul_times times, double peak, double memory) {
+/* a_bytes, element_bytes: of a number of A and of B. peak: FLOP/s of the instruction; memory: bytes/s. "limit": the time that arithmetic or the compulsory bytes (A and C once, B once if cold) need. */
+static inline void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape, int a_bytes, int element_bytes, struct matmul_times times, double peak, double memory) {
     double time = times.median;
     double flops = 2.0 * shape.m * shape.k * shape.n, b_bytes = (double)element_bytes * shape.k * shape.n;
-    double bytes = (double)shape.m * shape.k * element_bytes + 4.0 * shape.m * shape.n + (shape.cold ? b_bytes : 0.0);
+    double bytes = (double)shape.m * shape.k * a_bytes + 4.0 * shape.m * shape.n + (shape.cold ? b_bytes : 0.0);
     double arithmetic = peak > 0 ? flops / peak : 0.0, transfer = memory > 0 ? bytes / memory : 0.0, limit = arithmetic > transfer ? arithmetic : transfer;
     printf("%-14s %-4s %dT %5d %5d %5d %-4s %9.1f us %8.1f GFLOP/s", name, type, threads, shape.m, shape.k, shape.n, shape.cold ? "cold" : "hot", time * 1e6, flops / time / 1e9);
     if (peak > 0) printf(" %5.1f%% of peak", 100.0 * flops / time / peak);
