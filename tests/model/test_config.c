@@ -60,6 +60,8 @@ static void test_spellings(void **state) {
 #define V2 "\"model_type\":\"deepseek_v2\"," V2_SHAPE "," MLA "," MOE
 #define V1_MOE "\"model_type\":\"deepseek\"," V2_SHAPE "," MOE
 #define YARN_KEYS "\"factor\":40,\"original_max_position_embeddings\":64,\"beta_fast\":32,\"beta_slow\":1,\"mscale\":0.707,\"mscale_all_dim\":0.707"
+#define V3 "\"model_type\":\"deepseek_v3\"," V2_SHAPE "," MLA "," MOE
+#define FP8_KEYS "\"quant_method\":\"fp8\",\"fmt\":\"e4m3\",\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128]"
 #define DENSE_MLA "\"model_type\":\"deepseek_v2\"," V2_SHAPE "," MLA
 
 static bool same_config(const struct config *a, const struct config *b) {
@@ -71,7 +73,8 @@ static bool same_config(const struct config *a, const struct config *b) {
            a->qk_nope_head_dim == b->qk_nope_head_dim && a->qk_rope_head_dim == b->qk_rope_head_dim && a->v_head_dim == b->v_head_dim && a->n_routed_experts == b->n_routed_experts &&
            a->n_shared_experts == b->n_shared_experts && a->num_experts_per_tok == b->num_experts_per_tok && a->moe_intermediate_size == b->moe_intermediate_size &&
            a->n_group == b->n_group && a->topk_group == b->topk_group && a->topk_method == b->topk_method && a->norm_topk_prob == b->norm_topk_prob && a->routed_scaling_factor == b->routed_scaling_factor &&
-           a->num_hidden_layers == b->num_hidden_layers && memcmp(a->layers, b->layers, (size_t)a->num_hidden_layers * sizeof *a->layers) == 0;
+           a->scoring_func == b->scoring_func && a->num_nextn_predict_layers == b->num_nextn_predict_layers &&
+           a->num_hidden_layers == b->num_hidden_layers && memcmp(a->layers, b->layers, (size_t)config_layers(a) * sizeof *a->layers) == 0;
 }
 
 static void parse_or_fail(struct config *config, struct arena *arena, const char *text) {
@@ -121,6 +124,52 @@ static void test_v2_spellings(void **state) {
     assert_int_equal(published.topk_method, TOPK_GROUP_LIMITED_GREEDY);
     assert_int_equal(published.topk_group, 2);
     assert_true(published.routed_scaling_factor == 16);
+    config_release(&published);
+    arena_free(&arena);
+}
+
+/* V3 as published (in FP8; V3.1 with scales that are powers of two) and as transformers writes it. What is written for other types of weights says nothing of FP8. */
+static void test_v3_spellings(void **state) {
+    (void)state;
+#define V3_GATE "\"n_shared_experts\":1,\"n_group\":4,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"first_k_dense_replace\":1,\"moe_layer_freq\":1,\"scoring_func\":\"sigmoid\",\"topk_method\":\"noaux_tc\""
+    static const char *const texts[] = {
+        "{" V3 ",\"architectures\":[\"DeepseekV3ForCausalLM\"],\"q_lora_rank\":20," V3_GATE ",\"num_nextn_predict_layers\":1,\"ep_size\":1,\"aux_loss_alpha\":0.001,\"seq_aux\":true,"
+        "\"rope_theta\":50000,\"rope_scaling\":{\"type\":\"yarn\"," YARN_KEYS "},\"torch_dtype\":\"bfloat16\",\"eos_token_id\":1,\"quantization_config\":{" FP8_KEYS "}}",
+        "{" V3 ",\"architectures\":[\"DeepseekV3ForCausalLM\"],\"q_lora_rank\":20," V3_GATE ",\"num_nextn_predict_layers\":1,"
+        "\"rope_theta\":50000,\"rope_scaling\":{\"type\":\"yarn\"," YARN_KEYS "},\"torch_dtype\":\"bfloat16\",\"eos_token_id\":1,\"quantization_config\":{" FP8_KEYS ",\"scale_fmt\":\"ue8m0\"}}",
+        "{" V3 ",\"architectures\":[\"DeepseekV3ForCausalLM\"],\"q_lora_rank\":20," V3_GATE ",\"num_nextn_predict_layers\":1,\"ep_size\":1,\"head_dim\":8,\"qk_head_dim\":24,\"rope_interleave\":true,"
+        "\"output_router_logits\":false,\"pad_token_id\":null,\"pretraining_tp\":1,\"use_cache\":true,\"transformers_version\":\"5.23.0\",\"dtype\":\"bfloat16\",\"eos_token_id\":1,"
+        "\"rope_parameters\":{\"rope_type\":\"yarn\",\"type\":\"yarn\",\"rope_theta\":50000.0," YARN_KEYS "}}",
+        "{" V3 ",\"q_lora_rank\":20," V3_GATE ",\"num_mtp_layers\":1,\"dtype\":\"bfloat16\",\"eos_token_id\":1,\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":50000.0," YARN_KEYS "},"
+        "\"quantization_config\":{\"quant_method\":\"fp8\",\"activation_scheme\":\"dynamic\",\"weight_block_size\":[128,128],\"scale_fmt\":\"float\",\"expert_dtype\":\"fp8\",\"dequantize\":false,"
+        "\"modules_to_not_convert\":[\"lm_head\"],\"modules_to_convert\":null}}",
+    };
+    struct config published;
+    struct arena arena = {0};
+    struct error error;
+    parse_or_fail(&published, &arena, texts[0]);
+    for (int i = 0; i < 4; i++) {
+        struct config config, again;
+        parse_or_fail(&config, &arena, texts[i]);
+        assert_true(same_config(&config, &published));
+        assert_int_equal(config.warning_count, 0);
+        assert_true(config.quantization.fp8 == (i != 2) && config.quantization.power_of_two == (i == 1));
+        for (int fp8 = 0; fp8 < 2; fp8++) {
+            json_t *written = config_to_json(&config, fp8 ? DTYPE_F8_E4M3 : DTYPE_BF16);
+            assert_int_equal(config_parse(&again, written, "again", &arena, &error), STATUS_OK);
+            assert_true(same_config(&again, &config));
+            assert_true(again.warning_count == 0 && again.dtype == DTYPE_BF16);
+            assert_true(again.quantization.fp8 == fp8 && again.quantization.power_of_two == (fp8 && i == 1));
+            assert_null(json_object_get(written, "num_mtp_layers"));
+            json_decref(written);
+            config_release(&again);
+        }
+        config_release(&config);
+    }
+    assert_true(published.topk_method == TOPK_NOAUX_TC && published.scoring_func == SCORING_SIGMOID && published.norm_topk_prob && published.routed_scaling_factor == 2.5);
+    assert_true(published.n_group == 4 && published.topk_group == 2);
+    assert_int_equal(config_layers(&published), 6);
+    assert_int_equal(published.layers[5].ffn, FFN_MOE);
     config_release(&published);
     arena_free(&arena);
 }
@@ -202,6 +251,7 @@ static void test_official_sizes(void **state) {
         {"deepseek-moe-16b", 16375728128, 2828650496, 2828650496 - 102400LL * 2048, 114688},
         {"deepseek-v2-lite", 15706484224, 2661150208, 2451435008, 15552},
         {"deepseek-v2", 235741434880, 21375800320, 20851512320, 34560},
+        {"deepseek-v3", 671026419200, 37552297472, 36625618432, 35136},
     };
     for (size_t i = 0; i < sizeof official / sizeof *official; i++) {
         char path[128];
@@ -225,9 +275,28 @@ static void test_official_sizes(void **state) {
         assert_true(sizes.attention_flops_per_position == 2 * heads * (config.kv_lora_rank ? 320 : 256));
         assert_true(sizes.inference_attention_flops_per_position == 2 * heads * (config.kv_lora_rank ? 1088 : 256));
         assert_int_equal(config.warning_count, 0);
+        const bool v3 = strcmp(official[i].name, "deepseek-v3") == 0;
+        assert_int_equal(sizes.mtp_parameters, v3 ? 11610068224 : 0);
+        assert_int_equal(sizes.mtp_parameters + sizes.mtp_copies, v3 ? 13463426304 : 0);
+        if (v3) assert_int_equal(sizes.parameters + sizes.mtp_parameters + sizes.mtp_copies, 684489845504);
         config_release(&config);
         arena_free(&arena);
     }
+}
+
+/* Bytes of the parameters that layers first..end of a model in FP8 declare: codes with scales where products are in FP8, else bf16, and fp32 for the gates' biases. Head and embedding where the trunk's end is asked for. */
+static int64_t fp8_bytes_of(const struct model *model, bool modules) {
+    int64_t bytes = 0;
+    for (int i = 0; i < model->parameter_count; i++) {
+        const struct parameter *p = model->parameters[i];
+        int layer = 0;
+        sscanf(p->name, "model.layers.%d.", &layer);
+        if ((layer >= model->config.num_hidden_layers) != modules) continue;
+        if (p->rank == 1) bytes += p->trainable ? 2 * p->count : 4 * p->count;
+        else if (p == model->embedding || p->compute != DTYPE_F8_E4M3) bytes += 2 * p->count;
+        else bytes += p->count + 4 * ((p->shape[0] + 127) / 128) * ((p->shape[1] + 127) / 128);
+    }
+    return bytes;
 }
 
 /* The closed forms are those of what the blocks declare. */
@@ -236,6 +305,7 @@ static void test_sizes_are_declared(void **state) {
     static const char *const texts[] = {
         "{" BASE ",\"num_key_value_heads\":2}", "{" V1_MOE ",\"first_k_dense_replace\":1,\"n_shared_experts\":2}", "{" V1_MOE ",\"moe_layer_freq\":2}", "{" DENSE_MLA "}",
         "{" V2 ",\"n_shared_experts\":1}", "{" V2 ",\"q_lora_rank\":20,\"first_k_dense_replace\":2}",
+        "{" V3 ",\"n_shared_experts\":1,\"q_lora_rank\":150,\"n_group\":4,\"topk_group\":2,\"num_nextn_predict_layers\":2}", "{" V3 ",\"first_k_dense_replace\":6,\"num_nextn_predict_layers\":1}", "{" V3 "}",
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         struct config config;
@@ -246,8 +316,16 @@ static void test_sizes_are_declared(void **state) {
         parse_or_fail(&config, &arena, texts[i]);
         config_sizes(&config, &sizes);
         if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error)) fail_msg("%s", error.message);
-        int64_t parameters = 0, norms = 0, experts = 0;
+        int64_t parameters = 0, norms = 0, experts = 0, mtp = 0, mtp_norms = 0, mtp_experts = 0;
         for (int p = 0; p < model->parameter_count; p++) {
+            int layer = 0;
+            sscanf(model->parameters[p]->name, "model.layers.%d.", &layer);
+            if (layer >= model->config.num_hidden_layers) {
+                mtp += model->parameters[p]->count;
+                if (model->parameters[p]->rank == 1) mtp_norms += model->parameters[p]->count;
+                if (strstr(model->parameters[p]->name, ".experts.")) mtp_experts += model->parameters[p]->count;
+                continue;
+            }
             parameters += model->parameters[p]->count;
             if (model->parameters[p]->rank == 1) norms += model->parameters[p]->count;
             if (strstr(model->parameters[p]->name, ".experts.")) experts += model->parameters[p]->count;
@@ -259,6 +337,16 @@ static void test_sizes_are_declared(void **state) {
         assert_int_equal(sizes.active_parameters, parameters - resting);
         assert_int_equal(sizes.active_without_embedding, parameters - resting - embedding);
         assert_int_equal(sizes.matrix_parameters, parameters - resting - embedding - norms);
+        const int64_t modules = model->config.num_nextn_predict_layers, mtp_resting = mtp_experts ? mtp_experts / model->config.n_routed_experts * (model->config.n_routed_experts - model->config.num_experts_per_tok) : 0;
+        assert_int_equal(sizes.mtp_parameters, mtp);
+        assert_int_equal(sizes.mtp_copies, 2 * modules * embedding);
+        assert_int_equal(sizes.mtp_matrix_parameters, mtp - mtp_norms - mtp_resting + modules * embedding);
+        model_destroy(model);
+        config_release(&config);
+        parse_or_fail(&config, &arena, texts[i]);
+        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F8_E4M3, &error)) fail_msg("%s", error.message);
+        assert_int_equal(sizes.fp8_bytes, fp8_bytes_of(model, false));
+        assert_int_equal(sizes.mtp_fp8_bytes, fp8_bytes_of(model, true) + 4 * modules * embedding);
         model_destroy(model);
         arena_free(&arena);
     }
@@ -297,7 +385,27 @@ static void test_refusals(void **state) {
         {"{" BASE ",\"bos_token_id\":\"x\"}", STATUS_INVALID, "bos_token_id"},
         {"{" BASE ",\"architectures\":[\"GPT2LMHeadModel\"]}", STATUS_UNSUPPORTED, "GPT2LMHeadModel"},
         {"{" V1_MOE ",\"rope_scaling\":{\"type\":\"yarn\"," YARN_KEYS "}}", STATUS_UNSUPPORTED, "yarn"},
-        {"{\"model_type\":\"deepseek_v3\"}", STATUS_UNSUPPORTED, "\"deepseek_v3\" is not implemented, only \"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE) and \"deepseek_v2\" are"},
+        {"{\"model_type\":\"deepseek_v4\"}", STATUS_UNSUPPORTED, "\"deepseek_v4\" is not implemented, only \"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE), \"deepseek_v2\" and \"deepseek_v3\" (V3, R1, V3.1) are"},
+        {"{\"model_type\":\"deepseek_v32\"}", STATUS_UNSUPPORTED, "its sparse attention, which reads the 2048 tokens that an indexer picks, is missing"},
+        {"{" V3 ",\"topk_method\":\"greedy\"}", STATUS_UNSUPPORTED, "only \"noaux_tc\" is"},
+        {"{" V3 ",\"scoring_func\":\"softmax\"}", STATUS_UNSUPPORTED, "only \"sigmoid\" is"},
+        {"{" V3 ",\"n_group\":12,\"topk_group\":4}", STATUS_INVALID, "n_group is 12 for 12 n_routed_experts, expected at least two experts in a group"},
+        {"{" V3 ",\"n_group\":4,\"topk_group\":1}", STATUS_INVALID, "num_experts_per_tok is 4, expected at most 3: topk_group 1 groups of 3 experts"},
+        {"{" V3 ",\"num_nextn_predict_layers\":5}", STATUS_INVALID, "\"num_nextn_predict_layers\": found 5, expected an integer from 0 to 4"},
+        {"{" V3 ",\"num_nextn_predict_layers\":-1}", STATUS_INVALID, "num_nextn_predict_layers"},
+        {"{" V3 ",\"rope_interleave\":false}", STATUS_UNSUPPORTED, "rope_interleave"},
+        {"{" V3 ",\"quantization_config\":7}", STATUS_INVALID, "\"quantization_config\": found 7"},
+        {"{" V3 ",\"quantization_config\":{}}", STATUS_INVALID, "\"quantization_config.quant_method\": found nothing, expected \"fp8\""},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"gptq\"}}", STATUS_UNSUPPORTED, "\"quantization_config.quant_method\": \"gptq\" is not implemented, only \"fp8\" is"},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"fp8\",\"fmt\":\"e5m2\"}}", STATUS_UNSUPPORTED, "e5m2"},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"fp8\",\"activation_scheme\":\"static\"}}", STATUS_UNSUPPORTED, "static"},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"fp8\"}}", STATUS_INVALID, "weight_block_size\": found nothing, expected [128, 128]"},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[64,128]}}", STATUS_UNSUPPORTED, "[64,128] is not implemented"},
+        {"{" V3 ",\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[128]}}", STATUS_UNSUPPORTED, "weight_block_size"},
+        {"{" V3 ",\"quantization_config\":{" FP8_KEYS ",\"scale_fmt\":\"e5m2\"}}", STATUS_UNSUPPORTED, "\"quantization_config.scale_fmt\""},
+        {"{" V3 ",\"quantization_config\":{" FP8_KEYS ",\"scale_fmt\":7}}", STATUS_UNSUPPORTED, "\"quantization_config.scale_fmt\""},
+        {"{" V3 ",\"quantization_config\":{" FP8_KEYS ",\"dequantize\":true}}", STATUS_UNSUPPORTED, "dequantize"},
+        {"{" V3 ",\"quantization_config\":{" FP8_KEYS ",\"bits\":8}}", STATUS_UNSUPPORTED, "with the keys of DeepSeek V3"},
         {"{" V2 ",\"architectures\":[\"DeepseekV3ForCausalLM\"]}", STATUS_UNSUPPORTED, "only [\"DeepseekV2ForCausalLM\"] is"},
         {"{" V2 ",\"topk_method\":\"noaux_tc\"}", STATUS_UNSUPPORTED, "(\"noaux_tc\" is DeepSeek V3's)"},
         {"{" V1_MOE ",\"topk_method\":\"group_limited_greedy\"}", STATUS_UNSUPPORTED, "only \"greedy\" is"},
@@ -374,7 +482,7 @@ static void test_unknown_key(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_spellings), cmocka_unit_test(test_v2_spellings), cmocka_unit_test(test_layer_plan), cmocka_unit_test(test_rope_scaling_added),
+        cmocka_unit_test(test_spellings), cmocka_unit_test(test_v2_spellings), cmocka_unit_test(test_v3_spellings), cmocka_unit_test(test_layer_plan), cmocka_unit_test(test_rope_scaling_added),
         cmocka_unit_test(test_official_sizes), cmocka_unit_test(test_sizes_are_declared),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_unknown_key),
     };
