@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make bench`.
 #
-#   bench/run.sh [SECTION...]      matmul grouped attention rows step moe-step first-token decoding mla tokenizer, in this order; without a name all of them
+#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step first-token decoding mla tokenizer, in this order; without a name all of them
 #
 # `make bench T=mla` runs one. On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for another variant.
 set -u
@@ -35,6 +35,10 @@ section_attention() {
 section_rows() {
     title 'kernels by rows (GB/s, share of the memory speed)'
     "$BUILD/bench/rows"
+}
+section_fp8_error() {
+    title "products in E4M3: the tensor cores' 14 bits simulated, with and without promotion (errors against fp64)"
+    "$BUILD/bench/fp8_error"
 }
 section_step() {
     title 'one training step of a dense model, 2 x 1024 tokens'
@@ -73,10 +77,10 @@ section_tokenizer() {
     fi
 }
 
-[ $# -gt 0 ] || set -- matmul grouped attention rows step moe-step first-token decoding mla tokenizer
+[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step first-token decoding mla tokenizer
 for name; do
     case $name in
-    matmul | grouped | attention | rows | step | decoding | mla | tokenizer) "section_$name" ;;
+    matmul | grouped | attention | rows | fp8_error | step | decoding | mla | tokenizer) "section_$name" ;;
     moe-step) section_moe_step ;;
     first-token) section_first_token ;;
     *) echo "bench/run.sh: no section $name; see its first lines" >&2; exit 2 ;;
