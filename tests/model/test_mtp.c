@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/random.h"
 #include "model/model.h"
+#include "model/quantize.h"
 
 enum { VOCAB = 61, DEPTHS = 2, SEQUENCES = 3, LENGTH = 9, ROWS = SEQUENCES * LENGTH, LAYERS = 3, EXPERTS = 6, ACTIVE = 2 };
 
@@ -22,6 +23,12 @@ enum { VOCAB = 61, DEPTHS = 2, SEQUENCES = 3, LENGTH = 9, ROWS = SEQUENCES * LEN
     "{\"model_type\":\"deepseek_v3\",\"hidden_size\":48,\"intermediate_size\":80,\"num_hidden_layers\":3,\"num_attention_heads\":2,\"q_lora_rank\":20,\"kv_lora_rank\":32,\"qk_nope_head_dim\":12," \
     "\"qk_rope_head_dim\":8,\"v_head_dim\":10,\"vocab_size\":61,\"n_routed_experts\":6,\"num_experts_per_tok\":2,\"n_shared_experts\":1,\"moe_intermediate_size\":16,\"first_k_dense_replace\":1," \
     "\"n_group\":3,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"max_position_embeddings\":64,\"initializer_range\":0.2,\"num_nextn_predict_layers\":" #modules "}"
+
+/* Ragged tiles of 128; every token goes to every expert, so that no rounding sends one elsewhere. */
+#define FP8_CONFIG \
+    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":160,\"intermediate_size\":200,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"q_lora_rank\":96,\"kv_lora_rank\":132,\"qk_nope_head_dim\":32," \
+    "\"qk_rope_head_dim\":16,\"v_head_dim\":40,\"vocab_size\":61,\"n_routed_experts\":4,\"num_experts_per_tok\":4,\"n_shared_experts\":1,\"moe_intermediate_size\":136,\"first_k_dense_replace\":1," \
+    "\"max_position_embeddings\":64,\"initializer_range\":0.06,\"num_nextn_predict_layers\":2}"
 
 static char folder[] = "/tmp/test_mtp_XXXXXX";
 static int32_t tokens[ROWS], targets[ROWS];
@@ -126,14 +133,16 @@ static void run_pieces(struct model *model, int first, int last, int chunk, bool
     end(&graph, &memory);
 }
 
-static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) {
+static struct model *open_folder(const char *path, enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) {
     struct error error;
     struct model *model = NULL;
     const struct model_options options = {.use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = mtp};
-    if (model_open(&model, folder, kernels_for(isa), pool, &options, &error)) fail_msg("%s", error.message);
+    if (model_open(&model, path, kernels_for(isa), pool, &options, &error)) fail_msg("%s", error.message);
     assert_int_equal(model->warning_count, 0);
     return model;
 }
+
+static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) { return open_folder(folder, isa, pool, compute, cache, mtp); }
 
 static double distance(const float *a, const float *b, size_t count) {
     double sum = 0, norm = 0;
@@ -180,6 +189,42 @@ static void pieces_change_nothing(void **state) {
             sequence_destroy(without);
             model_destroy(model);
             model_destroy(trunk);
+        }
+    pool_destroy(pool);
+}
+
+/* The same over an FP8 checkpoint, whatever its codes are multiplied by. Types of compute are near one another, and not the same. */
+static void pieces_of_codes_change_nothing(void **state) {
+    (void)state;
+    struct error error;
+    struct pool *pool;
+    struct quantize_counts counts;
+    char plain[64], fp8[64];
+    snprintf(plain, sizeof plain, "%s/plain", folder);
+    snprintf(fp8, sizeof fp8, "%s/fp8", folder);
+    assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
+    struct model *model = training_model(FP8_CONFIG, ISA_REFERENCE, NULL, DTYPE_F32);
+    if (model_export(model, plain, DTYPE_BF16, &error) || model_quantize(plain, fp8, DTYPE_F8_E4M3, pool, NULL, &counts, &error)) fail_msg("%s", error.message);
+    model_destroy(model);
+    static const struct { enum dtype compute, cache; } types[] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_F8_E4M3}};
+    static float first[1 + DEPTHS][ROWS][VOCAB];
+    for (int isa = 0; isa < ISA_COUNT; isa++)
+        for (size_t t = 0; t < sizeof types / sizeof *types && isa_available((enum isa)isa); t++) {
+            if (isa == ISA_REFERENCE && types[t].cache == DTYPE_F8_E4M3) continue;   /* plain C is slow */
+            memset(logits, 0, sizeof logits);
+            model = open_folder(fp8, (enum isa)isa, pool, types[t].compute, types[t].cache, true);
+            run_pieces(model, 0, SEQUENCES, LENGTH, true, logits[0]);
+            run_pieces(model, 0, SEQUENCES, 1, true, logits[1]);
+            model_destroy(model);
+            model = open_folder(fp8, (enum isa)isa, NULL, types[t].compute, types[t].cache, true);
+            for (int s = 0; s < SEQUENCES; s++) run_pieces(model, s, s + 1, 4, true, logits[2]);
+            for (int i = 1; i < 3; i++) assert_memory_equal(logits[i], logits[0], sizeof logits[0]);
+            model_destroy(model);
+            if (t == 0) memcpy(first, logits[0], sizeof first);
+            for (int k = 0; k <= DEPTHS && t > 0; k++) {
+                const double off = distance(logits[0][k][0], first[k][0], ROWS * VOCAB);
+                if (!(off > 1e-4 && off < (t == 1 ? 0.03 : 0.2))) fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
+            }
         }
     pool_destroy(pool);
 }
@@ -391,12 +436,6 @@ static void recomputing_changes_nothing(void **state) {
     pool_destroy(pool);
 }
 
-/* Ragged tiles of 128; every token goes to every expert, so that no rounding sends one elsewhere. */
-#define FP8_CONFIG \
-    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":160,\"intermediate_size\":200,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"q_lora_rank\":96,\"kv_lora_rank\":132,\"qk_nope_head_dim\":32," \
-    "\"qk_rope_head_dim\":16,\"v_head_dim\":40,\"vocab_size\":61,\"n_routed_experts\":4,\"num_experts_per_tok\":4,\"n_shared_experts\":1,\"moe_intermediate_size\":136,\"first_k_dense_replace\":1," \
-    "\"max_position_embeddings\":64,\"initializer_range\":0.06,\"num_nextn_predict_layers\":2}"
-
 /* In fp8 the loss and the gradients stay near those of fp32 (E4M3 has steps of 2^-3: some percent for each product on the way, a tenth of that in bf16), what stays in a higher precision is not quantised, and the
  * bits depend neither on threads nor on what is computed twice. */
 static void fp8_trains(void **state) {
@@ -438,7 +477,7 @@ static void fp8_trains(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pieces_change_nothing), cmocka_unit_test(training_is_the_composition_of_its_parts), cmocka_unit_test(gradients_are_slopes), cmocka_unit_test(no_weight_leaves_no_trace),
+        cmocka_unit_test(pieces_change_nothing), cmocka_unit_test(pieces_of_codes_change_nothing), cmocka_unit_test(training_is_the_composition_of_its_parts), cmocka_unit_test(gradients_are_slopes), cmocka_unit_test(no_weight_leaves_no_trace),
         cmocka_unit_test(recomputing_changes_nothing), cmocka_unit_test(fp8_trains),
     };
     return cmocka_run_group_tests(tests, prepare, finish);
