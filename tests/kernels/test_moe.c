@@ -260,6 +260,18 @@ static void test_the_bias_chooses_and_does_nothing_else(void **state) {
         choose(moe, &gate, (const float[8]){NAN, 1, 2, 3, -9, -9, -9, -9}, chosen, g);   /* the NaN counts in its group's two best only where there are no two others */
         const int32_t last[4] = {3, 2, 1, 0};
         assert_memory_equal(chosen, last, sizeof last);
+        const float low[8] = {-2e38f, -2e38f, 0, 0, 0, 0, 0, 0};   /* the first group's sum is below all numbers, and so is the second's: the first is kept, and alone */
+        gate = (struct moe_gate){8, 2, 4, 1, 2, true, low, true, 1.0f};
+        choose(moe, &gate, (const float[8]){0, 0, 0, NAN, NAN, 0, 0, NAN}, chosen, g);
+        assert_true(chosen[0] == 0 && chosen[1] == 1);
+        for (int i = 0; i < 64; i++) odd[i] = -5;   /* two that are equally the best of their group count both, in one vector or in two */
+        for (int second = 4; second < 32; second++) {
+            odd[3] = odd[second] = 1, odd[40] = 1.2f;
+            gate = (struct moe_gate){64, 2, 2, 1, 2, true, NULL, true, 1.0f};
+            choose(moe, &gate, odd, chosen, g);
+            assert_true(chosen[0] == 3 && chosen[1] == second);
+            odd[second] = -5;
+        }
         for (int i = 0; i < 64; i++) odd[i] = NAN;
         gate = (struct moe_gate){64, 6, 8, 2, 2, true, biases, true, 1.0f};
         choose(moe, &gate, odd, chosen, g);
