@@ -517,11 +517,11 @@ static void test_best_logits(void **state) {
     for (const struct variant *v = variants; v < variants + variant_count; v++)
         for (size_t i = 0; i < sizeof places / sizeof *places; i++)
             for (int target = -1; target < 1; target++)
-                for (int kind = 0; kind < 3; kind++) {
+                for (int kind = 0; kind < 4; kind++) {   /* 3: one alone is the largest */
                     float logits[VOCAB], loss;
                     int32_t best = -7;
-                    for (int e = 0; e < VOCAB; e++) logits[e] = kind == 0 ? -3.0f : kind == 1 ? -INFINITY : NAN;
-                    for (size_t j = i; j < sizeof places / sizeof *places; j++) logits[places[j]] = kind == 2 ? -INFINITY : -2.0f;
+                    for (int e = 0; e < VOCAB; e++) logits[e] = kind % 3 == 0 ? -3.0f : kind == 1 ? -INFINITY : NAN;
+                    for (size_t j = i; j < (kind == 3 ? i + 1 : sizeof places / sizeof *places); j++) logits[places[j]] = kind == 2 ? -INFINITY : -2.0f;
                     for (size_t j = 0; j < i; j++) logits[places[j]] = NAN;
                     for (int e = places[i] + 1; e < VOCAB; e++) logits[e] = e % 5 == 1 ? (float)NAN : logits[e];
                     v->rows->cross_entropy(NULL, &loss, &best, logits, VOCAB, &target, NULL, DTYPE_F32, 1, VOCAB);
