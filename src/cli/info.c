@@ -418,8 +418,13 @@ static void name_of(char *name, size_t size, const char *path) {
     snprintf(name, size, "%s", slash && slash[1] ? slash + 1 : copy);
 }
 
-/* Hours of GPU time that training on 10^12 tokens took, from section 3.2.3 of the paper of V2. No other models have them. */
-static double published_gpu_hours(const struct config_sizes *sizes) { return sizes->parameters == 235741434880 ? 172800 : sizes->parameters == 67425001472 ? 300600 : 0; }
+/* Hours of GPU time that training on 10^12 tokens took, from section 3.2.3 of the paper of V2 and section 1 of V3's. No other models have them. */
+static double published_gpu_hours(const struct config_sizes *sizes) {
+    static const struct { int64_t parameters; double hours; } published[] = { { 67425001472, 300600 }, { 235741434880, 172800 }, { 671026419200, 180000 } };
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++)
+        if (sizes->parameters == published[i].parameters) return published[i].hours;
+    return 0;
+}
 
 static void fill_side(struct side *side, const struct subject *subject, const struct comparison *comparison) {
     name_of(side->name, sizeof side->name, subject->path);

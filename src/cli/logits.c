@@ -110,7 +110,7 @@ static float *take_logits(int64_t arrays, int64_t length, int64_t vocab, uint64_
 static enum status check_mtp(const struct request *request, const struct config *config, const struct cli_tokens *tokens, struct error *error) {
     if (!request->with_mtp) return STATUS_OK;
     if (config->num_nextn_predict_layers == 0) return error_set(error, STATUS_UNSUPPORTED, "--with-mtp: the model has no module of multi-token prediction (num_nextn_predict_layers 0)");
-    if (tokens->longest < 2) return error_set(error, STATUS_INVALID, "--with-mtp: %s: the arrays have one token, expected at least two: a module reads the next one", request->tokens_path);
+    if (tokens->longest < 2) return error_set(error, STATUS_INVALID, "%s: the arrays have one token, expected at least two with --with-mtp: a module reads the next one", request->tokens_path);
     return STATUS_OK;
 }
 
@@ -176,8 +176,8 @@ int command_logits(int argc, char **argv) {
     };
     const struct cli_usage usage = {
         .command = "logits",
-        .about = "Computes the logits of every position of some token arrays, all of them in one ragged batch. Writes one F32 tensor `logits` [arrays, longest array, "
-                 "vocabulary], zeros past an array's end; its bytes depend on the model, the tokens, the types of computing and cache, the form of prefill and the kernel variant alone.",
+        .about = "Computes the logits of every position of some token arrays, all of them in one ragged batch. Writes an F32 tensor `logits` [arrays, longest array, "
+                 "vocabulary], with --with-mtp a second one, zeros past an array's end; its bytes depend on the model, the tokens, the types of computing and cache, the form of prefill and the kernel variant alone.",
         .examples = "deepseek logits MODEL --tokens tokens.json -o logits.safetensors\n"
                     "# the same bits, decoded token by token\n"
                     "deepseek logits MODEL --tokens tokens.json --chunk 1 -o logits.safetensors\n",

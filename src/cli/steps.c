@@ -69,7 +69,7 @@ static enum status run(const struct door_request *request, struct cli_machine *m
 int command_steps(int argc, char **argv) {
     static const char about[] = "Takes one optimizer step per batch of the given tokens, at a constant learning rate, and writes F32 tensors: `losses` [steps], each before its update, and "
                                 "the parameters after the last step under the checkpoint's names. The settings hold `optimizer` (name, learning_rate, beta1, beta2, eps, weight_decay, "
-                                "clip_grad_norm) and `loss`.";
+                                "clip_grad_norm), `loss` and `bias_update_speed`, by which the biases of V3's gates move after each step.";
     static const char examples[] = "deepseek steps MODEL --tokens steps.json --settings adamw.json -o after.safetensors\n";
     return door_run(argc, argv, "steps", about, examples, true, run);
 }

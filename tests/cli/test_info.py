@@ -88,6 +88,7 @@ v2, v1 = d["models"]
 check("both models", (v2["name"], v1["name"], v2["parameters"], v1["parameters"]) == ("deepseek-v2", "deepseek-llm-67b", 235_741_434_880, 67_425_001_472), d)
 check("compared at one length", d["context"] == 4096 and d["length"] == 4096)
 check("hours as published", (v2["published_h800_hours_per_trillion_tokens"], v1["published_h800_hours_per_trillion_tokens"]) == (172_800, 300_600), d)
+check("V3's hours", [m["published_h800_hours_per_trillion_tokens"] for m in report("deepseek-v3", "--against", "configs/deepseek-v2.json")["against"]["models"]] == [180_000, 172_800])
 check("a step costs the same on both sides", v1["training_flops_per_token"] == report("deepseek-llm-67b")["flops_per_token"]["training"])
 check("no hours where none were published", not any("hours" in key for m in report("deepseek-v2-lite", "--against", "configs/deepseek-llm-7b.json")["against"]["models"] for key in m))
 check("another context and length", (lambda a: (a["context"], a["length"]))(report("deepseek-v2", "--against", "configs/deepseek-llm-67b.json", "--context", "9000", "--length", "500")["against"]) == (9000, 500))
