@@ -64,11 +64,11 @@ static bool dropping_of(const struct forward *pass, struct moe_dropping *droppin
     return true;
 }
 
-/* The balance losses and the load of a layer, where the step asks for them. */
+/* The balance losses and the load of a layer, where the step asks for them; a pass that does not record reports loads alone. */
 static void balance(const struct forward *pass, const struct layer *layer, const struct moe_gate *gate, const struct routed *routed) {
     struct objective *objective = pass->objective;
     const struct config *config = &pass->model->config;
-    const struct loss_weights *weights = &objective->weights;
+    const struct loss_weights none = {0}, *weights = pass->graph->recording ? &objective->weights : &none;
     struct expert_load *load = objective->loads ? &objective->loads[layer->index] : NULL;
     if (!load && weights->balance_expert == 0 && weights->balance_device == 0 && weights->balance_communication == 0 && weights->balance_sequence == 0) return;
     const double share = 1.0 / (double)(objective->sequences > 0 ? objective->sequences : 1);
@@ -95,7 +95,7 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
     const struct moe *moe = layer->ffn_weights;
     const struct moe_gate gate = gate_of(&pass->model->config, moe);
     struct graph *graph = pass->graph;
-    const bool drops = pass->objective && pass->objective->capacity_factor > 0;
+    const bool drops = pass->objective && graph->recording && pass->objective->capacity_factor > 0;
     struct moe_dropping dropping;
     if (drops && !dropping_of(pass, &dropping)) return NULL;
 
