@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/arena.h"
+#include "base/available.h"
 
 static double seconds(void) {
     struct timespec time;
@@ -110,6 +111,8 @@ double probe_memory_read(struct pool *pool) {
 #endif
     if (bytes < (int64_t)256 << 20) bytes = (int64_t)256 << 20;
     if (bytes > memory / 4) bytes = memory / 4;
+    const uint64_t available = memory_available("");   /* under a limit of a control group, too little left would end the process */
+    if (available / 2 < (uint64_t)bytes) bytes = (int64_t)(available / 2);
     if (bytes > (int64_t)1 << 30) bytes = (int64_t)1 << 30;
     bytes = bytes / 4096 * 4096;
     struct memory_call call = {pages_alloc((size_t)bytes), bytes / 8, true};

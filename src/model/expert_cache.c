@@ -487,74 +487,44 @@ int64_t expert_cache_experts(const struct expert_cache *common) { return ((const
 
 /* ---- the disk's speed ------------------------------------------------------------------------------------------------------------------- */
 
-#define MEASURED_READS (2 * READER_DEPTH)   /* asked for at once: none of the reading threads waits */
-
-struct measurement {
-    pthread_mutex_t mutex;
-    pthread_cond_t ended;
-    struct cache *cache;
-    struct reader_read reads[MEASURED_READS];
-    double until;
-    int64_t expert, part, piece;   /* the next one */
-    uint64_t drawn;                /* experts so far */
-    double bytes;
-    int running, reason;
-};
-
-/* The next piece of the experts that are drawn. */
-static void measure_next(struct measurement *m, struct reader_read *read) {
-    const struct cache *cache = m->cache;
-    const struct place *place = &cache->holdings[m->expert].places[m->part];
-    const size_t begin_at = (size_t)m->piece * READER_PIECE, bytes = whole_blocks(place->bytes_before + cache->part_bytes[m->part]);
-    read->file = place->file;
-    read->offset = place->offset - place->bytes_before + begin_at;
-    read->bytes = bytes - begin_at < READER_PIECE ? bytes - begin_at : READER_PIECE;
-    read->least = 1;
-    if (++m->piece == pieces_of(place, cache->part_bytes[m->part])) m->piece = 0, m->part++;
-    if (m->part == EXPERT_PARTS) {
-        m->part = 0;
-        m->expert = (int64_t)random_below(4, 0, m->drawn++, (uint64_t)(cache->layer_count * cache->experts));
-    }
-    reader_submit(cache->reader, read);
+/* Another expert into a slot, as a layer would ask for it. */
+static void load_some_expert(struct cache *cache, int32_t i, uint64_t draw) {
+    const uint64_t experts = (uint64_t)cache->layer_count * (uint64_t)cache->experts;
+    int32_t expert = (int32_t)random_below(4, 0, draw, experts);
+    while (cache->holdings[expert].slot != NONE && (uint64_t)cache->slot_count < experts) expert = (int32_t)(((uint64_t)expert + 1) % experts);
+    if (cache->slots[i].expert != NONE) empty(cache, i);
+    if (cache->holdings[expert].slot != NONE) empty(cache, cache->holdings[expert].slot);   /* all of them are there */
+    cache->slots[i].expert = expert;
+    cache->holdings[expert].slot = i;
+    load(cache, i, ALL_PARTS);
 }
 
-static void measured(struct reader_read *read, int reason) {
-    struct measurement *m = read->context;
-    pthread_mutex_lock(&m->mutex);
-    if (reason) m->reason = reason;
-    m->bytes += (double)read->bytes;
-    if (!m->reason && clock_seconds() < m->until) measure_next(m, read);
-    else if (--m->running == 0) pthread_cond_signal(&m->ended);
-    pthread_mutex_unlock(&m->mutex);
-}
+#define MEASURED_BYTES ((size_t)512 << 20)   /* of slots: more than the processor's caches hold, as in passes */
 
+/* Into slots in turn; before the clock starts each of them once, so that the system has given their pages. Enough are asked for at a time that no reading thread has to wait. */
 enum status expert_cache_measure(struct expert_cache *common, double seconds, double *speed, struct error *error) {
     struct cache *cache = (struct cache *)common;
-    uint8_t *memory = pages_alloc(MEASURED_READS * READER_PIECE);
-    struct measurement *m = calloc(1, sizeof *m);
-    enum status status = memory && m ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory to measure the disk");
-    if (!status) {
-        memset(memory, 0, MEASURED_READS * READER_PIECE);
-        pthread_mutex_init(&m->mutex, NULL);
-        pthread_cond_init(&m->ended, NULL);
-        m->cache = cache;
-        for (int i = 0; i < cache->file_count; i++) reader_file_drop(&cache->files[i]);
-        const double began = clock_seconds();
-        m->until = began + seconds;
-        pthread_mutex_lock(&m->mutex);
-        m->running = MEASURED_READS;
-        for (int i = 0; i < MEASURED_READS; i++) {
-            m->reads[i] = (struct reader_read){.to = memory + (size_t)i * READER_PIECE, .done = measured, .context = m};
-            measure_next(m, &m->reads[i]);
+    const int32_t enough = 1 + 2 * READER_DEPTH / cache->first_read[EXPERT_PARTS], wanted = 1 + (int32_t)(MEASURED_BYTES / cache->slot_bytes);
+    const int32_t most = wanted > 2 * enough ? wanted : 2 * enough, slots = most < cache->slot_count ? most : cache->slot_count, window = enough < slots ? enough : slots;
+    enum status status = STATUS_OK;
+    for (int i = 0; i < cache->file_count; i++) reader_file_drop(&cache->files[i]);
+    pthread_mutex_lock(&cache->mutex);
+    double began = 0;
+    uint64_t bytes = 0;
+    cache->failure.code = STATUS_OK;
+    for (int64_t n = 0; !status && (n <= slots || clock_seconds() - began < seconds); n++) {
+        if (n == slots) began = clock_seconds(), bytes = cache->counts.bytes_read;
+        while (cache->slots[n % slots].loading || (n >= window && cache->slots[(n - window) % slots].loading)) pthread_cond_wait(&cache->changed, &cache->mutex);
+        if (cache->failure.code) {
+            if (error) *error = cache->failure;
+            status = cache->failure.code;
+        } else {
+            load_some_expert(cache, (int32_t)(n % slots), (uint64_t)n);
         }
-        while (m->running) pthread_cond_wait(&m->ended, &m->mutex);
-        pthread_mutex_unlock(&m->mutex);
-        *speed = m->bytes / (clock_seconds() - began);
-        if (m->reason) status = error_set(error, STATUS_IO, "cannot read the experts to measure the disk");
-        pthread_cond_destroy(&m->ended);
-        pthread_mutex_destroy(&m->mutex);
     }
-    pages_free(memory, MEASURED_READS * READER_PIECE);
-    free(m);
+    for (int32_t i = 0; i < slots; i++)
+        while (cache->slots[i].loading) pthread_cond_wait(&cache->changed, &cache->mutex);
+    *speed = (double)(cache->counts.bytes_read - bytes) / (clock_seconds() - began);
+    pthread_mutex_unlock(&cache->mutex);
     return status;
 }

@@ -24,7 +24,8 @@ struct expert_cache_counts { uint64_t bytes_read; int64_t asked, found; };   /* 
 struct expert_cache_counts expert_cache_counts(struct expert_cache *cache);
 int64_t expert_cache_slots(const struct expert_cache *cache);
 int64_t expert_cache_experts(const struct expert_cache *cache);   /* of the model */
-/* The disk's speed, bytes per second: experts chosen at random are read whole, with the same sizes and as many reads in flight as passes have, for about so many seconds. No pass is running. What the cache holds stays. */
+/* The disk's speed, bytes per second: experts chosen at random are read whole, with the same sizes and as many reads in flight as passes have, for about so many seconds, into the cache's memory: what it held is
+ * forgotten. No pass is running. */
 enum status expert_cache_measure(struct expert_cache *cache, double seconds, double *speed, struct error *error);
 
 #endif
