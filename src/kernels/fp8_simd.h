@@ -52,7 +52,13 @@ static inline vf fp8_scales(vf amax, float least, bool power_of_two) {
  *     q0 = x r,   q1 = q0 + (x - q0 s) r,   q2 = q1 + (x - q1 s) r
  * in fused operations: q1 is one of the two neighbours of x / s, so that the second remainder is exact and q2 is the quotient rounded to nearest (Markstein), as long as
  * nothing leaves the normal numbers. From s in [2^-90, 2^100] that holds for quotients of 2^-11 on; smaller ones have code 0 whatever their last bits are. Other scales are divided by. */
-enum fp8_way { FP8_EXACT, FP8_REMAINDERS, FP8_DIVIDE };
+enum fp8_way { FP8_EXACT, FP8_REMAINDERS, FP8_DIVIDE, FP8_REMAINDER };
+/* FP8_REMAINDER stops at q1, which is the quotient with an error of at most 2^-46 of it, rounded. Its code is that of the rounded quotient but where x / s is that near to the middle between
+ * two floats of which one is a tie of two codes, a number t of at most 5 bits: to t +- half a unit of its last place. Times s these are integers over the last place of t s: x and t s are, and the half unit
+ * is S / 2^20 (or up to 16 times finer), where S is the integer of 24 bits in s. So x / s is there only if S / 2^20 is within 2^-17 of an integer, or S / 2^24 within 2^-18 of 1.
+ * Other scales, 4095 of 4096, do with one remainder. */
+static inline bool fp8_one_remainder(float scale) { return ((bits_from_float(scale) + 128u) & 0xFFFFFu) >= 256u; }
+
 struct fp8_divisor {
     vf scale, reciprocal;
     enum fp8_way way;
@@ -73,7 +79,7 @@ static inline vf fp8_quotient(vf x, const struct fp8_divisor *divisor, enum fp8_
     if (way == FP8_DIVIDE) return vf_div(x, divisor->scale);
     vf q = vf_mul(x, divisor->reciprocal);
     q = vf_fma(vf_fnma(q, divisor->scale, x), divisor->reciprocal, q);
-    q = vf_fma(vf_fnma(q, divisor->scale, x), divisor->reciprocal, q);
+    if (way == FP8_REMAINDERS) q = vf_fma(vf_fnma(q, divisor->scale, x), divisor->reciprocal, q);
 #if VF == 16   /* the sign bit of x, all others of q */
     return _mm512_castsi512_ps(_mm512_ternarylogic_epi32(_mm512_set1_epi32((int)0x80000000), _mm512_castps_si512(x), _mm512_castps_si512(q), 0xCA));
 #else
@@ -85,8 +91,7 @@ static inline vf fp8_quotient(vf x, const struct fp8_divisor *divisor, enum fp8_
 
 /* The nearest E4M3 value, ties to even, saturating; NaN stays. A number of exponent e has steps of 2^(e-3), below 2^-6 of 2^-9: adding
  * 1.5 x 2^20 steps' worth of such a power rounds there. A zero may lose its sign. */
-static inline vf fp8_round(vf q) {
-    q = vf_min(vf_set(448.0f), vf_max(vf_set(-448.0f), q));   /* the operand order lets NaN through */
+static inline vf fp8_round_within(vf q) {   /* of numbers that are not above 464, as quotients by the scale of their own tile are */
 #if VF == 16
     vi exponent = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(q), _mm512_set1_epi32(0x7F800000)), _mm512_set1_epi32(0x3C800000));
     vf step = _mm512_castsi512_ps(_mm512_add_epi32(exponent, _mm512_set1_epi32(0x0A400000)));
@@ -96,6 +101,7 @@ static inline vf fp8_round(vf q) {
 #endif
     return vf_sub(vf_add(q, step), step);
 }
+static inline vf fp8_round(vf q) { return fp8_round_within(vf_min(vf_set(448.0f), vf_max(vf_set(-448.0f), q))); }   /* the operand order lets NaN through */
 
 /* e4m3_from_float of every lane: VF bytes (of 8, in the lower half). */
 static inline __m128i fp8_codes(vf x) {

@@ -238,72 +238,104 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
     _tile_stored(3, c_out + 16 * out_stride + 16, out_bytes);
 }
 
-/* Rows r0..r1 of a tile's part onto the sums: c = fma(part, scale_a scale_b, c). */
-static always_inline void promote_rows(int rows, const float *part, const float *in, int64_t in_stride, float *out, int64_t out_stride, const float *scale_a, const float *scale_b, bool columns) {
-    const vf b0 = columns ? vf_load(scale_b) : vf_set(*scale_b), b1 = columns ? vf_load(scale_b + VF) : b0;
-    for (int r = 0; r < rows; r++, part += PANEL, in += in_stride, out += out_stride) {
-        vf_store(out, promote(vf_load(part), scale_a[r], b0, vf_load(in)));
-        vf_store(out + VF, promote(vf_load(part + VF), scale_a[r], b1, vf_load(in + VF)));
+/* A part of outputs that waits to be promoted, and what it is promoted with. */
+struct promotion {
+    const float *part, *in, *scale_a;
+    float *out;
+    int64_t in_stride, out_stride;
+    vf b0, b1;
+};
+
+/* The next `rows` rows: c = fma(part, scale_a scale_b, c). */
+static always_inline void promote_rows(struct promotion *p, const int rows, const bool columns) {
+    UNROLL for (int r = 0; r < rows; r++) {
+        const vf scale = vf_mul(vf_set(p->scale_a[r]), p->b0), second = columns ? vf_mul(vf_set(p->scale_a[r]), p->b1) : scale;
+        vf_store(p->out, vf_fma(vf_load(p->part + r * PANEL), scale, vf_load(p->in)));
+        vf_store(p->out + VF, vf_fma(vf_load(p->part + r * PANEL + VF), second, vf_load(p->in + VF)));
+        p->in += p->in_stride;
+        p->out += p->out_stride;
     }
+    p->part += rows * PANEL;
+    p->scale_a += rows;
 }
 
-/* B as pairs. While the tiles compute a part, the part before it is promoted. */
-static void multiply_codes(int height, int rows, TILE_PARAMETERS) {
+enum { STEP_ROWS = AMX_ROWS * AMX_K / FP8_TILE };   /* rows to promote for each step of the next part */
+
+/* B as pairs. Between the steps of a part the part before it is promoted, so that the tiles need not wait for the vectors. */
+static always_inline void multiply_codes_as(int height, int rows, int64_t k, const char *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,
+                                            const struct matmul_ahead *ahead, const struct matmul_scales *scales, const bool lower, const bool columns) {
     static const _Alignas(64) float zeros[PANEL];
-    _Alignas(64) float parts[2][AMX_ROWS * PANEL], kept[AMX_ROWS * PANEL];
-    const char *from_a = a, *from_b = b;
+    _Alignas(64) float part[AMX_ROWS * PANEL], kept[AMX_ROWS * PANEL];
+    const int64_t a_step = (int64_t)height * A_ROW;
     const float *scale_a = scales->a, *scale_b = scales->b;
-    const bool upper = rows <= 16, columns = scales->b_stride > 1;   /* upper: no lower half */
-    const int valid = height < rows ? height : rows;
     struct matmul_ahead next = *ahead;
     int64_t at = 0, ahead_lines = ((next.row_bytes + 63) / 64 * next.rows * AMX_K + k - 1) / k;
-    const float *in = c_in ? c_in : zeros;
-    int64_t stride = c_in ? in_stride : 0;
+    struct promotion before = {.in = c_in ? c_in : zeros, .in_stride = c_in ? in_stride : 0};
     memory_is_read();
-    for (int64_t k0 = 0, p = 0; k0 < k + FP8_TILE; k0 += FP8_TILE, p++) {
-        float *part = parts[p & 1];
-        const int64_t end = matmul_min(k0 + FP8_TILE, k);
-        if (k0 < k) {
+    for (int64_t k0 = 0; k0 < k + FP8_TILE; k0 += FP8_TILE) {
+        const int64_t steps = k0 < k ? (matmul_min(k - k0, FP8_TILE) + AMX_K - 1) / AMX_K : 0;
+        int promoted = k0 ? 0 : AMX_ROWS;
+        if (k0) {
+            before.part = part;
+            before.out = steps ? kept : c_out;
+            before.out_stride = steps ? PANEL : out_stride;
+        }
+        if (steps) {
             _tile_zero(0);
             _tile_zero(1);
-            if (!upper) {
+            if (lower) {
                 _tile_zero(2);
                 _tile_zero(3);
             }
-            for (int64_t step = k0; step < end; step += AMX_K) {
-                prefetch_part(&next, &at, ahead_lines);
-                if (upper) _tile_loadd(4, from_a, A_ROW);
-                else _tile_stream_loadd(4, from_a, A_ROW);
-                _tile_loadd(6, from_b, B_ROW);
-                _tile_dpbf16ps(0, 4, 6);
-                _tile_loadd(7, from_b + 64, B_ROW);
-                _tile_dpbf16ps(1, 4, 7);
-                if (!upper) {
-                    _tile_stream_loadd(5, from_a + 16 * A_ROW, A_ROW);
-                    _tile_dpbf16ps(2, 5, 6);
-                    _tile_dpbf16ps(3, 5, 7);
-                }
-                from_a += height * A_ROW;
-                from_b += AMX_K / 2 * B_ROW;
+        }
+        for (int64_t step = 0; step < steps; step++) {
+            prefetch_part(&next, &at, ahead_lines);
+            if (lower) _tile_stream_loadd(4, a, A_ROW);
+            else _tile_loadd(4, a, A_ROW);
+            _tile_loadd(6, b, B_ROW);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, b + 64, B_ROW);
+            _tile_dpbf16ps(1, 4, 7);
+            if (lower) {
+                _tile_stream_loadd(5, a + 16 * A_ROW, A_ROW);
+                _tile_dpbf16ps(2, 5, 6);
+                _tile_dpbf16ps(3, 5, 7);
+            }
+            a += a_step;
+            b += AMX_K / 2 * B_ROW;
+            if (promoted + STEP_ROWS <= rows) {
+                promote_rows(&before, STEP_ROWS, columns);
+                promoted += STEP_ROWS;
             }
         }
-        if (p) {
-            const bool last = k0 >= k;
-            promote_rows(valid, parts[~p & 1], in, stride, last ? c_out : kept, last ? out_stride : PANEL, scale_a, scale_b, columns);
-            in = kept;
-            stride = PANEL;
-            scale_a += scales->a_stride;
-            scale_b += scales->b_stride;
+        for (; promoted + STEP_ROWS <= rows; promoted += STEP_ROWS) promote_rows(&before, STEP_ROWS, columns);
+        for (; promoted < rows; promoted++) promote_rows(&before, 1, columns);
+        if (!steps) break;
+        if (k0) before.in = kept, before.in_stride = PANEL;
+        memory_is_read();
+        _tile_stored(0, part, B_ROW);
+        _tile_stored(1, part + 16, B_ROW);
+        if (lower) {
+            _tile_stored(2, part + 16 * PANEL, B_ROW);
+            _tile_stored(3, part + 16 * PANEL + 16, B_ROW);
         }
-        if (k0 < k) {
-            _tile_stored(0, part, B_ROW);
-            _tile_stored(1, part + 16, B_ROW);
-            if (!upper) {
-                _tile_stored(2, part + 16 * PANEL, B_ROW);
-                _tile_stored(3, part + 16 * PANEL + 16, B_ROW);
-            }
-            memory_is_read();
-        }
+        memory_is_read();
+        before.scale_a = scale_a;
+        before.b0 = columns ? vf_load(scale_b) : vf_set(*scale_b);
+        before.b1 = columns ? vf_load(scale_b + VF) : before.b0;
+        scale_a += scales->a_stride;
+        scale_b += scales->b_stride;
+    }
+}
+static void multiply_codes(int height, int rows, TILE_PARAMETERS) {
+    const bool columns = scales->b_stride > 1;
+    if (rows > height) rows = height;
+    if (rows > 16) {
+        if (columns) multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, true, true);
+        else multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, true, false);
+    } else {
+        if (columns) multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, false, true);
+        else multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, false, false);
     }
 }
 
@@ -338,16 +370,16 @@ static void pack_a_amx(void *packed, float *scales, int64_t scale_stride, int he
 }
 
 static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_a_quantised(pack_a_amx, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
+    pack_a_quantised(pack_a_amx, true, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
 /* The two kinds with codes differ in A: quantised, or rounded. */
-#define KIND_CODES \
+#define KIND_CODES(K) \
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, .direct_rows = FEW, \
-    .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true, \
+    .m_block = 512, .n_block = 512, .k_block = K, .stream_c = true, \
     .height = height_of, .pack_b = pack_b_codes, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
-static const struct matmul_kind kind_codes = {KIND_CODES, .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
-static const struct matmul_kind kind_bf16_codes = {KIND_CODES, .pack_a = pack_a_amx, .multiply_single = few_rounded};
+static const struct matmul_kind kind_codes = {KIND_CODES(256), .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
+static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx, .multiply_single = few_rounded};
 static const struct matmul_kind kind = {
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2, .with_codes = &kind_bf16_codes,
     .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true,

@@ -14,7 +14,7 @@ static void pack_a_pairs(void *packed, float *scales, int64_t scale_stride, int 
     pack_tile(packed, height, a, row, rows, k0, k1, matmul_round_up(k1, 2), UNIT_PAIR);
 }
 static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_a_quantised(pack_a_pairs, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
+    pack_a_quantised(pack_a_pairs, false, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
 /* The two kinds with codes differ in A: quantised, or rounded. */

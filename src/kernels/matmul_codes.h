@@ -80,69 +80,122 @@ static inline void expand_codes_pairs(void *expanded, const void *b, int64_t k) 
 
 enum target { TO_BF16, TO_CODES };
 
-static always_inline void store_quantised(void *to, int64_t i, vf x0, vf x1, int n, enum target target) {
+/* The rounded quotient of a product's operand: the sign of a zero does not matter there. */
+static always_inline vf fp8_quotient_of(vf x, const struct fp8_divisor *divisor, const enum fp8_way way) {
+    if (way == FP8_EXACT || way == FP8_DIVIDE) return fp8_quotient(x, divisor, way);
+    const vf q = vf_mul(x, divisor->reciprocal), q1 = vf_fma(vf_fnma(q, divisor->scale, x), divisor->reciprocal, q);
+    return way == FP8_REMAINDER ? q1 : vf_fma(vf_fnma(q1, divisor->scale, x), divisor->reciprocal, q1);
+}
+static always_inline vf fp8_round_by(vf q, const enum fp8_way way) { return way == FP8_DIVIDE ? fp8_round(q) : fp8_round_within(q); }
+
+/* Where quantised numbers go: line r, and of it each 2 VF numbers, at data + r * line + i / (2 VF) * chunk. */
+struct quantised { void *data; int64_t line, chunk; };
+
+/* Two times VF numbers by their scales (d[0] and d[1]; d[0] for all where `one`), from element i on, n of them; the others are zeros. Halves of bf16 numbers go the shorter way: as even and odd ones. */
+static always_inline void quantise_vectors(void *to, const void *data, enum dtype dtype, int64_t i, int64_t n, const struct fp8_divisor *d, const enum fp8_way way, const enum target target) {
+    if (dtype == DTYPE_BF16 && target == TO_BF16) {
+        const vi pairs = vi_load_codes((const uint16_t *)data + i, lanes(n, 2 * VF));
+        vf even = fp8_quotient_of(vf_even(pairs), &d[0], way), odd = fp8_quotient_of(vf_odd(pairs), &d[1], way);
+        vi_store(to, vi_pair(vi_from(fp8_round_by(even, way)), vi_from(fp8_round_by(odd, way))));
+        return;
+    }
+    const int first = lanes(n, VF), second = lanes(n - VF, VF);
+    const vf x0 = first == VF ? vf_load_as(data, dtype, i) : vf_load_as_part(data, dtype, i, first);
+    const vf x1 = second == VF ? vf_load_as(data, dtype, i + VF) : second ? vf_load_as_part(data, dtype, i + VF, second) : vf_zero();
     if (target == TO_CODES) {
-        fp8_store((uint8_t *)to + i, x0);
-        if (n > VF) fp8_store((uint8_t *)to + i + VF, x1);
+        fp8_store(to, fp8_quotient(x0, &d[0], way));
+        fp8_store((uint8_t *)to + VF, fp8_quotient(x1, &d[1], way));
     } else {   /* exact in bf16 */
-        vi_store((uint32_t *)(void *)((uint16_t *)to + i), vi_join(vi_from(fp8_round(x0)), vi_from(fp8_round(x1))));
+        vi_store(to, vi_join(vi_from(fp8_round_by(fp8_quotient_of(x0, &d[0], way), way)), vi_from(fp8_round_by(fp8_quotient_of(x1, &d[1], way), way))));
     }
 }
 
-/* Lines of n <= 128 numbers, line r at data[at + r * stride], divided by scales[r * step] into lines of 128 (codes, or bf16; padded with whatever up to a multiple of 2 VF). */
-static always_inline void quantise_lines_as(void *to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int lines, int64_t n, const float *scales, const float *reciprocals,
-                                            int step, enum fp8_way way, enum target target) {
+/* Lines of n <= 128 numbers, line r at data[at + r * stride], divided by scales[r]. */
+static always_inline void quantise_lines_as(struct quantised to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int lines, int64_t n, const float *scales, const float *reciprocals,
+                                            const enum fp8_way way, const enum target target) {
     for (int r = 0; r < lines; r++, at += stride) {
-        const struct fp8_divisor divisor = {vf_set(scales[r * step]), vf_set(reciprocals[r * step]), way};
-        void *line = (char *)to + r * FP8_TILE * (target == TO_CODES ? 1 : 2);
+        const struct fp8_divisor one = {vf_set(scales[r]), vf_set(reciprocals[r]), way}, divisors[2] = {one, one};
+        char *line = (char *)to.data + r * to.line;
         int64_t i = 0;
-        for (; i + 2 * VF <= n; i += 2 * VF)
-            store_quantised(line, i, fp8_quotient(vf_load_as(data, dtype, at + i), &divisor, way), fp8_quotient(vf_load_as(data, dtype, at + i + VF), &divisor, way), 2 * VF, target);
-        if (i < n) {
-            const int first = lanes(n - i, VF), second = lanes(n - i - VF, VF);
-            store_quantised(line, i, fp8_quotient(vf_load_as_part(data, dtype, at + i, first), &divisor, way), fp8_quotient(second ? vf_load_as_part(data, dtype, at + i + VF, second) : vf_zero(), &divisor, way), 2 * VF, target);
-        }
+        for (; i + 2 * VF <= n; i += 2 * VF, line += to.chunk) quantise_vectors(line, data, dtype, at + i, 2 * VF, divisors, way, target);
+        if (i < n) quantise_vectors(line, data, dtype, at + i, n - i, divisors, way, target);
     }
 }
 
-/* n <= 32 columns of numbers, of which each has its scale: line k at data[at + k * stride], into lines of 32. */
-static always_inline void quantise_columns_as(void *to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int64_t lines, int n, const float *scales, const float *reciprocals,
-                                              enum fp8_way way, enum target target) {
-    for (int g = 0; g < n; g += 2 * VF) {
-        const struct fp8_divisor d0 = {vf_load(scales + g), vf_load(reciprocals + g), way}, d1 = {vf_load(scales + g + VF), vf_load(reciprocals + g + VF), way};
-        const int first = lanes(n - g, VF), second = lanes(n - g - VF, VF);
-        for (int64_t k = 0; k < lines; k++) {
-            const int64_t i = at + k * stride + g;
-            const vf x0 = first == VF ? vf_load_as(data, dtype, i) : vf_load_as_part(data, dtype, i, first);
-            const vf x1 = second == VF ? vf_load_as(data, dtype, i + VF) : second ? vf_load_as_part(data, dtype, i + VF, second) : vf_zero();
-            store_quantised(to, k * 32 + g, fp8_quotient(x0, &d0, way), fp8_quotient(x1, &d1, way), 2 * VF, target);
+/* n <= 32 columns of numbers, of which each has its scale: line k at data[at + k * stride]. */
+static always_inline void quantise_columns_as(struct quantised to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int64_t lines, int n, const float *scales, const float *reciprocals,
+                                              const enum fp8_way way, const enum target target) {
+    for (int g = 0; g < n; g += 2 * VF, to.data = (char *)to.data + to.chunk) {
+        struct fp8_divisor d[2] = {{vf_load(scales + g), vf_load(reciprocals + g), way}, {vf_load(scales + g + VF), vf_load(reciprocals + g + VF), way}};
+        if (dtype == DTYPE_BF16 && target == TO_BF16) {
+            vf_unzip(vf_load(scales + g), vf_load(scales + g + VF), &d[0].scale, &d[1].scale);
+            vf_unzip(vf_load(reciprocals + g), vf_load(reciprocals + g + VF), &d[0].reciprocal, &d[1].reciprocal);
         }
+        if (n - g >= 2 * VF)
+            for (int64_t k = 0; k < lines; k++) quantise_vectors((char *)to.data + k * to.line, data, dtype, at + k * stride + g, 2 * VF, d, way, target);
+        else
+            for (int64_t k = 0; k < lines; k++) quantise_vectors((char *)to.data + k * to.line, data, dtype, at + k * stride + g, n - g, d, way, target);
     }
 }
 
 #define QUANTISE_WAYS(CALL, DTYPE) \
     if (way == FP8_EXACT) { CALL(DTYPE, FP8_EXACT); } \
+    else if (way == FP8_REMAINDER) { CALL(DTYPE, FP8_REMAINDER); } \
     else if (way == FP8_REMAINDERS) { CALL(DTYPE, FP8_REMAINDERS); } \
     else { CALL(DTYPE, FP8_DIVIDE); }
 #define QUANTISE(CALL) \
     if (dtype == DTYPE_BF16) { QUANTISE_WAYS(CALL, DTYPE_BF16) } \
     else { QUANTISE_WAYS(CALL, DTYPE_F32) }
 
-static always_inline void quantise_lines(void *to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int lines, int64_t n, const float *scales, const float *reciprocals, int step, enum fp8_way way,
-                                         enum target target) {
-#define LINES(DTYPE, WAY) quantise_lines_as(to, data, DTYPE, at, stride, lines, n, scales, reciprocals, step, WAY, target)
+static always_inline void quantise_lines(struct quantised to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int lines, int64_t n, const float *scales, const float *reciprocals, enum fp8_way way,
+                                         const enum target target) {
+#define LINES(DTYPE, WAY) quantise_lines_as(to, data, DTYPE, at, stride, lines, n, scales, reciprocals, WAY, target)
     QUANTISE(LINES)
 #undef LINES
 }
-static always_inline void quantise_columns(void *to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int64_t lines, int n, const float *scales, const float *reciprocals, enum fp8_way way,
-                                           enum target target) {
+static always_inline void quantise_columns(struct quantised to, const void *data, enum dtype dtype, int64_t at, int64_t stride, int64_t lines, int n, const float *scales, const float *reciprocals, enum fp8_way way,
+                                           const enum target target) {
 #define COLUMNS(DTYPE, WAY) quantise_columns_as(to, data, DTYPE, at, stride, lines, n, scales, reciprocals, WAY, target)
     QUANTISE(COLUMNS)
 #undef COLUMNS
 }
 
+/* Of 16 bits each: the larger of a and the magnitude of x. */
+static always_inline vi vi_largest_halves(vi a, vi x) {
+#if VF == 16
+    return _mm512_max_epu16(a, _mm512_and_si512(x, _mm512_set1_epi16(0x7FFF)));
+#else
+    return _mm256_max_epu16(a, _mm256_and_si256(x, _mm256_set1_epi16(0x7FFF)));
+#endif
+}
+
+/* Whether one of such magnitudes is NaN. */
+static always_inline bool vi_has_nan(vi magnitudes) {
+#if VF == 16
+    return _mm512_cmpgt_epu16_mask(magnitudes, _mm512_set1_epi16(0x7F80)) != 0;
+#else
+    const vi above = _mm256_subs_epu16(magnitudes, _mm256_set1_epi16(0x7F80));
+    return !_mm256_testz_si256(above, above);
+#endif
+}
+
+/* As fp8_way_of; but then no quotient is above 464, unless it is divided. */
+static inline enum fp8_way way_of(float least, float most, bool exact, bool one_remainder) {
+    const enum fp8_way way = most <= 0x1p100f ? fp8_way_of(least, most, exact) : FP8_DIVIDE;
+    return way == FP8_REMAINDERS && one_remainder ? FP8_REMAINDER : way;
+}
+
 /* The largest magnitude of each line of n numbers, and of each of n <= 32 columns. */
 static inline void amax_of_lines(float *amax, const void *data, enum dtype dtype, int64_t at, int64_t stride, int lines, int64_t n) {
+    if (dtype == DTYPE_BF16 && n == FP8_TILE) {
+        for (int r = 0; r < lines; r++, at += stride) {
+            vi most = vi_zero();   /* magnitudes as integers, the even numbers in the upper halves and the odd ones */
+            UNROLL for (int i = 0; i < FP8_TILE; i += 2 * VF) most = vi_largest_halves(most, vi_load((const uint16_t *)data + at + i));
+            amax[r] = vf_largest(vf_max(vf_even(most), vf_odd(most)));
+            if (vi_has_nan(most)) amax[r] = fp8_amax(data, DTYPE_BF16, at, n);   /* NaN is to be passed over */
+        }
+        return;
+    }
     for (int r = 0; r < lines; r++, at += stride) amax[r] = dtype == DTYPE_BF16 ? fp8_amax(data, DTYPE_BF16, at, n) : fp8_amax(data, DTYPE_F32, at, n);
 }
 static always_inline void amax_of_columns_as(float *amax, const void *data, enum dtype dtype, int64_t at, int64_t stride, int64_t lines, int n) {
@@ -164,6 +217,7 @@ static inline void amax_of_columns(float *amax, const void *data, enum dtype dty
 /* amax becomes the scales of up to 32 tiles (an array of 32, numbers behind n are any); with their reciprocals and the way to divide by all of them. */
 static inline enum fp8_way scales_of(float *scales, float *reciprocals, int n, const struct matrix *matrix) {
     vf least = vf_set(1.0f), most = vf_set(1.0f);
+    bool one_remainder = true;
     for (int i = n; i < 32; i++) scales[i] = 448.0f;
     for (int i = 0; i < n || i % (2 * VF); i += VF) {
         const vf scale = fp8_scales(vf_load(scales + i), matrix->least_amax, matrix->power_of_two);
@@ -172,16 +226,16 @@ static inline enum fp8_way scales_of(float *scales, float *reciprocals, int n, c
         least = vf_min(least, scale);
         most = vf_max(most, scale);
     }
-    const vf negative = vf_sub(vf_zero(), least);
-    return fp8_way_of(-vf_largest(negative), vf_largest(most), matrix->power_of_two);
+    for (int i = 0; i < n; i++) one_remainder &= fp8_one_remainder(scales[i]);
+    return way_of(-vf_largest(vf_sub(vf_zero(), least)), vf_largest(most), matrix->power_of_two, one_remainder);
 }
 
 /* ---- A ----------------------------------------------------------------------------------------------------------------------------- */
 
 typedef void pack_a_function(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1);
 
-/* Part after part: scales, numbers quantised into a tile of bf16, and that packed as any A of bf16. */
-static always_inline void pack_a_quantised(pack_a_function *pack, int a_bytes, void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+/* Part after part: scales, numbers quantised into a tile of bf16, and that packed as any A of bf16. in_place: a packed tile has 2 VF numbers of each row after those of the row before. */
+static always_inline void pack_a_quantised(pack_a_function *pack, const bool in_place, int a_bytes, void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
     _Alignas(64) uint16_t tile[32 * FP8_TILE];
     const int64_t stride = a->stride, bytes = matmul_number_bytes(a->dtype);
     for (int64_t k = k0; k < k1; k += FP8_TILE) {
@@ -192,15 +246,18 @@ static always_inline void pack_a_quantised(pack_a_function *pack, int a_bytes, v
             for (int64_t i = 0; i < count; i++) __builtin_prefetch(next + i * stride * bytes, 0, 2);
             amax_of_columns(scale, a->data, a->dtype, at, stride, count, rows);
             const enum fp8_way way = scales_of(scale, reciprocal, rows, a);
-            quantise_columns(tile, a->data, a->dtype, at, stride, count, rows, scale, reciprocal, way, TO_BF16);
+            quantise_columns((struct quantised){tile, 64, 4 * VF}, a->data, a->dtype, at, stride, count, rows, scale, reciprocal, way, TO_BF16);
         } else {
             amax_of_lines(scale, a->data, a->dtype, at, stride, rows, count);
             const enum fp8_way way = scales_of(scale, reciprocal, rows, a);
-            quantise_lines(tile, a->data, a->dtype, at, stride, rows, count, scale, reciprocal, 1, way, TO_BF16);
+            /* Where rows stay rows, without the detour by the tile. */
+            quantise_lines(in_place ? (struct quantised){packed, 4 * VF, 4 * VF * height} : (struct quantised){tile, 2 * FP8_TILE, 4 * VF}, a->data, a->dtype, at, stride, rows, count, scale, reciprocal, way, TO_BF16);
+            for (int64_t i = 0; i < count && in_place; i += 2 * VF)
+                for (int r = rows; r < height; r++) vi_store((uint32_t *)(void *)((char *)packed + (i / (2 * VF) * height + r) * 4 * VF), vi_zero());
         }
         for (int r = 0; r < height; r++) scales[r] = r < rows ? scale[r] : 1.0f;
         const struct matrix quantised = {.data = tile, .dtype = DTYPE_BF16, .rows = rows, .cols = count, .stride = a->transposed ? 32 : FP8_TILE, .transposed = a->transposed};
-        pack(packed, NULL, 0, height, &quantised, 0, rows, 0, count);
+        if (a->transposed || !in_place) pack(packed, NULL, 0, height, &quantised, 0, rows, 0, count);
         packed = (char *)packed + FP8_TILE * height * a_bytes;
         scales += scale_stride;
     }
@@ -297,11 +354,11 @@ static inline void pack_codes_part(uint8_t *to, float *scales, const struct matr
         const float one = known ? *known : block_scale(b, k0, n / FP8_TILE * FP8_TILE);
         const struct fp8_divisor divisor = fp8_divisor(one);
         for (int i = 0; i < 32; i++) scale[i] = one, reciprocal[i] = 1.0f / one;
-        way = divisor.way;
+        way = way_of(one, one, divisor.way == FP8_EXACT, fp8_one_remainder(one));
         scales[0] = one;
     }
-    if (b->transposed) quantise_lines(codes, b->data, b->dtype, at, b->stride, columns, k, scale, reciprocal, 1, way, TO_CODES);
-    else quantise_columns(codes, b->data, b->dtype, at, b->stride, k, columns, scale, reciprocal, way, TO_CODES);
+    if (b->transposed) quantise_lines((struct quantised){codes, FP8_TILE, 2 * VF}, b->data, b->dtype, at, b->stride, columns, k, scale, reciprocal, way, TO_CODES);
+    else quantise_columns((struct quantised){codes, 32, 2 * VF}, b->data, b->dtype, at, b->stride, k, columns, scale, reciprocal, way, TO_CODES);
     arrange(to, codes, b->transposed ? FP8_TILE : 32, b->transposed, columns, k, k_padded);
 }
 

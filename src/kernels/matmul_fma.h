@@ -32,7 +32,7 @@ static void pack_a_rounded(void *packed, float *scales, int64_t scale_stride, in
     pack_tile(packed, height, a, row, rows, k0, k1, k1, UNIT_ROUNDED);
 }
 static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
-    pack_a_quantised(pack_a_rounded, 4, packed, scales, scale_stride, height, a, row, rows, k0, k1);
+    pack_a_quantised(pack_a_rounded, false, 4, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
 static void pack_b_f32(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {

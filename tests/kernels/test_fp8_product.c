@@ -172,7 +172,7 @@ static void special_numbers_stay_where_they_are(void **state) {
         for (int kind = 0; kind < 12 && tested(isa); kind++) {
             const enum dtype type = b_types[kind % 3];
             const int64_t m = kind & 1 ? M : 2;
-            struct matrix a = matrix_create(m, K, kind & 2, DTYPE_F32), b = matrix_create(K, N, kind >= 6, type);
+            struct matrix a = matrix_create(m, K, kind & 2, kind & 4 ? DTYPE_BF16 : DTYPE_F32), b = matrix_create(K, N, kind >= 6, type);
             set_number(&a, 1, 299, NAN);
             if (type == DTYPE_F8_E4M3) ((uint8_t *)(uintptr_t)b.data)[matmul_at(&b, 130, 288)] = 0xFF;
             else set_number(&b, 130, 288, NAN);
