@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make bench`.
 #
-#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step first-token decoding mla tokenizer, in this order; without a name all of them
+#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step first-token decoding mla expert-cache tokenizer, in this order; without a name all of them
 #
 # `make bench T=mla` runs one. On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for another variant.
 set -u
@@ -64,6 +64,10 @@ section_mla() {
     "$DEEPSEEK" bench bench/configs/v2-lite-16.json --prompt 0 --gen 32 --repeat 1 --depth 0,1024,4096,16384,65536
     "$DEEPSEEK" bench bench/configs/v2-lite-16.json --prompt 0 --gen 16 --repeat 1 --depth 0,16384 --cache-type fp8
 }
+section_expert_cache() {
+    title 'more weights than memory: decoding with experts read from the file, and what the disk allows (14 GB of disk)'
+    bench/expert_cache.sh
+}
 section_tokenizer() {
     title "the tokenizer of DeepSeek-V4 (texts: this program's sources, and those in \$TEXTS)"
     tokenizer=tests/text/data/deepseek.tokenizer.json
@@ -77,11 +81,12 @@ section_tokenizer() {
     fi
 }
 
-[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step first-token decoding mla tokenizer
+[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step first-token decoding mla expert-cache tokenizer
 for name; do
     case $name in
     matmul | grouped | attention | rows | fp8_error | step | decoding | mla | tokenizer) "section_$name" ;;
     moe-step) section_moe_step ;;
+    expert-cache) section_expert_cache ;;
     first-token) section_first_token ;;
     *) echo "bench/run.sh: no section $name; see its first lines" >&2; exit 2 ;;
     esac

@@ -10,7 +10,7 @@
 #include "base/error.h"
 
 #define READER_BLOCK 4096                    /* offsets, lengths and addresses of reads are multiples of it */
-/* Reads in flight, and how much one asks for: what gave most on a virtual NVMe disk (docs/performance.md). A single read in flight leaves a third of the speed unused. */
+/* Reads in flight, and how much one asks for; on a virtual disk other choices made no difference but one read in flight, which leaves a third of its speed unused (docs/performance.md). */
 #define READER_DEPTH 8
 #define READER_PIECE ((size_t)1 << 20)
 

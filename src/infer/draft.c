@@ -207,7 +207,9 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
         if (chooser) status = choose_drafts(engine, work, count, h, chooser, error);
     }
     if (engine->graph.status) {
-        status = error_set(error, engine->graph.status, "no memory for a pass of %lld rows of an MTP module", (long long)total);
+        status = engine->graph.status;
+        if (engine->graph.error.code == STATUS_OK) error_set(error, status, "no memory for a pass of %lld rows of an MTP module", (long long)total);
+        else if (error) *error = engine->graph.error;   /* an expert could not be read */
         for (int i = 0; i < count; i++) work[i].sequence->mtp->rows[depth - 1].length = work[i].first;
     }
     graph_reset(&engine->graph);
