@@ -119,7 +119,7 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
 
 static bool after_pass(void *context, int64_t rows) {
     struct job *job = context;
-    cli_progress_update(&job->progress, job->done += (double)rows);
+    if (!job->decoding) cli_progress_update(&job->progress, job->done += (double)rows);
     return !cli_interrupted();
 }
 
@@ -138,6 +138,7 @@ static bool after_token(void *context, int index, int32_t id) {
     (void)id;
     if (!job->decoding) begin_decoding(job);
     job->new_tokens++;
+    cli_progress_update(&job->progress, (double)job->new_tokens);
     if (job->items[index].shifts && !job->shifted) {
         int64_t capacity = job->items[index].sequence->capacity;
         job->shifted = true;
@@ -199,6 +200,14 @@ static void print_logprob_json(const struct job *job, const struct token_logprob
     else printf(", \"logprob\": null");   /* minus infinity */
 }
 
+/* "drafts": [{"offered": N, "accepted": N} for each depth] */
+static void print_drafts(const struct generation *item) {
+    printf(", \"drafts\": [");
+    for (int i = 0; i < CONFIG_MAX_NEXTN && item->drafts.offered[i]; i++)
+        printf("%s{\"offered\": %lld, \"accepted\": %lld}", i ? ", " : "", (long long)item->drafts.offered[i], (long long)item->drafts.accepted[i]);
+    putchar(']');
+}
+
 static void print_json(const struct job *job, const struct generation *item) {
     size_t skip = skip_of(job, item->text, item->text_size);
     printf("{\"text\": ");
@@ -216,6 +225,7 @@ static void print_json(const struct job *job, const struct generation *item) {
     printf(", \"ids\": ");
     print_ids(item);
     printf(", \"stopped\": \"%s\"", finish_name(item->finish));
+    if (job->model->mtp) print_drafts(item);
     if (item->logprobs) {
         int stride = 1 + job->options.logprobs;
         printf(", \"logprobs\": [");
@@ -291,6 +301,14 @@ static void print_statistics(const struct job *job) {
     cli_format_count(new_rate, decoded > 0 ? (double)decoded / job->new_seconds : 0);
     cli_note("prompt %lld tokens, %s tokens/s; generated %lld tokens, %s tokens/s; %s", (long long)job->prompt_tokens, prompt_rate, (long long)job->new_tokens,
              decoded > 0 ? new_rate : "-", cli_format_duration(seconds, job->prompt_seconds + job->new_seconds));
+    const struct draft_policy *policy = &job->engine->policy;
+    if (!policy->counts.offered[0]) return;
+    char text[256] = "";
+    for (int i = 0, at = 0; i < CONFIG_MAX_NEXTN && policy->counts.offered[i] && at < (int)sizeof text; i++)
+        at += snprintf(text + at, sizeof text - (size_t)at, "%s%.0f%% of %lld", i ? ", " : "", 100 * (double)policy->counts.accepted[i] / (double)policy->counts.offered[i], (long long)policy->counts.offered[i]);
+    const double cost = draft_policy_cost(policy, 1);
+    if (cost > 0) cli_note("drafts accepted: %s; cost %.2f, speed-up %.2f where it drafted (formula: %.2f)%s", text, cost, draft_policy_reached(policy), draft_policy_predicted(policy, 1), policy->paused ? "; paused" : "");
+    else cli_note("drafts accepted: %s", text);
 }
 
 /* ---- the run --------------------------------------------------------------------------------------------------------------------- */
@@ -336,12 +354,13 @@ static enum status read_request(struct job *job, const struct cli_machine *machi
     return status;
 }
 
-static enum status prepare(struct job *job, const struct cli_tokens *prompts, struct error *error) {
+static enum status prepare(struct job *job, const struct cli_machine *machine, const struct cli_tokens *prompts, struct error *error) {
     int64_t context = job->model->config.max_position_embeddings, new_tokens = job->request->count;
     job->items = calloc((size_t)prompts->count, sizeof *job->items);
     if (!job->items) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld texts", (long long)prompts->count);
     job->count = (int)prompts->count;
     enum status status = engine_create(&job->engine, job->model, 0, error);
+    if (!status) status = cli_engine_draft(job->engine, machine, error);
     if (!status) status = sampler_create(&job->sampler, job->model->config.vocab_size, error);
     for (int i = 0; i < job->count && !status; i++) {
         const struct cli_token_row *row = &prompts->rows[i];
@@ -396,7 +415,7 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     if (!status && !(rows = calloc((size_t)request->samples, sizeof *rows))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld samples", (long long)request->samples);
     for (int64_t i = 0; i < request->samples && !status; i++) rows[i] = (struct cli_token_row){ ids.ids, ids.count };
     const struct cli_tokens samples = { .rows = rows, .count = request->samples };
-    if (!status) status = prepare(&job, request->tokens_path ? &tokens : &samples, error);
+    if (!status) status = prepare(&job, machine, request->tokens_path ? &tokens : &samples, error);
     if (!status) status = run_job(&job, error);
     job_free(&job);
     free(rows);
@@ -458,6 +477,7 @@ int command_generate(int argc, char **argv) {
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
+        cli_draft_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no statistics, no warnings" },
         { 0 },

@@ -91,11 +91,12 @@ static int64_t at_most(int64_t value, int64_t limit) {
     return value < limit ? value : limit;
 }
 
-/* Forgets what belongs to the id of `position` or a later one. */
+/* Forgets what belongs to the id of `position` or a later one. Where nothing is left of the next module's inputs, which are a module's outputs, its rows are computed again from where the next one's end. */
 static void cut(struct mtp_state *state, int64_t position) {
-    for (int depth = 1; depth <= CONFIG_MAX_NEXTN; depth++) {
+    for (int depth = CONFIG_MAX_NEXTN; depth > 0; depth--) {
         struct mtp_rows *rows = &state->rows[depth - 1];
         rows->length = at_most(rows->length, position - depth);
+        if (depth < CONFIG_MAX_NEXTN && rows[1].first == rows[1].end && rows[1].length > rows[1].base) rows->length = at_most(rows->length, rows[1].length);
         rows->base = at_most(rows->base, rows->length);
         rows->end = at_most(rows->end, position - depth + 1);
         rows->first = at_most(rows->first, rows->end);
