@@ -20,8 +20,9 @@ struct expert_walk {
     int64_t count;
     unsigned parts;                 /* what the operation multiplies by: bits 1 << enum expert_part */
     struct expert_state { int32_t slot; enum { EXPERT_LEFT_OUT, EXPERT_WANTED, EXPERT_RESERVED, EXPERT_TAKEN } state; } *states;   /* [count], the caller's memory and the source's content */
-    /* The source's: experts before `done` have been given back, or have no rows; parts that are brought together with those that are needed. */
+    /* The source's: experts before `done` have been given back, or have no rows; parts that are brought together with those that are needed; none has been taken yet. */
     int64_t done;
+    bool fresh;
     unsigned brought;
     struct error *error;            /* what failed */
 };

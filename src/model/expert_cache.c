@@ -304,6 +304,7 @@ static void begin(struct expert_source *source, struct expert_walk *walk) {
     struct cache *cache = (struct cache *)source;
     const int32_t base = first_of_layer(cache, walk->experts);
     walk->done = 0;
+    walk->fresh = true;
     walk->brought = brought(cache, with_rows(walk->first, walk->count), walk->parts);
     pthread_mutex_lock(&cache->mutex);
     for (int64_t e = 0; e < walk->count; e++) {   /* what is there stays there */
@@ -323,6 +324,8 @@ static bool give_up_one(struct cache *cache, struct expert_walk *walk, int64_t e
     return false;
 }
 
+static bool is_ready(const struct slot *slot, const struct expert_walk *walk) { return !slot->failed && (slot->ready & walk->parts) == walk->parts; }
+
 static int64_t take(struct expert_source *source, struct expert_walk *walk, int64_t end) {
     struct cache *cache = (struct cache *)source;
     int64_t taken = 0;
@@ -330,21 +333,24 @@ static int64_t take(struct expert_source *source, struct expert_walk *walk, int6
     for (bool left = true; left;) {
         for (int64_t e = walk->done; e < walk->count; e++)
             if (walk->states[e].state == EXPERT_WANTED && !reserve(cache, walk, e)) break;
-        bool reserved = left = false;
+        int64_t reserved = 0, ready = 0;
+        left = false;
         for (int64_t e = walk->done; e < end && taken >= 0; e++) {
-            struct expert_state *state = &walk->states[e];
+            const struct expert_state *state = &walk->states[e];
             left = left || state->state == EXPERT_WANTED || state->state == EXPERT_RESERVED;
             if (state->state != EXPERT_RESERVED) continue;
             const struct slot *slot = &cache->slots[state->slot];
-            reserved = true;
+            reserved++;
+            ready += is_ready(slot, walk);
             if (slot->failed) {
                 if (walk->error) *walk->error = cache->failure;
                 taken = -1;
-            } else if ((slot->ready & walk->parts) == walk->parts) {
-                state->state = EXPERT_TAKEN;
-                taken++;
             }
         }
+        /* What was there before at once; of what comes, half of it together: to wake the threads for every single one costs more. */
+        for (int64_t e = walk->done; e < end && taken >= 0 && (walk->fresh || 2 * ready >= reserved); e++)
+            if (walk->states[e].state == EXPERT_RESERVED && is_ready(&cache->slots[walk->states[e].slot], walk)) walk->states[e].state = EXPERT_TAKEN, taken++;
+        walk->fresh = false;
         if (taken) break;
         if (left && (reserved || !give_up_one(cache, walk, end))) pthread_cond_wait(&cache->changed, &cache->mutex);
     }
