@@ -478,6 +478,7 @@ static void pretend_packed(struct model *model, int sides, bool pretend) {
     static uint8_t stand_in;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++) {
+            if (model->parameters[i]->absent) continue;   /* never packed; and other engines may be computing with this model */
             void **packed = &model->parameters[i]->packed[side];
             if (pretend && !*packed && !model->parameters[i]->value && model_multiplies(model, model->parameters[i])) *packed = &stand_in;
             if (!pretend && *packed == &stand_in) *packed = NULL;
