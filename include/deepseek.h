@@ -112,7 +112,8 @@ typedef struct ds_model ds_model;
 enum {
     DS_COMPUTE_DEFAULT = 0,   /* of a model: the type of its weights; of a trainer: `train.compute` */
     DS_COMPUTE_FP32 = 1,
-    DS_COMPUTE_BF16 = 2       /* operands of matrix products in bf16, sums in fp32 */
+    DS_COMPUTE_BF16 = 2,      /* operands of matrix products in bf16, sums in fp32 */
+    DS_COMPUTE_FP8 = 3        /* in E4M3 with scales, as DeepSeek-V3 was trained: of a model whose matrices are stored so */
 };
 
 /* The type of what a sequence keeps of its tokens. A smaller one takes less memory and time, and rounds. */
@@ -123,11 +124,19 @@ enum {
     DS_CACHE_FP8 = 3          /* models whose attention is all multi-head latent attention; DS_UNSUPPORTED for others */
 };
 
+/* Do modules of multi-token prediction (DeepSeek-V3) draft what comes next in ds_generate? The model verifies every token, so a text does not depend on it. */
+enum {
+    DS_DRAFT_AUTO = 0,        /* where the folder has them, and as long as it is measured to be faster */
+    DS_DRAFT_OFF = 1,         /* never: the modules are not loaded */
+    DS_DRAFT_ALWAYS = 2       /* DS_UNSUPPORTED without modules */
+};
+
 typedef struct ds_model_options {
     size_t size;
     int compute;   /* DS_COMPUTE_* */
     int threads;   /* 0: the number in the environment variable DEEPSEEK_THREADS, else one for each processor; at most 1024 */
     int cache;     /* DS_CACHE_* */
+    int draft;     /* DS_DRAFT_* */
 } ds_model_options;
 
 /* Opens a Hugging Face folder (config.json, *.safetensors in F32, BF16 or F16, and, if there is one, tokenizer.json) for inference. options NULL: all defaults.
@@ -145,9 +154,11 @@ typedef struct ds_model_info {
     int64_t parameters;                 /* all of them */
     int64_t active_parameters;          /* those that a token meets */
     int64_t cache_bytes_per_token;      /* of a sequence */
-    int compute;                        /* DS_COMPUTE_FP32 or DS_COMPUTE_BF16 */
+    int compute;                        /* DS_COMPUTE_FP32, _BF16 or _FP8 */
     int threads;                        /* that compute, the caller's included */
     int cache;                          /* DS_CACHE_FP32, _BF16 or _FP8 */
+    int draft_modules;                  /* modules of multi-token prediction that may draft */
+    int64_t drafted, accepted;          /* drafts of this model's ds_generate so far, and those that the model chose too */
 } ds_model_info;
 ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *error);
 

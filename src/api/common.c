@@ -81,10 +81,10 @@ enum status api_machine_open(struct api_machine *machine, int threads, struct er
 }
 
 enum status api_compute(int compute, const char *function, int *dtype, struct error *error) {
-    static const int dtypes[] = { [DS_COMPUTE_DEFAULT] = DTYPE_COUNT, [DS_COMPUTE_FP32] = DTYPE_F32, [DS_COMPUTE_BF16] = DTYPE_BF16 };
-    if (compute < 0 || compute > DS_COMPUTE_BF16) return error_set(error, STATUS_INVALID, "%s: compute: found %d, expected DS_COMPUTE_DEFAULT, _FP32 or _BF16 (0 to 2)", function, compute);
+    static const int dtypes[] = { [DS_COMPUTE_DEFAULT] = DTYPE_COUNT, [DS_COMPUTE_FP32] = DTYPE_F32, [DS_COMPUTE_BF16] = DTYPE_BF16, [DS_COMPUTE_FP8] = DTYPE_F8_E4M3 };
+    if (compute < 0 || compute > DS_COMPUTE_FP8) return error_set(error, STATUS_INVALID, "%s: compute: found %d, expected DS_COMPUTE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, compute);
     *dtype = dtypes[compute];
     return STATUS_OK;
 }
 
-int api_compute_name(enum dtype dtype) { return dtype == DTYPE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32; }
+int api_compute_name(enum dtype dtype) { return dtype == DTYPE_F8_E4M3 ? DS_COMPUTE_FP8 : dtype == DTYPE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32; }

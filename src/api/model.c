@@ -39,6 +39,11 @@ static enum status check_cache(int cache, const char *function, struct error *er
     return error_set(error, STATUS_INVALID, "%s: cache: found %d, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, cache);
 }
 
+static enum status check_draft(int draft, const char *function, struct error *error) {
+    if (draft >= 0 && draft <= DS_DRAFT_ALWAYS) return STATUS_OK;
+    return error_set(error, STATUS_INVALID, "%s: draft: found %d, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)", function, draft);
+}
+
 static int cache_name(enum dtype cache) { return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32; }
 
 static int64_t cache_bytes(const struct config_sizes *sizes, enum dtype cache) {
@@ -57,14 +62,17 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     if (!status) status = api_take(&options, sizeof options, OPTIONS_LEAST, given, function, "options", &e);
     if (!status) status = api_compute(options.compute, function, &compute, &e);
     if (!status) status = check_cache(options.cache, function, &e);
+    if (!status) status = check_draft(options.draft, function, &e);
     if (!status && !(model = calloc(1, sizeof *model))) status = error_set(&e, STATUS_NO_MEMORY, "no memory for a model");
     if (!status) status = api_machine_open(&model->machine, options.threads, &e);
     if (!status) status = model_check_folder(folder, &e);
     if (!status) status = open_tokenizer(model, folder, &e);
-    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache] };
+    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache], .mtp = !status && options.draft != DS_DRAFT_OFF };
+    static const enum draft_mode modes[] = { [DS_DRAFT_AUTO] = DRAFT_AUTO, [DS_DRAFT_OFF] = DRAFT_OFF, [DS_DRAFT_ALWAYS] = DRAFT_ALWAYS };
     if (!status) status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
     if (!status) status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer, &e);
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
+    if (!status) status = engine_set_draft(model->engine, modes[options.draft], 0, &e);
     if (!status) status = sampler_create(&model->sampler, model->model->config.vocab_size, &e);
     if (!status) status = mask_undefined(model, &e);
     if (status) ds_model_free(model);
@@ -92,12 +100,19 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error
     const struct config *config = &model->model->config;
     struct config_sizes sizes;
     config_sizes(config, &sizes);
+    const struct draft_counts *drafts = &model->engine->policy.counts;
+    int64_t drafted = 0, accepted = 0;
+    for (int i = 0; i < CONFIG_MAX_NEXTN; i++) {
+        drafted += drafts->offered[i];
+        accepted += drafts->accepted[i];
+    }
     const ds_model_info known = {
         .model_type = config->model_type, .vocab_size = config->vocab_size, .max_position_embeddings = config->max_position_embeddings, .hidden_size = config->hidden_size,
         .num_hidden_layers = config->num_hidden_layers, .num_attention_heads = config->num_attention_heads, .num_key_value_heads = config->num_key_value_heads,
         .parameters = sizes.parameters, .active_parameters = sizes.active_parameters,
         .cache_bytes_per_token = cache_bytes(&sizes, model->model->cache), .cache = cache_name(model->model->cache),
         .compute = api_compute_name(model->model->compute), .threads = pool_threads(model->machine.pool),
+        .draft_modules = model->engine->policy.mode != DRAFT_OFF ? model->engine->policy.depths : 0, .drafted = drafted, .accepted = accepted,
     };
     return api_result(api_give(info, &known, sizeof known, INFO_LEAST, function, "info", &e), &e, error);
 }

@@ -83,7 +83,7 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     if (!t) return status ? status : error_set(error, STATUS_NO_MEMORY, "no memory for a trainer");
     t->tokenizer = options->tokenizer ? options->tokenizer->tokenizer : NULL;
     status = settings_parse(&t->settings, root, origin, error);
-    if (!status && compute != DTYPE_COUNT) t->settings.compute_choice = compute == DTYPE_BF16;
+    if (!status && compute != DTYPE_COUNT) t->settings.compute_choice = compute == DTYPE_F8_E4M3 ? 2 : compute == DTYPE_BF16;
     if (!status && options->from) status = model_check_folder(options->from, error);
     if (!status) status = complete_config(root, origin, &t->settings, t->tokenizer, options->from, error);
     if (!status) status = api_machine_open(&t->machine, options->threads, error);

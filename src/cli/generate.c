@@ -307,7 +307,9 @@ static void print_statistics(const struct job *job) {
     for (int i = 0, at = 0; i < CONFIG_MAX_NEXTN && policy->counts.offered[i] && at < (int)sizeof text; i++)
         at += snprintf(text + at, sizeof text - (size_t)at, "%s%.0f%% of %lld", i ? ", " : "", 100 * (double)policy->counts.accepted[i] / (double)policy->counts.offered[i], (long long)policy->counts.offered[i]);
     const double cost = draft_policy_cost(policy, 1);
-    if (cost > 0) cli_note("drafts accepted: %s; cost %.2f, speed-up %.2f where it drafted (formula: %.2f)%s", text, cost, draft_policy_reached(policy), draft_policy_predicted(policy, 1), policy->paused ? "; paused" : "");
+    if (cost > 0 && policy->drafted_seconds > 0)
+        cli_note("drafts accepted: %s; cost %.2f, speed-up %.2f where it drafted (formula: %.2f)%s", text, cost, draft_policy_reached(policy), draft_policy_predicted(policy, 1),
+                 policy->mode == DRAFT_AUTO && policy->paused ? "; paused, since it does not pay" : "");
     else cli_note("drafts accepted: %s", text);
 }
 

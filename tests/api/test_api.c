@@ -229,8 +229,8 @@ static void test_model(void **state) {
     ds_model_options options = { .size = 3 };
     ds_model *model = NULL;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "options->size: found 3");
-    options = (ds_model_options){ .size = sizeof options, .compute = 3 };
-    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "compute: found 3");
+    options = (ds_model_options){ .size = sizeof options, .compute = 4 };
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "compute: found 4");
     options = (ds_model_options){ .size = sizeof options, .threads = 1025 };
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "threads: found 1025");
     options.threads = -1;
@@ -301,6 +301,18 @@ static void test_model(void **state) {
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found 4, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8");
     options.cache = -1;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found -1");
+    /* Drafting, of a model without modules. */
+    options = (ds_model_options){ .size = sizeof options, .draft = DS_DRAFT_ALWAYS };
+    refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED, "the model has no MTP modules");
+    options.draft = 3;
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "draft: found 3, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)");
+    options.draft = DS_DRAFT_OFF;
+    fine(ds_model_load(&model, GQA, &options, &error));
+    info = (ds_model_info){ .size = sizeof info, .draft_modules = 5 };
+    fine(ds_model_get_info(model, &info, &error));
+    assert_int_equal(info.draft_modules, 0);
+    assert_int_equal(info.drafted, 0);
+    ds_model_free(model);
     /* A program that was compiled before there was such an option sets what there was. */
     options = (ds_model_options){ .size = offsetof(ds_model_options, cache), .compute = DS_COMPUTE_FP32, .cache = DS_CACHE_BF16 };
     fine(ds_model_load(&model, GQA, &options, &error));
