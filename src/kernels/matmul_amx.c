@@ -104,8 +104,18 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
         const int64_t end = matmul_min(k0 + FP8_TILE, k);
         vf part[FEW][2];
         UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) part[r][j] = vf_zero();
+        _Alignas(64) float x[FEW][FP8_TILE / 2], y[FEW][FP8_TILE / 2];   /* even and odd k of A, once for all columns */
+        const int steps = (int)((end - k0 + AMX_K - 1) / AMX_K);
+        for (int s = 0; s < steps; s++, a += rows * 16) {
+            UNROLL for (int r = 0; r < rows; r++) {
+                const vi pairs = vi_load(a + r * 16);
+                vf_store(x[r] + 16 * s, vf_even(pairs));
+                vf_store(y[r] + 16 * s, vf_odd(pairs));
+            }
+        }
+        k0 = end;
         if (flush) _mm_setcsr(control | FLUSH_SUBNORMALS);
-        for (; k0 < end; k0 += AMX_K, a += rows * 16) {
+        for (int s = 0; s < steps; s++) {
             vf even[FEW][2], odd[FEW][2];
             UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
             if (flush) UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&even[r][j]), hold(&odd[r][j]);
@@ -114,12 +124,11 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
                 __builtin_prefetch(b + FEW_AHEAD);
                 decode_pairs((const uint8_t *)b, &tables, &b0, &b1);
                 UNROLL for (int r = 0; r < rows; r++) {
-                    vi pair = _mm512_set1_epi32((int)a[r * 16 + p]);
-                    vf x = vf_even(pair), y = vf_odd(pair);
-                    even[r][0] = vf_fma(x, vf_even(b0), even[r][0]);
-                    even[r][1] = vf_fma(x, vf_even(b1), even[r][1]);
-                    odd[r][0] = vf_fma(y, vf_odd(b0), odd[r][0]);
-                    odd[r][1] = vf_fma(y, vf_odd(b1), odd[r][1]);
+                    const vf even_k = vf_set(x[r][16 * s + p]), odd_k = vf_set(y[r][16 * s + p]);
+                    even[r][0] = vf_fma(even_k, vf_even(b0), even[r][0]);
+                    even[r][1] = vf_fma(even_k, vf_even(b1), even[r][1]);
+                    odd[r][0] = vf_fma(odd_k, vf_odd(b0), odd[r][0]);
+                    odd[r][1] = vf_fma(odd_k, vf_odd(b1), odd[r][1]);
                 }
             }
             UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) part[r][j] = vf_add(part[r][j], vf_add(even[r][j], odd[r][j]));
