@@ -160,6 +160,38 @@ static void test_bits(void **state) {
     }
 }
 
+/* A header that is longer by spaces puts every number at an odd address. */
+static void test_odd_addresses(void **state) {
+    (void)state;
+    static float wanted[LOGITS], found[LOGITS];
+    struct error error;
+    for (int kind = FP32; kind <= BF16; kind++)
+        for (int spaces = 1; spaces < 4; spaces++) {
+            char path[120], *whole, *shifted;
+            size_t size;
+            uint64_t header;
+            snprintf(path, sizeof path, "%s/model.safetensors", folder_of((enum kind)kind));
+            if (file_read(path, 1 << 30, &whole, &size, &error)) fail_msg("%s", error.message);
+            memcpy(&header, whole, 8);
+            assert_non_null(shifted = malloc(size + 4));
+            memcpy(shifted, whole, 8 + header);
+            memset(shifted + 8 + header, ' ', (size_t)spaces);
+            memcpy(shifted + 8 + header + spaces, whole + 8 + header, size - 8 - header);
+            header += (uint64_t)spaces;
+            memcpy(shifted, &header, 8);
+            if (file_replace(path, shifted, size + (size_t)spaces, &error)) fail_msg("%s", error.message);
+            for (int cached = 0; cached < 2; cached++) {
+                struct model *model = opened((enum kind)kind, DTYPE_BF16, 2, cached ? 5 * slot_bytes((enum kind)kind) : 0);
+                if (run(model, cached ? found : wanted, &error)) fail_msg("%s", error.message);
+                model_destroy(model);
+            }
+            same(wanted, found, "odd addresses");
+            if (file_replace(path, whole, size, &error)) fail_msg("%s", error.message);
+            free(shifted);
+            free(whole);
+        }
+}
+
 /* What fits is read once; what does not, once for every layer of a pass. */
 static void test_bytes(void **state) {
     (void)state;
@@ -181,7 +213,7 @@ static void test_bytes(void **state) {
 
     model = opened(BF16, DTYPE_BF16, 1, slot);
     struct engine *engine;
-    struct sequence *sequence;
+    struct sequence *sequence = NULL;
     int32_t ids[LENGTH];
     for (int t = 0; t < LENGTH; t++) ids[t] = token(0, t);
     if (engine_create(&engine, model, 0, &error) || sequence_create(&sequence, model, LENGTH, &error)) fail_msg("%s", error.message);
@@ -242,7 +274,7 @@ static void test_failures(void **state) {
     for (int damage = 0; damage < 2; damage++) {
         struct model *model = opened(FP8, DTYPE_BF16, 2, 4 * slot_bytes(FP8));
         struct engine *engine;
-        struct sequence *sequence;
+        struct sequence *sequence = NULL;
         float logits[VOCAB];
         int32_t ids[LENGTH];
         for (int t = 0; t < LENGTH; t++) ids[t] = token(0, t);
@@ -312,7 +344,7 @@ static void test_automatic(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits),     cmocka_unit_test(test_bytes),   cmocka_unit_test(test_engines),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits),     cmocka_unit_test(test_odd_addresses), cmocka_unit_test(test_bytes), cmocka_unit_test(test_engines),
                                        cmocka_unit_test(test_failures), cmocka_unit_test(test_refused), cmocka_unit_test(test_automatic)};
     return cmocka_run_group_tests(tests, make, clean);
 }
