@@ -382,11 +382,15 @@ static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int 
     pack_a_quantised(pack_a_amx, true, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
+static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    pack_quantised_as(expanded, scales, b, k0, k1, n, columns, ahead, UNIT_PAIR);
+}
+
 /* The two kinds with codes differ in A: quantised, or rounded. */
 #define KIND_CODES(K) \
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, .direct_rows = FEW, \
     .m_block = 512, .n_block = 512, .k_block = K, .stream_c = true, \
-    .height = height_of, .pack_b = pack_b_codes, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
+    .height = height_of, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
 static const struct matmul_kind kind_codes = {KIND_CODES(256), .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx, .multiply_single = few_rounded};
 static const struct matmul_kind kind = {

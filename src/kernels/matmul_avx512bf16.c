@@ -17,11 +17,15 @@ static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int 
     pack_a_quantised(pack_a_pairs, false, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
+static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    pack_quantised_as(expanded, scales, b, k0, k1, n, columns, ahead, UNIT_PAIR);
+}
+
 /* The two kinds with codes differ in A: quantised, or rounded. */
 #define KIND_CODES \
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 2, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, \
     .m_block = TILE_ROWS * 16, .n_block = 256, .k_block = 1024, \
-    .height = tile_height, .pack_b = pack_b_codes, .multiply = multiply_codes, .multiply_single = stream_codes, .expand = expand_codes_pairs
+    .height = tile_height, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .multiply_single = stream_codes, .expand = expand_codes_pairs
 static const struct matmul_kind kind_codes = {KIND_CODES, .quantised = true, .pack_a = pack_a_codes};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES, .pack_a = pack_a_pairs};
 

@@ -332,7 +332,23 @@ static inline float block_scale(const struct matrix *b, int64_t k0, int64_t n) {
     return fp8_scale(vf_largest(amax), b->least_amax, b->power_of_two);
 }
 
-/* One part, k0 .. of at most 128 rows, of one panel: its codes, and its scale or scales. known: the scale of its block, or NULL. */
+/* The scale or scales of one part of a panel of numbers, also as 32 of them with their reciprocals. known: the scale of its block, or NULL. */
+static inline enum fp8_way part_scales(float *scales, float *scale, float *reciprocal, const struct matrix *b, const float *known, int64_t k0, int64_t k1, int64_t n, int columns) {
+    const int64_t k = k1 - k0, at = b->transposed ? n * b->stride + k0 : k0 * b->stride + n;
+    if (b->column_scales) {
+        if (b->transposed) amax_of_lines(scale, b->data, b->dtype, at, b->stride, columns, k);
+        else amax_of_columns(scale, b->data, b->dtype, at, b->stride, k, columns);
+        const enum fp8_way way = scales_of(scale, reciprocal, columns, b);
+        for (int i = 0; i < PANEL; i++) scales[i] = i < columns ? scale[i] : 1.0f;
+        return way;
+    }
+    const float one = known ? *known : block_scale(b, k0, n / FP8_TILE * FP8_TILE);
+    for (int i = 0; i < 32; i++) scale[i] = one, reciprocal[i] = 1.0f / one;
+    scales[0] = one;
+    return way_of(one, one, fp8_divisor(one).way == FP8_EXACT, fp8_one_remainder(one));
+}
+
+/* One part, k0 .. of at most 128 rows, of one panel: its codes, and its scale or scales. */
 static inline void pack_codes_part(uint8_t *to, float *scales, const struct matrix *b, const float *known, int64_t k0, int64_t k1, int64_t k_padded, int64_t n, int columns) {
     const int64_t k = k1 - k0, at = b->transposed ? n * b->stride + k0 : k0 * b->stride + n;
     if (b->dtype == DTYPE_F8_E4M3) {
@@ -344,32 +360,40 @@ static inline void pack_codes_part(uint8_t *to, float *scales, const struct matr
     }
     _Alignas(64) uint8_t codes[32 * FP8_TILE];
     float scale[32], reciprocal[32];
-    enum fp8_way way;
-    if (b->column_scales) {
-        if (b->transposed) amax_of_lines(scale, b->data, b->dtype, at, b->stride, columns, k);
-        else amax_of_columns(scale, b->data, b->dtype, at, b->stride, k, columns);
-        way = scales_of(scale, reciprocal, columns, b);
-        for (int i = 0; i < PANEL; i++) scales[i] = i < columns ? scale[i] : 1.0f;
-    } else {
-        const float one = known ? *known : block_scale(b, k0, n / FP8_TILE * FP8_TILE);
-        const struct fp8_divisor divisor = fp8_divisor(one);
-        for (int i = 0; i < 32; i++) scale[i] = one, reciprocal[i] = 1.0f / one;
-        way = way_of(one, one, divisor.way == FP8_EXACT, fp8_one_remainder(one));
-        scales[0] = one;
-    }
+    const enum fp8_way way = part_scales(scales, scale, reciprocal, b, known, k0, k1, n, columns);
     if (b->transposed) quantise_lines((struct quantised){codes, FP8_TILE, 2 * VF}, b->data, b->dtype, at, b->stride, columns, k, scale, reciprocal, way, TO_CODES);
     else quantise_columns((struct quantised){codes, 32, 2 * VF}, b->data, b->dtype, at, b->stride, k, columns, scale, reciprocal, way, TO_CODES);
     arrange(to, codes, b->transposed ? FP8_TILE : 32, b->transposed, columns, k, k_padded);
 }
 
+/* What will be packed next. */
+static inline void ask_ahead(const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    const int64_t bytes = matmul_number_bytes(b->dtype), lines = b->transposed ? columns : k1 - k0, length = (b->transposed ? k1 - k0 : columns) * bytes;
+    const char *from = (const char *)b->data + (b->transposed ? n * b->stride + k0 : k0 * b->stride + n) * bytes + ahead;
+    for (int64_t i = 0; i < lines && ahead; i++, from += b->stride * bytes)
+        for (int64_t line = 0; line < length; line += 64) __builtin_prefetch(from + line, 0, 2);
+}
+
+/* Numbers straight to what `expand` makes of their codes. */
+static always_inline void pack_quantised_as(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead, const enum unit unit) {
+    _Alignas(64) uint16_t tile[32 * FP8_TILE];
+    uint32_t *to = expanded;
+    for (int64_t k = k0; k < k1; k += FP8_TILE, to += FP8_TILE * PANEL / (unit == UNIT_PAIR ? 2 : 1), scales += b->column_scales ? PANEL : 1) {
+        const int64_t end = matmul_min(k + FP8_TILE, k1), count = end - k, at = b->transposed ? n * b->stride + k : k * b->stride + n;
+        float scale[32], reciprocal[32];
+        ask_ahead(b, k, end, n, columns, ahead);
+        const enum fp8_way way = part_scales(scales, scale, reciprocal, b, NULL, k, end, n, columns);
+        if (b->transposed) quantise_lines((struct quantised){tile, 2 * FP8_TILE, 4 * VF}, b->data, b->dtype, at, b->stride, columns, count, scale, reciprocal, way, TO_BF16);
+        else quantise_columns((struct quantised){tile, 64, 4 * VF}, b->data, b->dtype, at, b->stride, count, columns, scale, reciprocal, way, TO_BF16);
+        pack_strip(to, PANEL, tile, DTYPE_BF16, b->transposed ? FP8_TILE : 32, b->transposed, 0, columns, 0, count, unit == UNIT_PAIR ? matmul_round_up(count, 32) : count, unit, 0);
+    }
+}
+
 static void pack_b_codes(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
-    const int64_t bytes = matmul_number_bytes(b->dtype);
     uint8_t *to = packed;
     for (int64_t k = k0; k < k1; k += FP8_TILE, to += FP8_TILE * PANEL, scales += b->column_scales ? PANEL : 1) {
-        const int64_t end = matmul_min(k + FP8_TILE, k1), lines = b->transposed ? columns : end - k, length = (b->transposed ? end - k : columns) * bytes;
-        const char *from = (const char *)b->data + (b->transposed ? n * b->stride + k : k * b->stride + n) * bytes + ahead;
-        for (int64_t i = 0; i < lines && ahead; i++, from += b->stride * bytes)
-            for (int64_t line = 0; line < length; line += 64) __builtin_prefetch(from + line, 0, 2);
+        const int64_t end = matmul_min(k + FP8_TILE, k1);
+        ask_ahead(b, k, end, n, columns, ahead);
         pack_codes_part(to, scales, b, NULL, k, end, matmul_round_up(end - k, CODES_MULTIPLE), n, columns);
     }
 }

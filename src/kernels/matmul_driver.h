@@ -55,6 +55,8 @@ struct matmul_kind {
     /* Rows k0..k1 of one panel of B, which begins at column n and has `columns` of them, padded as a packed B is. `ahead`: bytes from
      * there to what will be packed next, along the rows of memory. Codes: the scales of the parts, as matmul_scales has them. */
     void (*pack_b)(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead);
+    /* What `expand` would make of what pack_b makes of numbers that are to be quantised, with the same scales. */
+    void (*pack_quantised)(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead);
     matmul_tile *multiply;
     matmul_tile *multiply_single;  /* of a block that is one tile; reads B as packed even where there is `expand` */
     void (*expand)(void *expanded, const void *b, int64_t k);   /* makes of a part of a panel what `multiply` reads; NULL: nothing to do */
@@ -282,14 +284,16 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                 const char *packed = (const char *)block->panel + header;
                 struct matmul_scales scales = {ones, block->panel, 0, column_scales ? panel : 1};
                 if (kind->quantised) scales.a = block->scales + k0 / MATMUL_GRAIN * tiles * height, scales.a_stride = tiles * height;
-                if (unpacked) kind->pack_b((char *)block->panel + header, block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
+                const bool quantised = unpacked && expanded && kind->pack_quantised && product->unpacked.dtype != DTYPE_F8_E4M3;
+                if (quantised) kind->pack_quantised(block->expanded, block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
+                else if (unpacked) kind->pack_b((char *)block->panel + header, block->panel, &product->unpacked, k0, k0 + k_length, j * panel, columns, single ? matmul_ahead_bytes(block, product, k0, k_length, false, panel) : 0);
                 else {
                     packed = (const char *)product->packed + j * panel_bytes + header + k0 * panel * kind->b_bytes;
                     scales.b = (const float *)(const void *)((const char *)product->packed + j * panel_bytes) + k0 / MATMUL_GRAIN * scales.b_stride;
                 }
                 const void *b = packed;
                 if (expanded) {
-                    kind->expand(block->expanded, b, k_length);
+                    if (!quantised) kind->expand(block->expanded, b, k_length);
                     b = block->expanded;
                 }
                 /* What follows this part of the panel: the same of the next panel, or the next block of k of the first. */

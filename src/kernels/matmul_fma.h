@@ -45,11 +45,15 @@ static const struct matmul_kind kind_f32 = {
     .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
     .height = tile_height, .pack_a = pack_a_f32, .pack_b = pack_b_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
 };
+static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+    pack_quantised_as(expanded, scales, b, k0, k1, n, columns, ahead, UNIT_F32);
+}
+
 /* The two kinds with codes differ in A: quantised, or rounded. */
 #define KIND_CODES \
     .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = CODES_MULTIPLE, .a_bytes = 4, .b_bytes = 1, .codes = true, \
     .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512, \
-    .height = tile_height, .pack_b = pack_b_codes, .multiply = multiply_codes, .multiply_single = stream_codes, .expand = expand_codes_f32
+    .height = tile_height, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .multiply_single = stream_codes, .expand = expand_codes_f32
 static const struct matmul_kind kind_codes = {KIND_CODES, .quantised = true, .pack_a = pack_a_codes};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES, .pack_a = pack_a_rounded};
 static const struct matmul_kind kind_bf16 = {
