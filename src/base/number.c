@@ -55,14 +55,6 @@ float e4m3_to_float(uint8_t code) {
     return float_from_bits(sign | (exponent + 120) << 23 | mantissa << 20);
 }
 
-uint8_t e4m3_from_float(float x) {
-    uint32_t u = bits_from_float(x), sign = (u >> 24) & 0x80, a = u & 0x7FFFFFFFu;
-    if (a > 0x7F800000u) return (uint8_t)(sign | 0x7F);
-    if (a < 0x3C800000u) return (uint8_t)(sign | round_to_multiple(float_from_bits(a), 16384.0f));   /* below 2^-6 */
-    uint32_t code = round_off(a, 20) - (120 << 3);
-    return (uint8_t)(sign | (code > 0x7E ? 0x7E : code));
-}
-
 float e5m6_to_float(uint16_t code) {
     uint32_t sign = (uint32_t)(code & 0x800) << 20, exponent = (code >> 6) & 31, mantissa = code & 63;
     if (exponent == 0) return float_from_bits(sign | bits_from_float((float)mantissa * 0x1p-20f));

@@ -37,10 +37,19 @@ static inline uint16_t bf16_from_float(float x) {
     return (uint16_t)((u + 0x7FFFu + ((u >> 16) & 1u)) >> 16);
 }
 
+/* Without a branch, so that loops over it become vector instructions. Magnitudes below 2^-6 become multiples of 2^-9 by adding a constant whose unit in the last place that is. */
+static inline uint8_t e4m3_from_float(float x) {
+    int32_t u = (int32_t)bits_from_float(x), a = u & 0x7FFFFFFF;   /* signed: baseline x86-64 compares vectors of no others */
+    int32_t small = (int32_t)bits_from_float(float_from_bits((uint32_t)a) + 16384.0f) - 0x46800000, normal = ((a - (120 << 23) + 0x7FFFF + ((a >> 20) & 1)) >> 20);
+    int32_t code = a < 0x3C800000 ? small : normal;
+    code = code > 0x7E ? 0x7E : code;
+    code = a > 0x7F800000 ? 0x7F : code;
+    return (uint8_t)(((u >> 24) & 0x80) | code);
+}
+
 float f16_to_float(uint16_t code);
 uint16_t f16_from_float(float x);
 float e4m3_to_float(uint8_t code);
-uint8_t e4m3_from_float(float x);
 float e5m6_to_float(uint16_t code);    /* the low twelve bits */
 uint16_t e5m6_from_float(float x);
 float e8m0_to_float(uint8_t code);

@@ -65,6 +65,7 @@ struct making {                /* of one tensor of the new folder */
     int64_t rows, columns;     /* blocks are cut from them; what has no blocks is one row */
     float *scales;             /* [blocks of rows, blocks of columns]: made, or read */
     char *scale_name;
+    float values[256];         /* of the codes */
     int64_t row0, row1;        /* the strip: rows, or, of a tensor of one row, columns */
     atomic_int_fast64_t bad;   /* first element of the strip that is not a number or infinite; INT64_MAX: none */
 };
@@ -74,11 +75,12 @@ static void read_numbers(float *out, const struct safetensors_entry *entry, int6
         memcpy(out, entry->data + 4 * first, (size_t)count * 4);
         return;
     }
-    for (int64_t i = 0; i < count; i++) {
-        uint16_t code;
-        memcpy(&code, entry->data + 2 * (first + i), 2);
-        out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(code) : f16_to_float(code);
-    }
+    uint16_t code;
+    const uint8_t *data = entry->data + 2 * first;
+    if (entry->dtype == DTYPE_BF16)
+        for (int64_t i = 0; i < count; i++) memcpy(&code, data + 2 * i, 2), out[i] = bf16_to_float(code);
+    else
+        for (int64_t i = 0; i < count; i++) memcpy(&code, data + 2 * i, 2), out[i] = f16_to_float(code);
 }
 
 static void note_bad(struct making *m, int64_t element) {
@@ -91,27 +93,29 @@ static void quantise_block(struct making *m, int64_t block_row, int64_t block_co
     const int64_t r0 = block_row * SCALE_BLOCK, r1 = r0 + SCALE_BLOCK < m->rows ? r0 + SCALE_BLOCK : m->rows;
     const int64_t c0 = block_column * SCALE_BLOCK, width = c0 + SCALE_BLOCK < m->columns ? SCALE_BLOCK : m->columns - c0;
     float x[SCALE_BLOCK][SCALE_BLOCK];
-    uint32_t largest = 0;
+    int32_t largest = 0;
     for (int64_t r = r0; r < r1; r++) {
         float *row = x[r - r0];
         read_numbers(row, m->entry, r * m->columns + c0, width);
-        uint32_t row_largest = 0;
-        for (int64_t c = 0; c < width; c++) {
-            const uint32_t magnitude = bits_from_float(row[c]) & 0x7FFFFFFFu;
+        memset(row + width, 0, (size_t)(SCALE_BLOCK - width) * sizeof *row);
+        int32_t row_largest = 0;   /* magnitudes are ordered as their bits are */
+        for (int c = 0; c < SCALE_BLOCK; c++) {
+            const int32_t magnitude = (int32_t)(bits_from_float(row[c]) & 0x7FFFFFFFu);
             row_largest = magnitude > row_largest ? magnitude : row_largest;
         }
-        for (int64_t c = 0; row_largest >= 0x7F800000u && c < width; c++)
+        for (int64_t c = 0; row_largest >= 0x7F800000 && c < width; c++)
             if ((bits_from_float(row[c]) & 0x7FFFFFFFu) >= 0x7F800000u) {
                 note_bad(m, r * m->columns + c0 + c);
                 break;
             }
         largest = row_largest > largest ? row_largest : largest;
     }
-    const float scale = fp8_scale(float_from_bits(largest), 0, false);
+    const float scale = fp8_scale(float_from_bits((uint32_t)largest), 0, false);
     m->scales[block_row * scale_blocks(m->columns) + block_column] = scale;
     for (int64_t r = r0; r < r1; r++) {
-        uint8_t *codes = m->job->strip + (r - m->row0) * m->columns + c0;
-        for (int64_t c = 0; c < width; c++) codes[c] = e4m3_from_float(x[r - r0][c] / scale);
+        uint8_t codes[SCALE_BLOCK];
+        for (int c = 0; c < SCALE_BLOCK; c++) codes[c] = e4m3_from_float(x[r - r0][c] / scale);
+        memcpy(m->job->strip + (r - m->row0) * m->columns + c0, codes, (size_t)width);
     }
 }
 
@@ -121,7 +125,7 @@ static void dequantise_row(struct making *m, int64_t row) {
     const float *scales = m->scales + row / SCALE_BLOCK * scale_blocks(m->columns);
     const int64_t nan = block_codes_find_nan(codes, m->columns);
     if (nan >= 0) note_bad(m, row * m->columns + nan);
-    for (int64_t c = 0; c < m->columns; c++) out[c] = bf16_from_float(e4m3_to_float(codes[c]) * scales[c / SCALE_BLOCK]);
+    for (int64_t c = 0; c < m->columns; c++) out[c] = bf16_from_float(m->values[codes[c]] * scales[c / SCALE_BLOCK]);
 }
 
 static void make_part(void *context, int thread, int threads) {
@@ -179,6 +183,7 @@ static enum status produce(void *context, struct safetensors_sink *sink, struct 
     const bool blocks = m->action == QUANTISE || m->action == DEQUANTISE;
     const int64_t wide = blocks ? m->columns : 1, count = blocks ? m->rows : m->rows * m->columns, strip = strip_of(m);
     enum status status = STATUS_OK;
+    for (int code = 0; code < 256; code++) m->values[code] = e4m3_to_float((uint8_t)code);
     for (m->row0 = 0; m->row0 < count && !status; m->row0 = m->row1) {
         m->row1 = m->row0 + strip < count ? m->row0 + strip : count;
         atomic_store(&m->bad, INT64_MAX);
