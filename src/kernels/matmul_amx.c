@@ -391,7 +391,8 @@ static void pack_quantised(void *expanded, float *scales, const struct matrix *b
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, .direct_rows = FEW, \
     .m_block = 512, .n_block = 512, .k_block = K, .stream_c = true, \
     .height = height_of, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
-static const struct matmul_kind kind_codes = {KIND_CODES(256), .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
+/* Parts and sums take room in the first-level cache beside B. */
+static const struct matmul_kind kind_codes = {KIND_CODES(256), .k_whole = 512, .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx, .multiply_single = few_rounded};
 static const struct matmul_kind kind = {
     .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2, .with_codes = &kind_bf16_codes,

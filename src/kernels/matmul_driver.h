@@ -45,6 +45,7 @@ struct matmul_kind {
     int b_multiple;         /* the same of B */
     int a_bytes, b_bytes;   /* per packed element */
     int m_block, n_block, k_block;
+    int k_whole;            /* k up to which a block is not cut into blocks of k_block; 0: k_block */
     bool stream_c;          /* write a large C around the caches */
     int (*height)(int64_t rows);   /* of the tiles of a block with so many rows */
     bool codes;             /* B is E4M3 codes with scales */
@@ -189,7 +190,7 @@ static inline int64_t matmul_block_tiles(const struct matmul_block *block) { ret
 static inline void matmul_block_cut(const struct matmul_kind *kind, struct matmul_block *block) {
     block->height = kind->height(block->rows);
     block->k_block = block->k;
-    if (matmul_block_tiles(block) > 1 && block->k > kind->k_block) {
+    if (matmul_block_tiles(block) > 1 && block->k > kind->k_block && block->k > kind->k_whole) {
         int64_t blocks = (block->k + kind->k_block - 1) / kind->k_block;
         block->k_block = matmul_round_up((block->k + blocks - 1) / blocks, MATMUL_GRAIN);
     }
