@@ -106,8 +106,8 @@ static void warn_of_unused(struct model *model, const struct safetensors *st) {
         else if (!unused++) first = name;
     }
     if (of_modules)
-        warn(model, arena_printf(&model->arena, "%lld tensor%s of layers from %lld on not used: config.json has %lld layers and %lld modules of multi-token prediction (num_nextn_predict_layers)", (long long)of_modules, of_modules == 1 ? " is" : "s are",
-                                 (long long)(model->config.num_hidden_layers + modules), (long long)model->config.num_hidden_layers, (long long)modules));
+        warn(model, arena_printf(&model->arena, "%lld tensor%s of layers from %lld on %s not used: config.json has %lld layers and %lld modules of multi-token prediction (num_nextn_predict_layers)", (long long)of_modules, of_modules == 1 ? "" : "s",
+                                 (long long)(model->config.num_hidden_layers + modules), of_modules == 1 ? "is" : "are", (long long)model->config.num_hidden_layers, (long long)modules));
     if (unused) warn(model, arena_printf(&model->arena, "%lld tensor%s of the checkpoint not used by this model, first: %s", (long long)unused, unused == 1 ? "" : "s", first));
     warn_of_copies(model, st);
 }
