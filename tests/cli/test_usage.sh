@@ -18,7 +18,7 @@ check 'version as a command' 2 '' 'unknown command `version`, did you mean `--ve
 check 'a mistyped option before the command' 2 '' 'unknown option --verison before a command, did you mean --version?' $D --verison
 check 'overview: what the environment decides' 0 'DEEPSEEK_THREADS=N' '' $D --help
 
-for command in train generate chat eval bench info logits grads steps; do
+for command in train generate chat eval bench info quantize logits grads steps; do
     check "$command --help" 0 "^usage: deepseek $command " '' $D $command --help
     expect "$command --help: examples" grep -q "^  deepseek $command " "$T/out"
     expect "$command --help: options" grep -q -e '-h, --help' "$T/out"
@@ -42,7 +42,7 @@ for command in train generate chat eval bench info logits grads steps; do
     check "$command: a value for --help" 2 '' '--help: found `yes`, expected nothing, man, json' $D $command x --help=yes
 done
 for command in train generate chat eval bench info logits grads steps; do
-    check "$command: a compute type that is not there" 2 '' '--compute: found `fp8`, expected fp32 or bf16' $D $command x --compute fp8
+    check "$command: a compute type that is not there" 2 '' '--compute: found `fp4`, expected fp32, bf16 or fp8' $D $command x --compute fp4
 done
 
 check 'a required option' 2 '' '--tokens is missing: an array of arrays' $D logits "$MODEL" -o "$T/x"
