@@ -98,7 +98,7 @@ for command, entry in commands.items():
             others = []
             for other in entry["options"]:
                 if other["required"] and other is not option:
-                    others += ["--" + other["name"], "x"]
+                    others += ["--" + other["name"], other.get("choices", ["x"])[0]]
             refused(here + " is missing", words + operands + others, flag + " is missing")
     refused(command + ": one argument too many", words + ["x"] * (len(entry["operands"]) + 1), "unexpected argument `x`")
     refused(command + ": an unknown option", words + operands + ["--no-such-option-at-all"], "unknown option --no-such-option-at-all")
