@@ -58,7 +58,7 @@ static const char *make(const struct change *change, const char *key, json_t *va
     char path[240];
     struct error error;
     struct safetensors *st;
-    json_t *config;
+    json_t *config = NULL;
     snprintf(target, sizeof target, "%s/changed", scratch);
     assert_int_equal(folder_remove(target, &error), STATUS_OK);
     assert_int_equal(folder_create(target, &error), STATUS_OK);
@@ -266,7 +266,7 @@ static void rules_for_formats(void **state) {
     /* the reverse: config.json speaks of FP8, all is BF16 */
     char plain[200], path[240];
     struct quantize_counts counts;
-    json_t *config;
+    json_t *config = NULL;
     snprintf(plain, sizeof plain, "%s/bf16", scratch);
     if (model_quantize(GOLDEN, plain, DTYPE_BF16, pools[2], NULL, &counts, &error) || json_load_path(&config, GOLDEN "/config.json", &error)) fail_msg("%s", error.message);
     assert_int_equal(counts.matrices, 48);
@@ -360,7 +360,7 @@ static void a_byte_for_each_weight(void **state) {
     struct error error;
     struct arena arena = {0};
     struct config config;
-    struct model *model;
+    struct model *model = NULL;
     json_t *root;
     char plain[200], fp8[200];
     struct quantize_counts counts;
