@@ -3,6 +3,9 @@
  *   prefill   FLOPs = 2 weights tokens + attention of each token with all before it, at the peak of the matrix products
  *   decoding  every weight that a token meets, at the memory's reading speed, + the cache of the context: the larger of its bytes at that speed and the attention's FLOPs at the peak
  *
+ * Weights in FP8 count as the bytes that are stored, codes and scales; their products are exact in bf16, so its peak is the limit.
+ * Models with modules of multi-token prediction are also measured drafting (infer/draft_policy.h has the formula).
+ *
  * A config.json alone gets synthetic weights, and a depth gets a cache of zeros: neither changes how much is computed or read. */
 #include <math.h>
 #include <stdlib.h>
@@ -12,7 +15,8 @@
 #include "base/random.h"
 #include "cli/bench_disk.h"
 #include "cli/cli.h"
-#include "infer/infer.h"
+#include "graph/weights.h"
+#include "infer/generate.h"
 #include "kernels/probe.h"
 #include "model/blocks.h"
 
@@ -36,18 +40,27 @@ struct limits { double flops, attention_flops /* in the cache's type */, memory_
  * beginning somewhere. A router of such weights spreads tokens over experts as random ones do. */
 static void pack_synthetic(struct model *model, struct parameter *p, const float *noise) {
     struct matrix b = { .data = noise, .dtype = DTYPE_F32, .rows = p->shape[1], .cols = p->shape[0], .stride = 1, .transposed = true };
-    if (!p->view_count) matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, p->compute);
+    if (!p->view_count) matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, parameter_packed_type(p));
     for (int i = 0; i < p->view_count; i++) {
         const struct parameter_view *view = &p->views[i];
         b.data = noise + view->row;
         b.rows = view->transposed ? p->shape[1] : view->rows;
         b.cols = view->transposed ? view->rows : p->shape[1];
         b.transposed = view->transposed;
-        matmul_pack(model->pool, &model->kernels->matmul, (uint8_t *)p->packed[0] + view->offset, &b, p->compute);
+        matmul_pack(model->pool, &model->kernels->matmul, (uint8_t *)p->packed[0] + view->offset, &b, view_compute(p));
+    }
+}
+
+/* Which matrices are codes in a folder with this config: those of attention, FFN and experts. */
+static void mark_codes(struct model *model) {
+    for (int i = 0; i < model->parameter_count && model->config.quantization.fp8; i++) {
+        struct parameter *p = model->parameters[i];
+        p->codes = model_multiplies(model, p) && p != model->head && p->compute == model->compute && model->compute != DTYPE_F32 && !strstr(p->name, ".eh_proj.");
     }
 }
 
 static enum status fill_synthetic(struct model *model, struct error *error) {
+    mark_codes(model);
     int64_t longest = NOISE_OFFSETS;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
@@ -101,7 +114,8 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         arena_free(&arena);
         return status;
     }
-    int compute = machine->compute != DTYPE_COUNT ? machine->compute : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    if (!machine->mtp) config.num_nextn_predict_layers = 0;
+    int compute = machine->compute != DTYPE_COUNT ? machine->compute : config.quantization.fp8 ? DTYPE_F8_E4M3 : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     if ((status = model_create(&model, &config, machine->kernels, machine->pool, (enum dtype)compute, error))) {
         config_release(&config);
         arena_free(&arena);
@@ -163,32 +177,34 @@ static bool after_pass(void *context, int64_t rows) {
 /* Of one matrix that a token is multiplied by. Of views of the same rows, which are the same numbers in another layout, a token reads one. */
 static double matrix_bytes(const struct model *model, const struct parameter *p) {
     const struct matmul_kernels *matmul = &model->kernels->matmul;
-    if (!p->view_count) return (double)matmul->packed_bytes(p->shape[1], p->shape[0], p->compute);
+    if (!p->view_count) return (double)matmul->packed_bytes(p->shape[1], p->shape[0], parameter_packed_type(p));
     double bytes = 0;
     for (int i = 0; i < p->view_count; i++) {
         const struct parameter_view *view = &p->views[i];
         bool again = false;
         for (int j = 0; j < i; j++) again = again || (p->views[j].row == view->row && p->views[j].rows == view->rows);
-        if (!again) bytes += (double)(view->transposed ? matmul->packed_bytes(p->shape[1], view->rows, p->compute) : matmul->packed_bytes(view->rows, p->shape[1], p->compute));
+        if (!again) bytes += (double)(view->transposed ? matmul->packed_bytes(p->shape[1], view->rows, view_compute(p)) : matmul->packed_bytes(view->rows, p->shape[1], view_compute(p)));
     }
     return bytes;
 }
 
-/* What one token of one sequence reads: all matrices and norms, but of the experts those alone that it is sent to. */
+/* Of a module of multi-token prediction, which plain decoding does not read. */
+static bool is_of_module(const struct model *model, const struct parameter *p) {
+    int layer = -1;
+    return sscanf(p->name, "model.layers.%d.", &layer) == 1 && layer >= model->config.num_hidden_layers;
+}
+
+/* What one token of one sequence reads: all matrices and norms, but of the routed experts as many as it is sent to. */
 static double weight_bytes(const struct model *model) {
     const struct config *config = &model->config;
-    const struct matmul_kernels *matmul = &model->kernels->matmul;
-    const double expert = 2 * (double)matmul->packed_bytes(config->hidden_size, config->moe_intermediate_size, model->compute) +
-                          (double)matmul->packed_bytes(config->moe_intermediate_size, config->hidden_size, model->compute);
-    double bytes = 0;
+    double bytes = 0, experts = 0;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        if (model_multiplies(model, p)) bytes += matrix_bytes(model, p);
-        else if (p->rank == 1) bytes += 4 * (double)p->count;
+        if (is_of_module(model, p)) continue;
+        if (p->rank == 1) bytes += 4 * (double)p->count;
+        else if (model_multiplies(model, p)) *(strstr(p->name, ".mlp.experts.") ? &experts : &bytes) += matrix_bytes(model, p);
     }
-    for (int64_t i = 0; i < config->num_hidden_layers; i++)
-        if (config->layers[i].ffn == FFN_MOE) bytes -= expert * (double)(config->n_routed_experts - config->num_experts_per_tok);
-    return bytes;
+    return bytes + (config->n_routed_experts ? experts * (double)config->num_experts_per_tok / (double)config->n_routed_experts : 0);
 }
 
 static double cache_bytes(const struct model *model, const struct config_sizes *sizes) {
@@ -288,6 +304,91 @@ static enum status measure_decoding(struct bench *bench, struct row *rows, int d
     return STATUS_OK;
 }
 
+/* ---- drafting -------------------------------------------------------------------------------------------------------------------- */
+
+enum { RUN_PLAIN, RUN_DRAFTING, RUN_AUTO, RUN_TURNS, RUNS };
+
+struct drafting {
+    int depths;
+    int64_t tokens;
+    double seconds[RUNS];      /* of all tokens but the first, which comes from the prompt's pass */
+    double acceptance[CONFIG_MAX_NEXTN], cost, predicted;
+};
+
+static bool note_first_token(void *context, int index, int32_t id) {
+    double *began = context;
+    (void)index, (void)id;
+    if (*began == 0) *began = clock_seconds();
+    return true;
+}
+
+static bool go_on(void *context, int64_t rows) {
+    (void)context, (void)rows;
+    return !cli_interrupted();
+}
+
+/* Rounds with and without drafts in turn: so both are measured under the same conditions. */
+static int take_turns(void *context) {
+    int *turn = context;
+    return *turn = *turn > 0 ? 0 : CONFIG_MAX_NEXTN;
+}
+
+static enum status draft_once(struct bench *bench, struct sampler *sampler, const struct cli_machine *machine, int64_t prompt, int way, struct drafting *drafting, double *seconds, struct error *error) {
+    static const enum draft_mode modes[RUNS] = { DRAFT_OFF, DRAFT_ALWAYS, DRAFT_AUTO, DRAFT_ALWAYS };
+    struct generation_options options = { .sampling = sampling_default(), .max_tokens = drafting->tokens, .logprobs = -1 };
+    struct generation item = { .sequence = bench->sequence, .options = &options };
+    struct draft_policy *policy = &bench->engine->policy;
+    double began = 0;
+    int turn = 0;
+    const struct generation_watch watch = { .context = &began, .pass = go_on, .token = note_first_token };
+    options.sampling.temperature = 0;
+    sequence_rewind(bench->sequence, 0);
+    enum status status = engine_set_draft(bench->engine, modes[way], machine->draft_depths, error);
+    for (int64_t t = 0; t < prompt && !status; t++)
+        status = token_list_push(&item.ids, (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size), error);
+    drafting->depths = policy->depths;
+    if (way == RUN_TURNS) policy->decide = take_turns, policy->decide_context = &turn;
+    if (!status) status = generate(bench->engine, NULL, sampler, &item, 1, &watch, error);
+    *seconds = clock_seconds() - began;
+    for (int i = 0; i < drafting->depths && way == RUN_DRAFTING; i++)
+        drafting->acceptance[i] = policy->counts.offered[i] ? (double)policy->counts.accepted[i] / (double)policy->counts.offered[i] : 0;
+    if (way == RUN_TURNS) drafting->cost = draft_policy_cost(policy, drafting->depths);
+    if (!status && item.finish == FINISH_INTERRUPTED) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
+    generation_release(&item);
+    return status;
+}
+
+/* The same text without drafts, with drafts always, and as `--draft auto` decides. */
+static enum status measure_drafting(struct bench *bench, const struct cli_machine *machine, struct drafting *drafting, struct error *error) {
+    const int64_t repeat = bench->request->repeat, prompt = bench->request->prompt ? bench->request->prompt : 16;
+    struct sampler *sampler = NULL;
+    double *times = malloc((size_t)((RUNS + 1) * repeat) * sizeof *times), *costs = times + RUNS * repeat;
+    drafting->tokens = bench->request->generated;
+    enum status status = times ? engine_create(&bench->engine, bench->model, 0, error) : error_set(error, STATUS_NO_MEMORY, "no memory for %lld rounds", (long long)repeat);
+    if (!status) status = sampler_create(&sampler, bench->model->config.vocab_size, error);
+    if (!status) status = sequence_create(&bench->sequence, bench->model, prompt + drafting->tokens, error);
+    for (int64_t round = -1; round < repeat && !status; round++)   /* the first warms up */
+        for (int way = 0; way < RUNS && !status; way++) {
+            double seconds;
+            status = draft_once(bench, sampler, machine, prompt, way, drafting, &seconds, error);
+            if (round < 0) continue;
+            times[way * repeat + round] = seconds;
+            costs[round] = drafting->cost;
+        }
+    if (!status) {
+        double tokens = 1;
+        for (int way = 0; way < RUNS; way++) drafting->seconds[way] = median(times + way * repeat, repeat);
+        for (int i = 0; i < drafting->depths; i++) tokens += drafting->acceptance[i];
+        drafting->cost = median(costs, repeat);
+        drafting->predicted = drafting->cost > 0 ? tokens / drafting->cost : 0;
+    }
+    free(times);
+    sampler_destroy(sampler);
+    sequence_destroy(bench->sequence);
+    engine_destroy(bench->engine);
+    return status;
+}
+
 static void set_least(struct rate *rate, const struct limits *limits) {
     const double memory = (limits->memory_before + limits->memory_after) / 2, cache = rate->cache_bytes / memory, attention = rate->attention_flops / limits->attention_flops;
     rate->least = rate->flops / limits->flops + rate->bytes / memory + (cache > attention ? cache : attention);
@@ -301,7 +402,21 @@ static void print_prefill(const char *name, int64_t tokens, int64_t depth, const
     printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", name, (long long)tokens, (long long)depth, (double)tokens / rate->seconds, speed, 100 * rate->least / rate->seconds);
 }
 
-static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
+static void print_drafting(const struct drafting *d, bool json) {
+    const double always = d->seconds[RUN_PLAIN] / d->seconds[RUN_DRAFTING], automatic = d->seconds[RUN_PLAIN] / d->seconds[RUN_AUTO];
+    if (json) printf(",\n \"drafting\": {\"tokens\": %lld, \"acceptance\": [", (long long)d->tokens);
+    else printf("\ndrafting, %lld tokens: ", (long long)d->tokens);
+    for (int i = 0; i < d->depths; i++) {
+        if (json) printf("%s%.6g", i ? ", " : "", d->acceptance[i]);
+        else printf("%s%.1f%%", i ? ", " : "", 100 * d->acceptance[i]);
+    }
+    if (json)
+        printf("], \"cost\": %.6g, \"predicted_speedup\": %.6g, \"speedup\": %.6g, \"auto_speedup\": %.6g}", d->cost, d->predicted, always, automatic);
+    else
+        printf(" accepted, a round costs %.3f plain passes; speed-up %.3f (formula: %.3f), with --draft auto %.3f\n", d->cost, always, d->predicted, automatic);
+}
+
+static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count, const struct drafting *drafting) {
     const int64_t prompt = bench->request->prompt, generated = bench->request->generated;
     char a[CLI_FIGURE], b[CLI_FIGURE + 16], c[CLI_FIGURE];
     printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
@@ -330,6 +445,7 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
             printf("%-22lld %11.3f %12.3f %7.2f  (%s)\n", (long long)rows[i].depth, 1e3 * rate->seconds, 1e3 * rate->least, rate->seconds / rate->least,
                    attention >= rate->least ? "products" : "memory");
     }
+    if (drafting->tokens) print_drafting(drafting, false);
     printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes), cli_format_bytes(c, bench->cache_bytes));
     bench_disk_print(&bench->disk, bench->model);
 }
@@ -339,7 +455,7 @@ static void print_rate(const char *name, const char *unit, int64_t tokens, doubl
            rate->least / rate->seconds);
 }
 
-static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count) {
+static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count, const struct drafting *drafting) {
     printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f, \"cache_bytes_per_token\": %.0f,\n", (long long)bench->sizes.parameters,
            cli_compute_name((int)bench->model->compute), cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed", pool_threads(machine->pool),
            isa_name(machine->isa), bench->weight_bytes, bench->cache_bytes);
@@ -360,6 +476,7 @@ static void print_json(const struct bench *bench, const struct cli_machine *mach
         printf("}");
     }
     printf("]");
+    if (drafting->tokens) print_drafting(drafting, true);
     bench_disk_print_json(&bench->disk, bench->model);
     printf("}\n");
 }
@@ -440,10 +557,12 @@ static enum status run(const struct request *request, struct cli_machine *machin
         bench.weight_bytes = weight_bytes(bench.model);
         bench.cache_bytes = cache_bytes(bench.model, &bench.sizes);
         bench.expansion_flops = expansion_flops(&bench.model->config);
-        struct limits limits = { .flops = probe_matmul_peak(machine->pool, machine->isa, bench.model->compute), .memory_before = probe_memory_read(machine->pool) };
+        struct limits limits = { .flops = probe_matmul_peak(machine->pool, machine->isa, compute_activation(bench.model->compute)), .memory_before = probe_memory_read(machine->pool) };
         const enum dtype attention = bench.model->cache == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-        limits.attention_flops = attention == bench.model->compute ? limits.flops : probe_matmul_peak(machine->pool, machine->isa, attention);
+        limits.attention_flops = attention == compute_activation(bench.model->compute) ? limits.flops : probe_matmul_peak(machine->pool, machine->isa, attention);
+        struct drafting drafting = { 0 };
         status = measure(&bench, rows, count, error);
+        if (!status && bench.model->mtp && !machine->expanded_prefill && request->generated > 1) status = measure_drafting(&bench, machine, &drafting, error);
         limits.memory_after = status ? 0 : probe_memory_read(machine->pool);
         for (int i = 0; i < count && !status; i++) {
             set_least(&rows[i].prefill, &limits);
@@ -451,8 +570,8 @@ static enum status run(const struct request *request, struct cli_machine *machin
             set_least(&rows[i].decoding, &limits);
             set_least(&rows[i].added, &limits);
         }
-        if (!status && request->json) print_json(&bench, machine, &limits, rows, count);
-        else if (!status) print_table(&bench, machine, &limits, rows, count);
+        if (!status && request->json) print_json(&bench, machine, &limits, rows, count, &drafting);
+        else if (!status) print_table(&bench, machine, &limits, rows, count, &drafting);
     }
     model_destroy(bench.model);
     free(rows);
@@ -473,6 +592,7 @@ int command_bench(int argc, char **argv) {
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
+        cli_draft_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
         { 0 },

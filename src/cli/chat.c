@@ -708,6 +708,7 @@ static enum status prepare(struct chat *chat, const struct cli_machine *machine,
     arena_free(&arena);
     if (!status) status = cli_model_open(&chat->model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
     if (!status) status = engine_create(&chat->engine, chat->model, 0, error);
+    if (!status) status = cli_engine_draft(chat->engine, machine, error);
     if (!status) status = sampler_create(&chat->sampler, chat->model->config.vocab_size, error);
     if (!status) status = sequence_create(&chat->sequence, chat->model, context, error);
     if (status == STATUS_NO_MEMORY) error_prefix(error, "a smaller --context needs less");
@@ -772,6 +773,7 @@ int command_chat(int argc, char **argv) {
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
+        cli_draft_option(&machine),
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no remarks, no progress" },
         { 0 },
