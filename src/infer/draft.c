@@ -11,6 +11,7 @@
 #include "base/clock.h"
 
 #define FILL_ROWS (MTP_ROWS / 2)   /* more due rows than this are computed behind the pass that made them due */
+#define DUE_ROWS 64                /* so many rows of all texts at least, before a module that need not be complete leaves some out */
 #define STAGING_ROWS 64            /* rows of logits at a time */
 
 /* One sequence's part of a module's pass: rows first..first+count-1, which stand at `row` of the pass. */
@@ -135,8 +136,8 @@ static void put_inputs(const struct model *model, const struct module_span *span
         memcpy(put_input(span->sequence, depth, span->first + i), source + (size_t)(span->row + i) * bytes, bytes);
 }
 
-/* The rows of a depth that are due up to `goal`: from which one on? Inputs come from `fresh` (rows that a pass just made; count 0: none) and the record. -1: none can be computed. */
-static int64_t first_due(const struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh) {
+/* The rows of a depth that are due up to `goal`: from which one on? Inputs come from `fresh` (rows that a pass just made; count 0: none) and the record; more than `most` rows are not waited for. -1: none can be computed. */
+static int64_t first_due(const struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh, int64_t most) {
     struct mtp_rows *rows = &sequence->mtp->rows[depth - 1];
     int64_t first = rows->first, end = rows->end;   /* of the inputs there are */
     if (fresh->count) {
@@ -145,6 +146,7 @@ static int64_t first_due(const struct sequence *sequence, int depth, int64_t goa
     }
     if (first < sequence->mtp->first_id - depth) first = sequence->mtp->first_id - depth;
     if (first >= goal || end < goal) return -1;
+    if (first < goal - most) first = goal - most;
     if (rows->length < first || rows->length == rows->base || rows->base >= goal) rows->base = rows->length = first;   /* begins (anew) */
     return rows->length < goal ? rows->length : goal - 1;   /* the last row is what drafts */
 }
@@ -234,7 +236,7 @@ enum status draft_keep(struct engine *engine, int span_count, const struct tenso
         if (!span->sequence->mtp) continue;
         const struct module_span fresh = { span->sequence, 0, span->position, span->count, span->row };
         for (int64_t t = 0; t < span->count; t++) put_id(span->sequence->mtp, span->position + t, engine->ids[span->row + t]);
-        const int64_t goal = span->position + span->count - 1, first = engine->fills_modules && goal > 0 ? first_due(span->sequence, 1, goal, &fresh) : -1;
+        const int64_t goal = span->position + span->count - 1, first = engine->fills_modules && goal > 0 ? first_due(span->sequence, 1, goal, &fresh, INT64_MAX) : -1;
         if (first >= 0 && goal - first > FILL_ROWS) {
             struct module_span *work = &engine->buffers->work[0][engine->buffers->pending++];
             *work = (struct module_span){ span->sequence, 0, first, goal - first, rows };
@@ -257,7 +259,7 @@ enum status draft_fill(struct engine *engine, struct error *error) {
         int64_t rows = 0;
         status = run_module(engine, depth, work, count, buffers->rows[from], NULL, error);
         for (int i = 0; i < count && !status; i++) {   /* its rows are the next one's inputs */
-            const int64_t goal = work[i].first + work[i].count - 1, first = depth < engine->policy.depths && goal > 0 ? first_due(work[i].sequence, depth + 1, goal, &work[i]) : -1;
+            const int64_t goal = work[i].first + work[i].count - 1, first = depth < engine->policy.depths && goal > 0 ? first_due(work[i].sequence, depth + 1, goal, &work[i], INT64_MAX) : -1;
             if (first >= 0) {
                 next[kept] = (struct module_span){ work[i].sequence, 0, first, goal - first, rows };
                 gather(engine, &next[kept], depth + 1, &work[i], buffers->rows[from], buffers->rows[1 - from]);
@@ -275,6 +277,7 @@ enum status draft_fill(struct engine *engine, struct error *error) {
 
 enum status engine_draft(struct engine *engine, struct draft *drafts, int count, int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits), void *context, struct error *error) {
     const struct chooser chooser = { drafts, choose, context };
+    const int64_t share = count ? DUE_ROWS / count : 0, most = engine->fills_modules ? MTP_ROWS : share > CONFIG_MAX_NEXTN ? share : CONFIG_MAX_NEXTN + 1;
     enum status status = reserve(engine, count, (int64_t)count * (MTP_ROWS + CONFIG_MAX_NEXTN), error);
     for (int i = 0; i < count && !status; i++) {
         drafts[i].count = 0;
@@ -287,7 +290,7 @@ enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
         for (int i = 0; i < count; i++) {
             struct sequence *sequence = drafts[i].sequence;
             if (!sequence->mtp || drafts[i].wanted < depth || drafts[i].count < depth - 1) continue;
-            const int64_t first = first_due(sequence, depth, sequence->length, &(struct module_span){ 0 });
+            const int64_t first = first_due(sequence, depth, sequence->length, &(struct module_span){ 0 }, most);
             if (first < 0) continue;
             work[spans] = (struct module_span){ sequence, i, first, sequence->length - first, rows };
             gather(engine, &work[spans], depth, &(struct module_span){ 0 }, NULL, engine->buffers->rows[0]);

@@ -6,6 +6,7 @@
 #define LEAST_PLAIN 3        /* plain rounds before the first drafts */
 #define LEAST_TRIALS 16      /* drafts before the formula counts */
 #define PLAIN_EVERY 64       /* rounds with drafts between plain ones: texts grow, and so does the time of a pass */
+#define MOST_DUE 2.0          /* plain passes that the first drafting counts for at most, beside what it always costs */
 #define RATE_WINDOW 32       /* drafts that a rate remembers */
 #define IDLE_ROUNDS 64       /* after so many a text that does not take part tries again */
 
@@ -79,7 +80,7 @@ int draft_policy_depths(struct draft_policy *policy, int texts) {
     if (policy->plain.count < LEAST_PLAIN) return 0;
     if (policy->paused) {
         if (policy->credit < DRAFT_CREDIT) return 0;
-        policy->paused = false;
+        policy->paused = policy->warm = false;
         policy->trials = 0;
     }
     if (policy->since_plain >= PLAIN_EVERY) return 0;
@@ -127,6 +128,9 @@ void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int
             policy->expected_seconds += each * times_median(&policy->plain);
             policy->drafted_seconds += model_seconds + draft_seconds;
             credit += each - draft_policy_cost(policy, depths);
+            const double plain_seconds = times_median(&policy->plain), due = draft_seconds - times_median(&policy->draft[depths - 1]);
+            if (!policy->warm && due > 0) credit -= due < MOST_DUE * plain_seconds ? due / plain_seconds : MOST_DUE;   /* the median forgets it */
+            policy->warm = true;
         }
         if (credit < 0 || (policy->trials >= LEAST_TRIALS && draft_policy_predicted(policy, best_depths(policy)) < 1)) policy->paused = true;
     }

@@ -4,7 +4,7 @@
  *   speed-up = (1 + sum over depths of the share of drafts that are accepted) / cost
  *
  * Time is counted in plain passes. Drafting lives on a credit: what a round loses goes off it, what it gains comes back, up to the CREDIT it began with, and every token adds REFILL. So n tokens never cost more than n + CREDIT + REFILL n and a
- * last round: 1.5 percent more at 256. Where the credit is used up, or the formula says less than 1, drafting pauses, and begins anew when the credit is full. A text does not depend on any of this. */
+ * last round: 1.3 percent more at 256. Where the credit is used up, or the formula says less than 1, drafting pauses, and begins anew when the credit is full. A text does not depend on any of this. */
 #ifndef DEEPSEEK_INFER_DRAFT_POLICY_H
 #define DEEPSEEK_INFER_DRAFT_POLICY_H
 
@@ -16,7 +16,7 @@
 enum draft_mode { DRAFT_OFF, DRAFT_AUTO, DRAFT_ALWAYS };
 
 #define DRAFT_CREDIT 2.0
-#define DRAFT_REFILL 0.0075
+#define DRAFT_REFILL 0.005
 #define DRAFT_WINDOW 9
 
 /* The last few measurements, of which the median counts: one that something else disturbed does not. */
@@ -34,6 +34,7 @@ struct draft_policy {
     int64_t rated, trials;                     /* drafts that `rate` has seen; those since drafting began anew */
     double credit;
     bool paused;
+    bool warm;                                 /* has drafted since it began anew? The first time modules also compute what is due */
     int texts;                                 /* of the rounds that were measured */
     int64_t since_plain;
     struct draft_counts counts;                /* of all rounds so far */

@@ -521,7 +521,7 @@ static void drafting_goes_on_where_it_pays(void **state) {
             draft_policy_begin(&policy, DRAFT_AUTO, 1);
             const struct play result = play(&policy, 2000, cases[c].cost, cases[c].rate, seed, seed % 2 ? 0.05 : 0);
             const double formula = (1 + cases[c].rate) / cases[c].cost, reached = (double)result.tokens / result.time;
-            if (reached - 1 < 0.7 * (formula - 1)) fail_msg("cost %g, rate %g: %g of %g", cases[c].cost, cases[c].rate, reached, formula);
+            if (reached - 1 < 0.6 * (formula - 1)) fail_msg("cost %g, rate %g: %g of %g", cases[c].cost, cases[c].rate, reached, formula);
             if (seed % 2) continue;   /* disturbed: what was measured is near the truth, not it */
             assert_true(fabs(draft_policy_cost(&policy, 1) - cases[c].cost) < 1e-6);
             assert_true(fabs(draft_policy_predicted(&policy, 1) - formula) < 0.35);
