@@ -67,9 +67,15 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     if (!status) status = api_machine_open(&model->machine, options.threads, &e);
     if (!status) status = model_check_folder(folder, &e);
     if (!status) status = open_tokenizer(model, folder, &e);
-    const struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache], .mtp = !status && options.draft != DS_DRAFT_OFF };
+    struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache], .mtp = !status && options.draft != DS_DRAFT_OFF };
     static const enum draft_mode modes[] = { [DS_DRAFT_AUTO] = DRAFT_AUTO, [DS_DRAFT_OFF] = DRAFT_OFF, [DS_DRAFT_ALWAYS] = DRAFT_ALWAYS };
-    if (!status) status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
+    if (!status) {
+        status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
+        if (status && options.draft == DS_DRAFT_AUTO) {   /* a folder whose config names modules that it lacks is of use without them */
+            opening.mtp = false;
+            status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
+        }
+    }
     if (!status) status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer, &e);
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
     if (!status) status = engine_set_draft(model->engine, modes[options.draft], 0, &e);

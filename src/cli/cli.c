@@ -571,8 +571,14 @@ void cli_machine_close(struct cli_machine *machine) {
 }
 
 enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
-    const struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expert_cache = machine->expert_cache, .expanded_prefill = machine->expanded_prefill };
+    struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expert_cache = machine->expert_cache, .expanded_prefill = machine->expanded_prefill };
     enum status status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
+    if (status && options.mtp && machine->draft == DRAFT_AUTO) {   /* a folder whose config names modules that it lacks is of use without them */
+        const struct error with_modules = *error;
+        options.mtp = false;
+        status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
+        if (!status && !quiet) cli_warn("nothing is drafted: %s", with_modules.message);
+    }
     if (status || quiet) return status;
     for (int i = 0; i < (*model)->config.warning_count; i++) cli_warn("%s", (*model)->config.warnings[i]);
     for (int i = 0; i < (*model)->warning_count; i++) cli_warn("%s", (*model)->warnings[i]);

@@ -60,6 +60,8 @@ open(sys.argv[1], "wb").write(struct.pack("<Q", len(text)) + text + out)
 END
     check 'without the tensors' 0 '' '' $D logits "$T/lacking" -t "$T/ragged.json" -o "$T/other"
     check 'the module without its tensors' 1 '' 'tensors that config.json asks for are missing: model.layers.3.enorm.weight' $D logits "$T/lacking" -t "$T/ragged.json" --with-mtp -o "$T/never"
+    check 'drafting without its tensors' 0 '*' 'warning: nothing is drafted: .*model.layers.3.enorm.weight' $D generate "$T/lacking" -t "$T/batch.json" -n 4
+    check 'drafting always without its tensors' 1 '' 'tensors that config.json asks for are missing' $D generate "$T/lacking" -t "$T/batch.json" -n 4 --draft 1
     check 'training without its tensors' 1 '' 'model.layers.3.enorm.weight' $D grads "$T/lacking" -t "$T/batch.json" -o "$T/never"
     sed 's/"num_nextn_predict_layers": 1/"num_nextn_predict_layers": 0/' $V3/config.json >"$T/lacking/config.json"
     check 'training where the config says none' 0 '' '' $D grads "$T/lacking" -t "$T/batch.json" -o "$T/without"
@@ -67,6 +69,22 @@ END
     check 'tensors of which the config says nothing' 0 '' 'num_nextn_predict_layers' $D logits "$T/lacking" -t "$T/ragged.json" -o "$T/other2"
     expect 'and which change nothing' cmp -s "$T/other" "$T/other2"
 fi
+
+# ---- drafting: the same texts, and what cannot be ----
+check 'plain' 0 '*' '*' $D generate $V3 -t "$T/batch.json" -n 40 --ignore-eos --draft off
+cp "$T/out" "$T/plain"
+for draft in auto 1; do
+    check "drafts, $draft" 0 '*' '*' $D generate $V3 -t "$T/batch.json" -n 40 --ignore-eos --draft $draft
+    expect "drafts, $draft: the same ids" cmp -s "$T/out" "$T/plain"
+done
+check 'what was drafted' 0 '*' '^drafts accepted: [0-9]*% of [0-9]' $D generate $V3 -t "$T/batch.json" -n 40 --ignore-eos --draft 1
+check 'too many modules' 2 '' '--draft: found 2, expected at most 1' $D generate $V3 -t "$T/batch.json" --draft 2
+check 'no module to draft' 2 '' '--draft: found 1, expected at most 0' $D generate tests/golden/v2 -t "$T/batch.json" --draft 1
+check 'no way to draft' 2 '' '--draft: found `maybe`, expected auto, off or a number from 1 to 4' $D generate $V3 -t "$T/batch.json" --draft maybe
+check 'expanded passes' 2 '' '--draft: found 1, expected off or auto with --prefill expanded' $D generate $V3 -t "$T/batch.json" --draft 1 --prefill expanded
+check 'bench drafts' 0 '"drafting": {"tokens": 8, "acceptance": \[' '' $D bench $V3 -p 8 -n 8 -r 1 --json -q
+check 'bench does not draft' 0 '"results"' '' $D bench $V3 -p 8 -n 8 -r 1 --json -q --draft off
+expect 'bench does not draft: no key' sh -c '! grep -q drafting "$0"' "$T/out"
 
 # ---- grads and steps ----
 echo '{"loss":{"mtp":0.3,"balance_sequence":0.001}}' >"$T/loss.json"
