@@ -443,7 +443,7 @@ static void train_pass(struct graph *graph, struct model *model, const int32_t *
     for (int64_t i = 0; i < sequences; i++) spans[i] = (struct span){.row = i * length, .count = length};
     for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
     const struct batch batch = {tokens, rows, spans, (int)sequences};
-    struct tensor *h = forward_trunk(graph, model, &batch, graph->recording ? objective : NULL);
+    struct tensor *h = forward_trunk(graph, model, &batch, graph->recording || objective->loads ? objective : NULL);
     const bool modules = model->mtp && (graph->recording ? objective->weights.mtp != 0 : objective->compare_mtp);
     int32_t *best = modules && !graph->recording ? arena_alloc(&graph->arena, (size_t)rows * sizeof *best) : NULL;
     if (modules && !graph->recording && !best) graph->status = STATUS_NO_MEMORY;

@@ -233,7 +233,8 @@ struct objective {
     /* Where the graph does not record and `compare_mtp` is set: positions at which both a module's guess and the model's own (their largest logits) are of the same token, and how often they agree. */
     bool compare_mtp;
     int64_t mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
-    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. */
+    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. A pass that does not record reports them, too, and then
+     * asks for no balance loss and no dropping. */
     struct expert_load { int64_t *counts; /* [n_routed_experts]; NULL in other layers */ int64_t dropped; } *loads;
 };
 

@@ -106,7 +106,7 @@ void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const
         if (!prepare_depth(graph, &pass, k, tokens, targets, sequences, length, predicted > 0 ? objective->weights.mtp / depths / (double)predicted : 0, best != NULL)) return;
         struct tensor *rows = op_rows(graph, hidden, pass.rows, pass.batch.rows);
         tensor_done(graph, hidden);
-        hidden = forward_module(graph, model, k, rows, &pass.batch, graph->recording ? objective : NULL);
+        hidden = forward_module(graph, model, k, rows, &pass.batch, graph->recording || objective->loads ? objective : NULL);
         tensor_done(graph, rows);
         if (graph->status != STATUS_OK) return;
         op_cross_entropy(graph, hidden, model->head, pass.targets, pass.weights, pass.losses, pass.best);

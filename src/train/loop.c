@@ -356,7 +356,11 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
         if (status != STATUS_OK) return status;
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
-    *evaluation = (struct training_evaluation){ .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets };
+    *evaluation = (struct training_evaluation){ .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets, .max_violation = NAN };
+    for (int64_t i = 0; t->trainer->evaluation_loads && i < config_layers(&t->model->config); i++) {
+        const int64_t *counts = t->trainer->evaluation_loads[i].counts;
+        if (counts) evaluation->max_violation = fmax(evaluation->max_violation, load_violation(counts, t->model->config.n_routed_experts));
+    }
     for (int d = 0; d < CONFIG_MAX_NEXTN && sums.mtp_targets[d] > 0; d++) {
         evaluation->mtp_depths = d + 1;
         evaluation->mtp_loss[d] = sums.mtp_sum[d] / (double)sums.mtp_targets[d];
@@ -369,7 +373,7 @@ static double share_of(int64_t count, const struct fp8_counts *counts) { return 
 
 /* FP8: shares of the numbers that one micro-batch of held-out data loses, into the line of the evaluation, and a warning, once, where they are many. Underflows are what a tile's scale cannot keep
  * beside its largest number (below 2^-10 / 448 of it); with scales of the current maximum there are no overflows unless something is wrong. */
-#define FP8_UNDERFLOWS 0.05
+#define FP8_UNDERFLOWS 0.01
 #define FP8_OVERFLOWS 1e-4
 
 static enum status report_fp8(struct training *t, FILE *log, struct error *error) {
@@ -401,6 +405,18 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
     return STATUS_OK;
 }
 
+/* A list of one figure per layer with a router, in the order of the layers, MTP modules last. */
+static void put_loads(const struct training *t, const char *name, const struct expert_load *loads, double (*figure)(const int64_t *counts, int64_t experts)) {
+    const char *before = "";
+    fprintf(t->run.metrics, ", \"%s\": [", name);
+    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
+        if (!loads[i].counts) continue;
+        fprintf(t->run.metrics, "%s%.6g", before, figure(loads[i].counts, t->model->config.n_routed_experts));
+        before = ", ";
+    }
+    fputc(']', t->run.metrics);
+}
+
 static void put_numbers(FILE *log, const char *name, const double *numbers, int count) {
     fprintf(log, ", \"%s\": [", name);
     for (int i = 0; i < count; i++) fprintf(log, "%s%.9g", i ? ", " : "", numbers[i]);
@@ -416,6 +432,7 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
     if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, &evaluation, whole);
     FILE *log = t->run.metrics;
     fprintf(log, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld", (long long)t->state.step, loss, (long long)evaluation.targets);
+    if (t->trainer->evaluation_loads) put_loads(t, "eval_max_violation", t->trainer->evaluation_loads, load_violation);
     if (evaluation.mtp_depths) {
         put_numbers(log, "eval_loss_mtp", evaluation.mtp_loss, evaluation.mtp_depths);
         put_numbers(log, "mtp_acceptance", evaluation.mtp_acceptance, evaluation.mtp_depths);
@@ -478,19 +495,6 @@ static enum status save(struct training *t, struct error *error) {
 
 int64_t training_tokens(const struct training *training, int64_t steps) { return schedule_position(&training->schedule, steps) * training->settings.sequence_length; }
 
-/* A list of one figure per layer with a router, in the order of the layers, MTP modules last. */
-static void put_loads(const struct training *t, const char *name, double (*figure)(const int64_t *counts, int64_t experts)) {
-    const char *before = "";
-    fprintf(t->run.metrics, ", \"%s\": [", name);
-    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
-        const int64_t *counts = t->trainer->objective.loads[i].counts;
-        if (!counts) continue;
-        fprintf(t->run.metrics, "%s%.6g", before, figure(counts, t->model->config.n_routed_experts));
-        before = ", ";
-    }
-    fputc(']', t->run.metrics);
-}
-
 static double bias_least(const float *bias, int64_t experts) {
     double least = (double)bias[0];
     for (int64_t i = 1; i < experts; i++) least = fmin(least, (double)bias[i]);
@@ -533,8 +537,8 @@ static enum status log_step(const struct training *t, const struct training_step
         if (objective->weights.balance_device > 0) fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
         if (objective->weights.balance_communication > 0) fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
         if (objective->weights.balance_sequence > 0) fprintf(log, ", \"loss_balance_sequence\": %.9g", objective->balance_sequence);
-        put_loads(t, "max_violation", load_violation);
-        put_loads(t, "load_entropy", load_entropy);
+        put_loads(t, "max_violation", objective->loads, load_violation);
+        put_loads(t, "load_entropy", objective->loads, load_entropy);
         put_biases(t, "bias_min", bias_least);
         put_biases(t, "bias_mean", bias_mean);
         put_biases(t, "bias_max", bias_most);

@@ -42,6 +42,7 @@ struct training_evaluation {
     int64_t targets;
     int mtp_depths;                  /* 0: there are no MTP modules, or they are not trained */
     double mtp_loss[CONFIG_MAX_NEXTN], mtp_acceptance[CONFIG_MAX_NEXTN];   /* means; share of the positions at which a module's guess is the model's own */
+    double max_violation;            /* of the load of experts over all of it, of the layer where it is largest; NAN without routers */
 };
 
 struct training_callbacks {          /* any may be NULL */

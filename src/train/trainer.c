@@ -11,9 +11,8 @@ static void repack(void *context, const struct parameter *parameter, int64_t r0,
     if (parameter->packed[0] || parameter->packed[1]) parameter_repack(context, parameter, r0, r1);
 }
 
-/* What each layer with a router counts: one block, the counts behind the list. */
-static enum status allocate_loads(struct trainer *t, struct error *error) {
-    const struct config *config = &t->model->config;
+/* What each layer with a router counts: one block, the counts behind the list; NULL where there is none. */
+static enum status allocate_loads(struct expert_load **out, const struct config *config, struct error *error) {
     const int64_t layers = config_layers(config);
     int64_t routers = 0;
     for (int64_t i = 0; i < layers; i++) routers += config->layers[i].ffn == FFN_MOE;
@@ -26,7 +25,7 @@ static enum status allocate_loads(struct trainer *t, struct error *error) {
         loads[i].counts = counts;
         counts += config->n_routed_experts;
     }
-    t->objective.loads = loads;
+    *out = loads;
     return STATUS_OK;
 }
 
@@ -43,10 +42,9 @@ static void sum_up_loads(const struct trainer *t, struct trainer_result *result)
     }
 }
 
-static void clear_loads(struct trainer *t) {
-    const struct config *config = &t->model->config;
-    for (int64_t i = 0; t->objective.loads && i < config_layers(config); i++) {
-        struct expert_load *load = &t->objective.loads[i];
+static void clear_loads(struct expert_load *loads, const struct config *config) {
+    for (int64_t i = 0; loads && i < config_layers(config); i++) {
+        struct expert_load *load = &loads[i];
         load->dropped = 0;
         for (int64_t e = 0; load->counts && e < config->n_routed_experts; e++) load->counts[e] = 0;
     }
@@ -88,11 +86,13 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     if (objective) t->objective = *objective;
     t->objective.loads = NULL;
     t->mtp = t->objective.weights.mtp > 0;
-    enum status status = allocate_loads(t, error);
+    enum status status = allocate_loads(&t->objective.loads, &model->config, error);
+    if (status == STATUS_OK) status = allocate_loads(&t->evaluation_loads, &model->config, error);
     if (status == STATUS_OK) status = find_biases(t, error);
     if (status == STATUS_OK) status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
     if (status != STATUS_OK) {
         free(t->biases);
+        free(t->evaluation_loads);
         free(t->objective.loads);
         free(t);
         return status;
@@ -120,6 +120,7 @@ void trainer_destroy(struct trainer *trainer) {
     graph_destroy(&trainer->evaluation);
     memory_destroy(&trainer->memory);
     free(trainer->biases);
+    free(trainer->evaluation_loads);
     free(trainer->objective.loads);
     free(trainer);
 }
@@ -162,7 +163,7 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
         objective->mtp_sum[d] = 0;
     }
     result->flops = 0;
-    clear_loads(trainer);
+    clear_loads(objective->loads, &trainer->model->config);
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
         enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, objective, NULL, error);
@@ -193,7 +194,8 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
 enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error) {
     const int depths = (int)trainer->model->config.num_nextn_predict_layers;
     /* A sequence that has no position for every depth, as a short last one, says nothing about them. */
-    struct objective objective = {.predicted = sequences * length, .sequences = sequences, .compare_mtp = trainer->mtp && length > depths};
+    struct objective objective = {.predicted = sequences * length, .sequences = sequences, .compare_mtp = trainer->mtp && length > depths, .loads = trainer->evaluation_loads};
+    if (sums->targets == 0) clear_loads(trainer->evaluation_loads, &trainer->model->config);
     for (int d = 0; d < depths; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
     enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
     if (status != STATUS_OK) return status;

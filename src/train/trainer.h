@@ -19,6 +19,7 @@ struct trainer {
     struct objective objective;     /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up to those it was created with */
     double bias_update_speed;       /* may be changed between steps */
     bool mtp;                       /* the MTP modules are trained, and evaluated */
+    struct expert_load *evaluation_loads;   /* as objective.loads, of the last evaluation */
     struct parameter **biases;      /* [config_layers]: of each layer's router, NULL where there is none */
 };
 
@@ -48,7 +49,7 @@ struct trainer_evaluation {
     double main_sum, mtp_sum[CONFIG_MAX_NEXTN];
     int64_t targets, mtp_targets[CONFIG_MAX_NEXTN], mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
 };
-/* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. */
+/* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. Sums without targets begin an evaluation. */
 enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error);
 /* What E4M3 loses in the products of a pass forward and backward over these sequences (at most micro_batch_size), which changes nothing but the gradients. */
 enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct fp8_report *report, struct error *error);
