@@ -291,7 +291,7 @@ double ds_learning_rate(const ds_trainer *trainer, int64_t step);
 
 typedef struct ds_step_result {
     size_t size;
-    double loss;            /* in nats, before the update: mean cross-entropy of the predicted positions, plus the balance losses that `train.loss` gives a weight */
+    double loss;            /* in nats, before the update: mean cross-entropy of the predicted positions, plus the other losses that `train.loss` gives a weight */
     double grad_norm;       /* global 2-norm of the gradients, before clipping */
     double learning_rate;   /* of this update */
     double main_loss;       /* the cross-entropy alone */
@@ -299,6 +299,7 @@ typedef struct ds_step_result {
      * them that `train.capacity_factor` dropped. */
     double max_violation;
     int64_t assigned, dropped;
+    double mtp_loss;        /* multi-token prediction, mean over the depths, unweighted; 0 of models without such modules, and where `train.loss.mtp` is 0 */
 } ds_step_result;
 /* One optimizer step. inputs and targets are [sequences, length]: targets[b][t] is the token that follows inputs[b][t], or DS_IGNORE. length: 1 to the config's sequence_length; any number of
  * sequences: micro_batch_size of them are computed at once, gradients add up. learning_rate: DS_SCHEDULED_RATE, or 0 and above. result may be NULL.

@@ -74,6 +74,13 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
     return status;
 }
 
+/* options.compute in place of train.compute, before other defaults follow from it. A `train` that is no object is refused where it is read. */
+static void set_compute(json_t *root, enum dtype compute) {
+    json_t *train = json_object_get(root, "train");
+    if (!train || json_is_null(train)) json_object_set_new(root, "train", train = json_object());
+    if (json_is_object(train)) json_object_set_new(train, "compute", json_string(compute == DTYPE_F8_E4M3 ? "fp8" : compute == DTYPE_BF16 ? "bf16" : "fp32"));
+}
+
 /* root is the caller's; it is completed in place. */
 static enum status create(ds_trainer **out, json_t *root, const char *origin, const ds_trainer_options *options, const char *function, struct error *error) {
     int compute;
@@ -82,8 +89,8 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     ds_trainer *t = status ? NULL : calloc(1, sizeof *t);
     if (!t) return status ? status : error_set(error, STATUS_NO_MEMORY, "no memory for a trainer");
     t->tokenizer = options->tokenizer ? options->tokenizer->tokenizer : NULL;
+    if (compute != DTYPE_COUNT) set_compute(root, (enum dtype)compute);
     status = settings_parse(&t->settings, root, origin, error);
-    if (!status && compute != DTYPE_COUNT) t->settings.compute_choice = compute == DTYPE_F8_E4M3 ? 2 : compute == DTYPE_BF16;
     if (!status && options->from) status = model_check_folder(options->from, error);
     if (!status) status = complete_config(root, origin, &t->settings, t->tokenizer, options->from, error);
     if (!status) status = api_machine_open(&t->machine, options->threads, error);
@@ -185,11 +192,14 @@ ds_status ds_train_step(ds_trainer *trainer, const int32_t *inputs, const int32_
     if (!status && result) status = api_give(result, &known, sizeof known, RESULT_LEAST, function, "result", &e);
     if (!status) {
         struct trainer_result made;
-        known.learning_rate = learning_rate == DS_SCHEDULED_RATE ? schedule_rate(&trainer->schedule, trainer->trainer->optimizer->step + 1) : learning_rate;
+        const int64_t step = trainer->trainer->optimizer->step + 1;
+        known.learning_rate = learning_rate == DS_SCHEDULED_RATE ? schedule_rate(&trainer->schedule, step) : learning_rate;
+        trainer->trainer->objective.weights.mtp = schedule_mtp(&trainer->schedule, step);
+        trainer->trainer->bias_update_speed = schedule_bias_speed(&trainer->schedule, step);
         status = trainer_step(trainer->trainer, inputs, targets, sequences, length, known.learning_rate, &made, &e);
         if (!status) {
             known.loss = made.loss, known.grad_norm = made.grad_norm, known.main_loss = made.main;
-            known.max_violation = made.max_violation, known.assigned = made.assigned, known.dropped = made.dropped;
+            known.max_violation = made.max_violation, known.assigned = made.assigned, known.dropped = made.dropped, known.mtp_loss = made.mtp;
         }
     }
     if (!status && result) status = api_give(result, &known, sizeof known, RESULT_LEAST, function, "result", &e);

@@ -54,8 +54,10 @@ static void extend_context(json_t *config, const json_t *model) {
     set_absent(scaling, "beta_fast", json_real(32));
     set_absent(scaling, "beta_slow", json_real(1));
     if (is_absent(scaling, "mscale") && is_absent(scaling, "mscale_all_dim")) {
-        json_object_set_new(scaling, "mscale", json_real(0.707));
-        json_object_set_new(scaling, "mscale_all_dim", json_real(0.707));
+        const char *generation = json_string_value(json_object_get(model, "model_type"));
+        const double mscale = generation && strcmp(generation, "deepseek_v3") == 0 ? 1 : 0.707;
+        json_object_set_new(scaling, "mscale", json_real(mscale));
+        json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     }
     if (!is_absent(config, "max_position_embeddings") && !equal(json_object_get(config, "max_position_embeddings"), positions)) return;
     const double length = floor(json_number_value(json_object_get(scaling, "factor")) * (double)json_integer_value(json_object_get(scaling, "original_max_position_embeddings")));
@@ -87,6 +89,9 @@ static int64_t value_at(const struct config *config, size_t offset) {
 static enum status compare_shapes(const struct config *config, const struct config *model, const char *origin, const char *folder, struct error *error) {
     if (strcmp(config->model_type, model->model_type) != 0)
         return error_set(error, STATUS_INVALID, "%s: model_type: found \"%s\", expected \"%s\" as in %s, whose weights it begins with", origin, config->model_type, model->model_type, folder);
+    if (config->num_nextn_predict_layers > model->num_nextn_predict_layers)   /* fewer: those of the model that are too many are left out */
+        return error_set(error, STATUS_INVALID, "%s: num_nextn_predict_layers: found %lld, expected up to %lld as in %s, whose weights it begins with", origin, (long long)config->num_nextn_predict_layers,
+                         (long long)model->num_nextn_predict_layers, folder);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int64_t found = value_at(config, shapes[i].offset), expected = value_at(model, shapes[i].offset);
         if (found != expected)

@@ -5,12 +5,12 @@
 #include "model/config.h"
 
 /* Completes a config by what the model's own config.json says: vocab_size where there is none, and what extends the context.
- * An extension is a rope_scaling (or rope_parameters) that differs from the model's. Keys that it leaves out are V2's (spec/v1-v3.md sections 2.6 and 5.3):
+ * An extension is a rope_scaling (or rope_parameters) that differs from the model's. Keys that it leaves out are the paper's (spec/v1-v3.md sections 2.6, 5.3 and 5.5):
  *
  *   type                                 yarn
  *   original_max_position_embeddings     the model's, or the max_position_embeddings of a model without scaling
  *   beta_fast, beta_slow                 32, 1
- *   mscale, mscale_all_dim               0.707 and 0.707, where both are missing
+ *   mscale, mscale_all_dim               0.707 and 0.707 (V2), 1 and 1 (deepseek_v3), where both are missing
  *   max_position_embeddings              original_max_position_embeddings x factor, where the config has none or the model's */
 enum status from_complete(json_t *config, const json_t *model, struct error *error);
 

@@ -1013,6 +1013,33 @@ static void close_file(struct file *f) {
     free(f->data);
 }
 
+/* V3: multi-token prediction in the loss, with a weight that changes; the products in fp8. */
+static void test_trainer_of_v3(void **state) {
+    (void)state;
+    static const char v3[] = "{\"model_type\": \"deepseek_v3\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+                             " \"q_lora_rank\": 16, \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 8, \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3,"
+                             " \"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1, \"n_group\": 4, \"topk_group\": 2, \"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5,"
+                             " \"train\": {\"steps\": 4, \"sequence_length\": 16, \"batch_size\": 2, \"schedule\": {\"mtp_milestone\": 0.5}}}";
+    int32_t inputs[2 * 16], targets[2 * 16];
+    for (int i = 0; i < 32; i++) inputs[i] = i * i % V, targets[i] = (i + 1) * (i + 1) % V;
+    for (int compute = DS_COMPUTE_FP32; compute <= DS_COMPUTE_FP8; compute++) {
+        ds_trainer *trainer;
+        const ds_trainer_options options = { .size = sizeof options, .compute = compute };
+        fine(ds_trainer_create(&trainer, v3, sizeof v3 - 1, &options, &error));
+        ds_trainer_info info = { .size = sizeof info };
+        fine(ds_trainer_get_info(trainer, &info, &error));
+        assert_int_equal(info.compute, compute);
+        for (int step = 1; step <= 4; step++) {
+            ds_step_result result = { .size = sizeof result };
+            fine(ds_train_step(trainer, inputs, targets, 2, 16, DS_SCHEDULED_RATE, &result, &error));
+            const double weight = step <= 2 ? 0.3 : 0.1, balance = result.loss - result.main_loss - weight * result.mtp_loss;   /* 1e-4 in each of two layers where the load is even */
+            assert_true(result.mtp_loss > 1 && balance > 1e-4 && balance < 1e-3);
+            assert_int_equal(result.assigned, (2 * 16 + 2 * 15) * 3);   /* the module has no last position */
+        }
+        ds_trainer_free(trainer);
+    }
+}
+
 /* A model with routed experts: parts of the loss and the load; a caller of before these fields gets what it knows. */
 static void test_trainer_of_experts(void **state) {
     (void)state;
@@ -1173,6 +1200,7 @@ int main(void) {
         cmocka_unit_test(test_version), cmocka_unit_test(test_null), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_model), cmocka_unit_test(test_feed),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_nested), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer),
         cmocka_unit_test(test_trainer_of_experts), cmocka_unit_test(test_trainer_config),
+        cmocka_unit_test(test_trainer_of_v3),
         cmocka_unit_test(test_steps_door), cmocka_unit_test(test_save),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -35,6 +35,11 @@ static void an_extension_is_completed(void **state) {
         { "{\"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2.5}}", "{" POSITIONS ", \"rope_scaling\": null}",
           "{\"max_position_embeddings\": 160, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2.5, \"original_max_position_embeddings\": 64, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 0.707, "
           "\"mscale_all_dim\": 0.707}}" },
+        /* V3's: the same scaling for both of its phases, so the second one completes nothing */
+        { "{\"rope_scaling\": {\"factor\": 40}}", "{\"model_type\": \"deepseek_v3\", " POSITIONS "}", "{\"max_position_embeddings\": 2560, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40, "
+          "\"original_max_position_embeddings\": 64, \"beta_fast\": 32, \"beta_slow\": 1, \"mscale\": 1, \"mscale_all_dim\": 1}}" },
+        { "{\"max_position_embeddings\": 2560, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40}}", "{\"model_type\": \"deepseek_v3\", \"max_position_embeddings\": 2560, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40}}",
+          "{\"max_position_embeddings\": 2560, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 40}}" },
         /* what is given stays */
         { "{\"max_position_embeddings\": 200, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 32, \"beta_fast\": 16, \"beta_slow\": 2, \"mscale\": 1, "
           "\"mscale_all_dim\": 1}}", "{" POSITIONS "}",
