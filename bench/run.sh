@@ -1,7 +1,7 @@
 #!/bin/sh
 # Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make bench`.
 #
-#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step first-token decoding mla expert-cache tokenizer, in this order; without a name all of them
+#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding mla fp8 expert-cache tokenizer, in this order; without a name all of them
 #
 # `make bench T=mla` runs one. On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for another variant.
 set -u
@@ -50,6 +50,12 @@ section_moe_step() {
     for type in fp32 bf16; do "$BUILD/bench/train_step" bench/configs/v2-moe.json $type 2 1024 5 bench/configs/v2-moe-dense-twin.json; done
     for type in fp32 bf16; do torch bench/configs/v2-moe.json $type 2 1024 3 grouped_mm; done
 }
+section_v3_step() {
+    title 'one training step of a small V3, 2 x 1024 tokens: fp32, bf16, and fp8 beside bf16'
+    for type in fp32 bf16; do "$BUILD/bench/train_step" bench/configs/v3-moe.json $type; done
+    "$BUILD/bench/train_step" bench/configs/v3-moe.json fp8 2 1024 5 bf16:bench/configs/v3-moe.json
+    for type in fp32 bf16; do torch bench/configs/v3-moe.json $type 2 1024 3 grouped_mm; done
+}
 section_first_token() {
     title 'from the start of the program to the first token, and what packing behind it costs (1 GB of bf16 weights)'
     "$BUILD/bench/first_token" "$DEEPSEEK" bench/configs/v1-490m.json
@@ -63,6 +69,10 @@ section_mla() {
     "$DEEPSEEK" bench bench/configs/v2-lite-16.json --gen 0 --prefill expanded
     "$DEEPSEEK" bench bench/configs/v2-lite-16.json --prompt 0 --gen 32 --repeat 1 --depth 0,1024,4096,16384,65536
     "$DEEPSEEK" bench bench/configs/v2-lite-16.json --prompt 0 --gen 16 --repeat 1 --depth 0,16384 --cache-type fp8
+}
+section_fp8() {
+    title 'the shapes of V2-Lite with 16 experts, weights in FP8 and in bf16: prefill as a share of the bf16 peak, decoding counted in stored bytes (10 GB)'
+    for config in v2-lite-16-fp8 v2-lite-16; do "$DEEPSEEK" bench bench/configs/$config.json --gen 32; done
 }
 section_expert_cache() {
     title 'more weights than memory: decoding with experts read from the file, and what the disk allows (14 GB of disk)'
@@ -81,11 +91,12 @@ section_tokenizer() {
     fi
 }
 
-[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step first-token decoding mla expert-cache tokenizer
+[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding mla fp8 expert-cache tokenizer
 for name; do
     case $name in
-    matmul | grouped | attention | rows | fp8_error | step | decoding | mla | tokenizer) "section_$name" ;;
+    matmul | grouped | attention | rows | fp8_error | step | decoding | mla | fp8 | tokenizer) "section_$name" ;;
     moe-step) section_moe_step ;;
+    v3-step) section_v3_step ;;
     expert-cache) section_expert_cache ;;
     first-token) section_first_token ;;
     *) echo "bench/run.sh: no section $name; see its first lines" >&2; exit 2 ;;
