@@ -385,6 +385,7 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
         status = data_eval_window(&t->data, length, count, t->inputs + count * length, t->targets + count * length, &found, error);
     if (status != STATUS_OK) return status;
     if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
+    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, t->state.step);   /* as in the step before, which a resumed process has not made */
     status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
     if (status != STATUS_OK) return status;
     const struct fp8_counts *const counts[] = { &report.x, &report.w, &report.dy };
