@@ -104,7 +104,9 @@ static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, st
     const bool first = index == chat->first_turn, last = index == chat->turn_count - 1;
     const int system = first && chat->system != NULL;
     const struct chat_message messages[] = {
-        { CHAT_SYSTEM, chat->system, chat->system_size }, { CHAT_USER, turn->message, turn->message_size }, { CHAT_ASSISTANT, turn->answer, turn->answer_size },
+        { .role = CHAT_SYSTEM, .text = chat->system, .size = chat->system_size },
+        { .role = CHAT_USER, .text = turn->message, .size = turn->message_size },
+        { .role = CHAT_ASSISTANT, .text = turn->answer, .size = turn->answer_size },
     };
     turn->start = ids->count;
     enum status status = chat_encode(&chat->style, messages + !system, 1 + system, first, true, ids, replaced, error);
@@ -674,7 +676,7 @@ static enum status loop(struct chat *chat, struct error *error) {
 /* --system: can it be encoded, and does it leave room for messages? */
 static enum status take_system(struct chat *chat, int64_t context, struct error *error) {
     const char *text = chat->request->chat_options.system;
-    const struct chat_message messages[] = { { CHAT_SYSTEM, text, strlen(text) }, { CHAT_USER, NULL, 0 } };
+    const struct chat_message messages[] = { { .role = CHAT_SYSTEM, .text = text, .size = strlen(text) }, { .role = CHAT_USER } };
     struct token_list ids = { 0 };
     uint64_t replaced = 0;
     enum status status = chat_encode(&chat->style, messages, 2, true, true, &ids, &replaced, error);

@@ -3,13 +3,18 @@
 
 #include <string.h>
 
-static const char *const choices[] = { "auto", "plain", "v1", NULL };
-static const int formats[] = { -1, CHAT_PLAIN, CHAT_V1 };
+static const char *const choices[] = { "auto", "plain", "v1", "v3", "r1", "r1-0528", "v3.1", NULL };
+static const int formats[] = { -1, CHAT_PLAIN, CHAT_V1, CHAT_V3, CHAT_R1, CHAT_R1_0528, CHAT_V3_1 };
 
 struct cli_option cli_chat_format_option(struct cli_chat *given) {
     return (struct cli_option){ "chat-format", 0, "NAME", CLI_CHOICE, &given->choice, .choices = choices,
-                                .help = "what stands around messages. v1: User: and Assistant:, as DeepSeek LLM, MoE-16B and V2 were trained; plain: nothing; auto: what the model's chat template says, "
+                                .help = "what stands around messages. v1: User: and Assistant:, as DeepSeek LLM, MoE-16B and V2 were trained; v3, r1, r1-0528, v3.1: the markers of V2.5 and V3, and of the models that reason; plain: nothing; auto: what the model's chat template says, "
                                         "plain without one" };
+}
+
+static const char *const switches[] = { "auto", "on", "off", NULL };
+struct cli_option cli_thinking_option(struct cli_chat *given) {
+    return (struct cli_option){ "thinking", 0, "WHETHER", CLI_CHOICE, &given->thinking, .choices = switches, .help = "is the model to reason before it answers? For models that can do either (v3.1); auto: what its template does, which is off" };
 }
 
 struct cli_option cli_system_option(struct cli_chat *given) {
@@ -27,9 +32,14 @@ enum status cli_chat_style(const struct cli_chat *given, const char *folder, con
     }
     status = chat_style_make(style, format, tokenizer, (int32_t)config->bos_token_id, error);
     if (status) return error_prefix(error, "--chat-format");
-    if (style->begin >= config->vocab_size || style->end >= config->vocab_size)
-        return error_set(error, STATUS_INVALID, "%s: chat format %s needs token %d of the tokenizer, expected at most %lld (the model's vocabulary)", folder, chat_format_name(format),
-                         style->begin > style->end ? style->begin : style->end, (long long)config->vocab_size - 1);
+    int32_t largest = style->begin > style->end ? style->begin : style->end;
+    for (int i = 0; i < CHAT_TOKENS; i++)
+        if (style->tokens[i] > largest) largest = style->tokens[i];
+    if (largest >= config->vocab_size)
+        return error_set(error, STATUS_INVALID, "%s: chat format %s needs token %d of the tokenizer, expected at most %lld (the model's vocabulary)", folder, chat_format_name(format), largest, (long long)config->vocab_size - 1);
+    if (given->thinking && !chat_has_switch(style))
+        return error_set(error, STATUS_INVALID, "--thinking: chat format %s of this model %s", chat_format_name(format), chat_has_reasoning(style) ? "always reasons" : "does not reason");
+    style->thinking = given->thinking == 1;
     if (given->system && !chat_has_roles(style))
         return error_set(error, STATUS_INVALID, "--system: found a text, and chat format %s of this model has no place for one", chat_format_name(format));
     if (given->system && format == CHAT_V1 && strcmp(config->model_type, "deepseek_v2") != 0 && !quiet)

@@ -8,7 +8,9 @@
 struct cli_chat {
     int choice;              /* option --chat-format */
     const char *system;      /* option --system; NULL: none */
+    int thinking;            /* option --thinking: 1 on, 2 off, 0 not given */
 };
+struct cli_option cli_thinking_option(struct cli_chat *given);
 struct cli_option cli_chat_format_option(struct cli_chat *given);
 struct cli_option cli_system_option(struct cli_chat *given);
 

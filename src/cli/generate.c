@@ -77,7 +77,7 @@ static enum status wrong_prompt(const char *origin, const char *prompt, size_t s
 /* A message as ids, with what its format puts around it. When the context is full, all of that stays before what goes on, where it takes less than half of the context. */
 static enum status encode_message(struct job *job, const struct config *config, const char *text, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error) {
     const char *system = job->request->chat_options.system;
-    const struct chat_message messages[] = { { CHAT_SYSTEM, system, system ? strlen(system) : 0 }, { CHAT_USER, text, size } };
+    const struct chat_message messages[] = { { .role = CHAT_SYSTEM, .text = system, .size = system ? strlen(system) : 0 }, { .role = CHAT_USER, .text = text, .size = size } };
     enum status status = chat_encode(&job->style, messages + !system, 1 + (system != NULL), true, true, ids, replaced, error);
     job->options.keep = ids->count;
     job->options.shift = ids->count < config->max_position_embeddings / 2;

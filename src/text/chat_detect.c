@@ -1,7 +1,8 @@
 /* Which chat format a model folder asks for (chat.h; spec/formats.md, the table of section 3).
  *
  * chat_template is a Jinja program, and nothing here runs it. What it writes is in its string literals and between its tags: v1's is one that has v1's literals and no others, nothing but blanks between
- * its tags, and no filters, calls or loop variables, which could change what a literal becomes. */
+ * its tags, and no filters, calls or loop variables, which could change what a literal becomes. Those of V2.5 to V3.1 are long programs; they are known by their markers: every literal is made of the format's markers and
+ * words, as far as it is not about lists of tools (which `chat` has none of), and the ones that a format must write are there. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,7 +13,7 @@
 #include "text/tokenizer_parts.h"
 
 #define TEMPLATE_LIMIT ((size_t)1 << 20)   /* bytes */
-#define LITERAL_MAX 32                     /* bytes of the literals that a known template has */
+#define LITERAL_MAX 256                    /* bytes of the literals that a known template has */
 
 static bool holds(const char *text, size_t size, const char *word) { return memmem(text, size, word, strlen(word)) != NULL; }
 
@@ -72,7 +73,7 @@ static bool is_v1(const char *text, size_t size) {
             bool whole;
             at += read_literal(text + at, size - at, value, &whole);
             if (!whole) return false;
-            int word = index_of(words_v1, sizeof words_v1 / sizeof *words_v1, value);
+            const int word = index_of(words_v1, sizeof words_v1 / sizeof *words_v1, value);
             if (word >= 0) seen |= 1u << word;
             else if (index_of(keys, sizeof keys / sizeof *keys, value) < 0) return false;
         } else {
@@ -82,23 +83,100 @@ static bool is_v1(const char *text, size_t size) {
     return !within && seen == (1u << sizeof words_v1 / sizeof *words_v1) - 1 && holds(text, size, "eos_token") && holds(text, size, "add_generation_prompt") && is_plain_program(text, size);
 }
 
+/* ---- templates with markers ------------------------------------------------------------------------------------------------------- */
+
+static const char *const marker_keys[] = { "", "role", "content", "system", "user", "assistant", "tool", "tool_calls", "type", "function", "name", "arguments", "prefix" };
+static const char *const marker_words[] = { "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "```json", "```" };
+
+/* What the literals of a template hold. */
+struct literals { bool seen[CHAT_TOKENS], end, opens_think, odd; };
+
+/* Bytes of the marker or word that text begins with, 0: none; *token: which marker. */
+static size_t word_at(const char *text, int *token) {
+    for (*token = 0; *token < CHAT_TOKENS; ++*token)
+        if (strncmp(text, chat_token_name(*token), strlen(chat_token_name(*token))) == 0) return strlen(chat_token_name(*token));
+    for (size_t i = 0; i < sizeof marker_words / sizeof *marker_words; i++)
+        if (strncmp(text, marker_words[i], strlen(marker_words[i])) == 0) return strlen(marker_words[i]);
+    return *text == '\n';
+}
+
+/* A line end beside USR or AST is another format's, but for the one behind <think> in the prompt of R1. */
+static bool is_known_literal(struct literals *found, const char *value, const char *text, size_t size) {
+    const bool turn = strstr(value, "<｜User｜>") || strstr(value, "<｜Assistant｜>");
+    size_t step;
+    if (strcmp(value, "\n\n") == 0) return holds(text, size, "is_first_sp");   /* between system texts */
+    if (strcmp(value, "\n") == 0) return holds(text, size, "```json");
+    if (strcmp(value, "<｜Assistant｜><think>\n") == 0 || strcmp(value, "<think>\n") == 0) found->opens_think = found->seen[CHAT_TOKEN_ASSISTANT] = true;
+    else if (turn && strchr(value, '\n')) return false;
+    for (const char *at = value; *at; at += step) {
+        int token;
+        if ((step = word_at(at, &token)) == 0) return false;
+        if (token < CHAT_TOKENS) found->seen[token] = true;
+        found->end |= strncmp(at, "<｜end▁of▁sentence｜>", step) == 0;
+    }
+    return true;
+}
+
+static void read_literals(struct literals *found, const char *text, size_t size) {
+    const bool tools = holds(text, size, "tools");
+    bool within = false;
+    *found = (struct literals){ .end = holds(text, size, "eos_token") };
+    for (size_t at = 0; at < size && !found->odd;) {
+        const char c = text[at], next = at + 1 < size ? text[at + 1] : '\0';
+        if (!within) {
+            within = c == '{' && (next == '{' || next == '%');
+            found->odd = !within && !strchr(" \t\r\n", c ? c : 'x');
+            at += within ? 2 : 1;
+        } else if ((c == '}' || c == '%') && next == '}') {
+            within = false;
+            at += 2;
+        } else if (c == '\'' || c == '"') {
+            char value[LITERAL_MAX + 1] = "";
+            bool whole;
+            const size_t length = read_literal(text + at, size - at, value, &whole);
+            const bool key = whole && index_of(marker_keys, sizeof marker_keys / sizeof *marker_keys, value) >= 0;
+            const bool turn = holds(text + at, length, "<｜User｜>") || holds(text + at, length, "<｜Assistant｜>");
+            if (!key && (!whole || !is_known_literal(found, value, text, size))) found->odd = !tools || turn;
+            at += length;
+        } else {
+            at++;
+        }
+    }
+    found->odd |= within;
+}
+
+/* CHAT_PLAIN: none of them. */
+static enum chat_format format_of_markers(const char *text, size_t size) {
+    struct literals found;
+    read_literals(&found, text, size);
+    const bool think = found.seen[CHAT_TOKEN_THINK], closes = found.seen[CHAT_TOKEN_THINK_END], split = holds(text, size, "split(");
+    if (found.odd || !found.end || !found.seen[CHAT_TOKEN_USER] || !found.seen[CHAT_TOKEN_ASSISTANT] || !holds(text, size, "add_generation_prompt")) return CHAT_PLAIN;
+    if (holds(text, size, "thinking")) return think && closes && split && !found.opens_think ? CHAT_V3_1 : CHAT_PLAIN;
+    if (found.opens_think) return closes && split ? CHAT_R1 : CHAT_PLAIN;
+    if (closes) return !think && split ? CHAT_R1_0528 : CHAT_PLAIN;
+    return think ? CHAT_PLAIN : CHAT_V3;
+}
+
 enum status chat_format_of_template(enum chat_format *format, const char *text, size_t size, const char *origin, struct error *error) {
-    static const struct { const char *mark, *of; } known[] = {   /* the first one counts */
-        { "<｜System｜>", "DeepSeek-V4.1 (it writes <｜System｜>)" },
-        { "｜DSML｜", "DeepSeek-V3.2 or V4 (it writes ｜DSML｜)" },
-        { "thinking", "DeepSeek-V3.1 (it has a variable `thinking`)" },
-        { "think>", "DeepSeek-R1 (it knows <think>)" },
-        { "<｜User｜>", "DeepSeek-V2.5 or V3 (it writes <｜User｜>)" },
-        { "### Instruction:", "DeepSeek-Coder V1 (it writes ### Instruction:)" },
+    static const struct { const char *mark, *of; bool like; } known[] = {   /* the first one counts; `like`: there is a format for it, and the template writes something else */
+        { "<｜System｜>", "DeepSeek-V4.1 (it writes <｜System｜>)", false },
+        { "｜DSML｜", "DeepSeek-V3.2 or V4 (it writes ｜DSML｜)", false },
+        { "thinking", "DeepSeek-V3.1 (it has a variable `thinking`)", true },
+        { "think>", "DeepSeek-R1 (it knows <think>)", true },
+        { "<｜User｜>", "DeepSeek-V2.5 or V3 (it writes <｜User｜>)", true },
+        { "### Instruction:", "DeepSeek-Coder V1 (it writes ### Instruction:)", false },
     };
     *format = CHAT_PLAIN;
     if (is_v1(text, size)) {
         *format = CHAT_V1;
         return STATUS_OK;
     }
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (holds(text, size, known[i].mark)) return error_set(error, STATUS_UNSUPPORTED, "%s: the chat template is that of %s, expected that of V1 and V2 (User: ... Assistant:)", origin, known[i].of);
-    return error_set(error, STATUS_UNSUPPORTED, "%s: the chat template is not known, expected that of V1 and V2 (User: ... Assistant:)", origin);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (!holds(text, size, known[i].mark)) continue;
+        if (known[i].like && (*format = format_of_markers(text, size)) != CHAT_PLAIN) return STATUS_OK;
+        return error_set(error, STATUS_UNSUPPORTED, "%s: the chat template is %s %s, expected one of V1 to V3.1", origin, known[i].like ? "like that of" : "that of", known[i].of);
+    }
+    return error_set(error, STATUS_UNSUPPORTED, "%s: the chat template is not known, expected one of V1 to V3.1", origin);
 }
 
 /* ---- a folder -------------------------------------------------------------------------------------------------------------------- */
@@ -147,6 +225,6 @@ enum status chat_format_detect(enum chat_format *format, const char *folder, con
     enum status status = tokenizer->config ? format_of_config(format, tokenizer, config, &found, error) : STATUS_OK;
     if (status || found) return status;
     if (file_is_folder(encoder) || (model_type && strcmp(model_type, "deepseek_v4") == 0))
-        return error_set(error, STATUS_UNSUPPORTED, "%s: prompts of DeepSeek-V3.2 and V4 are made by a program (encoding/), expected a model with the chat template of V1 and V2", folder);
+        return error_set(error, STATUS_UNSUPPORTED, "%s: prompts of DeepSeek-V3.2 and V4 are made by a program (encoding/), expected a model with the chat template of V1 to V3.1", folder);
     return STATUS_OK;
 }

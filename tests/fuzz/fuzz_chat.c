@@ -61,7 +61,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     int64_t count = 0, ends = 0, systems = 0;
     for (size_t at = 1; at + 2 <= size && count < CHAT_FUZZ_MESSAGES; count++) {
         size_t length = data[at + 1] < size - at - 2 ? data[at + 1] : size - at - 2;
-        messages[count] = (struct chat_message){ (enum chat_role)(data[at] % 3), length ? (const char *)data + at + 2 : NULL, length };
+        messages[count] = (struct chat_message){ .role = (enum chat_role)(data[at] % 3), .text = length ? (const char *)data + at + 2 : NULL, .size = length };
         at += 2 + length;
     }
     for (int64_t i = 0; i < count; i++) {
