@@ -119,6 +119,37 @@ static int64_t found_step(struct optimizer *o, int *damaged) {
     return step;
 }
 
+/* Moments in bf16 are kept as they are; a checkpoint with moments of the other type is refused, and changes nothing. */
+static void moments_in_bf16_come_back(void **state) {
+    (void)state;
+    static const struct optimizer_settings settings = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .moments = DTYPE_BF16 };
+    struct optimizer *o, *other = make_optimizer();
+    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error), STATUS_OK);
+    assert_true(optimizer_bytes(list, PARAMETERS, DTYPE_BF16) == 2 * (704 + 64) && optimizer_bytes(list, PARAMETERS, DTYPE_F32) == 2 * (1408 + 64));
+    uint16_t *moments = o->pages;
+    for (size_t i = 0; i < o->page_bytes / 2; i++) moments[i] = (uint16_t)(i * 40503 % 0x7F00);   /* finite */
+    struct checkpoint_state state_of_step = { .step = 5, .config = json_object() };
+    assert_int_equal(checkpoint_save(checkpoints, &state_of_step, o, 2, &error), STATUS_OK);
+    struct checkpoint c;
+    assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
+    memset(o->pages, 0, o->page_bytes);
+    assert_int_equal(checkpoint_read(&c, o, &error), STATUS_OK);
+    const uint16_t *m[2] = { o->m[0], o->m[1] }, *v[2] = { o->v[0], o->v[1] };
+    for (int p = 0; p < 2; p++)
+        for (int64_t k = 0; k < list[p]->count; k++) {
+            assert_int_equal(m[p][k], (size_t)(m[p] - moments + k) * 40503 % 0x7F00);
+            assert_int_equal(v[p][k], (size_t)(v[p] - moments + k) * 40503 % 0x7F00);
+        }
+    fill(other, 77);
+    assert_int_equal(checkpoint_read(&c, other, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "tensor model.a.weight.exp_avg: found BF16 [70, 5], expected F32 with 350 elements"));
+    assert_true(holds(other, 77));
+    checkpoint_release(&c);
+    json_decref(state_of_step.config);
+    optimizer_destroy(other);
+    optimizer_destroy(o);
+}
+
 static void everything_comes_back(void **state) {
     (void)state;
     struct optimizer *o = make_optimizer();
@@ -297,6 +328,7 @@ static void a_full_disk_loses_nothing(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(everything_comes_back, empty_folder),
+        cmocka_unit_test_setup(moments_in_bf16_come_back, empty_folder),
         cmocka_unit_test_setup(the_last_ones_are_kept, empty_folder),
         cmocka_unit_test_setup(damage_falls_back, empty_folder),
         cmocka_unit_test_setup(a_renamed_checkpoint_is_not_believed, empty_folder),
