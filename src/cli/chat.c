@@ -13,6 +13,7 @@
 
 #include "cli/chat_format.h"
 #include "cli/chat_input.h"
+#include "cli/chat_show.h"
 #include "cli/cli.h"
 #include "cli/sampling.h"
 #include "io/json.h"
@@ -31,6 +32,8 @@ struct turn {
     char *message, *answer;
     size_t message_size, answer_size;
     struct token_list answer_ids;  /* what the model chose */
+    struct chat_parser parsed;     /* of formats with markers: the answer, taken apart; `answer` is its text */
+    bool thinking;                 /* the prompt asked for reasoning */
     bool as_text;                  /* the answer came from a file, without ids */
     bool finished;                 /* the answer met its end: nothing goes on */
     int64_t start, answer_start;   /* where the message and its answer begin in ids; -1: that has left the context */
@@ -89,11 +92,13 @@ static void close_line(struct chat *chat) {
 /* ---- the history ------------------------------------------------------------------------------------------------------------------ */
 
 static bool has_roles(const struct chat *chat) { return chat_has_roles(&chat->style); }
+static bool has_markers(const struct chat *chat) { return chat_has_tools(&chat->style); }
 
 static void turn_free(struct turn *turn) {
     free(turn->message);
     free(turn->answer);
     token_list_free(&turn->answer_ids);
+    chat_parser_free(&turn->parsed);
 }
 
 static struct turn *last_turn(struct chat *chat) { return chat->turn_count ? &chat->turns[chat->turn_count - 1] : NULL; }
@@ -108,16 +113,25 @@ static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, st
         { .role = CHAT_USER, .text = turn->message, .size = turn->message_size },
         { .role = CHAT_ASSISTANT, .text = turn->answer, .size = turn->answer_size },
     };
+    struct chat_style style = chat->style;
+    style.thinking = turn->thinking;
     turn->start = ids->count;
-    enum status status = chat_encode(&chat->style, messages + !system, 1 + system, first, true, ids, replaced, error);
+    enum status status = chat_encode(&style, messages + !system, 1 + system, first, true, ids, replaced, error);
     turn->answer_start = ids->count;
     if (status) return status;
+    if (!last && !turn->as_text && chat_has_reasoning(&chat->style)) {   /* without its reasoning: what stands in front of an answer without any, then the model's own ids */
+        const struct chat_message empty[] = { messages[0], messages[1], { .role = CHAT_ASSISTANT } };
+        ids->count = turn->start;
+        status = chat_encode(&style, empty + !system, 2 + system, first, true, ids, NULL, error);
+        turn->answer_start = ids->count;
+        cut = turn->parsed.kept;
+    }
     if (turn->as_text && has_roles(chat)) {   /* message and answer are one text: what was encoded is only the place where the answer begins */
         ids->count = turn->start;
-        return chat_encode(&chat->style, messages + !system, 2 + system, first, last, ids, NULL, error);
+        return chat_encode(&style, messages + !system, 2 + system, first, last, ids, NULL, error);
     }
     if (turn->as_text) return chat_encode(&chat->style, messages + 2, 1, false, true, ids, NULL, error);
-    if (turn->answer_ids.count > cut) status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
+    if (!status && turn->answer_ids.count > cut) status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
     if (!status && !last && chat->style.end >= 0) status = token_list_push(ids, chat->style.end, error);
     return status;
 }
@@ -244,7 +258,7 @@ static enum status keep_system(struct chat *chat, const char *text, size_t size,
 
 /* Adds a turn that the model has not seen yet. Nothing has changed on failure. */
 static enum status push_turn(struct chat *chat, const char *message, size_t size, uint64_t *replaced, struct error *error) {
-    struct turn turn = { .message = malloc(size + 1), .message_size = size };
+    struct turn turn = { .message = malloc(size + 1), .message_size = size, .thinking = chat->style.thinking };
     struct turn *larger = realloc(chat->turns, (size_t)(chat->turn_count + 1) * sizeof *larger);
     if (larger) chat->turns = larger;
     if (!larger || !turn.message) {
@@ -273,7 +287,17 @@ static enum status add_turn(struct chat *chat, const char *message, size_t size,
 /* ---- answers ---------------------------------------------------------------------------------------------------------------------- */
 
 /* An answer that is being made. */
-struct making { struct chat *chat; struct turn *turn; const struct generation *item; int64_t shifts; /* that were told */ struct error error; enum status status; };
+struct making {
+    struct chat *chat;
+    struct turn *turn;
+    const struct generation *item;
+    int64_t shifts;                /* that were told */
+    struct chat_parser parser;     /* of formats with markers */
+    struct chat_show show;
+    size_t released;               /* bytes that the parser may have seen */
+    struct error error;
+    enum status status;
+};
 
 static bool after_pass(void *context, int64_t rows) {
     struct chat *chat = ((struct making *)context)->chat;
@@ -296,6 +320,13 @@ static bool after_text(void *context, int index, const char *text, size_t size) 
     struct making *making = context;
     struct chat *chat = making->chat;
     (void)index;
+    if (has_markers(chat)) {
+        making->released += size;
+        making->status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count, making->released, false, &making->error);
+        chat_show_text(&making->show, &making->parser);
+        chat->line_open = making->show.line_open;
+        return cli_output_flush() && !making->status;
+    }
     size_t skip = making->turn->answer_size == 0 && text == making->item->text ? chat_answer_skip(&chat->style, text, size) : 0;
     if (size > skip) {
         fwrite(text + skip, 1, size - skip, stdout);
@@ -332,12 +363,49 @@ static enum status keep_answer(struct turn *turn, const char *text, size_t size,
     return STATUS_OK;
 }
 
+/* The answer up to now is what a new parser holds, and is not shown again. */
+static enum status begin_parser(struct making *making, struct error *error) {
+    struct chat_style style = making->chat->style;
+    style.thinking = making->turn->thinking;
+    chat_parser_begin(&making->parser, &style);
+    making->parser.style = &making->chat->style;
+    enum status status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count, SIZE_MAX, false, error);
+    chat_show_begin(&making->show, &making->parser);
+    making->released = making->parser.visible;
+    return status;
+}
+
+/* All of the answer, of which a stop string leaves the bytes before it. */
+static enum status end_parser(struct making *making, int64_t count, size_t before, struct error *error) {
+    struct chat_parser *parser = &making->parser;
+    struct turn *turn = making->turn;
+    const size_t limit = making->item->finish == FINISH_STOP ? before + making->item->text_size : SIZE_MAX;
+    enum status status = chat_parser_take(parser, turn->answer_ids.ids, count, limit, true, error);
+    if (status) return status;
+    chat_show_end(&making->show, parser);
+    making->chat->line_open = making->show.line_open;
+    turn->answer_size = 0;
+    status = keep_answer(turn, parser->content.text, parser->content.size, error);
+    chat_parser_free(&turn->parsed);
+    turn->parsed = *parser;
+    *parser = (struct chat_parser){ 0 };
+    return status;
+}
+
 static enum status make_answer(struct chat *chat, struct turn *turn, struct error *error) {
     struct making making = { .chat = chat, .turn = turn };
     const struct generation_watch watch = { .context = &making, .pass = after_pass, .token = after_token, .text = after_text, .full = has_roles(chat) ? after_full : NULL };
     const int64_t start = turn->answer_ids.count;
     chat->options.max_tokens = chat->count;
     chat->options.keep = beginning(chat, &chat->ids);
+    if (has_markers(chat)) {
+        enum status status = begin_parser(&making, error);
+        if (status) {
+            chat_parser_free(&making.parser);
+            return status;
+        }
+    }
+    const size_t shown = making.released;
     struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt + (chat->forgotten << 32) };
     making.item = &item;
     chat->answering = false;
@@ -348,7 +416,9 @@ static enum status make_answer(struct chat *chat, struct turn *turn, struct erro
     chat->ids = item.ids;   /* what the sequence holds the first of */
     item.ids = (struct token_list){ 0 };
     if (!status && making.status) status = error_set(error, making.status, "%s", making.error.message);
-    if (!status) {
+    if (!status && has_markers(chat)) {
+        status = end_parser(&making, start + item.text_tokens, shown, error);
+    } else if (!status) {
         size_t skip = turn->answer_size ? 0 : chat_answer_skip(&chat->style, item.text, item.text_size);
         status = keep_answer(turn, item.text + skip, item.text_size - skip, error);
     }
@@ -356,6 +426,7 @@ static enum status make_answer(struct chat *chat, struct turn *turn, struct erro
     turn->answer_ids.count = start + (status ? 0 : item.text_tokens);   /* what ended the answer is no part of it */
     if (chat->trimmed > turn->answer_ids.count) chat->trimmed = turn->answer_ids.count;
     generation_release(&item);
+    chat_parser_free(&making.parser);
     struct error second;
     struct token_list ids = { 0 };
     enum status seen = render(chat, &ids, &second);
@@ -441,6 +512,8 @@ static void command_retry(struct chat *chat, const char *rest) {
     turn->answer_size = 0;
     turn->answer_ids.count = 0;
     turn->as_text = turn->finished = false;
+    turn->thinking = chat->style.thinking;
+    chat_parser_free(&turn->parsed);
     turn->attempt++;
     chat->trimmed = 0;
     if (changed(chat)) answer(chat);
@@ -501,6 +574,20 @@ static void command_set(struct chat *chat, const char *rest) {
     if (status) complain(chat, &error);
 }
 
+static void command_think(struct chat *chat, const char *rest) {
+    struct error error;
+    const bool on = strcmp(rest, "on") == 0;
+    if (!chat_has_switch(&chat->style))
+        error_set(&error, STATUS_INVALID, "/think: chat format %s %s", chat_format_name(chat->style.format), chat_has_reasoning(&chat->style) ? "always reasons" : "does not reason");
+    else if (!on && strcmp(rest, "off") != 0) error_set(&error, STATUS_INVALID, "/think: found `%s`, expected on or off", rest);
+    else {
+        chat->style.thinking = on;
+        say(chat, "The model %s before it answers.", on ? "reasons" : "does not reason");
+        return;
+    }
+    complain(chat, &error);
+}
+
 static void put_text(struct chat *chat, const char *text, size_t size) {
     if (!size) return;
     char *sound = utf8_repair(text, size, &size, NULL);
@@ -522,8 +609,11 @@ static void command_show(struct chat *chat, const char *rest) {
     (void)rest;
     if (chat->system) put_part(chat, "System: ", chat->system, chat->system_size);
     for (int64_t i = 0; i < chat->turn_count; i++) {
+        const struct chat_parser *parsed = &chat->turns[i].parsed;
         put_part(chat, "User: ", chat->turns[i].message, chat->turns[i].message_size);
+        if (parsed->reasoning.size) put_part(chat, "Thinking: ", parsed->reasoning.text, parsed->reasoning.size);
         put_part(chat, "Assistant: ", chat->turns[i].answer, chat->turns[i].answer_size);
+        for (int64_t k = 0; k < parsed->call_count; k++) chat_show_call(&parsed->calls[k]);
     }
     close_line(chat);
     say(chat, "%lld message%s, %lld of %lld tokens", (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s", (long long)chat->ids.count, (long long)chat->sequence->capacity);
@@ -545,6 +635,7 @@ static void command_save(struct chat *chat, const char *rest) {
     enum status status = *rest ? STATUS_OK : error_set(&error, STATUS_INVALID, "/save: found no name, expected a file to write");
     for (int64_t i = 0; i < chat->turn_count; i++) {
         const struct turn *turn = &chat->turns[i];
+        if (turn->parsed.call_count) say(chat, "Message %lld: the answer's calls of tools are not saved.", (long long)i + 1);
         json_array_append_new(turns, json_pack("{s:o,s:o}", "message", json_text(turn->message, turn->message_size), "answer", json_text(turn->answer, turn->answer_size)));
     }
     if (!status) status = root && json_array_size(turns) == (size_t)chat->turn_count ? json_save_path(root, rest, &error) : error_set(&error, STATUS_NO_MEMORY, "%s: no memory", rest);
@@ -623,6 +714,7 @@ static const struct { const char *name, *arguments, *help; void (*run)(struct ch
     { "/retry", "", "answer the last message again, with other random numbers", command_retry },
     { "/edit", "[TEXT]", "change the last message, and answer it again", command_edit },
     { "/reset", "", "begin anew", command_reset },
+    { "/think", "on|off", "reason before the next answers, or not", command_think },
     { "/save", "FILE", "write the conversation to a file", command_save },
     { "/load", "FILE", "go on with a conversation that was saved", command_load },
     { "/set", "[NAME=VALUE]", "a value from now on (/set alone lists them)", command_set },
@@ -770,6 +862,7 @@ int command_chat(int argc, char **argv) {
         cli_sampling_option(&request.sampling, CLI_STOP),
         cli_chat_format_option(&request.chat_options),
         cli_system_option(&request.chat_options),
+        cli_thinking_option(&request.chat_options),
         { "history", 0, "FILE", CLI_STRING, &request.history, .help = "read the line editor's history from this file and write it there at the end; without it nothing is kept" },
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
@@ -789,8 +882,8 @@ int command_chat(int argc, char **argv) {
                     "deepseek chat MODEL --system 'Answer in one sentence.'\n"
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"
                     "printf 'Once upon a time\\n\\n/show\\n' | deepseek chat MODEL -n 40\n",
-        .notes = "Commands: /undo /retry /edit /reset /save FILE /load FILE /set NAME=VALUE /show\n"
-                 "/help /quit. An empty line lets the model go on. A line that ends with \\ goes on\n"
+        .notes = "Commands: /undo /retry /edit /reset /think on|off /save FILE /load FILE\n"
+                 "/set NAME=VALUE /show /help /quit. An empty line lets the model go on. A line that ends with \\ goes on\n"
                  "in the next; lines between two lines of \"\"\" are one text.\n",
         .operands = operands,
         .options = options,

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "cli/chat_format.h"
+#include "cli/chat_show.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
 #include "cli/sampling.h"
@@ -28,6 +29,9 @@ struct job {
     struct model *model;
     struct tokenizer *tokenizer;       /* text prompts only */
     struct chat_style style;           /* plain but with --chat */
+    struct chat_parser parser;         /* of the answer that appears, in formats with markers */
+    struct chat_show show;
+    size_t released;                   /* bytes of it that were given */
     char *prompt;                      /* the prompt as it was read, repaired */
     size_t prompt_size;
     struct generation_defaults defaults;
@@ -166,10 +170,32 @@ static void close_line(struct job *job) {
 /* Bytes at the beginning of a text that are the format's. */
 static size_t skip_of(const struct job *job, const char *text, size_t size) { return job->request->chat ? chat_answer_skip(&job->style, text, size) : 0; }
 
+/* Are answers taken apart? */
+static bool has_parts(const struct job *job) { return job->request->chat && chat_has_tools(&job->style); }
+
+/* What of an answer belongs to the text as generation cut it: no end of text, nothing behind a stop string. */
+static enum status parse_answer(const struct job *job, struct chat_parser *parser, const struct generation *item, struct error *error) {
+    const size_t limit = item->finish == FINISH_STOP ? item->text_size : SIZE_MAX;
+    if (!parser->style) chat_parser_begin(parser, &job->style);
+    return chat_parser_take(parser, item->ids.ids + item->prompt, item->text_tokens, limit, true, error);
+}
+
 /* The first text appears as it is written; further samples follow it. */
 static bool after_text(void *context, int index, const char *text, size_t size) {
     struct job *job = context;
     if (index > 0) return true;
+    if (has_parts(job)) {
+        const struct generation *item = &job->items[0];
+        struct error error;
+        if (!job->begun) chat_parser_begin(&job->parser, &job->style);
+        if (!job->begun) chat_show_begin(&job->show, &job->parser);
+        job->begun = true;
+        job->released += size;
+        enum status status = chat_parser_take(&job->parser, item->ids.ids + item->prompt, item->ids.count - item->prompt, job->released, false, &error);
+        chat_show_text(&job->show, &job->parser);
+        job->line_open = job->show.line_open;
+        return !status && cli_output_flush();
+    }
     size_t skip = job->begun ? 0 : skip_of(job, text, size);
     job->begun = true;
     put_text(job, text + skip, size - skip);
@@ -208,6 +234,33 @@ static void print_drafts(const struct generation *item) {
     putchar(']');
 }
 
+static void print_part(const char *name, const struct chat_text *text) {
+    printf("\"%s\": ", name);
+    json_put_string(stdout, text->size ? text->text : "", text->size);
+}
+
+/* "reasoning": TEXT, "content": TEXT, "tool_calls": [{"name": TEXT, "arguments": TEXT}, ...] */
+static void print_parts(const struct job *job, const struct generation *item) {
+    struct chat_parser parser = { 0 };
+    struct error error;
+    if (parse_answer(job, &parser, item, &error) == STATUS_OK) {
+        printf(", ");
+        print_part("reasoning", &parser.reasoning);
+        printf(", ");
+        print_part("content", &parser.content);
+        printf(", \"tool_calls\": [");
+        for (int64_t i = 0; i < parser.call_count; i++) {
+            printf(i ? ", {" : "{");
+            print_part("name", &parser.calls[i].name);
+            printf(", ");
+            print_part("arguments", &parser.calls[i].arguments);
+            putchar('}');
+        }
+        putchar(']');
+    }
+    chat_parser_free(&parser);
+}
+
 static void print_json(const struct job *job, const struct generation *item) {
     size_t skip = skip_of(job, item->text, item->text_size);
     printf("{\"text\": ");
@@ -222,6 +275,7 @@ static void print_json(const struct job *job, const struct generation *item) {
     } else {
         json_put_string(stdout, item->text + skip, item->text_size - skip);
     }
+    if (has_parts(job)) print_parts(job, item);
     printf(", \"ids\": ");
     print_ids(item);
     printf(", \"stopped\": \"%s\"", finish_name(item->finish));
@@ -263,6 +317,20 @@ static void print_logprob_table(const struct job *job, const struct generation *
 
 static void print_title(const struct job *job, int index) { printf("--- sample %d of %d\n", index + 1, job->count); }
 
+/* The rest of an answer of which the beginning may have appeared. */
+static void print_rest(struct job *job, struct chat_parser *parser, struct chat_show *show, const struct generation *item) {
+    struct error error;
+    if (!parser->style) {
+        chat_parser_begin(parser, &job->style);
+        chat_show_begin(show, parser);
+    }
+    if (parse_answer(job, parser, item, &error) == STATUS_OK) chat_show_end(show, parser);
+    else cli_fail(&error);
+    job->line_open = show->line_open;
+    chat_parser_free(parser);
+    parser->style = NULL;
+}
+
 /* What was not printed on the way: all as JSON, or log-probabilities and samples after the first. */
 static void print_results(struct job *job) {
     if (!job->tokenizer) {
@@ -279,6 +347,7 @@ static void print_results(struct job *job) {
         }
         printf(job->count > 1 ? "]\n" : "\n");
     } else {
+        if (has_parts(job)) print_rest(job, &job->parser, &job->show, &job->items[0]);
         close_line(job);
         for (int i = 0; i < job->count; i++) {
             const struct generation *item = &job->items[i];
@@ -286,7 +355,10 @@ static void print_results(struct job *job) {
                 print_title(job, i);
                 if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
                 size_t skip = skip_of(job, item->text, item->text_size);
-                put_text(job, item->text + skip, item->text_size - skip);
+                struct chat_parser parser = { 0 };
+                struct chat_show show;
+                if (has_parts(job)) print_rest(job, &parser, &show, item);
+                else put_text(job, item->text + skip, item->text_size - skip);
                 close_line(job);
             }
             if (item->logprobs) print_logprob_table(job, item);
@@ -322,6 +394,7 @@ static void job_free(struct job *job) {
     }
     free(job->items);
     free(job->prompt);
+    chat_parser_free(&job->parser);
     sampler_destroy(job->sampler);
     engine_destroy(job->engine);
     model_destroy(job->model);
@@ -440,6 +513,7 @@ static int check_request(const struct request *request) {
     if (request->chat && request->echo) return cli_wrong("--echo is for texts that are continued, not for --chat");
     if (request->chat && request->special) return cli_wrong("--special is for texts that are continued: a message of --chat holds no special tokens");
     if (!request->chat && request->chat_options.system) return cli_wrong("--system is for --chat");
+    if (!request->chat && request->chat_options.thinking) return cli_wrong("--thinking is for --chat");
     if (!request->chat && request->chat_options.choice) return cli_wrong("--chat-format is for --chat");
     return CLI_GO_ON;
 }
@@ -472,6 +546,7 @@ int command_generate(int argc, char **argv) {
         { "chat", 0, NULL, CLI_FLAG, &request.chat, .help = "the prompt is a message to a chat model, and what is printed is its answer; a line end at the end of a file or of standard input is no part of it" },
         cli_chat_format_option(&request.chat_options),
         cli_system_option(&request.chat_options),
+        cli_thinking_option(&request.chat_options),
         { "special", 0, NULL, CLI_FLAG, &request.special, .help = "special tokens written in the prompt (<|endoftext|> and the like) are those tokens; else they are plain text" },
         { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of them" },
         { "echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation" },
