@@ -19,7 +19,7 @@ static struct tensor *ffn_forward(struct forward *pass, const struct layer *laye
     op_linear(pass->graph, x, (struct parameter *[]){ffn->gate, ffn->up}, 2, gate_up);
     struct tensor *h = op_swiglu(pass->graph, gate_up[0], gate_up[1]);
     for (int i = 0; i < 2 && h; i++) gate_up[i]->compression = model_compression(pass->model, COMPRESS_E4M3);
-    if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+    if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;   /* of what was rounded, whatever else is computed again */
     op_linear(pass->graph, h, (struct parameter *[]){ffn->down}, 1, &y);
     return y;
 }

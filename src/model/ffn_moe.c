@@ -111,7 +111,7 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
         op_linear(graph, x, (struct parameter *[]){moe->shared.gate, moe->shared.up}, 2, gate_up);
         struct tensor *h = op_swiglu(graph, gate_up[0], gate_up[1]);
         for (int i = 0; i < 2 && h; i++) gate_up[i]->compression = model_compression(pass->model, COMPRESS_E4M3);
-        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;
+        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;   /* of what was rounded, whatever else is computed again */
         op_linear(graph, h, (struct parameter *[]){moe->shared.down}, 1, &shared);
     }
     struct tensor *gate_up = op_experts_up(graph, x, &routed, &gate, moe->experts);
