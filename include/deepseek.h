@@ -139,7 +139,7 @@ typedef struct ds_model_options {
     int draft;     /* DS_DRAFT_* */
 } ds_model_options;
 
-/* Opens a Hugging Face folder (config.json, *.safetensors in F32, BF16 or F16, and, if there is one, tokenizer.json) for inference. options NULL: all defaults.
+/* Opens a Hugging Face folder (config.json, *.safetensors in F32, BF16, F16 or V3's FP8, and, if there is one, tokenizer.json) for inference. options NULL: all defaults.
  * Files are mapped: leave them as they are until ds_model_free (to replace one by renaming another over it is fine). DS_NOT_FOUND: no such folder, or a file or a tensor is missing;
  * DS_UNSUPPORTED: another architecture, another kind of tokenizer. */
 ds_status ds_model_load(ds_model **model, const char *folder, const ds_model_options *options, ds_error *error);
