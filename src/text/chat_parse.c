@@ -129,7 +129,7 @@ static enum status take_marker(struct chat_parser *parser, int marker, bool *kno
         parser->newline = parser->style->format != CHAT_V3_1;
         return STATUS_OK;
     case CHAT_TOKEN_THINK_END:
-        if (reasoning && parser->style->format != CHAT_V3_1) parser->kept = parser->seen + 1;   /* R1 keeps what follows the last one */
+        if (reasoning && parser->style->format != CHAT_V3_1 && parser->place == IN_TEXT && parser->call_count == 0) parser->kept = parser->seen + 1;   /* R1 keeps what follows the last one */
         if (!reasoning || parser->place != IN_TEXT || parser->closed) break;
         parser->kept = parser->seen + 1;
         parser->closed = parser->begun = true;
@@ -188,23 +188,28 @@ void chat_parser_free(struct chat_parser *parser) {
     *parser = (struct chat_parser){ .style = parser->style };
 }
 
+/* How many bytes put_raw will add. */
+static enum status measure(const struct chat_parser *parser, const char *bytes, size_t size, bool last, size_t *length, struct error *error) {
+    char small[256], *sound = small;
+    struct utf8_stream copy = parser->pending;
+    const size_t most = 3 * (copy.count + size);
+    if (most > sizeof small && !(sound = malloc(most))) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
+    *length = utf8_stream_put(&copy, size ? bytes : "", size, last, sound);
+    if (sound != small) free(sound);
+    return STATUS_OK;
+}
+
 /* One token. *fits: it goes not beyond the limit; else nothing has changed. */
 static enum status take_one(struct chat_parser *parser, int32_t id, size_t limit, bool *fits, struct error *error) {
-    size_t size = 0;
+    size_t size = 0, length;
     bool special = false, known = false;
     const char *piece = tokenizer_piece(parser->style->tokenizer, id, &size, &special);
     const int marker = marker_of(parser->style, id);
     const size_t room = limit - parser->visible;
     enum status status = STATUS_OK;
     if (!piece || special) size = 0;
-    *fits = parser->pending.count + size <= room;   /* bytes held back may become one U+FFFD, which is no shorter than they are */
-    if (!*fits && 3 * (parser->pending.count + size) > room) {
-        char *out = malloc(3 * (parser->pending.count + size) + 1);
-        struct utf8_stream copy = parser->pending;
-        if (!out) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
-        *fits = utf8_stream_put(&copy, piece ? piece : "", size, false, out) <= room;
-        free(out);
-    }
+    if ((status = measure(parser, marker >= 0 ? "" : piece, marker >= 0 ? 0 : size, marker >= 0, &length, error))) return status;
+    *fits = length + (marker >= 0 ? size : 0) <= room;
     if (!*fits) return STATUS_OK;
     if (marker >= 0) {
         status = put_raw(parser, "", 0, true, room, error);   /* what was held back is unfinished for good */
