@@ -65,6 +65,95 @@ head -c 2500 /dev/zero | tr '\0' a >"$T/half"
 check 'a message of more than half of the context' 0 '*' 'warning: the context of 4096 tokens is full, and the message takes more than half of it: the answer ends here$' $D generate "$CHAT" --chat -f "$T/half" -n 3000 $E
 expect 'a message of more than half of the context: the answer up to there' [ "$(wc -m <"$T/out")" -eq $((4096 - 2518 + 2)) ]   # "User: " and so on are 18 more; the last token is never fed; a line end
 
+# ---- V3, R1, V3.1: markers, reasoning, calls of tools ----
+MARK=$T/markers   # characters and the markers of the formats: 107 BOS, 108 USR, 109 AST, 110 <think>, 111 </think>, then those of tools
+mkdir "$MARK"
+cp "$TEXT"/* "$MARK"
+python3 - "$MARK" <<'END' || exit 1
+import json, sys
+folder = sys.argv[1]
+t = json.load(open(folder + "/tokenizer.json"))
+names = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"] + ["<｜tool▁%s｜>" % n for n in
+         ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep", "outputs▁begin", "outputs▁end", "output▁begin", "output▁end")]
+for i, name in enumerate(names):
+    t["added_tokens"].append({"id": 107 + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": i > 0, "special": i == 0})
+json.dump(t, open(folder + "/tokenizer.json", "w"))
+json.dump({"bos_token": names[0], "eos_token": "<|endoftext|>"}, open(folder + "/tokenizer_config.json", "w"))
+END
+marked() { # what generate makes of a text with these markers in it
+    $D generate "$MARK" -q --special -p "$1" -n 12 $E
+}
+BOS='<｜begin▁of▁sentence｜>' USR='<｜User｜>' AST='<｜Assistant｜>'
+prompt_of() { # NAME FORMAT TEXT OPTIONS...: the ids are those behind this prompt
+    name=$1 format=$2 text=$3
+    shift 3
+    marked "$text" >"$T/expected"
+    check "--chat-format $format: $name" 0 '.' '' $D generate "$MARK" -q --chat --chat-format $format -p Hello -n 12 $E --json "$@"
+    expect "--chat-format $format: $name, its prompt" [ "$(python3 -c 'import json, sys; sys.stdout.write(json.load(open(sys.argv[1]))["text"])' "$T/out")" = "$(cat "$T/expected")" ]
+}
+prompt_of 'a message' v3 "$BOS${USR}Hello$AST"
+prompt_of 'a system text' v3 "${BOS}Be kind.${USR}Hello$AST" --system 'Be kind.'
+prompt_of 'a message' r1-0528 "$BOS${USR}Hello$AST"
+prompt_of 'a message' r1 "$BOS${USR}Hello$AST<think>$nl"
+prompt_of 'a message' v3.1 "$BOS${USR}Hello$AST</think>"
+prompt_of '--thinking off' v3.1 "$BOS${USR}Hello$AST</think>" --thinking off
+prompt_of '--thinking on' v3.1 "$BOS${USR}Hello$AST<think>" --thinking on
+# What the model says is forced: the most likely token of those that were not said yet.
+say() { # FORMAT TOKENS OPTIONS...: generate --chat with these tokens in this order
+    format=$1 tokens=$2 bias=2900 count=0
+    shift 2
+    biases=
+    for token in $tokens; do
+        biases="$biases --logit-bias $token=$bias"
+        bias=$((bias - 25)) count=$((count + 1))
+    done
+    $D generate "$MARK" -q --chat --chat-format $format -p Hello -n $count --temperature 0 --presence-penalty 1000 $biases "$@"
+}
+parts() { # NAME OUTPUT FORMAT TOKENS OPTIONS...
+    name=$1
+    printf '%s\n' "$2" >"$T/expected"
+    shift 2
+    check "$name" 0 '.' '' say "$@"
+    expect "$name: its parts" cmp -s "$T/expected" "$T/out"
+}
+parts 'reasoning' "[thinking]${nl}a$nl[answer]${nl}b" r1 'a 111 b'
+parts 'reasoning whose beginning is written' "[thinking]${nl}a$nl[answer]${nl}b" r1-0528 '110 a 111 b'
+parts 'reasoning whose beginning is not written' "a$nl[answer]${nl}b" r1-0528 'a 111 b'
+parts 'reasoning that is cut off' "[thinking]${nl}ab" r1 'a b'
+parts 'no reasoning' 'ab' v3.1 'a b'
+parts 'a call' "[thinking]${nl}a$nl[answer]${nl}b$nl[call] f(x)" v3.1 'a 111 b 112 114 f 116 x 115 113' --thinking on
+parts 'a call that is cut off' "[call] f(x ... (cut off)" v3.1 '112 114 f 116 x'
+parts 'samples' "--- sample 1 of 2$nl[thinking]${nl}a$nl[answer]${nl}b$nl--- sample 2 of 2$nl[thinking]${nl}a$nl[answer]${nl}b" r1 'a 111 b' --samples 2
+parts 'a stop string' "[thinking]${nl}a$nl[answer]${nl}b" r1 'a 111 b c d' --stop cd
+parts '--json' '{"text": "a</think>b<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>x<｜tool▁call▁end｜>", "reasoning": "a", "content": "b", "tool_calls": [{"name": "f", "arguments": "x"}], "ids": [66, 111, 67, 112, 114, 71, 116, 89, 115], "stopped": "length"}' \
+    r1 'a 111 b 112 114 f 116 x 115' --json
+parts '--json with a stop string' '{"text": "a</think>b", "reasoning": "a", "content": "b", "tool_calls": [], "ids": [66, 111, 67, 68, 69], "stopped": "stop"}' r1 'a 111 b c d' --json --stop cd
+# The history of a conversation has no reasoning.
+talk() { $D chat "$MARK" --chat-format "$@" -n 3 --temperature 0 --presence-penalty 1000 --logit-bias a=2900 --logit-bias 111=2850 --logit-bias b=2800; }
+printf 'Hi\nyou\n/show\n' >"$T/lines"
+check 'chat: the history drops reasoning' 0 '^Thinking: a$' '^2 messages, 17 of 4096 tokens$' talk r1 <"$T/lines"   # BOS USR H i AST b EOS USR y o u AST <think> line-end, and a </think> b
+printf 'Hi\n/think off\nyou\n/show\n' >"$T/lines"
+check 'chat: /think off' 0 '^Assistant: a</think>b$' '^The model does not reason before it answers.$' talk v3.1 --thinking on <"$T/lines"
+expect 'chat: /think off: from then on' [ "$(head -n 5 "$T/out")" = "[thinking]${nl}a$nl[answer]${nl}b${nl}a</think>b" ]
+echo '/think maybe' >"$T/lines"
+check 'chat: /think maybe' 1 '' '/think: found `maybe`, expected on or off' talk v3.1 <"$T/lines"
+echo '/think on' >"$T/lines"
+check 'chat: /think of R1' 1 '' '/think: chat format r1 always reasons' talk r1 <"$T/lines"
+check 'chat: /think of V3' 1 '' '/think: chat format v3 does not reason' talk v3 <"$T/lines"
+check '--thinking of R1' 2 '' '--thinking: chat format r1 of this model always reasons' $D generate "$MARK" --chat --chat-format r1 --thinking on -p x
+check '--thinking without --chat' 2 '' '--thinking is for --chat' $D generate "$MARK" --thinking on -p x
+check '--system of R1' 0 '.' 'warning: --system: R1 was not trained with a system text' $D generate "$MARK" --chat --chat-format r1 --system x -p x -n 2
+check 'a format without its markers' 2 '' '--chat-format: the tokenizer has no token <｜User｜>, and format v3 needs it' $D generate "$TEXT" --chat --chat-format v3 -p x
+python3 - "$MARK/tokenizer_config.json" <<'END' || exit 1
+import json, sys
+config = json.load(open(sys.argv[1]))
+config["chat_template"] = ("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}{%- for message in messages %}{%- if message['role'] == 'user' %}"
+    "{{'<｜User｜>' + message['content']}}{%- else %}{%- set content = message['content'].split('</think>')[-1] %}{{'<｜Assistant｜>' + content + '<｜end▁of▁sentence｜>'}}{%- endif %}{%- endfor %}"
+    "{% if add_generation_prompt %}{{'<｜Assistant｜><think>\\n'}}{% endif %}")
+json.dump(config, open(sys.argv[1], "w"))
+END
+prompt_of "the folder's template" auto "$BOS${USR}Hello$AST<think>$nl"
+
 # ---- what is refused ----
 check '--chat of a base model' 2 '' '--chat: this model has no chat template' $D generate "$TEXT" --chat -p x
 check '--chat --chat-format plain' 2 '' '--chat: this model has no chat template' $D generate "$CHAT" --chat --chat-format plain -p x
