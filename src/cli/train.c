@@ -258,6 +258,8 @@ int command_train(int argc, char **argv) {
     struct request request = { 0 };
     struct cli_machine machine = { 0 };
     const struct cli_operand operands[] = { { "CONFIG.json", &request.config, "a model's config.json with a `train` key; may be left out with --from: then it is MODEL's", true }, { 0 } };
+    struct cli_option compute = cli_compute_option(&machine, "train.compute");
+    compute.help = "type of the matrix products: fp32; bf16 with fp32 sums; fp8, the recipe of DeepSeek-V3";
     const struct cli_option options[] = {
         { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .required = true, .help = "a text file, a .jsonl file of documents, or a folder of both" },
         CLI_CACHE_OPTION(&request.cache),
@@ -265,7 +267,7 @@ int command_train(int argc, char **argv) {
         { "resume", 0, NULL, CLI_FLAG, &request.resume, .help = "go on from the run's last complete checkpoint, or begin where there is none" },
         { "from", 0, "MODEL", CLI_STRING, &request.from, .fallback = "", .help = "begin with the weights of a model folder, and with its tokenizer unless train.tokenizer names one" },
         { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config, train.steps=100 for example; may be repeated" },
-        cli_compute_option(&machine, "train.compute"),
+        compute,
         cli_threads_option(&machine),
         { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings, no curve" },
         { 0 },

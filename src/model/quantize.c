@@ -338,7 +338,7 @@ static enum status check_out(const char *out, struct error *error) {
     return entry ? error_set(error, STATUS_INVALID, "%s: the folder is not empty, expected a new or an empty one", out) : STATUS_OK;
 }
 
-/* Is there anything to do? */
+/* Is there anything to do? What counts is how the tensors are stored; where config.json says FP8 and none is, the new one says what is true. */
 static enum status check_formats(const struct safetensors *st, const char *folder, enum dtype to, bool said, struct error *error) {
     bool fp8 = false, others = false;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
@@ -347,8 +347,8 @@ static enum status check_formats(const struct safetensors *st, const char *folde
         const enum action action = action_for(entry, to);
         others = others || action == ROUND || action == WIDEN || action == QUANTISE;
     }
-    if (to == DTYPE_F8_E4M3 && (fp8 || said)) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
-    if (to == DTYPE_BF16 && !fp8 && !others) return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
+    if (to == DTYPE_F8_E4M3 && fp8) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
+    if (to == DTYPE_BF16 && !fp8 && !others && !said) return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
     return STATUS_OK;
 }
 
