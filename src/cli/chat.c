@@ -883,8 +883,9 @@ int command_chat(int argc, char **argv) {
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"
                     "printf 'Once upon a time\\n\\n/show\\n' | deepseek chat MODEL -n 40\n",
         .notes = "Commands: /undo /retry /edit /reset /think on|off /save FILE /load FILE\n"
-                 "/set NAME=VALUE /show /help /quit. An empty line lets the model go on. A line that ends with \\ goes on\n"
-                 "in the next; lines between two lines of \"\"\" are one text.\n",
+                 "/set NAME=VALUE /show /help /quit. An empty line lets the model go on. A line\n"
+                 "that ends with \\ goes on in the next; lines between two lines of \"\"\" are one\n"
+                 "text.\n",
         .operands = operands,
         .options = options,
     };
