@@ -91,7 +91,7 @@ struct model_options {
 };
 
 /* What a training pass computes twice to save memory: nothing; results that are cheap to compute again (norms, SwiGLU products); or everything but the
- * residual stream between half-blocks. The gradients' bits are the same. */
+ * residual stream between half-blocks. The gradients' bits are the same, but in fp8: what is computed again is not rounded by being kept (tensor.compression). */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCKS };
 
 /* Packed copies that are made while the model is in use (model/packing.c). */

@@ -365,7 +365,7 @@ struct objective settings_objective(const struct settings *s) {
 }
 
 static bool has_experts(const struct config *config) {
-    for (int64_t i = 0; i < config->num_hidden_layers; i++)
+    for (int64_t i = 0; i < config_layers(config); i++)
         if (config->layers[i].ffn == FFN_MOE) return true;
     return false;
 }
