@@ -1,9 +1,11 @@
-/* The claim: from the start of the program to the first token after a prompt of 16, a checkpoint in the page cache takes at most three times as long as reading its bytes from
- * memory does; packing its matrices afterwards delays no token by more than a tenth.
+/* The claim: from the start of the program to the first token after a prompt of 16, a checkpoint in the page cache
+ * takes at most three times as long as reading its bytes from memory does; packing its matrices afterwards delays no
+ * token by more than a tenth.
  *
  *   first_token PROGRAM CONFIG.json [FOLDER]
  *
- * Makes a bf16 checkpoint of CONFIG.json's shapes in FOLDER (default: $TMPDIR or /tmp), runs PROGRAM on it, and removes it. */
+ * Makes a bf16 checkpoint of CONFIG.json's shapes in FOLDER (default: $TMPDIR or /tmp), runs PROGRAM on it, and removes
+ * it. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,7 +60,8 @@ static void make_folder(const char *folder, const char *config_path) {
     }
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        sources[i] = (struct safetensors_source){.name = p->name, .dtype = DTYPE_BF16, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = noise};
+        sources[i] = (struct safetensors_source){
+            .name = p->name, .dtype = DTYPE_BF16, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = noise};
     }
     check(safetensors_write_sharded(folder, sources, model->parameter_count, 0, NULL, &error), &error);
     char *text, path[4096], tokens[16 * PROMPT] = "[[1";
@@ -66,7 +69,8 @@ static void make_folder(const char *folder, const char *config_path) {
     check(file_read(config_path, 1 << 20, &text, &size, &error), &error);
     snprintf(path, sizeof path, "%s/config.json", folder);
     check(file_replace(path, text, size, &error), &error);
-    for (int t = 1; t < PROMPT; t++) snprintf(tokens + strlen(tokens), sizeof tokens - strlen(tokens), ", %d", 1 + 7 * t);
+    for (int t = 1; t < PROMPT; t++)
+        snprintf(tokens + strlen(tokens), sizeof tokens - strlen(tokens), ", %d", 1 + 7 * t);
     strcat(tokens, "]]");
     snprintf(path, sizeof path, "%s/tokens.json", folder);
     check(file_replace(path, tokens, strlen(tokens), &error), &error);
@@ -107,7 +111,8 @@ static double start(const char *program, const char *folder) {
     if (child == 0) {
         dup2(ends[1], 1);
         close(ends[0]), close(ends[1]);
-        execl(program, program, "generate", folder, "--tokens", tokens, "-n", "1", "--temperature", "0", "--ignore-eos", "--compute", "bf16", "--json", "--quiet", (char *)NULL);
+        execl(program, program, "generate", folder, "--tokens", tokens, "-n", "1", "--temperature", "0", "--ignore-eos",
+              "--compute", "bf16", "--json", "--quiet", (char *)NULL);
         _exit(127);
     }
     close(ends[1]);
@@ -117,24 +122,30 @@ static double start(const char *program, const char *folder) {
     while (read(ends[0], bytes, sizeof bytes) > 0) {}
     close(ends[0]);
     int status;
-    if (waitpid(child, &status, 0) != child || !answered || !WIFEXITED(status) || WEXITSTATUS(status)) stop("the program failed");
+    if (waitpid(child, &status, 0) != child || !answered || !WIFEXITED(status) || WEXITSTATUS(status))
+        stop("the program failed");
     return seconds;
 }
 
-/* A virtual machine's host may take back memory that nobody uses, and gives it again at milliseconds per huge page; what follows is not to measure that. */
+/* A virtual machine's host may take back memory that nobody uses, and gives it again at milliseconds per huge page;
+ * what follows is not to measure that. */
 static void warm_memory(size_t bytes) {
     uint8_t *pages = pages_alloc(bytes);
     for (size_t at = 0; pages && at < bytes; at += 4096) pages[at] = 1;
     pages_free(pages, bytes);
 }
 
-/* Tokens after a prompt while the matrices are packed behind them, the time of a pass and that of the packing after it taken apart. */
+/* Tokens after a prompt while the matrices are packed behind them, the time of a pass and that of the packing after it
+ * taken apart. */
 static void measure_delays(const char *folder, struct pool *pool, enum isa isa) {
     struct error error;
     struct model *model;
     struct engine *engine;
     struct sequence *sequence;
-    check(model_open(&model, folder, kernels_for(isa), pool, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT}, &error), &error);
+    check(model_open(&model, folder, kernels_for(isa), pool,
+                     &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT},
+                     &error),
+          &error);
     check(engine_create(&engine, model, 0, &error), &error);
     check(sequence_create(&sequence, model, PROMPT + TOKENS, &error), &error);
     float *logits = malloc((size_t)model->config.vocab_size * sizeof *logits);
@@ -165,9 +176,14 @@ static void measure_delays(const char *folder, struct pool *pool, enum isa isa) 
         count++;
     }
     if (!count || !after) stop("the model was packed at once, or not at all");
-    const double longest = delays[worst], of = passes[worst], share = median(delays, count), unpacked = median(passes, count), later = median(packed, after);
-    printf("packing behind   %d tokens, %.2f s; a token from the file's pages %.1f ms, from packed copies %.1f ms (medians)\n", count, total, 1e3 * unpacked, 1e3 * later);
-    printf("delay by packing median %.1f%%, 19 of 20 below %.1f%%, longest %.1f%% (of a token of %.1f ms); the bar is 10%%\n", 100 * share, 100 * delays[count * 19 / 20], 100 * longest, 1e3 * of);
+    const double longest = delays[worst], of = passes[worst], share = median(delays, count),
+                 unpacked = median(passes, count), later = median(packed, after);
+    printf("packing behind   %d tokens, %.2f s; a token from the file's pages %.1f ms, from packed copies %.1f ms "
+           "(medians)\n",
+           count, total, 1e3 * unpacked, 1e3 * later);
+    printf("delay by packing median %.1f%%, 19 of 20 below %.1f%%, longest %.1f%% (of a token of %.1f ms); the bar is "
+           "10%%\n",
+           100 * share, 100 * delays[count * 19 / 20], 100 * longest, 1e3 * of);
     free(logits);
     sequence_destroy(sequence);
     engine_destroy(engine);
@@ -194,11 +210,14 @@ int main(int argc, char **argv) {
     double seconds[STARTS], memory = probe_memory_read(pool);
     start(argv[1], folder);
     for (int i = 0; i < STARTS; i++) seconds[i] = start(argv[1], folder);
-    const double again = probe_memory_read(pool), limit = bytes / ((memory + again) / 2), middle = median(seconds, STARTS);
-    printf("%.3f GB of bf16 weights, kernels %s, %d threads; memory reads %.1f GB/s before, %.1f after\n", bytes / 1e9, isa_name(isa), pool_threads(pool), memory / 1e9, again / 1e9);
+    const double again = probe_memory_read(pool), limit = bytes / ((memory + again) / 2),
+                 middle = median(seconds, STARTS);
+    printf("%.3f GB of bf16 weights, kernels %s, %d threads; memory reads %.1f GB/s before, %.1f after\n", bytes / 1e9,
+           isa_name(isa), pool_threads(pool), memory / 1e9, again / 1e9);
     printf("reading them     %.1f ms\n", 1e3 * limit);
-    printf("first token      %.1f ms after the start of the program (median of %d; %.1f to %.1f), prompt of %d: %.2f times the reading; the bar is 3\n", 1e3 * middle, STARTS, 1e3 * seconds[0],
-           1e3 * seconds[STARTS - 1], PROMPT, middle / limit);
+    printf("first token      %.1f ms after the start of the program (median of %d; %.1f to %.1f), prompt of %d: %.2f "
+           "times the reading; the bar is 3\n",
+           1e3 * middle, STARTS, 1e3 * seconds[0], 1e3 * seconds[STARTS - 1], PROMPT, middle / limit);
     warm_memory((size_t)(2 * bytes));
     measure_delays(folder, pool, isa);
     if (folder_remove(folder, &error)) fprintf(stderr, "first_token: %s\n", error.message);

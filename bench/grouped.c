@@ -1,12 +1,14 @@
-/* The claim: the experts' products run at the speed of memory or of the matrix unit, whichever is slower, however few tokens each expert has.
+/* The claim: the experts' products run at the speed of memory or of the matrix unit, whichever is slower, however few
+ * tokens each expert has.
  *
- * One layer of experts at a time, forward (gate and up, down), dX and dW, as a training step calls them; B packed beforehand in bf16, read as it lies in fp32 and for dW.
- * fp8: B as codes, activations in bf16 that each call quantises; for dW both sides.
- * Layers follow each other over more than 512 MiB, so that weights, gradients, A and C all come from memory. The limit is the sum over the calls of
- * max(FLOPs / peak of the instruction, bytes / memory speed), both measured in this run; bytes: weights once, A read and C written once (with sums onto C: read, too).
+ * One layer of experts at a time, forward (gate and up, down), dX and dW, as a training step calls them; B packed
+ * beforehand in bf16, read as it lies in fp32 and for dW. fp8: B as codes, activations in bf16 that each call
+ * quantises; for dW both sides. Layers follow each other over more than 512 MiB, so that weights, gradients, A and C
+ * all come from memory. The limit is the sum over the calls of max(FLOPs / peak of the instruction, bytes / memory
+ * speed), both measured in this run; bytes: weights once, A read and C written once (with sums onto C: read, too).
  *
- *   grouped [--threads N] [f32|bf16|fp8] [lite|moe] [rows=N] [forward|dx|dw|sums|decode] [parts] [unpacked] [avx2|avx512|avx512bf16|amx]
- */
+ *   grouped [--threads N] [f32|bf16|fp8] [lite|moe] [rows=N] [forward|dx|dw|sums|decode] [parts] [unpacked]
+ * [avx2|avx512|avx512bf16|amx] */
 #include "base/arena.h"
 #include "kernels/matmul.h"
 #include "kernels/probe.h"
@@ -15,9 +17,13 @@
 
 enum { EXPERTS = 64, DECODED = 6, GROUPS = 2 * EXPERTS, CALLS = 3, LAYERS = 64 };
 enum phase { FORWARD, D_X, D_W, D_W_SUMS, DECODE, PHASES };
-static const char *const phase_names[PHASES] = {"forward", "dX", "dW", "dW, sums", "decode"}, *const phase_words[PHASES] = {"forward", "dx", "dw", "sums", "decode"};
+static const char *const phase_names[PHASES] = {"forward", "dX", "dW", "dW, sums", "decode"},
+                         *const phase_words[PHASES] = {"forward", "dx", "dw", "sums", "decode"};
 
-static const struct { const char *name, *word; int hidden, inner; } models[] = {{"V2-Lite", "lite", 2048, 1408}, {"v2-moe", "moe", 512, 192}};
+static const struct {
+    const char *name, *word;
+    int hidden, inner;
+} models[] = {{"V2-Lite", "lite", 2048, 1408}, {"v2-moe", "moe", 512, 192}};
 
 struct call {
     struct matmul_group groups[GROUPS];
@@ -53,7 +59,9 @@ static void *block(struct context *context, size_t bytes) {
 static int size_of(enum dtype dtype) { return dtype_bits(dtype) / 8; }
 /* What activations are kept in. */
 static enum dtype numbers_of(enum dtype compute) { return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16; }
-static const void *at(const void *data, enum dtype dtype, int64_t element) { return (const char *)data + element * size_of(dtype); }
+static const void *at(const void *data, enum dtype dtype, int64_t element) {
+    return (const char *)data + element * size_of(dtype);
+}
 
 /* Activations of all tokens, sorted by expert: [experts * rows, width]. */
 static void *activations(struct context *context, enum dtype dtype, int64_t width) {
@@ -61,26 +69,47 @@ static void *activations(struct context *context, enum dtype dtype, int64_t widt
 }
 
 /* y_e = x_e B_e for `products` matrices [n, k] (or, transposed, [k, n]) of each expert. */
-static void by_tokens(struct context *context, struct call *call, const void *x, int64_t k, int64_t n, bool transposed, int products, void **y, enum dtype y_dtype, bool sums) {
+static void by_tokens(struct context *context, struct call *call, const void *x, int64_t k, int64_t n, bool transposed,
+                      int products, void **y, enum dtype y_dtype, bool sums) {
     const enum dtype compute = context->compute, numbers = numbers_of(compute);
     const bool packed = compute != DTYPE_F32 && !context->unpacked;
-    const size_t weights = (size_t)(k * n) * (size_t)size_of(packed ? compute : numbers), bytes = packed ? (context->kernels->packed_bytes(k, n, compute) + 63) / 64 * 64 : weights;
+    const size_t weights = (size_t)(k * n) * (size_t)size_of(packed ? compute : numbers),
+                 bytes = packed ? (context->kernels->packed_bytes(k, n, compute) + 63) / 64 * 64 : weights;
     char *b = block(context, bytes * (size_t)(context->experts * products));
     const int64_t rows = context->rows;
     *call = (struct call){.count = context->experts};
     for (int e = 0; e < context->experts; e++) {
-        call->groups[e] = (struct matmul_group){{.data = at(x, numbers, e * rows * k), .dtype = numbers, .rows = rows, .cols = k, .stride = k, .power_of_two = true}, call->products[e], products};
+        call->groups[e] = (struct matmul_group){{.data = at(x, numbers, e * rows * k),
+                                                 .dtype = numbers,
+                                                 .rows = rows,
+                                                 .cols = k,
+                                                 .stride = k,
+                                                 .power_of_two = true},
+                                                call->products[e],
+                                                products};
         for (int p = 0; p < products; p++, b += bytes)
-            call->products[e][p] = (struct matmul_product){.packed = packed ? b : NULL, .n = n, .c = (void *)(uintptr_t)at(y[p], y_dtype, e * rows * n), .c_stride = n, .c_dtype = y_dtype,
-                                                           .accumulate = sums, .unpacked = {.data = b, .dtype = numbers, .rows = k, .cols = n, .stride = transposed ? n : k, .transposed = !transposed}};
+            call->products[e][p] = (struct matmul_product){.packed = packed ? b : NULL,
+                                                           .n = n,
+                                                           .c = (void *)(uintptr_t)at(y[p], y_dtype, e * rows * n),
+                                                           .c_stride = n,
+                                                           .c_dtype = y_dtype,
+                                                           .accumulate = sums,
+                                                           .unpacked = {.data = b,
+                                                                        .dtype = numbers,
+                                                                        .rows = k,
+                                                                        .cols = n,
+                                                                        .stride = transposed ? n : k,
+                                                                        .transposed = !transposed}};
     }
     double all = (double)context->experts;
     call->flops = all * 2.0 * products * (double)(rows * k * n);
-    call->bytes = all * ((double)products * (double)weights + (double)(rows * k * size_of(numbers)) + (double)products * (double)(rows * n) * size_of(y_dtype) * (sums ? 2 : 1));
+    call->bytes = all * ((double)products * (double)weights + (double)(rows * k * size_of(numbers)) +
+                         (double)products * (double)(rows * n) * size_of(y_dtype) * (sums ? 2 : 1));
 }
 
 /* dW_e = dy_e^T x_e for `products` gradients [out, in], each with a dy of its own. */
-static void by_weights(struct context *context, struct call *call, void **dy, const void *x, int64_t out, int64_t in, int products, bool sums) {
+static void by_weights(struct context *context, struct call *call, void **dy, const void *x, int64_t out, int64_t in,
+                       int products, bool sums) {
     const enum dtype numbers = numbers_of(context->compute);
     const int64_t rows = context->rows;
     *call = (struct call){.count = context->experts * products};
@@ -88,19 +117,37 @@ static void by_weights(struct context *context, struct call *call, void **dy, co
         float *c = block(context, (size_t)(out * in) * 4 * (size_t)context->experts);
         for (int e = 0; e < context->experts; e++, c += out * in) {
             const int g = e * products + p;
-            call->groups[g] = (struct matmul_group){{.data = at(dy[p], numbers, e * rows * out), .dtype = numbers, .rows = out, .cols = rows, .stride = out, .transposed = true}, call->products[g], 1};
-            call->products[g][0] = (struct matmul_product){.n = in, .c = c, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = sums,
-                                                           .unpacked = {.data = at(x, numbers, e * rows * in), .dtype = numbers, .rows = rows, .cols = in, .stride = in, .column_scales = true}};
+            call->groups[g] = (struct matmul_group){{.data = at(dy[p], numbers, e * rows * out),
+                                                     .dtype = numbers,
+                                                     .rows = out,
+                                                     .cols = rows,
+                                                     .stride = out,
+                                                     .transposed = true},
+                                                    call->products[g],
+                                                    1};
+            call->products[g][0] = (struct matmul_product){.n = in,
+                                                           .c = c,
+                                                           .c_stride = in,
+                                                           .c_dtype = DTYPE_F32,
+                                                           .accumulate = sums,
+                                                           .unpacked = {.data = at(x, numbers, e * rows * in),
+                                                                        .dtype = numbers,
+                                                                        .rows = rows,
+                                                                        .cols = in,
+                                                                        .stride = in,
+                                                                        .column_scales = true}};
         }
     }
     double all = (double)(context->experts * products);
     call->flops = all * 2.0 * (double)(rows * out * in);
-    call->bytes = all * (4.0 * (double)(out * in) * (sums ? 2 : 1) + (double)(rows * (out * products + in)) / products * size_of(numbers));
+    call->bytes = all * (4.0 * (double)(out * in) * (sums ? 2 : 1) +
+                         (double)(rows * (out * products + in)) / products * size_of(numbers));
 }
 
 static void prepare(struct context *context, enum phase phase, struct call *call, int64_t hidden, int64_t inner) {
     const enum dtype compute = numbers_of(context->compute);
-    void *x = activations(context, compute, hidden), *h = activations(context, compute, inner), *two[2] = {activations(context, compute, inner), activations(context, compute, inner)};
+    void *x = activations(context, compute, hidden), *h = activations(context, compute, inner),
+         *two[2] = {activations(context, compute, inner), activations(context, compute, inner)};
     if (phase == FORWARD || phase == DECODE) {
         void *y = activations(context, compute, hidden);
         by_tokens(context, &call[0], x, hidden, inner, false, 2, two, compute, false);
@@ -124,22 +171,31 @@ static void run_layer(void *p, int i) {
     struct context *context = p;
     for (int c = 0; c < context->calls; c++) {
         const struct call *call = &context->call[i % context->layers][c];
-        if (context->only < 0 || context->only == c) context->kernels->run_grouped(context->pool, context->compute, call->groups, call->count, context->scratch);
+        if (context->only < 0 || context->only == c)
+            context->kernels->run_grouped(context->pool, context->compute, call->groups, call->count, context->scratch);
     }
 }
 
-static void measure(struct pool *pool, const struct matmul_kernels *kernels, enum dtype compute, int model, enum phase phase, int rows, bool unpacked, bool parts, double peak, double memory) {
+static void measure(struct pool *pool, const struct matmul_kernels *kernels, enum dtype compute, int model,
+                    enum phase phase, int rows, bool unpacked, bool parts, double peak, double memory) {
     const int64_t hidden = models[model].hidden, inner = models[model].inner;
     static struct context context;
-    context = (struct context){.pool = pool, .kernels = kernels, .compute = compute, .unpacked = unpacked, .experts = phase == DECODE ? DECODED : EXPERTS, .rows = rows};
-    double layer = 3.0 * (double)(context.experts * hidden * inner) * (phase == D_W || phase == D_W_SUMS ? 4 : size_of(compute));
+    context = (struct context){.pool = pool,
+                               .kernels = kernels,
+                               .compute = compute,
+                               .unpacked = unpacked,
+                               .experts = phase == DECODE ? DECODED : EXPERTS,
+                               .rows = rows};
+    double layer = 3.0 * (double)(context.experts * hidden * inner) *
+                   (phase == D_W || phase == D_W_SUMS ? 4 : size_of(compute));
     context.layers = (int)((512 << 20) / layer) + 1;
     if (context.layers > LAYERS) context.layers = LAYERS;
     context.call = malloc((size_t)context.layers * sizeof *context.call);
     if (!context.call) exit(1);
     for (int l = 0; l < context.layers; l++) prepare(&context, phase, context.call[l], hidden, inner);
     const bool weights = phase == D_W || phase == D_W_SUMS;
-    context.scratch = block(&context, kernels->grouped_scratch_bytes(weights ? hidden : rows, weights ? rows : hidden, compute, pool_threads(pool)));
+    context.scratch = block(&context, kernels->grouped_scratch_bytes(weights ? hidden : rows, weights ? rows : hidden,
+                                                                     compute, pool_threads(pool)));
     for (int part = -1; part < (parts ? context.calls : 0); part++) {
         context.only = part;
         struct matmul_times times = matmul_time(run_layer, &context);
@@ -154,8 +210,13 @@ static void measure(struct pool *pool, const struct matmul_kernels *kernels, enu
         char name[32];
         if (part < 0) snprintf(name, sizeof name, "%s", phase_names[phase]);
         else snprintf(name, sizeof name, "  call %d", part + 1);
-        printf("%-8s %-4s %-9s %4d rows %9.1f us %8.1f GFLOP/s %6.2f GB/s   limit %9.1f us   %5.1f%%  (best %.1f%%)\n", models[model].name, compute == DTYPE_F8_E4M3 ? "fp8" : compute == DTYPE_BF16 ? "bf16" : "f32", name, rows,
-               times.median * 1e6, flops / times.median / 1e9, bytes / times.median / 1e9, limit * 1e6, 100.0 * limit / times.median, 100.0 * limit / times.best);
+        printf("%-8s %-4s %-9s %4d rows %9.1f us %8.1f GFLOP/s %6.2f GB/s   limit %9.1f us   %5.1f%%  (best %.1f%%)\n",
+               models[model].name,
+               compute == DTYPE_F8_E4M3 ? "fp8"
+               : compute == DTYPE_BF16  ? "bf16"
+                                        : "f32",
+               name, rows, times.median * 1e6, flops / times.median / 1e9, bytes / times.median / 1e9, limit * 1e6,
+               100.0 * limit / times.median, 100.0 * limit / times.best);
         fflush(stdout);
     }
     for (int i = 0; i < context.block_count; i++) pages_free(context.blocks[i].data, context.blocks[i].bytes);
@@ -164,7 +225,8 @@ static void measure(struct pool *pool, const struct matmul_kernels *kernels, enu
 
 int main(int argc, char **argv) {
     int threads = 0, rows = 0;
-    bool types[3] = {false}, chosen[2] = {false, false}, phases[PHASES] = {false}, any = false, parts = false, unpacked = false;
+    bool types[3] = {false}, chosen[2] = {false, false}, phases[PHASES] = {false}, any = false, parts = false,
+         unpacked = false;
     enum isa isa = ISA_REFERENCE;
     for (int i = ISA_COUNT - 1; i > 0 && isa == ISA_REFERENCE; i--)
         if (isa_available((enum isa)i)) isa = (enum isa)i;
@@ -185,7 +247,8 @@ int main(int argc, char **argv) {
         for (int v = 1; v < ISA_COUNT; v++)
             if (!strcmp(argv[i], isa_name((enum isa)v)) && isa_available((enum isa)v)) isa = (enum isa)v, known = true;
         if (!known) {
-            fprintf(stderr, "usage: grouped [--threads N] [f32|bf16|fp8] [lite|moe] [rows=N] [forward|dx|dw|sums|decode] [parts] [unpacked] [avx2|avx512|avx512bf16|amx]\n");
+            fprintf(stderr, "usage: grouped [--threads N] [f32|bf16|fp8] [lite|moe] [rows=N] "
+                            "[forward|dx|dw|sums|decode] [parts] [unpacked] [avx2|avx512|avx512bf16|amx]\n");
             return 2;
         }
     }
@@ -197,7 +260,8 @@ int main(int argc, char **argv) {
     }
     const struct matmul_kernels *kernels = &kernels_for(isa)->matmul;
     double memory = probe_memory_read(pool);
-    printf("# %s, %s, %d threads, memory read %.1f GB/s\n", cpu_model_name(), isa_name(isa), pool_threads(pool), memory / 1e9);
+    printf("# %s, %s, %d threads, memory read %.1f GB/s\n", cpu_model_name(), isa_name(isa), pool_threads(pool),
+           memory / 1e9);
     for (int type = 0; type < 3; type++) {
         if (types[0] || types[1] || types[2] ? !types[type] : type == 2) continue;
         const enum dtype compute = type == 2 ? DTYPE_F8_E4M3 : type ? DTYPE_BF16 : DTYPE_F32;
@@ -209,7 +273,9 @@ int main(int argc, char **argv) {
                 static const int counts[] = {1, 8, 64, 192};
                 if (any && !phases[phase]) continue;
                 for (int c = 0; c < (phase == DECODE ? 1 : 4); c++)
-                    if (!rows || rows == counts[c]) measure(pool, kernels, compute, model, (enum phase)phase, counts[c], unpacked, parts, peak, memory);
+                    if (!rows || rows == counts[c])
+                        measure(pool, kernels, compute, model, (enum phase)phase, counts[c], unpacked, parts, peak,
+                                memory);
             }
         }
     }

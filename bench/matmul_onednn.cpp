@@ -1,4 +1,5 @@
-// The peer of matmul.c: the same shapes through oneDNN's matmul primitive, its weights reordered to the layout it prefers beforehand.
+// The peer of matmul.c: the same shapes through oneDNN's matmul primitive, its weights reordered to the layout it
+// prefers beforehand.
 //
 //   OMP_NUM_THREADS=2 OMP_PROC_BIND=true [ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16] matmul_onednn [large|small] [f32|bf16]
 #include <omp.h>
@@ -17,14 +18,16 @@ struct context {
 
 static void call(void *p, int i) {
     context *x = (context *)p;
-    x->product.execute(x->stream, {{DNNL_ARG_SRC, x->a}, {DNNL_ARG_WEIGHTS, x->b[(size_t)i % x->b.size()]}, {DNNL_ARG_DST, x->c}});
+    x->product.execute(x->stream,
+                       {{DNNL_ARG_SRC, x->a}, {DNNL_ARG_WEIGHTS, x->b[(size_t)i % x->b.size()]}, {DNNL_ARG_DST, x->c}});
     x->stream.wait();
 }
 
 static void measure(dnnl::engine &engine, const char *name, bool bf16, matmul_shape shape) {
     using tag = dnnl::memory::format_tag;
     auto type = bf16 ? dnnl::memory::data_type::bf16 : dnnl::memory::data_type::f32;
-    dnnl::memory::desc a({shape.m, shape.k}, type, tag::ab), b({shape.k, shape.n}, type, tag::any), c({shape.m, shape.n}, dnnl::memory::data_type::f32, tag::ab);
+    dnnl::memory::desc a({shape.m, shape.k}, type, tag::ab), b({shape.k, shape.n}, type, tag::any),
+        c({shape.m, shape.n}, dnnl::memory::data_type::f32, tag::ab);
     dnnl::memory::desc weights({shape.k, shape.n}, type, tag::ba);
     dnnl::matmul::primitive_desc description(dnnl::matmul::desc(a, b, c), engine);
     context x{dnnl::matmul(description), dnnl::stream(engine), dnnl::memory(a, engine), dnnl::memory(c, engine), {}};
@@ -39,7 +42,8 @@ static void measure(dnnl::engine &engine, const char *name, bool bf16, matmul_sh
         x.b.push_back(packed);
     }
     struct matmul_times times = matmul_time(call, &x);
-    matmul_report(name, bf16 ? "bf16" : "f32", omp_get_max_threads(), shape, bf16 ? 2 : 4, bf16 ? 2 : 4, times, 0.0, 0.0);
+    matmul_report(name, bf16 ? "bf16" : "f32", omp_get_max_threads(), shape, bf16 ? 2 : 4, bf16 ? 2 : 4, times, 0.0,
+                  0.0);
 }
 
 int main(int argc, char **argv) {

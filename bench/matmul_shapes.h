@@ -1,4 +1,5 @@
-/* The shapes of the matrix product benches, how they are timed and how a result is printed, for matmul.c and its peers. */
+/* The shapes of the matrix product benches, how they are timed and how a result is
+ * printed, for matmul.c and its peers. */
 #ifndef DEEPSEEK_BENCH_MATMUL_SHAPES_H
 #define DEEPSEEK_BENCH_MATMUL_SHAPES_H
 
@@ -8,14 +9,15 @@
 #include <string.h>
 #include <time.h>
 
-/* C [m, n] = A [m, k] B [k, n]. cold: every call takes another copy of B, of as many as are larger than 512 MiB together, so that B comes from memory. */
+/* C [m, n] = A [m, k] B [k, n]. cold: every call takes another copy of B, of as many as are larger than 512 MiB
+ * together, so that B comes from memory. */
 struct matmul_shape { int m, k, n; bool cold; };
 
 static const struct matmul_shape matmul_shapes[] = {
-    {4096, 512, 512, false}, {4096, 512, 2048, false}, {4096, 1024, 1024, false}, {4096, 1024, 4096, false}, {4096, 2048, 2048, false},
-    {4096, 2048, 8192, false}, {4096, 8192, 2048, false}, {512, 2048, 2048, false},
-    {1, 2048, 8192, true}, {4, 2048, 8192, true}, {8, 2048, 8192, true}, {16, 2048, 8192, true}, {32, 2048, 8192, true},
-    {48, 2048, 1408, true}, {48, 1408, 2048, true}, {1, 2048, 2048, true},
+    {4096, 512, 512, false},   {4096, 512, 2048, false},  {4096, 1024, 1024, false}, {4096, 1024, 4096, false},
+    {4096, 2048, 2048, false}, {4096, 2048, 8192, false}, {4096, 8192, 2048, false}, {512, 2048, 2048, false},
+    {1, 2048, 8192, true},     {4, 2048, 8192, true},     {8, 2048, 8192, true},     {16, 2048, 8192, true},
+    {32, 2048, 8192, true},    {48, 2048, 1408, true},    {48, 1408, 2048, true},    {1, 2048, 2048, true},
 };
 enum { MATMUL_SHAPES = sizeof matmul_shapes / sizeof *matmul_shapes };
 
@@ -24,7 +26,9 @@ static inline int matmul_copies(struct matmul_shape shape, int element_bytes) {
 }
 
 /* Words on the command line that choose among the shapes: "large" (m > 64), "small"; neither or both: all. */
-static inline bool matmul_chosen(struct matmul_shape shape, bool large, bool small) { return large == small || (shape.m > 64) == large; }
+static inline bool matmul_chosen(struct matmul_shape shape, bool large, bool small) {
+    return large == small || (shape.m > 64) == large;
+}
 
 static double matmul_seconds(void) {
     struct timespec time;
@@ -59,16 +63,22 @@ static struct matmul_times matmul_time(void (*call)(void *context, int i), void 
     return times;
 }
 
-/* a_bytes, element_bytes: of a number of A and of B. peak: FLOP/s of the instruction; memory: bytes/s. "limit": the time that arithmetic or the compulsory bytes (A and C once, B once if cold) need. */
-static inline void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape, int a_bytes, int element_bytes, struct matmul_times times, double peak, double memory) {
+/* a_bytes, element_bytes: of a number of A and of B. peak: FLOP/s of the instruction; memory: bytes/s. "limit": the
+ * time that arithmetic or the compulsory bytes (A and C once, B once if cold) need. */
+static inline void matmul_report(const char *name, const char *type, int threads, struct matmul_shape shape,
+                                 int a_bytes, int element_bytes, struct matmul_times times, double peak,
+                                 double memory) {
     double time = times.median;
     double flops = 2.0 * shape.m * shape.k * shape.n, b_bytes = (double)element_bytes * shape.k * shape.n;
     double bytes = (double)shape.m * shape.k * a_bytes + 4.0 * shape.m * shape.n + (shape.cold ? b_bytes : 0.0);
-    double arithmetic = peak > 0 ? flops / peak : 0.0, transfer = memory > 0 ? bytes / memory : 0.0, limit = arithmetic > transfer ? arithmetic : transfer;
-    printf("%-14s %-4s %dT %5d %5d %5d %-4s %9.1f us %8.1f GFLOP/s", name, type, threads, shape.m, shape.k, shape.n, shape.cold ? "cold" : "hot", time * 1e6, flops / time / 1e9);
+    double arithmetic = peak > 0 ? flops / peak : 0.0, transfer = memory > 0 ? bytes / memory : 0.0,
+           limit = arithmetic > transfer ? arithmetic : transfer;
+    printf("%-14s %-4s %dT %5d %5d %5d %-4s %9.1f us %8.1f GFLOP/s", name, type, threads, shape.m, shape.k, shape.n,
+           shape.cold ? "cold" : "hot", time * 1e6, flops / time / 1e9);
     if (peak > 0) printf(" %5.1f%% of peak", 100.0 * flops / time / peak);
     if (shape.cold) printf(" %6.2f GB/s of B", b_bytes / time / 1e9);
-    if (limit > 0) printf(" %5.1f%% of the %s limit", 100.0 * limit / time, arithmetic > transfer ? "arithmetic" : "memory");
+    if (limit > 0)
+        printf(" %5.1f%% of the %s limit", 100.0 * limit / time, arithmetic > transfer ? "arithmetic" : "memory");
     printf("  (best %.1f us, %.1f GFLOP/s)\n", times.best * 1e6, flops / times.best / 1e9);
     fflush(stdout);
 }

@@ -1,5 +1,5 @@
-/* The claim: the row kernels run at the speed of memory. GB/s of each kernel at training sizes, its buffers cold, as a share of the reading speed
- * measured just before; then the time of one row, warm, as decoding sees it.
+/* The claim: the row kernels run at the speed of memory. GB/s of each kernel at training sizes, its buffers cold, as a
+ * share of the reading speed measured just before; then the time of one row, warm, as decoding sees it.
  *
  *   rows [--threads N] [reference|avx2|avx512]...
  *
@@ -55,7 +55,7 @@ struct size { int64_t rows, width; };
 static float *weights, *table;     /* warm, small */
 static int32_t *ids, *positions;
 
-/* ---- one repetition of each kernel; returns the bytes it moves ----------------------------------------------------------------------------- */
+/* ---- one repetition of each kernel; returns the bytes it moves --------------------------------------------------- */
 
 struct copy { char *to; const char *from; int64_t bytes; };
 static void copy_task(void *context, int thread, int threads) {
@@ -102,11 +102,13 @@ CASE(run_norm) {
     return 6.0 * (double)(s.rows * s.width);
 }
 CASE(run_norm_backward) {
-    void *dy = take((size_t)(s.rows * s.width) * 2), *x = take((size_t)(s.rows * s.width) * 4), *dx = take((size_t)(s.rows * s.width) * 4);
+    void *dy = take((size_t)(s.rows * s.width) * 2), *x = take((size_t)(s.rows * s.width) * 4),
+         *dx = take((size_t)(s.rows * s.width) * 4);
     float *rstd = take((size_t)s.rows * 4), *dw = take((size_t)s.width * 4);
     void *scratch = take(k->rmsnorm_backward_scratch(s.rows, s.width));
     START;
-    k->rmsnorm_backward(pool, dx, s.width, dw, dy, DTYPE_BF16, s.width, x, DTYPE_F32, s.width, weights, rstd, s.rows, s.width, scratch);
+    k->rmsnorm_backward(pool, dx, s.width, dw, dy, DTYPE_BF16, s.width, x, DTYPE_F32, s.width, weights, rstd, s.rows,
+                        s.width, scratch);
     return 14.0 * (double)(s.rows * s.width);
 }
 CASE(run_rope) {
@@ -122,13 +124,15 @@ CASE(run_rope_interleaved) {
     return 4.0 * (double)(s.rows * s.width);
 }
 CASE(run_swiglu) {
-    void *h = take((size_t)(s.rows * s.width) * 2), *gate = take((size_t)(s.rows * s.width) * 2), *up = take((size_t)(s.rows * s.width) * 2);
+    void *h = take((size_t)(s.rows * s.width) * 2), *gate = take((size_t)(s.rows * s.width) * 2),
+         *up = take((size_t)(s.rows * s.width) * 2);
     START;
     k->swiglu_forward(pool, h, gate, up, DTYPE_BF16, s.rows * s.width);
     return 6.0 * (double)(s.rows * s.width);
 }
 CASE(run_swiglu_backward) {
-    void *dh = take((size_t)(s.rows * s.width) * 2), *gate = take((size_t)(s.rows * s.width) * 2), *up = take((size_t)(s.rows * s.width) * 2);
+    void *dh = take((size_t)(s.rows * s.width) * 2), *gate = take((size_t)(s.rows * s.width) * 2),
+         *up = take((size_t)(s.rows * s.width) * 2);
     START;
     k->swiglu_backward(pool, gate, up, dh, gate, up, DTYPE_BF16, s.rows * s.width);
     return 10.0 * (double)(s.rows * s.width);
@@ -172,7 +176,8 @@ static void update_bf16_task(void *context, int thread, int threads) {
     const struct update *u = context;
     int64_t begin, end;
     pool_share(u->count, 64, thread, threads, &begin, &end);
-    k->adamw_bf16(u->p + begin, u->g + begin, (uint16_t *)(void *)u->m + begin, (uint16_t *)(void *)u->v + begin, end - begin, u->step);
+    k->adamw_bf16(u->p + begin, u->g + begin, (uint16_t *)(void *)u->m + begin, (uint16_t *)(void *)u->v + begin,
+                  end - begin, u->step);
 }
 CASE(run_adamw_bf16) {
     static const struct adamw_step step = {1e-4f, 0.9f, 0.95f, 1e-8f, 0.1f, 1.0f, 0.5f, 0.5f};
@@ -214,26 +219,45 @@ static const struct bench_case {
     double (*run)(struct size s, double *start);
     struct size size;
 } cases[] = {
-    {"copy", run_copy, {2048, 2048}}, {"copy", run_copy, {16384, 4096}},
-    {"convert F32 to BF16", run_convert, {2048, 2048}}, {"add BF16", run_add, {2048, 768}}, {"add BF16", run_add, {2048, 2048}},
-    {"rmsnorm forward", run_norm, {2048, 768}}, {"rmsnorm forward", run_norm, {2048, 2048}},
-    {"rmsnorm backward", run_norm_backward, {2048, 768}}, {"rmsnorm backward", run_norm_backward, {2048, 2048}},
-    {"rope half-split", run_rope, {2048, 768}}, {"rope half-split", run_rope, {2048, 2048}}, {"rope interleaved", run_rope_interleaved, {2048, 2048}},
-    {"swiglu forward", run_swiglu, {2048, 2048}}, {"swiglu backward", run_swiglu_backward, {2048, 2048}},
-    {"embedding forward", run_embedding, {2048, 768}}, {"embedding backward", run_embedding_backward, {2048, 768}},
-    {"cross entropy", run_loss, {512, 32000}}, {"cross entropy", run_loss, {128, 129280}}, {"cross entropy and best", run_loss_best, {128, 129280}},
-    {"sum of squares", run_squares, {24414, 4096}}, {"adamw", run_adamw, {24414, 4096}}, {"adamw bf16 moments", run_adamw_bf16, {24414, 4096}},   /* 100 M parameters */
-    {"compress to E4M3", run_compress_e4m3, {2048, 2816}}, {"expand E4M3", run_expand_e4m3, {2048, 2816}}, {"compress to E5M6", run_compress_e5m6, {2048, 2048}}, {"expand E5M6", run_expand_e5m6, {2048, 2048}},
+    {"copy", run_copy, {2048, 2048}},
+    {"copy", run_copy, {16384, 4096}},
+    {"convert F32 to BF16", run_convert, {2048, 2048}},
+    {"add BF16", run_add, {2048, 768}},
+    {"add BF16", run_add, {2048, 2048}},
+    {"rmsnorm forward", run_norm, {2048, 768}},
+    {"rmsnorm forward", run_norm, {2048, 2048}},
+    {"rmsnorm backward", run_norm_backward, {2048, 768}},
+    {"rmsnorm backward", run_norm_backward, {2048, 2048}},
+    {"rope half-split", run_rope, {2048, 768}},
+    {"rope half-split", run_rope, {2048, 2048}},
+    {"rope interleaved", run_rope_interleaved, {2048, 2048}},
+    {"swiglu forward", run_swiglu, {2048, 2048}},
+    {"swiglu backward", run_swiglu_backward, {2048, 2048}},
+    {"embedding forward", run_embedding, {2048, 768}},
+    {"embedding backward", run_embedding_backward, {2048, 768}},
+    {"cross entropy", run_loss, {512, 32000}},
+    {"cross entropy", run_loss, {128, 129280}},
+    {"cross entropy and best", run_loss_best, {128, 129280}},
+    /* 100 M parameters */
+    {"sum of squares", run_squares, {24414, 4096}},
+    {"adamw", run_adamw, {24414, 4096}},
+    {"adamw bf16 moments", run_adamw_bf16, {24414, 4096}},
+    {"compress to E4M3", run_compress_e4m3, {2048, 2816}},
+    {"expand E4M3", run_expand_e4m3, {2048, 2816}},
+    {"compress to E5M6", run_compress_e5m6, {2048, 2048}},
+    {"expand E5M6", run_expand_e5m6, {2048, 2048}},
     {"count what E4M3 loses", run_count, {2048, 2048}},
-    {"rmsnorm one row", run_norm, {1, 4096}}, {"add one row", run_add, {1, 4096}}, {"rope one row", run_rope, {1, 4096}},
+    {"rmsnorm one row", run_norm, {1, 4096}},
+    {"add one row", run_add, {1, 4096}},
+    {"rope one row", run_rope, {1, 4096}},
     {"swiglu one row", run_swiglu, {1, 11008}},
     {"cross entropy one row", run_loss, {1, 102400}},
 };
 
 static void bench_variant(const char *name) {
     double memory = probe_memory_read(pool);
-    printf("\n%s, %d threads, memory is read at %.1f GB/s\n%-24s %8s %8s %12s %8s %6s\n", name, pool_threads(pool), memory * 1e-9, "",
-           "rows", "width", "microseconds", "GB/s", "share");
+    printf("\n%s, %d threads, memory is read at %.1f GB/s\n%-24s %8s %8s %12s %8s %6s\n", name, pool_threads(pool),
+           memory * 1e-9, "", "rows", "width", "microseconds", "GB/s", "share");
     for (const struct bench_case *c = cases; c < cases + sizeof cases / sizeof *cases; c++) {
         double times[LONGEST], bytes = 0.0, begun;
         int n = 0, few = c->size.rows * c->size.width > 10000000 ? 7 : LONGEST;
@@ -258,7 +282,8 @@ static void bench_variant(const char *name) {
         }
         qsort(times, (size_t)n, sizeof *times, ascending);
         double speed = bytes / times[n / 2];
-        printf("%-24s %8lld %8lld %12.2f %8.1f", c->name, (long long)c->size.rows, (long long)c->size.width, times[n / 2] * 1e6, speed * 1e-9);
+        printf("%-24s %8lld %8lld %12.2f %8.1f", c->name, (long long)c->size.rows, (long long)c->size.width,
+               times[n / 2] * 1e6, speed * 1e-9);
         if (one || memory <= 0.0) printf("\n");
         else printf(" %5.0f%%\n", 100.0 * speed / memory);
     }

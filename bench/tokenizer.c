@@ -1,4 +1,5 @@
-/* The tokenizer: loading, encoding on one thread and on all (each time with an empty cache), decoding. Prints a line for each; bench/tokenizers_peer.py prints the same for the tokenizers library.
+/* The tokenizer: loading, encoding on one thread and on all (each time with an empty cache), decoding. Prints a line
+ * for each; bench/tokenizers_peer.py prints the same for the tokenizers library.
  *
  *   tokenizer TOKENIZER.json FILE... */
 #include <stdio.h>
@@ -52,7 +53,8 @@ static void measure(const struct tokenizer *t, struct pool *pool, const char *pa
         double begin = now();
         require(tokenizer_encode_parallel(t, pool, map.data, map.size, true, &again, NULL, &error), &error);
         times[i] = now() - begin;
-        if (again.count != list.count || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids)) fprintf(stderr, "%s: other ids on %d threads\n", path, pool_threads(pool));
+        if (again.count != list.count || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids))
+            fprintf(stderr, "%s: other ids on %d threads\n", path, pool_threads(pool));
         token_list_free(&again);
     }
     all = median(times);
@@ -62,12 +64,14 @@ static void measure(const struct tokenizer *t, struct pool *pool, const char *pa
         double begin = now();
         require(tokenizer_decode(t, list.ids, list.count, false, &text, &size, &error), &error);
         times[i] = now() - begin;
-        if (size != map.size || memcmp(text, map.data, size)) fprintf(stderr, "%s: the text does not come back\n", path);
+        if (size != map.size || memcmp(text, map.data, size))
+            fprintf(stderr, "%s: the text does not come back\n", path);
         free(text);
     }
     double megabytes = (double)map.size * 1e-6;
-    printf("encode %-32s %10zu bytes %10lld ids  1 thread %7.1f MB/s  %d threads %7.1f MB/s  decode %7.1f MB/s\n", strrchr(path, '/') ? strrchr(path, '/') + 1 : path, map.size,
-           (long long)list.count, megabytes / one, pool_threads(pool), megabytes / all, megabytes / median(times));
+    printf("encode %-32s %10zu bytes %10lld ids  1 thread %7.1f MB/s  %d threads %7.1f MB/s  decode %7.1f MB/s\n",
+           strrchr(path, '/') ? strrchr(path, '/') + 1 : path, map.size, (long long)list.count, megabytes / one,
+           pool_threads(pool), megabytes / all, megabytes / median(times));
     token_list_free(&list);
     file_map_close(&map);
 }

@@ -71,7 +71,9 @@ static void generate_by_hand(ds_model *model, const char *prompt) {
     check(ds_model_sampling(model, &greedy, &error));
     greedy.temperature = 0;
 
-    const int64_t prompt_count = count, end = count + NEW_TOKENS < info.max_position_embeddings ? count + NEW_TOKENS : info.max_position_embeddings;
+    const int64_t prompt_count = count, end = count + NEW_TOKENS < info.max_position_embeddings
+                                                  ? count + NEW_TOKENS
+                                                  : info.max_position_embeddings;
     ds_sequence *sequence;
     check(ds_sequence_create(&sequence, model, end, &error));   /* room for the keys and values of so many tokens */
     while (count < end) {

@@ -1,4 +1,5 @@
-/* Trains a very small model on the bytes of a text, from scratch; saves it as a model folder, opens that again and lets it write.
+/* Trains a very small model on the bytes of a text, from scratch; saves it as a model folder, opens that again and lets
+ * it write.
  *
  *     cc -std=c11 -O2 examples/train.c $(pkg-config --cflags --libs deepseek) -o example-train
  *     ./example-train data/tinyshakespeare.txt tiny-model 300
@@ -41,9 +42,11 @@ static char *read_file(const char *path, size_t *size) {
 static ds_trainer *create_trainer(const ds_tokenizer *tokenizer, int steps) {
     char config[1024];
     const int size = snprintf(config, sizeof config,
-                              "{\"model_type\": \"llama\", \"hidden_size\": 48, \"intermediate_size\": 128, \"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
+                              "{\"model_type\": \"llama\", \"hidden_size\": 48, \"intermediate_size\": 128, "
+                              "\"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
                               " \"num_key_value_heads\": 4, \"rms_norm_eps\": 1e-6,"
-                              " \"train\": {\"steps\": %d, \"sequence_length\": %d, \"batch_size\": %d, \"optimizer\": {\"learning_rate\": 3e-3}}}",
+                              " \"train\": {\"steps\": %d, \"sequence_length\": %d, \"batch_size\": %d, \"optimizer\": "
+                              "{\"learning_rate\": 3e-3}}}",
                               steps, LENGTH, BATCH);
     ds_trainer_options options = { .size = sizeof options };
     options.tokenizer = tokenizer;   /* gives the size of the vocabulary, and is saved with the model */
@@ -94,7 +97,8 @@ int main(int argc, char **argv) {
         ds_step_result result = { .size = sizeof result };
         fill_batch(ids, count, &seed, inputs, targets);
         check(ds_train_step(trainer, inputs, targets, BATCH, LENGTH, DS_SCHEDULED_RATE, &result, &error));
-        if (step == 1 || step % 50 == 0 || step == steps) printf("step %d  loss %.3f  learning rate %.5f\n", step, result.loss, result.learning_rate);
+        if (step == 1 || step % 50 == 0 || step == steps)
+            printf("step %d  loss %.3f  learning rate %.5f\n", step, result.loss, result.learning_rate);
     }
     check(ds_save(trainer, argv[2], &error));
     ds_trainer_free(trainer);

@@ -1,4 +1,5 @@
-/* What the files of the public API (include/deepseek.h) share: the objects behind the handles, and the way back from the inner errors.
+/* What the files of the public API (include/deepseek.h) share: the objects behind the handles, and the way back from
+ * the inner errors.
  *
  * Every public function has the form
  *
@@ -49,11 +50,13 @@ enum status api_null(const char *function, const char *argument, struct error *e
 /* The size of a struct that ends with this field: how long its first version was. */
 #define API_UP_TO(type, field) (offsetof(type, field) + sizeof(((type *)0)->field))
 
-/* Structs with a size: the caller's bytes into *known, where what the caller's header does not have yet is zero; what this library does not know must be zero. `least` is the size of the
- * struct's first version. NULL gives zeros. */
-enum status api_take(void *known, size_t size, size_t least, const void *given, const char *function, const char *argument, struct error *error);
+/* Structs with a size: the caller's bytes into *known, where what the caller's header does not have yet is zero; what
+ * this library does not know must be zero. `least` is the size of the struct's first version. NULL gives zeros. */
+enum status api_take(void *known, size_t size, size_t least, const void *given, const char *function,
+                     const char *argument, struct error *error);
 /* The way out: fills the caller's struct as far as it goes. */
-enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function, const char *argument, struct error *error);
+enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function,
+                     const char *argument, struct error *error);
 
 /* DS_COMPUTE_* to a dtype; DTYPE_COUNT for the default. */
 enum status api_compute(int compute, const char *function, int *dtype, struct error *error);

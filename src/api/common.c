@@ -7,15 +7,17 @@
 #include "base/cpu.h"
 #include "text/utf8.h"
 
-_Static_assert((int)DS_OK == (int)STATUS_OK && (int)DS_INVALID == (int)STATUS_INVALID && (int)DS_UNSUPPORTED == (int)STATUS_UNSUPPORTED && (int)DS_NOT_FOUND == (int)STATUS_NOT_FOUND &&
-                   (int)DS_IO == (int)STATUS_IO && (int)DS_NO_MEMORY == (int)STATUS_NO_MEMORY && (int)DS_INTERRUPTED == (int)STATUS_INTERRUPTED,
+_Static_assert((int)DS_OK == (int)STATUS_OK && (int)DS_INVALID == (int)STATUS_INVALID &&
+                   (int)DS_UNSUPPORTED == (int)STATUS_UNSUPPORTED && (int)DS_NOT_FOUND == (int)STATUS_NOT_FOUND &&
+                   (int)DS_IO == (int)STATUS_IO && (int)DS_NO_MEMORY == (int)STATUS_NO_MEMORY &&
+                   (int)DS_INTERRUPTED == (int)STATUS_INTERRUPTED,
                "the public statuses are the inner ones");
 
 int ds_version(void) { return DS_VERSION; }
 const char *ds_version_string(void) { return DS_VERSION_STRING; }
 
 const char *ds_status_name(ds_status status) {
-    static const char *const names[] = { "ok", "invalid", "unsupported", "not found", "io", "no memory", "interrupted" };
+    static const char *const names[] = {"ok", "invalid", "unsupported", "not found", "io", "no memory", "interrupted"};
     return (unsigned)status < sizeof names / sizeof *names ? names[status] : "unknown";
 }
 
@@ -28,7 +30,10 @@ static void copy_message(char *to, size_t room, const char *from) {
         bool ill_formed = false;
         uint32_t character = utf8_next((const uint8_t *)from + at, size - at, &length, &ill_formed);
         char bytes[4];
-        size_t count = utf8_put(character < 32 || character == 127 ? '?' : ill_formed ? UTF8_REPLACEMENT : character, bytes);
+        size_t count = utf8_put(character < 32 || character == 127 ? '?'
+                                : ill_formed                       ? UTF8_REPLACEMENT
+                                                                   : character,
+                                bytes);
         if (used + count >= room) break;
         memcpy(to + used, bytes, count);
         used += count;
@@ -44,28 +49,40 @@ ds_status api_result(enum status status, const struct error *inner, ds_error *er
     return (ds_status)status;
 }
 
-enum status api_null(const char *function, const char *argument, struct error *error) { return error_set(error, STATUS_INVALID, "%s: %s is NULL", function, argument); }
+enum status api_null(const char *function, const char *argument, struct error *error) {
+    return error_set(error, STATUS_INVALID, "%s: %s is NULL", function, argument);
+}
 
-enum status api_take(void *known, size_t size, size_t least, const void *given, const char *function, const char *argument, struct error *error) {
+enum status api_take(void *known, size_t size, size_t least, const void *given, const char *function,
+                     const char *argument, struct error *error) {
     memset(known, 0, size);
     size_t given_size;
     if (!given) return STATUS_OK;
     memcpy(&given_size, given, sizeof given_size);
-    if (given_size < least) return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, at least %zu", function, argument, given_size, least);
+    if (given_size < least)
+        return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, at least %zu", function,
+                         argument, given_size, least);
     memcpy(known, given, given_size < size ? given_size : size);
     if (given_size <= size) return STATUS_OK;
-    if (given_size > 4096) return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, %zu", function, argument, given_size, size);
+    if (given_size > 4096)
+        return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, %zu", function, argument,
+                         given_size, size);
     for (size_t i = size; i < given_size; i++)
         if (((const unsigned char *)given)[i])
-            return error_set(error, STATUS_UNSUPPORTED, "%s: %s sets something that version %s does not know (byte %zu of %zu)", function, argument, DS_VERSION_STRING, i, given_size);
+            return error_set(error, STATUS_UNSUPPORTED,
+                             "%s: %s sets something that version %s does not know (byte %zu of %zu)", function,
+                             argument, DS_VERSION_STRING, i, given_size);
     return STATUS_OK;
 }
 
-enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function, const char *argument, struct error *error) {
+enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function,
+                     const char *argument, struct error *error) {
     size_t given_size;
     if (!given) return api_null(function, argument, error);
     memcpy(&given_size, given, sizeof given_size);
-    if (given_size < least) return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, at least %zu", function, argument, given_size, least);
+    if (given_size < least)
+        return error_set(error, STATUS_INVALID, "%s: %s->size: found %zu, expected its sizeof, at least %zu", function,
+                         argument, given_size, least);
     const size_t head = sizeof given_size, filled = given_size < size ? given_size : size;
     memcpy((char *)given + head, (const char *)known + head, filled - head);
     return STATUS_OK;
@@ -73,7 +90,8 @@ enum status api_give(void *given, const void *known, size_t size, size_t least, 
 
 enum status api_machine_open(struct api_machine *machine, int threads, struct error *error) {
     enum isa isa;
-    if (threads < 0 || threads > 1024) return error_set(error, STATUS_INVALID, "threads: found %d, expected 0 (every processor) to 1024", threads);
+    if (threads < 0 || threads > 1024)
+        return error_set(error, STATUS_INVALID, "threads: found %d, expected 0 (every processor) to 1024", threads);
     enum status status = isa_select(&isa, error);
     if (status) return status;
     machine->kernels = kernels_for(isa);
@@ -81,10 +99,18 @@ enum status api_machine_open(struct api_machine *machine, int threads, struct er
 }
 
 enum status api_compute(int compute, const char *function, int *dtype, struct error *error) {
-    static const int dtypes[] = { [DS_COMPUTE_DEFAULT] = DTYPE_COUNT, [DS_COMPUTE_FP32] = DTYPE_F32, [DS_COMPUTE_BF16] = DTYPE_BF16, [DS_COMPUTE_FP8] = DTYPE_F8_E4M3 };
-    if (compute < 0 || compute > DS_COMPUTE_FP8) return error_set(error, STATUS_INVALID, "%s: compute: found %d, expected DS_COMPUTE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, compute);
+    static const int dtypes[] = {[DS_COMPUTE_DEFAULT] = DTYPE_COUNT,
+                                 [DS_COMPUTE_FP32] = DTYPE_F32,
+                                 [DS_COMPUTE_BF16] = DTYPE_BF16,
+                                 [DS_COMPUTE_FP8] = DTYPE_F8_E4M3};
+    if (compute < 0 || compute > DS_COMPUTE_FP8)
+        return error_set(error, STATUS_INVALID,
+                         "%s: compute: found %d, expected DS_COMPUTE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function,
+                         compute);
     *dtype = dtypes[compute];
     return STATUS_OK;
 }
 
-int api_compute_name(enum dtype dtype) { return dtype == DTYPE_F8_E4M3 ? DS_COMPUTE_FP8 : dtype == DTYPE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32; }
+int api_compute_name(enum dtype dtype) {
+    return dtype == DTYPE_F8_E4M3 ? DS_COMPUTE_FP8 : dtype == DTYPE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+}

@@ -8,11 +8,12 @@
 #define OPTIONS_LEAST API_UP_TO(ds_model_options, threads)
 #define INFO_LEAST API_UP_TO(ds_model_info, threads)
 
-/* ---- opening --------------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static enum status open_tokenizer(ds_model *model, const char *folder, struct error *error) {
     char path[4096];
-    if (snprintf(path, sizeof path, "%s/tokenizer.json", folder) >= (int)sizeof path) return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
+    if (snprintf(path, sizeof path, "%s/tokenizer.json", folder) >= (int)sizeof path)
+        return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
     return file_exists(path) ? tokenizer_load(&model->tokenizer.tokenizer, folder, error) : STATUS_OK;
 }
 
@@ -25,26 +26,34 @@ static enum status mask_undefined(ds_model *model, struct error *error) {
     if (!defined) return error_set(error, STATUS_NO_MEMORY, "no memory for a vocabulary of %lld", (long long)vocab);
     int64_t known = 0;
     size_t length;
-    for (int64_t id = 0; id < vocab; id++) known += defined[id] = tokenizer_piece(tokenizer, (int32_t)id, &length, NULL) != NULL;
+    for (int64_t id = 0; id < vocab; id++)
+        known += defined[id] = tokenizer_piece(tokenizer, (int32_t)id, &length, NULL) != NULL;
     enum status status = known ? sampler_mask(model->sampler, defined, error) : STATUS_OK;
     free(defined);
     return status;
 }
 
 /* DS_CACHE_* to a dtype, and back. */
-static const int cache_dtypes[] = { [DS_CACHE_DEFAULT] = DTYPE_COUNT, [DS_CACHE_FP32] = DTYPE_F32, [DS_CACHE_BF16] = DTYPE_BF16, [DS_CACHE_FP8] = DTYPE_F8_E4M3 };
+static const int cache_dtypes[] = {[DS_CACHE_DEFAULT] = DTYPE_COUNT,
+                                   [DS_CACHE_FP32] = DTYPE_F32,
+                                   [DS_CACHE_BF16] = DTYPE_BF16,
+                                   [DS_CACHE_FP8] = DTYPE_F8_E4M3};
 
 static enum status check_cache(int cache, const char *function, struct error *error) {
     if (cache >= 0 && cache <= DS_CACHE_FP8) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: cache: found %d, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, cache);
+    return error_set(error, STATUS_INVALID,
+                     "%s: cache: found %d, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function, cache);
 }
 
 static enum status check_draft(int draft, const char *function, struct error *error) {
     if (draft >= 0 && draft <= DS_DRAFT_ALWAYS) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: draft: found %d, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)", function, draft);
+    return error_set(error, STATUS_INVALID, "%s: draft: found %d, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)",
+                     function, draft);
 }
 
-static int cache_name(enum dtype cache) { return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32; }
+static int cache_name(enum dtype cache) {
+    return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32;
+}
 
 static int64_t cache_bytes(const struct config_sizes *sizes, enum dtype cache) {
     if (cache == DTYPE_F8_E4M3) return sizes->cache_bytes_per_token_fp8;
@@ -58,25 +67,36 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     int compute = DTYPE_COUNT;
     ds_model *model = NULL;
     if (out) *out = NULL;
-    enum status status = !out ? api_null(function, "model", &e) : !folder ? api_null(function, "folder", &e) : !*folder ? error_set(&e, STATUS_INVALID, "%s: folder is empty", function) : STATUS_OK;
+    enum status status = !out       ? api_null(function, "model", &e)
+                         : !folder  ? api_null(function, "folder", &e)
+                         : !*folder ? error_set(&e, STATUS_INVALID, "%s: folder is empty", function)
+                                    : STATUS_OK;
     if (!status) status = api_take(&options, sizeof options, OPTIONS_LEAST, given, function, "options", &e);
     if (!status) status = api_compute(options.compute, function, &compute, &e);
     if (!status) status = check_cache(options.cache, function, &e);
     if (!status) status = check_draft(options.draft, function, &e);
-    if (!status && !(model = calloc(1, sizeof *model))) status = error_set(&e, STATUS_NO_MEMORY, "no memory for a model");
+    if (!status && !(model = calloc(1, sizeof *model)))
+        status = error_set(&e, STATUS_NO_MEMORY, "no memory for a model");
     if (!status) status = api_machine_open(&model->machine, options.threads, &e);
     if (!status) status = model_check_folder(folder, &e);
     if (!status) status = open_tokenizer(model, folder, &e);
-    struct model_options opening = { .use = MODEL_INFERENCE, .compute = compute, .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache], .mtp = !status && options.draft != DS_DRAFT_OFF };
-    static const enum draft_mode modes[] = { [DS_DRAFT_AUTO] = DRAFT_AUTO, [DS_DRAFT_OFF] = DRAFT_OFF, [DS_DRAFT_ALWAYS] = DRAFT_ALWAYS };
+    struct model_options opening = {.use = MODEL_INFERENCE,
+                                    .compute = compute,
+                                    .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache],
+                                    .mtp = !status && options.draft != DS_DRAFT_OFF};
+    static const enum draft_mode modes[] = {
+        [DS_DRAFT_AUTO] = DRAFT_AUTO, [DS_DRAFT_OFF] = DRAFT_OFF, [DS_DRAFT_ALWAYS] = DRAFT_ALWAYS};
     if (!status) {
         status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
-        if (status && options.draft == DS_DRAFT_AUTO) {   /* a folder whose config names modules that it lacks is of use without them */
+        /* a folder whose config names modules that it lacks is of use without them */
+        if (status && options.draft == DS_DRAFT_AUTO) {
             opening.mtp = false;
             status = model_open(&model->model, folder, model->machine.kernels, model->machine.pool, &opening, &e);
         }
     }
-    if (!status) status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer, &e);
+    if (!status)
+        status = generation_defaults_load(&model->defaults, folder, &model->model->config, model->tokenizer.tokenizer,
+                                          &e);
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
     if (!status) status = engine_set_draft(model->engine, modes[options.draft], 0, &e);
     if (!status) status = sampler_create(&model->sampler, model->model->config.vocab_size, &e);
@@ -97,7 +117,7 @@ void ds_model_free(ds_model *model) {
     free(model);
 }
 
-/* ---- what it is -------------------------------------------------------------------------------------------------------------------- */
+/* ---- what it is -------------------------------------------------------------------------------------------------- */
 
 ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error *error) {
     static const char function[] = "ds_model_get_info";
@@ -113,17 +133,29 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error
         accepted += drafts->accepted[i];
     }
     const ds_model_info known = {
-        .model_type = config->model_type, .vocab_size = config->vocab_size, .max_position_embeddings = config->max_position_embeddings, .hidden_size = config->hidden_size,
-        .num_hidden_layers = config->num_hidden_layers, .num_attention_heads = config->num_attention_heads, .num_key_value_heads = config->num_key_value_heads,
-        .parameters = sizes.parameters, .active_parameters = sizes.active_parameters,
-        .cache_bytes_per_token = cache_bytes(&sizes, model->model->cache), .cache = cache_name(model->model->cache),
-        .compute = api_compute_name(model->model->compute), .threads = pool_threads(model->machine.pool),
-        .draft_modules = model->engine->policy.mode != DRAFT_OFF ? model->engine->policy.depths : 0, .drafted = drafted, .accepted = accepted,
+        .model_type = config->model_type,
+        .vocab_size = config->vocab_size,
+        .max_position_embeddings = config->max_position_embeddings,
+        .hidden_size = config->hidden_size,
+        .num_hidden_layers = config->num_hidden_layers,
+        .num_attention_heads = config->num_attention_heads,
+        .num_key_value_heads = config->num_key_value_heads,
+        .parameters = sizes.parameters,
+        .active_parameters = sizes.active_parameters,
+        .cache_bytes_per_token = cache_bytes(&sizes, model->model->cache),
+        .cache = cache_name(model->model->cache),
+        .compute = api_compute_name(model->model->compute),
+        .threads = pool_threads(model->machine.pool),
+        .draft_modules = model->engine->policy.mode != DRAFT_OFF ? model->engine->policy.depths : 0,
+        .drafted = drafted,
+        .accepted = accepted,
     };
     return api_result(api_give(info, &known, sizeof known, INFO_LEAST, function, "info", &e), &e, error);
 }
 
-const ds_tokenizer *ds_model_tokenizer(const ds_model *model) { return model && model->tokenizer.tokenizer ? &model->tokenizer : NULL; }
+const ds_tokenizer *ds_model_tokenizer(const ds_model *model) {
+    return model && model->tokenizer.tokenizer ? &model->tokenizer : NULL;
+}
 
 const char *ds_model_warning(const ds_model *model, int index) {
     if (!model || index < 0) return NULL;
@@ -139,7 +171,7 @@ int ds_model_is_eos(const ds_model *model, int32_t id) {
     return 0;
 }
 
-/* ---- sequences ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- sequences --------------------------------------------------------------------------------------------------- */
 
 ds_status ds_sequence_create(ds_sequence **out, ds_model *model, int64_t capacity, ds_error *error) {
     static const char function[] = "ds_sequence_create";
@@ -151,11 +183,14 @@ ds_status ds_sequence_create(ds_sequence **out, ds_model *model, int64_t capacit
     else {
         int64_t context = model->model->config.max_position_embeddings;
         if (capacity < 0 || capacity > context)
-            status = error_set(&e, STATUS_INVALID, "%s: capacity: found %lld, expected 0 (the context) to %lld (max_position_embeddings)", function, (long long)capacity, (long long)context);
+            status = error_set(&e, STATUS_INVALID,
+                               "%s: capacity: found %lld, expected 0 (the context) to %lld (max_position_embeddings)",
+                               function, (long long)capacity, (long long)context);
         if (capacity == 0) capacity = context;
     }
     ds_sequence *sequence = NULL;
-    if (!status && !(sequence = calloc(1, sizeof *sequence))) status = error_set(&e, STATUS_NO_MEMORY, "no memory for a sequence");
+    if (!status && !(sequence = calloc(1, sizeof *sequence)))
+        status = error_set(&e, STATUS_NO_MEMORY, "no memory for a sequence");
     if (!status) status = sequence_create(&sequence->sequence, model->model, capacity, &e);
     if (status) free(sequence);
     else *out = sequence;
@@ -176,13 +211,15 @@ ds_status ds_sequence_rewind(ds_sequence *sequence, int64_t length, ds_error *er
     struct error e = { 0 };
     if (!sequence) return api_result(api_null(function, "sequence", &e), &e, error);
     if (length < 0 || length > sequence->sequence->length)
-        return api_result(error_set(&e, STATUS_INVALID, "%s: length: found %lld, expected 0 to %lld (the sequence's length)", function, (long long)length, (long long)sequence->sequence->length),
+        return api_result(error_set(&e, STATUS_INVALID,
+                                    "%s: length: found %lld, expected 0 to %lld (the sequence's length)", function,
+                                    (long long)length, (long long)sequence->sequence->length),
                           &e, error);
     sequence_rewind(sequence->sequence, length);
     return api_result(STATUS_OK, &e, error);
 }
 
-/* ---- feeding ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- feeding ----------------------------------------------------------------------------------------------------- */
 
 static enum status take_inputs(ds_model *model, const ds_input *inputs, int count, struct error *error) {
     static const char function[] = "ds_feed";
@@ -198,9 +235,16 @@ static enum status take_inputs(ds_model *model, const ds_input *inputs, int coun
     for (int i = 0; i < count; i++) {
         const ds_input *input = &inputs[i];
         if (!input->sequence) return error_set(error, STATUS_INVALID, "%s: input %d: sequence is NULL", function, i);
-        if (!input->ids && input->count > 0) return error_set(error, STATUS_INVALID, "%s: input %d: ids is NULL", function, i);
-        if (input->count == 0 && input->logits && !input->every_logit) return error_set(error, STATUS_INVALID, "%s: input %d: logits of its last token are wanted, and it has none", function, i);
-        model->feeds[i] = (struct feed){ .sequence = input->sequence->sequence, .ids = input->ids, .count = input->count, .logits = input->logits, .every_logit = input->every_logit != 0 };
+        if (!input->ids && input->count > 0)
+            return error_set(error, STATUS_INVALID, "%s: input %d: ids is NULL", function, i);
+        if (input->count == 0 && input->logits && !input->every_logit)
+            return error_set(error, STATUS_INVALID,
+                             "%s: input %d: logits of its last token are wanted, and it has none", function, i);
+        model->feeds[i] = (struct feed){.sequence = input->sequence->sequence,
+                                        .ids = input->ids,
+                                        .count = input->count,
+                                        .logits = input->logits,
+                                        .every_logit = input->every_logit != 0};
     }
     return STATUS_OK;
 }

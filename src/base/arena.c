@@ -41,8 +41,8 @@ static size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / 
 
 /* ---- Whole mappings ---- */
 
-/* Linux promises memory it does not have and ends the process that uses it. So a large mapping is refused here when the machine
- * could not back it now. True where the system does not tell. */
+/* Linux promises memory it does not have and ends the process that uses it. So a large mapping is refused here when the
+ * machine could not back it now. True where the system does not tell. */
 static bool can_be_backed(size_t bytes) {
     static const size_t small = (size_t)64 << 20;
     if (bytes < small) return true;
@@ -52,7 +52,8 @@ static bool can_be_backed(size_t bytes) {
     unsigned long long kibibytes, available = 0;
     bool known = false;
     while (fgets(line, sizeof line, file))
-        if (sscanf(line, "MemAvailable: %llu", &kibibytes) == 1 || sscanf(line, "SwapFree: %llu", &kibibytes) == 1) available += kibibytes << 10, known = true;
+        if (sscanf(line, "MemAvailable: %llu", &kibibytes) == 1 || sscanf(line, "SwapFree: %llu", &kibibytes) == 1)
+            available += kibibytes << 10, known = true;
     fclose(file);
     return !known || bytes <= available;
 }
@@ -61,7 +62,8 @@ void *pages_alloc(size_t bytes) {
     if (bytes > SIZE_MAX / 2 || !can_be_backed(bytes)) return NULL;
     size_t size = round_up(bytes ? bytes : 1, PAGE);
     size_t extra = size >= HUGE_PAGE ? HUGE_PAGE : 0;   /* room to begin at a multiple of 2 MiB */
-    uint8_t *mapping = mmap(NULL, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *mapping = mmap(NULL, size + extra, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                            0);
     if (mapping == MAP_FAILED) return NULL;
     if (!extra) return mapping;
     uint8_t *begin = mapping + (HUGE_PAGE - (uintptr_t)mapping % HUGE_PAGE) % HUGE_PAGE;

@@ -1,5 +1,6 @@
 /* Arenas: memory that is given out piece by piece and taken back all at once.
- * One lives as long as a model, one as long as a request. An arena maps its pages lazily and in huge pages where it can. */
+ * One lives as long as a model, one as long as a request. An arena maps its pages lazily and in huge pages where it
+ * can. */
 #ifndef DEEPSEEK_BASE_ARENA_H
 #define DEEPSEEK_BASE_ARENA_H
 

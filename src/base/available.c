@@ -16,14 +16,16 @@ static FILE *open_under(const char *root, const char *folder, const char *name) 
     return length > 0 && length < (int)sizeof path ? fopen(path, "re") : NULL;
 }
 
-/* The number after `key` in a file of such lines; without a key, the file's first word as a number. Returns false where there is none. */
+/* The number after `key` in a file of such lines; without a key, the file's first word as a number. Returns false where
+ * there is none. */
 static bool number_in(const char *root, const char *folder, const char *name, const char *key, uint64_t *value) {
     FILE *file = open_under(root, folder, name);
     if (!file) return false;
     char line[256];
     bool found = false;
     const size_t length = strlen(key);
-    while (!found && fgets(line, sizeof line, file)) found = strncmp(line, key, length) == 0 && sscanf(line + length, "%" SCNu64, value) == 1;
+    while (!found && fgets(line, sizeof line, file))
+        found = strncmp(line, key, length) == 0 && sscanf(line + length, "%" SCNu64, value) == 1;
     fclose(file);
     return found;
 }
@@ -37,13 +39,16 @@ static const struct version versions[] = {
 /* What is left in one group. */
 static uint64_t left_in(const char *root, const char *folder, const struct version *version) {
     uint64_t limit, used, dropped = 0;
-    if (!number_in(root, folder, version->limit, "", &limit) || limit >= UNLIMITED || !number_in(root, folder, version->used, "", &used)) return UINT64_MAX;
+    if (!number_in(root, folder, version->limit, "", &limit) || limit >= UNLIMITED ||
+        !number_in(root, folder, version->used, "", &used))
+        return UINT64_MAX;
     number_in(root, folder, "memory.stat", version->dropped, &dropped);
     used -= dropped < used ? dropped : used;
     return used < limit ? limit - used : 0;
 }
 
-/* A group and those around it, up to the mount. Inside a container the path may be another namespace's: then the mount itself is the group. */
+/* A group and those around it, up to the mount. Inside a container the path may be another namespace's: then the mount
+ * itself is the group. */
 static uint64_t left_along(const char *root, const char *mount, const char *group, const struct version *version) {
     char folder[PATH_BYTES];
     uint64_t least = left_in(root, mount, version);

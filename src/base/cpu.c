@@ -50,9 +50,11 @@ static void detect_variants(void) {
 
     const uint32_t avx2 = AVX | FMA | F16C, avx512 = F | DQ | BW | VL, amx = AMX_BF16 | AMX_TILE;
     available[ISA_AVX2] = (first_ecx & avx2) == avx2 && (ebx & AVX2) && (state & state_avx) == state_avx;
-    available[ISA_AVX512] = available[ISA_AVX2] && (ebx & avx512) == avx512 && (ecx & VBMI) && (state & state_avx512) == state_avx512;
+    available[ISA_AVX512] = available[ISA_AVX2] && (ebx & avx512) == avx512 && (ecx & VBMI) &&
+                            (state & state_avx512) == state_avx512;
     available[ISA_AVX512_BF16] = available[ISA_AVX512] && (sub_eax & AVX512_BF16);
-    available[ISA_AMX] = available[ISA_AVX512_BF16] && (edx & amx) == amx && (state & state_amx) == state_amx && tiles_granted();
+    available[ISA_AMX] = available[ISA_AVX512_BF16] && (edx & amx) == amx && (state & state_amx) == state_amx &&
+                         tiles_granted();
 }
 
 /* The brand string: three leaves of sixteen bytes, padded with blanks. */
@@ -116,10 +118,13 @@ enum status isa_select(enum isa *isa, struct error *error) {
             snprintf(list + used, sizeof list - used, "%s%s", used ? ", " : "", names[i]);
         }
     }
-    if (found < 0) return error_set(error, STATUS_INVALID, "DEEPSEEK_ISA: unknown variant \"%s\"; available here: %s", wanted, list);
+    if (found < 0)
+        return error_set(error, STATUS_INVALID, "DEEPSEEK_ISA: unknown variant \"%s\"; available here: %s", wanted,
+                         list);
     if (found == ISA_AVX512 && isa_available(ISA_AVX512_BF16)) found = ISA_AVX512_BF16;
     if (!isa_available((enum isa)found)) {
-        return error_set(error, STATUS_UNSUPPORTED, "DEEPSEEK_ISA: this processor or system has no \"%s\"; available here: %s", wanted, list);
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "DEEPSEEK_ISA: this processor or system has no \"%s\"; available here: %s", wanted, list);
     }
     *isa = (enum isa)found;
     return STATUS_OK;

@@ -11,7 +11,8 @@
 enum isa { ISA_REFERENCE, ISA_AVX2, ISA_AVX512, ISA_AVX512_BF16, ISA_AMX, ISA_COUNT };
 
 const char *isa_name(enum isa isa);      /* "reference", "avx2", "avx512", "avx512bf16", "amx" */
-bool isa_available(enum isa isa);        /* the processor has it and the system lets this process use it (AMX asks for its state here) */
+/* the processor has it and the system lets this process use it (AMX asks for its state here) */
+bool isa_available(enum isa isa);
 
 /* The best available variant, or the one that DEEPSEEK_ISA names ("avx512" means avx512bf16 where that is available);
  * an unknown or unavailable name is an error. */

@@ -18,7 +18,8 @@ bool cursor_u64(struct cursor *c, uint64_t *value);
 bool checked_add(uint64_t a, uint64_t b, uint64_t *sum);
 bool checked_mul(uint64_t a, uint64_t b, uint64_t *product);
 
-/* Is this valid UTF-8 (no overlong forms, no surrogates, at most U+10FFFF)? *bad is the offset of the first wrong byte. */
+/* Is this valid UTF-8 (no overlong forms, no surrogates, at most U+10FFFF)? *bad is the
+ * offset of the first wrong byte. */
 bool utf8_valid(const uint8_t *data, size_t size, size_t *bad);
 
 #endif

@@ -1,7 +1,8 @@
 /* Status codes and the one error record that every fallible function fills.
  *
  * A function that can fail returns `enum status` and takes `struct error *error` as its last argument. On failure it
- * leaves no half-changed state behind and the record says what happened, where, what was found and what was expected. */
+ * leaves no half-changed state behind and the record says what happened, where, what was
+ * found and what was expected. */
 #ifndef DEEPSEEK_BASE_ERROR_H
 #define DEEPSEEK_BASE_ERROR_H
 
@@ -23,7 +24,8 @@ struct error {
 };
 
 /* Fills `error` (which may be NULL) with a formatted message and returns `code`. */
-enum status error_set(struct error *error, enum status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+enum status error_set(struct error *error, enum status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 
 /* Puts "prefix: " before the message already in `error`, to say where a failure of a callee happened. */
 enum status error_prefix(struct error *error, const char *format, ...) __attribute__((format(printf, 2, 3)));

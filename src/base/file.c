@@ -41,7 +41,8 @@ static int open_regular(const char *path, struct stat *about, enum status *statu
     }
     if (fstat(file, about) != 0) *status = file_fail(error, "examine", path, errno);
     else if (!S_ISREG(about->st_mode))
-        *status = error_set(error, STATUS_INVALID, "%s: found %s, expected a file", path, S_ISDIR(about->st_mode) ? "a folder" : "a device or pipe");
+        *status = error_set(error, STATUS_INVALID, "%s: found %s, expected a file", path,
+                            S_ISDIR(about->st_mode) ? "a folder" : "a device or pipe");
     if (!*status) return file;
     close(file);
     return -1;
@@ -61,7 +62,8 @@ enum status file_map_open(struct file_map *map, const char *path, struct error *
     /* A read beyond the end of a file that shrank meanwhile would kill the process. */
     if (!status && fstat(file, &now) != 0) status = file_fail(error, "examine", path, errno);
     else if (!status && now.st_size != about.st_size)
-        status = error_set(error, STATUS_IO, "%s: had %lld bytes and has %lld now: it is being changed", path, (long long)about.st_size, (long long)now.st_size);
+        status = error_set(error, STATUS_IO, "%s: had %lld bytes and has %lld now: it is being changed", path,
+                           (long long)about.st_size, (long long)now.st_size);
     close(file);
     if (status) file_map_close(map);
     return status;
@@ -73,14 +75,17 @@ void file_map_close(struct file_map *map) {
 }
 
 void file_map_release(const void *data, size_t bytes) {
-    const uintptr_t page = 4096, begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + bytes) / page * page;
+    const uintptr_t page = 4096, begin = ((uintptr_t)data + page - 1) / page * page,
+                    end = ((uintptr_t)data + bytes) / page * page;
     if (begin < end) madvise((void *)begin, end - begin, MADV_DONTNEED);
 }
 
 /* Reads what is open, and closes it. */
-static enum status read_whole(int file, const char *path, size_t limit, char **data, size_t *size, struct error *error) {
+static enum status read_whole(int file, const char *path, size_t limit, char **data, size_t *size,
+                              struct error *error) {
     struct stat about;
-    /* One byte more than the file has, so that its end is seen without growing. Pipes have no size: they begin small. */
+    /* One byte more than the file has, so that its end is seen without growing. Pipes
+     * have no size: they begin small. */
     size_t capacity = 4096;
     if (fstat(file, &about) == 0 && S_ISREG(about.st_mode) && about.st_size >= 0) capacity = (size_t)about.st_size;
     if (limit > SIZE_MAX - 2) limit = SIZE_MAX - 2;
@@ -154,7 +159,8 @@ enum status folder_create(const char *path, struct error *error) {
         if (mkdir(prefix, 0777) != 0) {
             int reason = errno;
             /* A parent may be refused (EACCES, EROFS) although it is there. */
-            if (!file_is_folder(prefix)) status = file_fail(error, "create folder", prefix, reason == EEXIST ? ENOTDIR : reason);
+            if (!file_is_folder(prefix))
+                status = file_fail(error, "create folder", prefix, reason == EEXIST ? ENOTDIR : reason);
         }
         prefix[i] = path[i];
     }
@@ -184,7 +190,8 @@ static int folder_empty(int folder) {
         bool is_folder = inner >= 0;
         if (is_folder) reason = folder_empty(inner);
         else if (errno != ENOTDIR && errno != ELOOP && errno != ENOENT) reason = errno;
-        if (!reason && unlinkat(folder, entry->d_name, is_folder ? AT_REMOVEDIR : 0) != 0 && errno != ENOENT) reason = errno;
+        if (!reason && unlinkat(folder, entry->d_name, is_folder ? AT_REMOVEDIR : 0) != 0 && errno != ENOENT)
+            reason = errno;
     }
     closedir(entries);
     return reason;
@@ -253,7 +260,8 @@ enum status file_begin(struct file_writer *writer, const char *path, struct erro
     int file = -1;
     while (writer->path && file < 0) {
         free(writer->temporary);
-        if (asprintf(&writer->temporary, "%s.%ld-%u.tmp", path, (long)getpid(), atomic_fetch_add(&serial, 1)) < 0) writer->temporary = NULL;
+        if (asprintf(&writer->temporary, "%s.%ld-%u.tmp", path, (long)getpid(), atomic_fetch_add(&serial, 1)) < 0)
+            writer->temporary = NULL;
         if (!writer->temporary) break;
         file = open(writer->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (file < 0 && errno != EEXIST) {

@@ -9,15 +9,18 @@
 
 #include "base/error.h"
 
-/* A read-only mapping. An empty file maps to data == NULL, size 0. The file must not be changed while it is mapped (another may be renamed over it). */
+/* A read-only mapping. An empty file maps to data == NULL, size 0. The file must not be changed while it is mapped
+ * (another may be renamed over it). */
 struct file_map { const uint8_t *data; size_t size; };
 
 enum status file_map_open(struct file_map *map, const char *path, struct error *error);
 void file_map_close(struct file_map *map);
-/* Part of a mapping that is not read for now: its pages need not stay in memory. Whoever reads it again gets the same bytes. */
+/* Part of a mapping that is not read for now: its pages need not stay in memory. Whoever reads it again gets the same
+ * bytes. */
 void file_map_release(const void *data, size_t bytes);
 
-/* Reads a whole file of at most `limit` bytes into malloc'ed memory, a NUL appended beyond *size. Pipes and devices are read to their end. */
+/* Reads a whole file of at most `limit` bytes into malloc'ed memory, a NUL appended beyond *size. Pipes and devices are
+ * read to their end. */
 enum status file_read(const char *path, size_t limit, char **data, size_t *size, struct error *error);
 /* The same for the files of a model's folder: a pipe or a device there is refused, and not waited for. */
 enum status file_read_regular(const char *path, size_t limit, char **data, size_t *size, struct error *error);

@@ -3,13 +3,30 @@
 
 /* ---- Element types ---- */
 
-static const struct { const char *name; int bits; } dtypes[DTYPE_COUNT] = {
-    [DTYPE_F32] = {"F32", 32}, [DTYPE_BF16] = {"BF16", 16}, [DTYPE_F16] = {"F16", 16}, [DTYPE_F64] = {"F64", 64},
-    [DTYPE_F8_E4M3] = {"F8_E4M3", 8}, [DTYPE_F8_E5M2] = {"F8_E5M2", 8}, [DTYPE_F8_E8M0] = {"F8_E8M0", 8},
-    [DTYPE_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8}, [DTYPE_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
-    [DTYPE_F4] = {"F4", 4}, [DTYPE_F6_E2M3] = {"F6_E2M3", 6}, [DTYPE_F6_E3M2] = {"F6_E3M2", 6},
-    [DTYPE_BOOL] = {"BOOL", 8}, [DTYPE_U8] = {"U8", 8}, [DTYPE_I8] = {"I8", 8}, [DTYPE_I16] = {"I16", 16}, [DTYPE_U16] = {"U16", 16},
-    [DTYPE_I32] = {"I32", 32}, [DTYPE_U32] = {"U32", 32}, [DTYPE_I64] = {"I64", 64}, [DTYPE_U64] = {"U64", 64}, [DTYPE_C64] = {"C64", 64},
+static const struct { const char *name; int bits;
+} dtypes[DTYPE_COUNT] = {
+    [DTYPE_F32] = {"F32", 32},
+    [DTYPE_BF16] = {"BF16", 16},
+    [DTYPE_F16] = {"F16", 16},
+    [DTYPE_F64] = {"F64", 64},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 8},
+    [DTYPE_F8_E5M2] = {"F8_E5M2", 8},
+    [DTYPE_F8_E8M0] = {"F8_E8M0", 8},
+    [DTYPE_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8},
+    [DTYPE_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
+    [DTYPE_F4] = {"F4", 4},
+    [DTYPE_F6_E2M3] = {"F6_E2M3", 6},
+    [DTYPE_F6_E3M2] = {"F6_E3M2", 6},
+    [DTYPE_BOOL] = {"BOOL", 8},
+    [DTYPE_U8] = {"U8", 8},
+    [DTYPE_I8] = {"I8", 8},
+    [DTYPE_I16] = {"I16", 16},
+    [DTYPE_U16] = {"U16", 16},
+    [DTYPE_I32] = {"I32", 32},
+    [DTYPE_U32] = {"U32", 32},
+    [DTYPE_I64] = {"I64", 64},
+    [DTYPE_U64] = {"U64", 64},
+    [DTYPE_C64] = {"C64", 64},
 };
 
 const char *dtype_name(enum dtype dtype) { return dtypes[dtype].name; }
@@ -23,20 +40,23 @@ int dtype_from_name(const char *name, size_t length) {
 }
 
 /* ---- Conversions ----
- * Magnitudes below the smallest normal number become multiples of the smallest subnormal by adding a constant whose unit in
- * the last place is that subnormal: the addition itself then rounds to nearest even. */
+ * Magnitudes below the smallest normal number become multiples of the smallest subnormal by adding a constant whose
+ * unit in the last place is that subnormal: the addition itself then rounds to nearest even. */
 
 static inline uint32_t round_to_multiple(float magnitude, float constant) {
     return bits_from_float(magnitude + constant) - bits_from_float(constant);
 }
 
 /* Drops `bits` bits, rounding to nearest even; a carry runs into the exponent, as it should. */
-static inline uint32_t round_off(uint32_t u, int bits) { return (u + (1u << (bits - 1)) - 1 + ((u >> bits) & 1)) >> bits; }
+static inline uint32_t round_off(uint32_t u, int bits) {
+    return (u + (1u << (bits - 1)) - 1 + ((u >> bits) & 1)) >> bits;
+}
 
 float f16_to_float(uint16_t code) {
     uint32_t sign = (uint32_t)(code & 0x8000) << 16, exponent = (code >> 10) & 31, mantissa = code & 0x3FF;
     if (exponent == 0) return float_from_bits(sign | bits_from_float((float)mantissa * 0x1p-24f));
-    if (exponent == 31) return float_from_bits(sign | 0x7F800000u | mantissa << 13 | (mantissa ? 0x00400000u : 0));   /* NaN made quiet */
+    /* NaN made quiet */
+    if (exponent == 31) return float_from_bits(sign | 0x7F800000u | mantissa << 13 | (mantissa ? 0x00400000u : 0));
     return float_from_bits(sign | (exponent + 112) << 23 | mantissa << 13);
 }
 

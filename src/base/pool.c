@@ -66,8 +66,8 @@ static void event_wait(struct pool *pool, struct event *event, unsigned old) {
             else limit = now_nanoseconds() + SPIN_NANOSECONDS;
         } while (now_nanoseconds() < limit);
     }
-    /* Either this thread's count of sleepers is seen by event_signal, which then takes the lock and wakes everybody, or the new
-     * count of the event is seen here: both sides write first and read second, sequentially consistent. */
+    /* Either this thread's count of sleepers is seen by event_signal, which then takes the lock and wakes everybody, or
+     * the new count of the event is seen here: both sides write first and read second, sequentially consistent. */
     pthread_mutex_lock(&pool->sleep_lock);
     atomic_fetch_add(&pool->sleepers, 1);
     while (atomic_load(&event->count) == old) pthread_cond_wait(&pool->wake, &pool->sleep_lock);
@@ -125,7 +125,8 @@ static enum status threads_default(int *threads, struct error *error) {
         value = *c >= '0' && *c <= '9' && value <= THREADS_MAX ? value * 10 + (*c - '0') : THREADS_MAX + 1;
     }
     if (value < 1 || value > THREADS_MAX) {
-        return error_set(error, STATUS_INVALID, "DEEPSEEK_THREADS: found \"%s\", expected a number from 1 to %d", text, THREADS_MAX);
+        return error_set(error, STATUS_INVALID, "DEEPSEEK_THREADS: found \"%s\", expected a number from 1 to %d", text,
+                         THREADS_MAX);
     }
     *threads = value;
     return STATUS_OK;
@@ -151,7 +152,8 @@ enum status pool_create(struct pool **result, int threads, struct error *error) 
         if (status) return status;
     }
     if (threads < 1 || threads > THREADS_MAX) {
-        return error_set(error, STATUS_INVALID, "threads: found %d, expected a number from 1 to %d", threads, THREADS_MAX);
+        return error_set(error, STATUS_INVALID, "threads: found %d, expected a number from 1 to %d", threads,
+                         THREADS_MAX);
     }
     struct pool *pool = aligned_alloc(CACHE_LINE, sizeof *pool);
     struct worker *workers = calloc((size_t)threads, sizeof *workers);

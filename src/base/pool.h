@@ -17,7 +17,8 @@ void pool_destroy(struct pool *pool);
 int pool_threads(const struct pool *pool);   /* 1 for NULL */
 
 /* Calls task(context, thread, threads) once on each thread, the caller being thread 0, and returns when all are done.
- * A NULL pool runs task(context, 0, 1). Regions do not nest: a region opened inside a region runs on its own thread alone. */
+ * A NULL pool runs task(context, 0, 1). Regions do not nest: a region opened inside a region runs on its own thread
+ * alone. */
 void pool_run(struct pool *pool, void (*task)(void *context, int thread, int threads), void *context);
 
 /* Waits, inside a region, until every thread of the region has arrived. */

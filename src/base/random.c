@@ -1,6 +1,6 @@
 /* Philox4x32-10 (Salmon et al. 2011) and the distributions made of it.
- * The logarithm and the cosine are our own: they use only additions, multiplications, divisions and square roots, whose results
- * IEEE 754 fixes, while a libm may answer differently on another processor. */
+ * The logarithm and the cosine are our own: they use only additions, multiplications, divisions and square roots, whose
+ * results IEEE 754 fixes, while a libm may answer differently on another processor. */
 #include "base/random.h"
 
 #include <math.h>
@@ -41,8 +41,8 @@ double random_uniform(uint64_t seed, uint64_t stream, uint64_t counter) {
     return (double)(random_u64(seed, stream, counter) >> 11) * 0x1p-53;
 }
 
-/* The high 64 bits of x n, with the few x rejected that would make some results likelier (Lemire 2019). After a rejection the
- * block itself is the next counter, so that no other counter's numbers are used up. */
+/* The high 64 bits of x n, with the few x rejected that would make some results likelier (Lemire 2019). After a
+ * rejection the block itself is the next counter, so that no other counter's numbers are used up. */
 uint64_t random_below(uint64_t seed, uint64_t stream, uint64_t counter, uint64_t n) {
     uint32_t words[4];
     random_words(seed, stream, counter, words);
@@ -56,7 +56,8 @@ uint64_t random_below(uint64_t seed, uint64_t stream, uint64_t counter, uint64_t
     }
 }
 
-/* ln x for normal x > 0: x = m 2^e with m in [sqrt 1/2, sqrt 2), s = (m - 1) / (m + 1), ln m = 2 (s + s^3/3 + s^5/5 + ...). */
+/* ln x for normal x > 0: x = m 2^e with m in [sqrt 1/2, sqrt 2), s = (m - 1) / (m + 1), ln m = 2 (s + s^3/3 + s^5/5 +
+ * ...). */
 static double logarithm(double x) {
     uint64_t bits;
     memcpy(&bits, &x, 8);
@@ -73,7 +74,8 @@ static double logarithm(double x) {
     return exponent * 0.69314718055994531 + 2 * (s + s * tail);
 }
 
-/* cos 2 pi t for t in [0, 1): the nearest quarter turn is taken off exactly, Taylor's series does the rest (at most pi/4). */
+/* cos 2 pi t for t in [0, 1): the nearest quarter turn is taken off exactly, Taylor's series does the rest (at most
+ * pi/4). */
 static double cosine_of_turns(double t) {
     int quarter = (int)(4 * t + 0.5);
     double x = 6.2831853071795865 * (t - 0.25 * quarter), z = x * x, z2 = z * z, z4 = z2 * z2;

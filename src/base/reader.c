@@ -1,4 +1,5 @@
-/* Threads that read (reader.h). A thread for each read in flight costs nothing but its stack, and works on every file system. */
+/* Threads that read (reader.h). A thread for each read in flight costs nothing but its stack, and works on every file
+ * system. */
 #include "base/reader.h"
 
 #include <errno.h>
@@ -21,11 +22,13 @@ enum status reader_file_open(struct reader_file *file, const char *path, struct 
     file->path = path;
     file->descriptor = open(path, O_RDONLY | O_CLOEXEC | O_DIRECT);
     atomic_init(&file->direct, file->descriptor >= 0);
-    if (file->descriptor < 0) file->descriptor = open(path, O_RDONLY | O_CLOEXEC);   /* a file system without O_DIRECT, or a failure that shows again */
+    /* a file system without O_DIRECT, or a failure that shows again */
+    if (file->descriptor < 0) file->descriptor = open(path, O_RDONLY | O_CLOEXEC);
     if (file->descriptor >= 0) return STATUS_OK;
     char buffer[128];
     const int reason = errno;
-    return error_set(error, reason == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", path, strerror_r(reason, buffer, sizeof buffer));
+    return error_set(error, reason == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", path,
+                     strerror_r(reason, buffer, sizeof buffer));
 }
 
 void reader_file_close(struct reader_file *file) {
@@ -40,7 +43,8 @@ static int read_all(const struct reader_read *read) {
     size_t got = 0;
     while (got < read->least) {
         const bool direct = atomic_load(&file->direct);
-        const ssize_t now = pread(file->descriptor, (uint8_t *)read->to + got, read->bytes - got, (off_t)(read->offset + got));
+        const ssize_t now = pread(file->descriptor, (uint8_t *)read->to + got, read->bytes - got,
+                                  (off_t)(read->offset + got));
         if (now < 0 && errno == EINTR) continue;
         if (now < 0 && errno == EINVAL && direct) {   /* some file systems take the flag and refuse the reads */
             const int flags = fcntl(file->descriptor, F_GETFL);
@@ -50,9 +54,11 @@ static int read_all(const struct reader_read *read) {
         }
         if (now < 0) return errno;
         got += (size_t)now;
-        if (got < read->least && (now == 0 || (direct && now % READER_BLOCK))) return READER_ENDED;   /* a direct read that stops within a block has come to the end of the file */
+        /* a direct read that stops within a block has come to the end of the file */
+        if (got < read->least && (now == 0 || (direct && now % READER_BLOCK))) return READER_ENDED;
     }
-    if (!atomic_load(&file->direct)) posix_fadvise(file->descriptor, (off_t)read->offset, (off_t)read->bytes, POSIX_FADV_DONTNEED);
+    if (!atomic_load(&file->direct))
+        posix_fadvise(file->descriptor, (off_t)read->offset, (off_t)read->bytes, POSIX_FADV_DONTNEED);
     return 0;
 }
 
@@ -80,7 +86,9 @@ enum status reader_create(struct reader **out, int depth, struct error *error) {
     if (!reader) return error_set(error, STATUS_NO_MEMORY, "no memory for %d reading threads", depth);
     pthread_mutex_init(&reader->mutex, NULL);
     pthread_cond_init(&reader->work, NULL);
-    while (reader->thread_count < depth && pthread_create(&reader->threads[reader->thread_count], NULL, reading_thread, reader) == 0) reader->thread_count++;
+    while (reader->thread_count < depth &&
+           pthread_create(&reader->threads[reader->thread_count], NULL, reading_thread, reader) == 0)
+        reader->thread_count++;
     if (reader->thread_count == 0) {
         reader_destroy(reader);
         return error_set(error, STATUS_NO_MEMORY, "the system gives no thread to read with");

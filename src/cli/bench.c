@@ -1,12 +1,16 @@
-/* deepseek bench: prefill and decoding in tokens per second, and as shares of what this machine reaches at best in the same run.
+/* deepseek bench: prefill and decoding in tokens per second, and as shares of what this machine reaches at best in the
+ * same run.
  *
  *   prefill   FLOPs = 2 weights tokens + attention of each token with all before it, at the peak of the matrix products
- *   decoding  every weight that a token meets, at the memory's reading speed, + the cache of the context: the larger of its bytes at that speed and the attention's FLOPs at the peak
+ *   decoding  every weight that a token meets, at the memory's reading speed, + the cache of the context: the larger of
+ * its bytes at that speed and the attention's FLOPs at the peak
  *
- * Weights in FP8 count as the bytes that are stored, codes and scales; their products are exact in bf16, so its peak is the limit.
- * Models with modules of multi-token prediction are also measured drafting (infer/draft_policy.h has the formula).
+ * Weights in FP8 count as the bytes that are stored, codes and scales; their products are exact in bf16, so its peak is
+ * the limit. Models with modules of multi-token prediction are also measured drafting (infer/draft_policy.h has the
+ * formula).
  *
- * A config.json alone gets synthetic weights, and a depth gets a cache of zeros: neither changes how much is computed or read. */
+ * A config.json alone gets synthetic weights, and a depth gets a cache of zeros: neither changes how much is computed
+ * or read. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -32,14 +36,16 @@ struct rate { double seconds, flops, attention_flops, bytes, cache_bytes, least;
 
 struct limits { double flops, attention_flops /* in the cache's type */, memory_before, memory_after; };
 
-/* ---- a model without a checkpoint ------------------------------------------------------------------------------------------------ */
+/* ---- a model without a checkpoint -------------------------------------------------------------------------------- */
 
 #define NOISE_OFFSETS 65536
 
-/* Weights that vary along rows and columns and from matrix to matrix, from few numbers that stay in the cache: element (output j, input i) is noise[i + j], with the noise of a matrix
- * beginning somewhere. A router of such weights spreads tokens over experts as random ones do. */
+/* Weights that vary along rows and columns and from matrix to matrix, from few numbers that stay in the cache: element
+ * (output j, input i) is noise[i + j], with the noise of a matrix beginning somewhere. A router of such weights spreads
+ * tokens over experts as random ones do. */
 static void pack_synthetic(struct model *model, struct parameter *p, const float *noise) {
-    struct matrix b = { .data = noise, .dtype = DTYPE_F32, .rows = p->shape[1], .cols = p->shape[0], .stride = 1, .transposed = true };
+    struct matrix b = {
+        .data = noise, .dtype = DTYPE_F32, .rows = p->shape[1], .cols = p->shape[0], .stride = 1, .transposed = true};
     if (!p->view_count) matmul_pack(model->pool, &model->kernels->matmul, p->packed[0], &b, parameter_packed_type(p));
     for (int i = 0; i < p->view_count; i++) {
         const struct parameter_view *view = &p->views[i];
@@ -55,7 +61,8 @@ static void pack_synthetic(struct model *model, struct parameter *p, const float
 static void mark_codes(struct model *model) {
     for (int i = 0; i < model->parameter_count && model->config.quantization.fp8; i++) {
         struct parameter *p = model->parameters[i];
-        p->codes = model_multiplies(model, p) && p != model->head && p->compute == model->compute && model->compute != DTYPE_F32 && !strstr(p->name, ".eh_proj.");
+        p->codes = model_multiplies(model, p) && p != model->head && p->compute == model->compute &&
+                   model->compute != DTYPE_F32 && !strstr(p->name, ".eh_proj.");
     }
 }
 
@@ -71,7 +78,8 @@ static enum status fill_synthetic(struct model *model, struct error *error) {
     const size_t row_bytes = dtype_bytes(DTYPE_BF16, (size_t)embedding->shape[1]);
     float *noise = arena_alloc(&model->arena, (size_t)longest * sizeof *noise);
     uint16_t *rounded = arena_alloc(&model->arena, (size_t)longest * sizeof *rounded);
-    enum status status = noise && rounded ? model_allocate_packed(model, 1, error) : error_set(error, STATUS_NO_MEMORY, "no memory for synthetic weights");
+    enum status status = noise && rounded ? model_allocate_packed(model, 1, error)
+                                          : error_set(error, STATUS_NO_MEMORY, "no memory for synthetic weights");
     if (status) return status;
     for (int64_t i = 0; i < longest; i++) {
         noise[i] = (float)(0.02 * random_normal(0, random_stream("bench"), (uint64_t)i));
@@ -80,8 +88,10 @@ static enum status fill_synthetic(struct model *model, struct error *error) {
     embedding->stored_dtype = DTYPE_BF16;
     model->page_bytes[0] = row_bytes * (size_t)embedding->shape[0];
     embedding->stored = model->pages[0] = pages_alloc(model->page_bytes[0]);
-    if (!embedding->stored) return error_set(error, STATUS_NO_MEMORY, "no memory for an embedding of %zu bytes", model->page_bytes[0]);
-    for (int64_t row = 0; row < embedding->shape[0]; row++) memcpy((uint8_t *)model->pages[0] + (size_t)row * row_bytes, rounded + row, row_bytes);
+    if (!embedding->stored)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for an embedding of %zu bytes", model->page_bytes[0]);
+    for (int64_t row = 0; row < embedding->shape[0]; row++)
+        memcpy((uint8_t *)model->pages[0] + (size_t)row * row_bytes, rounded + row, row_bytes);
 
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
@@ -96,17 +106,23 @@ static enum status fill_synthetic(struct model *model, struct error *error) {
     return STATUS_OK;
 }
 
-static enum status open_synthetic(struct model **out, const char *path, const struct cli_machine *machine, struct error *error) {
+static enum status open_synthetic(struct model **out, const char *path, const struct cli_machine *machine,
+                                  struct error *error) {
     struct arena arena = { 0 };
     struct config config;
     struct model *model = NULL;
     enum status status = config_load(&config, path, &arena, error);
     if (!status && config.vocab_size == 0) {   /* a training config */
-        status = error_set(error, STATUS_INVALID, "%s: vocab_size is left to the tokenizer, expected a number: bench a copy of the config that has \"vocab_size\": N", path);
+        status = error_set(error, STATUS_INVALID,
+                           "%s: vocab_size is left to the tokenizer, expected a number: bench a copy of the config "
+                           "that has \"vocab_size\": N",
+                           path);
         config_release(&config);
     }
     if (!status && machine->expert_cache) {
-        status = error_set(error, STATUS_INVALID, "--expert-cache: %s has no weights that could stay in a file, expected a model folder", path);
+        status = error_set(error, STATUS_INVALID,
+                           "--expert-cache: %s has no weights that could stay in a file, expected a model folder",
+                           path);
         config_release(&config);
     }
     if (!status && (status = cli_machine_check(machine, &config, error))) config_release(&config);
@@ -115,7 +131,10 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         return status;
     }
     if (!machine->mtp) config.num_nextn_predict_layers = 0;
-    int compute = machine->compute != DTYPE_COUNT ? machine->compute : config.quantization.fp8 ? DTYPE_F8_E4M3 : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    int compute = machine->compute != DTYPE_COUNT ? machine->compute
+                  : config.quantization.fp8       ? DTYPE_F8_E4M3
+                  : config.dtype == DTYPE_BF16    ? DTYPE_BF16
+                                                  : DTYPE_F32;
     if ((status = model_create(&model, &config, machine->kernels, machine->pool, (enum dtype)compute, error))) {
         config_release(&config);
         arena_free(&arena);
@@ -123,7 +142,8 @@ static enum status open_synthetic(struct model **out, const char *path, const st
     }
     model->config_arena = arena;
     model->expanded_prefill = machine->expanded_prefill;
-    if ((machine->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)machine->cache, error))) || (status = fill_synthetic(model, error))) {
+    if ((machine->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)machine->cache, error))) ||
+        (status = fill_synthetic(model, error))) {
         model_destroy(model);
         return status;
     }
@@ -131,7 +151,8 @@ static enum status open_synthetic(struct model **out, const char *path, const st
     return STATUS_OK;
 }
 
-static enum status open_folder(struct model **model, const char *folder, const struct cli_machine *machine, bool quiet, struct error *error) {
+static enum status open_folder(struct model **model, const char *folder, const struct cli_machine *machine, bool quiet,
+                               struct error *error) {
     struct arena arena = { 0 };
     struct config config;
     enum status status = model_check_folder(folder, error);
@@ -144,7 +165,7 @@ static enum status open_folder(struct model **model, const char *folder, const s
     return status ? status : cli_model_open(model, folder, machine, MODEL_INFERENCE, quiet, error);
 }
 
-/* ---- what is measured ------------------------------------------------------------------------------------------------------------ */
+/* ---- what is measured -------------------------------------------------------------------------------------------- */
 
 /* `expanded` stays empty unless that form is asked for, `added` at the least depth. */
 struct row { int64_t depth; struct rate prefill, expanded, decoding, added; };
@@ -174,7 +195,8 @@ static bool after_pass(void *context, int64_t rows) {
     return !cli_interrupted();
 }
 
-/* Of one matrix that a token is multiplied by. Of views of the same rows, which are the same numbers in another layout, a token reads one. */
+/* Of one matrix that a token is multiplied by. Of views of the same rows, which are the same numbers in another layout,
+ * a token reads one. */
 static double matrix_bytes(const struct model *model, const struct parameter *p) {
     const struct matmul_kernels *matmul = &model->kernels->matmul;
     if (!p->view_count) return (double)matmul->packed_bytes(p->shape[1], p->shape[0], parameter_packed_type(p));
@@ -183,7 +205,9 @@ static double matrix_bytes(const struct model *model, const struct parameter *p)
         const struct parameter_view *view = &p->views[i];
         bool again = false;
         for (int j = 0; j < i; j++) again = again || (p->views[j].row == view->row && p->views[j].rows == view->rows);
-        if (!again) bytes += (double)(view->transposed ? matmul->packed_bytes(p->shape[1], view->rows, view_compute(p)) : matmul->packed_bytes(view->rows, p->shape[1], view_compute(p)));
+        if (!again)
+            bytes += (double)(view->transposed ? matmul->packed_bytes(p->shape[1], view->rows, view_compute(p))
+                                               : matmul->packed_bytes(view->rows, p->shape[1], view_compute(p)));
     }
     return bytes;
 }
@@ -202,9 +226,12 @@ static double weight_bytes(const struct model *model) {
         const struct parameter *p = model->parameters[i];
         if (is_of_module(model, p)) continue;
         if (p->rank == 1) bytes += 4 * (double)p->count;
-        else if (model_multiplies(model, p)) *(strstr(p->name, ".mlp.experts.") ? &experts : &bytes) += matrix_bytes(model, p);
+        else if (model_multiplies(model, p))
+            *(strstr(p->name, ".mlp.experts.") ? &experts : &bytes) += matrix_bytes(model, p);
     }
-    return bytes + (config->n_routed_experts ? experts * (double)config->num_experts_per_tok / (double)config->n_routed_experts : 0);
+    return bytes + (config->n_routed_experts
+                        ? experts * (double)config->num_experts_per_tok / (double)config->n_routed_experts
+                        : 0);
 }
 
 static double cache_bytes(const struct model *model, const struct config_sizes *sizes) {
@@ -220,7 +247,8 @@ static double expansion_flops(const struct config *config) {
     double flops = 0;
     for (int64_t i = 0; i < config->num_hidden_layers; i++)
         if (config->layers[i].attention == ATTENTION_MLA)
-            flops += 2 * (double)config->kv_lora_rank * (double)config->num_attention_heads * (double)(config->qk_nope_head_dim + config->v_head_dim);
+            flops += 2 * (double)config->kv_lora_rank * (double)config->num_attention_heads *
+                     (double)(config->qk_nope_head_dim + config->v_head_dim);
     return flops;
 }
 
@@ -250,19 +278,24 @@ static enum status measure_prefill(struct bench *bench, int64_t depth, struct ra
         if (round >= 0) bench->times[round] = clock_seconds() - began;
     }
     /* The output head is applied to the last token alone. */
-    const double head = (double)bench->model->head->count, trunk = (double)bench->sizes.matrix_parameters - head, keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
+    const double head = (double)bench->model->head->count, trunk = (double)bench->sizes.matrix_parameters - head,
+                 keys = (double)count * (double)depth + (double)count * (double)(count + 1) / 2;
     const bool expanded = bench->model->expanded_prefill;
     *rate = (struct rate){
         .seconds = median(bench->times, bench->request->repeat),
         .flops = 2 * trunk * (double)count + 2 * head + (expanded ? bench->expansion_flops * (double)depth : 0),
-        .attention_flops = (expanded ? bench->sizes.attention_flops_per_position : bench->sizes.inference_attention_flops_per_position) * keys,
+        .attention_flops = (expanded ? bench->sizes.attention_flops_per_position
+                                     : bench->sizes.inference_attention_flops_per_position) *
+                           keys,
     };
     return STATUS_OK;
 }
 
-/* Token by token after each of the depths, in turn, so that what the machine does meanwhile does it to all of them. A short warm-up is enough. */
+/* Token by token after each of the depths, in turn, so that what the machine does meanwhile does it to all of them. A
+ * short warm-up is enough. */
 static enum status measure_decoding(struct bench *bench, struct row *rows, int depths, struct error *error) {
-    const int64_t count = bench->request->generated, repeat = bench->request->repeat, vocab = bench->model->config.vocab_size;
+    const int64_t count = bench->request->generated, repeat = bench->request->repeat,
+                  vocab = bench->model->config.vocab_size;
     for (int64_t t = count > 4 ? -4 : -1; t < repeat * count; t++)
         for (int i = depths - 1; i >= 0; i--) {
             const int32_t id = (int32_t)random_below(2, 0, (uint64_t)(t & 0xffffff), (uint64_t)vocab);
@@ -304,7 +337,7 @@ static enum status measure_decoding(struct bench *bench, struct row *rows, int d
     return STATUS_OK;
 }
 
-/* ---- drafting -------------------------------------------------------------------------------------------------------------------- */
+/* ---- drafting ---------------------------------------------------------------------------------------------------- */
 
 enum { RUN_PLAIN, RUN_DRAFTING, RUN_AUTO, RUN_TURNS, RUNS };
 
@@ -333,9 +366,12 @@ static int take_turns(void *context) {
     return *turn = *turn > 0 ? 0 : CONFIG_MAX_NEXTN;
 }
 
-static enum status draft_once(struct bench *bench, struct sampler *sampler, const struct cli_machine *machine, int64_t prompt, int way, struct drafting *drafting, double *seconds, struct error *error) {
+static enum status draft_once(struct bench *bench, struct sampler *sampler, const struct cli_machine *machine,
+                              int64_t prompt, int way, struct drafting *drafting, double *seconds,
+                              struct error *error) {
     static const enum draft_mode modes[RUNS] = { DRAFT_OFF, DRAFT_ALWAYS, DRAFT_AUTO, DRAFT_ALWAYS };
-    struct generation_options options = { .sampling = sampling_default(), .max_tokens = drafting->tokens, .logprobs = -1 };
+    struct generation_options options = {
+        .sampling = sampling_default(), .max_tokens = drafting->tokens, .logprobs = -1};
     struct generation item = { .sequence = bench->sequence, .options = &options };
     struct draft_policy *policy = &bench->engine->policy;
     double began = 0;
@@ -345,13 +381,16 @@ static enum status draft_once(struct bench *bench, struct sampler *sampler, cons
     sequence_rewind(bench->sequence, 0);
     enum status status = engine_set_draft(bench->engine, modes[way], machine->draft_depths, error);
     for (int64_t t = 0; t < prompt && !status; t++)
-        status = token_list_push(&item.ids, (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size), error);
+        status = token_list_push(
+            &item.ids, (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size), error);
     drafting->depths = policy->depths;
     if (way == RUN_TURNS) policy->decide = take_turns, policy->decide_context = &turn;
     if (!status) status = generate(bench->engine, NULL, sampler, &item, 1, &watch, error);
     *seconds = clock_seconds() - began;
     for (int i = 0; i < drafting->depths && way == RUN_DRAFTING; i++)
-        drafting->acceptance[i] = policy->counts.offered[i] ? (double)policy->counts.accepted[i] / (double)policy->counts.offered[i] : 0;
+        drafting->acceptance[i] = policy->counts.offered[i]
+                                      ? (double)policy->counts.accepted[i] / (double)policy->counts.offered[i]
+                                      : 0;
     if (way == RUN_TURNS) drafting->cost = draft_policy_cost(policy, drafting->depths);
     if (!status && item.finish == FINISH_INTERRUPTED) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
     generation_release(&item);
@@ -359,12 +398,14 @@ static enum status draft_once(struct bench *bench, struct sampler *sampler, cons
 }
 
 /* The same text without drafts, with drafts always, and as `--draft auto` decides. */
-static enum status measure_drafting(struct bench *bench, const struct cli_machine *machine, struct drafting *drafting, struct error *error) {
+static enum status measure_drafting(struct bench *bench, const struct cli_machine *machine, struct drafting *drafting,
+                                    struct error *error) {
     const int64_t repeat = bench->request->repeat, prompt = bench->request->prompt ? bench->request->prompt : 16;
     struct sampler *sampler = NULL;
     double *times = malloc((size_t)((RUNS + 1) * repeat) * sizeof *times), *costs = times + RUNS * repeat;
     drafting->tokens = bench->request->generated;
-    enum status status = times ? engine_create(&bench->engine, bench->model, 0, error) : error_set(error, STATUS_NO_MEMORY, "no memory for %lld rounds", (long long)repeat);
+    enum status status = times ? engine_create(&bench->engine, bench->model, 0, error)
+                               : error_set(error, STATUS_NO_MEMORY, "no memory for %lld rounds", (long long)repeat);
     if (!status) status = sampler_create(&sampler, bench->model->config.vocab_size, error);
     if (!status) status = sequence_create(&bench->sequence, bench->model, prompt + drafting->tokens, error);
     for (int64_t round = -1; round < repeat && !status; round++)   /* the first warms up */
@@ -390,20 +431,24 @@ static enum status measure_drafting(struct bench *bench, const struct cli_machin
 }
 
 static void set_least(struct rate *rate, const struct limits *limits) {
-    const double memory = (limits->memory_before + limits->memory_after) / 2, cache = rate->cache_bytes / memory, attention = rate->attention_flops / limits->attention_flops;
+    const double memory = (limits->memory_before + limits->memory_after) / 2, cache = rate->cache_bytes / memory,
+                 attention = rate->attention_flops / limits->attention_flops;
     rate->least = rate->flops / limits->flops + rate->bytes / memory + (cache > attention ? cache : attention);
 }
 
-/* ---- the report ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the report -------------------------------------------------------------------------------------------------- */
 
 static void print_prefill(const char *name, int64_t tokens, int64_t depth, const struct rate *rate) {
     char a[CLI_FIGURE], speed[CLI_FIGURE + 16];
-    snprintf(speed, sizeof speed, "%sFLOP/s", cli_format_count(a, (rate->flops + rate->attention_flops) / rate->seconds));
-    printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", name, (long long)tokens, (long long)depth, (double)tokens / rate->seconds, speed, 100 * rate->least / rate->seconds);
+    snprintf(speed, sizeof speed, "%sFLOP/s",
+             cli_format_count(a, (rate->flops + rate->attention_flops) / rate->seconds));
+    printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", name, (long long)tokens, (long long)depth,
+           (double)tokens / rate->seconds, speed, 100 * rate->least / rate->seconds);
 }
 
 static void print_drafting(const struct drafting *d, bool json) {
-    const double always = d->seconds[RUN_PLAIN] / d->seconds[RUN_DRAFTING], automatic = d->seconds[RUN_PLAIN] / d->seconds[RUN_AUTO];
+    const double always = d->seconds[RUN_PLAIN] / d->seconds[RUN_DRAFTING],
+                 automatic = d->seconds[RUN_PLAIN] / d->seconds[RUN_AUTO];
     if (json) printf(",\n \"drafting\": {\"tokens\": %lld, \"acceptance\": [", (long long)d->tokens);
     else printf("\ndrafting, %lld tokens: ", (long long)d->tokens);
     for (int i = 0; i < d->depths; i++) {
@@ -411,19 +456,26 @@ static void print_drafting(const struct drafting *d, bool json) {
         else printf("%s%.1f%%", i ? ", " : "", 100 * d->acceptance[i]);
     }
     if (json)
-        printf("], \"cost\": %.6g, \"predicted_speedup\": %.6g, \"speedup\": %.6g, \"auto_speedup\": %.6g}", d->cost, d->predicted, always, automatic);
+        printf("], \"cost\": %.6g, \"predicted_speedup\": %.6g, \"speedup\": %.6g, \"auto_speedup\": %.6g}", d->cost,
+               d->predicted, always, automatic);
     else
-        printf(" accepted, a round costs %.3f plain passes; speed-up %.3f (formula: %.3f), with --draft auto %.3f\n", d->cost, always, d->predicted, automatic);
+        printf(" accepted, a round costs %.3f plain passes; speed-up %.3f (formula: %.3f), with --draft auto %.3f\n",
+               d->cost, always, d->predicted, automatic);
 }
 
-static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count, const struct drafting *drafting) {
+static void print_table(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits,
+                        const struct row *rows, int count, const struct drafting *drafting) {
     const int64_t prompt = bench->request->prompt, generated = bench->request->generated;
     char a[CLI_FIGURE], b[CLI_FIGURE + 16], c[CLI_FIGURE];
-    printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n", cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
-           cli_cache_name((int)bench->model->cache), pool_threads(machine->pool), isa_name(machine->isa), cpu_model_name());
+    printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n",
+           cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
+           cli_cache_name((int)bench->model->cache), pool_threads(machine->pool), isa_name(machine->isa),
+           cpu_model_name());
     printf("limits in this run: matrix products %sFLOP/s", cli_format_count(a, limits->flops));
-    if (limits->attention_flops != limits->flops) printf(", %sFLOP/s in the cache's type", cli_format_count(a, limits->attention_flops));
-    printf("; memory %sB/s before, %sB/s after\n\n", cli_format_count(b, limits->memory_before), cli_format_count(c, limits->memory_after));
+    if (limits->attention_flops != limits->flops)
+        printf(", %sFLOP/s in the cache's type", cli_format_count(a, limits->attention_flops));
+    printf("; memory %sB/s before, %sB/s after\n\n", cli_format_count(b, limits->memory_before),
+           cli_format_count(c, limits->memory_after));
     printf("%-17s %8s %8s %12s %14s %10s\n", "", "tokens", "depth", "tokens/s", "", "of limit");
     bool added = false;
     for (int i = 0; i < count; i++) {
@@ -431,9 +483,10 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
         if (prompt) print_prefill("prefill", prompt, row->depth, &row->prefill);
         if (prompt && row->expanded.seconds > 0) print_prefill("prefill, expanded", prompt, row->depth, &row->expanded);
         if (generated) {
-            snprintf(b, sizeof b, "%sB/s", cli_format_count(a, (row->decoding.bytes + row->decoding.cache_bytes) / row->decoding.seconds));
-            printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", "decoding", (long long)generated, (long long)row->depth, (double)generated / row->decoding.seconds, b,
-                   100 * row->decoding.least / row->decoding.seconds);
+            snprintf(b, sizeof b, "%sB/s",
+                     cli_format_count(a, (row->decoding.bytes + row->decoding.cache_bytes) / row->decoding.seconds));
+            printf("%-17s %8lld %8lld %12.2f %14s %9.1f%%\n", "decoding", (long long)generated, (long long)row->depth,
+                   (double)generated / row->decoding.seconds, b, 100 * row->decoding.least / row->decoding.seconds);
             added = added || row->added.least > 0;
         }
     }
@@ -442,35 +495,45 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
         const struct rate *rate = &rows[i].added;
         const double attention = rate->attention_flops / limits->attention_flops;
         if (rate->least > 0)
-            printf("%-22lld %11.3f %12.3f %7.2f  (%s)\n", (long long)rows[i].depth, 1e3 * rate->seconds, 1e3 * rate->least, rate->seconds / rate->least,
-                   attention >= rate->least ? "products" : "memory");
+            printf("%-22lld %11.3f %12.3f %7.2f  (%s)\n", (long long)rows[i].depth, 1e3 * rate->seconds,
+                   1e3 * rate->least, rate->seconds / rate->least, attention >= rate->least ? "products" : "memory");
     }
     if (drafting->tokens) print_drafting(drafting, false);
-    printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n", cli_format_bytes(a, bench->weight_bytes), cli_format_bytes(c, bench->cache_bytes));
+    printf("\ndecoding reads %s of weights per token, and %s of cache per token of context\n",
+           cli_format_bytes(a, bench->weight_bytes), cli_format_bytes(c, bench->cache_bytes));
     bench_disk_print(&bench->disk, bench->model);
 }
 
 static void print_rate(const char *name, const char *unit, int64_t tokens, double work, const struct rate *rate) {
-    printf(", \"%s\": {\"tokens\": %lld, \"tokens_per_second\": %.6g, \"%s\": %.6g, \"share\": %.6g", name, (long long)tokens, (double)tokens / rate->seconds, unit, work / rate->seconds,
-           rate->least / rate->seconds);
+    printf(", \"%s\": {\"tokens\": %lld, \"tokens_per_second\": %.6g, \"%s\": %.6g, \"share\": %.6g", name,
+           (long long)tokens, (double)tokens / rate->seconds, unit, work / rate->seconds, rate->least / rate->seconds);
 }
 
-static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits, const struct row *rows, int count, const struct drafting *drafting) {
-    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, \"kernels\": \"%s\", \"weight_bytes\": %.0f, \"cache_bytes_per_token\": %.0f,\n", (long long)bench->sizes.parameters,
-           cli_compute_name((int)bench->model->compute), cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed", pool_threads(machine->pool),
-           isa_name(machine->isa), bench->weight_bytes, bench->cache_bytes);
-    printf(" \"limits\": {\"flops\": %.6g, \"attention_flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": %.6g},\n \"results\": [", limits->flops, limits->attention_flops, limits->memory_before, limits->memory_after);
+static void print_json(const struct bench *bench, const struct cli_machine *machine, const struct limits *limits,
+                       const struct row *rows, int count, const struct drafting *drafting) {
+    printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, "
+           "\"kernels\": \"%s\", \"weight_bytes\": %.0f, \"cache_bytes_per_token\": %.0f,\n",
+           (long long)bench->sizes.parameters, cli_compute_name((int)bench->model->compute),
+           cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed",
+           pool_threads(machine->pool), isa_name(machine->isa), bench->weight_bytes, bench->cache_bytes);
+    printf(" \"limits\": {\"flops\": %.6g, \"attention_flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": "
+           "%.6g},\n \"results\": [",
+           limits->flops, limits->attention_flops, limits->memory_before, limits->memory_after);
     for (int i = 0; i < count; i++) {
         printf("%s{\"depth\": %lld", i ? ",\n  " : "", (long long)rows[i].depth);
-        const struct rate *prefills[] = { &rows[i].prefill, &rows[i].expanded }, *decoding = &rows[i].decoding, *added = &rows[i].added;
+        const struct rate *prefills[] = {&rows[i].prefill, &rows[i].expanded}, *decoding = &rows[i].decoding,
+                          *added = &rows[i].added;
         for (int form = 0; form < 2; form++) {
             if (!(prefills[form]->seconds > 0)) continue;
-            print_rate(form ? "prefill_expanded" : "prefill", "flops_per_second", bench->request->prompt, prefills[form]->flops + prefills[form]->attention_flops, prefills[form]);
+            print_rate(form ? "prefill_expanded" : "prefill", "flops_per_second", bench->request->prompt,
+                       prefills[form]->flops + prefills[form]->attention_flops, prefills[form]);
             printf("}");
         }
         if (bench->request->generated) {
-            print_rate("decoding", "bytes_per_second", bench->request->generated, decoding->bytes + decoding->cache_bytes, decoding);
-            if (added->least > 0) printf(", \"added_seconds\": %.6g, \"added_least_seconds\": %.6g", added->seconds, added->least);
+            print_rate("decoding", "bytes_per_second", bench->request->generated,
+                       decoding->bytes + decoding->cache_bytes, decoding);
+            if (added->least > 0)
+                printf(", \"added_seconds\": %.6g, \"added_least_seconds\": %.6g", added->seconds, added->least);
             printf("}");
         }
         printf("}");
@@ -481,10 +544,11 @@ static void print_json(const struct bench *bench, const struct cli_machine *mach
     printf("}\n");
 }
 
-/* ---- the command ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the command ------------------------------------------------------------------------------------------------- */
 
 /* Each form of prefill has an engine of its own, whose memory is planned for it. */
-static enum status measure_prefills(struct bench *bench, struct row *rows, int count, bool expanded, struct error *error) {
+static enum status measure_prefills(struct bench *bench, struct row *rows, int count, bool expanded,
+                                    struct error *error) {
     const bool kept = bench->model->expanded_prefill;
     bench->model->expanded_prefill = expanded;
     enum status status = engine_create(&bench->engine, bench->model, 0, error);
@@ -504,7 +568,8 @@ static enum status measure_prefills(struct bench *bench, struct row *rows, int c
 
 static enum status measure(struct bench *bench, struct row *rows, int count, struct error *error) {
     const struct request *request = bench->request;
-    const int64_t longest = request->prompt > request->generated ? request->prompt : request->generated, forms = bench->model->expanded_prefill ? 2 : 1;
+    const int64_t longest = request->prompt > request->generated ? request->prompt : request->generated,
+                  forms = bench->model->expanded_prefill ? 2 : 1;
     int64_t deepest = 0;
     for (int i = 0; i < count; i++)
         if (rows[i].depth > deepest) deepest = rows[i].depth;
@@ -515,12 +580,19 @@ static enum status measure(struct bench *bench, struct row *rows, int count, str
     bench->differences = malloc((size_t)(request->repeat * request->generated + 1) * sizeof *bench->differences);
     enum status status = STATUS_OK;
     if (!bench->ids || !bench->logits || !bench->times || !bench->tokens || !bench->differences)
-        status = error_set(error, STATUS_NO_MEMORY, "no memory for a prompt of %lld tokens", (long long)request->prompt);
-    for (int64_t t = 0; t < request->prompt && !status; t++) bench->ids[t] = (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size);
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for a prompt of %lld tokens",
+                           (long long)request->prompt);
+    for (int64_t t = 0; t < request->prompt && !status; t++)
+        bench->ids[t] = (int32_t)random_below(1, 0, (uint64_t)t, (uint64_t)bench->model->config.vocab_size);
     if (!status) status = sequence_create(&bench->sequence, bench->model, deepest + longest, error);
-    if (!status) memset(bench->sequence->state, 0, bench->sequence->state_bytes);   /* zeros in every type that a cache can have, in pages of its own */
-    cli_progress_begin(&bench->progress, "bench", "tokens", (double)(count * (forms * (request->repeat + 1) * request->prompt + request->repeat * request->generated)), request->quiet);
-    for (int form = 0; form < forms && request->prompt && !status; form++) status = measure_prefills(bench, rows, count, form == 1, error);
+    /* zeros in every type that a cache can have, in pages of its own */
+    if (!status) memset(bench->sequence->state, 0, bench->sequence->state_bytes);
+    cli_progress_begin(
+        &bench->progress, "bench", "tokens",
+        (double)(count * (forms * (request->repeat + 1) * request->prompt + request->repeat * request->generated)),
+        request->quiet);
+    for (int form = 0; form < forms && request->prompt && !status; form++)
+        status = measure_prefills(bench, rows, count, form == 1, error);
     if (request->generated && !status) {
         status = engine_create(&bench->engine, bench->model, 0, error);
         if (!status) {
@@ -529,7 +601,9 @@ static enum status measure(struct bench *bench, struct row *rows, int count, str
             cli_progress_note(&bench->progress, "decoding");
             status = bench_disk_begin(&bench->disk, bench->model, error);
             if (!status) status = measure_decoding(bench, rows, count, error);
-            if (!status) status = bench_disk_end(&bench->disk, bench->model, (double)(count * request->repeat * request->generated), error);
+            if (!status)
+                status = bench_disk_end(&bench->disk, bench->model,
+                                        (double)(count * request->repeat * request->generated), error);
         }
     }
     cli_progress_end(&bench->progress);
@@ -549,20 +623,26 @@ static enum status run(const struct request *request, struct cli_machine *machin
     if (!rows) return error_set(error, STATUS_NO_MEMORY, "no memory for %d depths", count);
     for (int i = 0; i < request->depths.count; i++) rows[i].depth = request->depths.items[i];
     struct bench bench = { .request = request };
-    enum status status = file_is_folder(request->path) ? open_folder(&bench.model, request->path, machine, request->quiet, error)
-                                                        : open_synthetic(&bench.model, request->path, machine, error);
+    enum status status = file_is_folder(request->path)
+                             ? open_folder(&bench.model, request->path, machine, request->quiet, error)
+                             : open_synthetic(&bench.model, request->path, machine, error);
     if (!status) {
         model_pack(bench.model, INFINITY);   /* what is measured is a model that has been in use for a while */
         config_sizes(&bench.model->config, &bench.sizes);
         bench.weight_bytes = weight_bytes(bench.model);
         bench.cache_bytes = cache_bytes(bench.model, &bench.sizes);
         bench.expansion_flops = expansion_flops(&bench.model->config);
-        struct limits limits = { .flops = probe_matmul_peak(machine->pool, machine->isa, compute_activation(bench.model->compute)), .memory_before = probe_memory_read(machine->pool) };
+        struct limits limits = {
+            .flops = probe_matmul_peak(machine->pool, machine->isa, compute_activation(bench.model->compute)),
+            .memory_before = probe_memory_read(machine->pool)};
         const enum dtype attention = bench.model->cache == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-        limits.attention_flops = attention == compute_activation(bench.model->compute) ? limits.flops : probe_matmul_peak(machine->pool, machine->isa, attention);
+        limits.attention_flops = attention == compute_activation(bench.model->compute)
+                                     ? limits.flops
+                                     : probe_matmul_peak(machine->pool, machine->isa, attention);
         struct drafting drafting = { 0 };
         status = measure(&bench, rows, count, error);
-        if (!status && bench.model->mtp && !machine->expanded_prefill && request->generated > 1) status = measure_drafting(&bench, machine, &drafting, error);
+        if (!status && bench.model->mtp && !machine->expanded_prefill && request->generated > 1)
+            status = measure_drafting(&bench, machine, &drafting, error);
         limits.memory_after = status ? 0 : probe_memory_read(machine->pool);
         for (int i = 0; i < count && !status; i++) {
             set_least(&rows[i].prefill, &limits);
@@ -581,26 +661,36 @@ static enum status run(const struct request *request, struct cli_machine *machin
 int command_bench(int argc, char **argv) {
     struct request request = { .prompt = 512, .generated = 64, .repeat = 3 };
     struct cli_machine machine = { 0 };
-    const struct cli_operand operands[] = { { "MODEL|CONFIG.json", &request.path, "a model folder, or a config.json (synthetic weights)", false }, { 0 } };
+    const struct cli_operand operands[] = {
+        {"MODEL|CONFIG.json", &request.path, "a model folder, or a config.json (synthetic weights)", false}, {0}};
     const struct cli_option options[] = {
-        { "prompt", 'p', "N", CLI_INTEGER, &request.prompt, .minimum = 0, .maximum = 1 << 24, .help = "tokens of the prompt; 0 leaves prefill out" },
-        { "gen", 'n', "N", CLI_INTEGER, &request.generated, .minimum = 0, .maximum = 1 << 24, .help = "tokens to decode; 0 leaves decoding out" },
-        { "depth", 'd', "D,...", CLI_INTEGERS, &request.depths, .minimum = 0, .maximum = 1 << 28, .fallback = "0", .help = "tokens already in the cache, one measurement for each, and what each adds to a token; the cache is filled with zeros" },
-        { "repeat", 'r', "N", CLI_INTEGER, &request.repeat, .minimum = 1, .maximum = 1000, .help = "rounds of each measurement, of which the median counts" },
-        { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object" },
+        {"prompt", 'p', "N", CLI_INTEGER, &request.prompt, .minimum = 0, .maximum = 1 << 24,
+         .help = "tokens of the prompt; 0 leaves prefill out"},
+        {"gen", 'n', "N", CLI_INTEGER, &request.generated, .minimum = 0, .maximum = 1 << 24,
+         .help = "tokens to decode; 0 leaves decoding out"},
+        {"depth", 'd', "D,...", CLI_INTEGERS, &request.depths, .minimum = 0, .maximum = 1 << 28, .fallback = "0",
+         .help = "tokens already in the cache, one measurement for each, and what each adds to a token; the cache is "
+                 "filled with zeros"},
+        {"repeat", 'r', "N", CLI_INTEGER, &request.repeat, .minimum = 1, .maximum = 1000,
+         .help = "rounds of each measurement, of which the median counts"},
+        {"json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object"},
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
         cli_draft_option(&machine),
         cli_threads_option(&machine),
-        { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings" },
-        { 0 },
+        {"quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no warnings"},
+        {0},
     };
     const struct cli_usage usage = {
         .command = "bench",
-        .about = "Measures how fast a model reads a prompt and decodes, and quotes shares of the limits measured in the same run: the peak of the matrix products for prefill "
-                 "(attention counted), the memory's reading speed for decoding (weights and cache counted; where the attention's FLOPs at that peak would take longer than its cache, these). With --prefill expanded prefill is measured in both forms. Figures of decoding mean little for models that fit into the processor's caches.",
+        .about = "Measures how fast a model reads a prompt and decodes, and quotes shares of the limits measured in "
+                 "the same run: the peak of the matrix products for prefill "
+                 "(attention counted), the memory's reading speed for decoding (weights and cache counted; where the "
+                 "attention's FLOPs at that peak would take longer than its cache, these). With --prefill expanded "
+                 "prefill is measured in both forms. Figures of decoding mean little for models that fit into the "
+                 "processor's caches.",
         .examples = "deepseek bench MODEL\n"
                     "deepseek bench MODEL --prompt 0 --gen 32 --depth 0,4096,16384\n"
                     "# a shape, without a checkpoint\n"
@@ -609,7 +699,8 @@ int command_bench(int argc, char **argv) {
         .options = options,
     };
     int code = cli_parse(&usage, argc, argv);
-    if (code == CLI_GO_ON && !request.prompt && !request.generated) code = cli_wrong("--prompt 0 with --gen 0 leaves nothing to measure");
+    if (code == CLI_GO_ON && !request.prompt && !request.generated)
+        code = cli_wrong("--prompt 0 with --gen 0 leaves nothing to measure");
     if (code == CLI_GO_ON) {
         struct error error;
         cli_catch_interrupts();

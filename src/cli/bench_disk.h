@@ -1,10 +1,12 @@
-/* What deepseek bench says of a model whose routed experts stay in the file: bytes read for a token, and what the disk allows. */
+/* What deepseek bench says of a model whose routed experts stay in the file: bytes read for a token, and what the disk
+ * allows. */
 #ifndef DEEPSEEK_CLI_BENCH_DISK_H
 #define DEEPSEEK_CLI_BENCH_DISK_H
 
 #include "model/model.h"
 
-/* Of the tokens decoded between start and end. The disk's speed is measured by begin and end, on the model's own files, past the page cache, with reads of the same sizes and as many in flight. */
+/* Of the tokens decoded between start and end. The disk's speed is measured by begin and end, on the model's own files,
+ * past the page cache, with reads of the same sizes and as many in flight. */
 struct bench_disk {
     double before, after;      /* bytes per second */
     double tokens, seconds;    /* decoded, and the time they took */

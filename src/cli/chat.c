@@ -1,10 +1,13 @@
-/* deepseek chat: a conversation whose whole history stays in the model's cache. What was computed is never computed again: an undone or retried answer only shortens the sequence.
+/* deepseek chat: a conversation whose whole history stays in the model's cache. What was computed is never computed
+ * again: an undone or retried answer only shortens the sequence.
  *
- * The conversation is its turns. What the model sees of them is made anew after every change (render), and the sequence keeps the beginning that is still the same (look). An answer stays the ids that the
- * model chose, since its text might be encoded otherwise.
+ * The conversation is its turns. What the model sees of them is made anew after every change (render), and the sequence
+ * keeps the beginning that is still the same (look). An answer stays the ids that the model chose, since its text might
+ * be encoded otherwise.
  *
- * A format (text/chat.h) says what stands around a message. Base models have the plain one, which puts nothing there: what is typed is continued. When the context is full, a plain text loses its oldest
- * ids, wherever they stand; a conversation with roles loses whole turns, and keeps its system text. */
+ * A format (text/chat.h) says what stands around a message. Base models have the plain one, which puts nothing there:
+ * what is typed is continued. When the context is full, a plain text loses its oldest ids, wherever they stand; a
+ * conversation with roles loses whole turns, and keeps its system text. */
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -65,7 +68,7 @@ struct chat {
     bool answering, line_open, leave, failed;
 };
 
-/* ---- messages to the person ------------------------------------------------------------------------------------------------------- */
+/* ---- messages to the person -------------------------------------------------------------------------------------- */
 
 /* A remark, above the next prompt. Nothing of this goes to standard output, which carries the answers. */
 static void say(const struct chat *chat, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -89,7 +92,7 @@ static void close_line(struct chat *chat) {
     if (!cli_output_flush()) chat->leave = true;
 }
 
-/* ---- the history ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the history ------------------------------------------------------------------------------------------------- */
 
 static bool has_roles(const struct chat *chat) { return chat_has_roles(&chat->style); }
 static bool has_markers(const struct chat *chat) { return chat_has_tools(&chat->style); }
@@ -101,10 +104,14 @@ static void turn_free(struct turn *turn) {
     chat_parser_free(&turn->parsed);
 }
 
-static struct turn *last_turn(struct chat *chat) { return chat->turn_count ? &chat->turns[chat->turn_count - 1] : NULL; }
+static struct turn *last_turn(struct chat *chat) {
+    return chat->turn_count ? &chat->turns[chat->turn_count - 1] : NULL;
+}
 
-/* Appends what the model sees of a turn. Behind the last one an answer may begin or go on; the others' are ended. `cut`: ids at the beginning of the answer that are left out. */
-static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, struct token_list *ids, uint64_t *replaced, struct error *error) {
+/* Appends what the model sees of a turn. Behind the last one an answer may begin or go on; the others' are ended.
+ * `cut`: ids at the beginning of the answer that are left out. */
+static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, struct token_list *ids,
+                               uint64_t *replaced, struct error *error) {
     struct turn *turn = &chat->turns[index];
     const bool first = index == chat->first_turn, last = index == chat->turn_count - 1;
     const int system = first && chat->system != NULL;
@@ -119,25 +126,30 @@ static enum status render_turn(struct chat *chat, int64_t index, int64_t cut, st
     enum status status = chat_encode(&style, messages + !system, 1 + system, first, true, ids, replaced, error);
     turn->answer_start = ids->count;
     if (status) return status;
-    if (!last && !turn->as_text && chat_has_reasoning(&chat->style)) {   /* without its reasoning: what stands in front of an answer without any, then the model's own ids */
+    /* without its reasoning: what stands in front of an answer without any, then the model's own ids */
+    if (!last && !turn->as_text && chat_has_reasoning(&chat->style)) {
         const struct chat_message empty[] = { messages[0], messages[1], { .role = CHAT_ASSISTANT } };
         ids->count = turn->start;
         status = chat_encode(&style, empty + !system, 2 + system, first, true, ids, NULL, error);
         turn->answer_start = ids->count;
         cut = turn->parsed.kept;
     }
-    if (turn->as_text && has_roles(chat)) {   /* message and answer are one text: what was encoded is only the place where the answer begins */
+    /* message and answer are one text: what was encoded is only the place where the answer begins */
+    if (turn->as_text && has_roles(chat)) {
         ids->count = turn->start;
         return chat_encode(&style, messages + !system, 2 + system, first, last, ids, NULL, error);
     }
     if (turn->as_text) return chat_encode(&chat->style, messages + 2, 1, false, true, ids, NULL, error);
-    if (!status && turn->answer_ids.count > cut) status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
+    if (!status && turn->answer_ids.count > cut)
+        status = token_list_append(ids, turn->answer_ids.ids + cut, turn->answer_ids.count - cut, error);
     if (!status && !last && chat->style.end >= 0) status = token_list_push(ids, chat->style.end, error);
     return status;
 }
 
 /* Tokens that begin all texts, and are never dropped from a plain one. */
-static int64_t beginning(const struct chat *chat, const struct token_list *ids) { return chat->style.begin >= 0 && ids->count > 0 && ids->ids[0] == chat->style.begin; }
+static int64_t beginning(const struct chat *chat, const struct token_list *ids) {
+    return chat->style.begin >= 0 && ids->count > 0 && ids->ids[0] == chat->style.begin;
+}
 
 /* What the model sees of the whole conversation. */
 static enum status render(struct chat *chat, struct token_list *ids, struct error *error) {
@@ -145,7 +157,8 @@ static enum status render(struct chat *chat, struct token_list *ids, struct erro
     ids->count = 0;
     for (int64_t i = 0; i < chat->first_turn; i++) chat->turns[i].start = chat->turns[i].answer_start = -1;
     for (int64_t i = chat->first_turn; i < chat->turn_count && !status; i++)
-        status = render_turn(chat, i, i == chat->turn_count - 1 && i == chat->first_turn ? chat->trimmed : 0, ids, NULL, error);
+        status = render_turn(chat, i, i == chat->turn_count - 1 && i == chat->first_turn ? chat->trimmed : 0, ids, NULL,
+                             error);
     int64_t from = beginning(chat, ids), skipped = chat->skipped;
     if (status || skipped == 0) return status;
     memmove(ids->ids + from, ids->ids + from + skipped, (size_t)(ids->count - from - skipped) * sizeof *ids->ids);
@@ -185,12 +198,15 @@ static void forget_turns(struct chat *chat) {
 
 static void tell_full(struct chat *chat, int64_t dropped) {
     if (chat->line_open) say(chat, "%s", "");
-    say(chat, "The context of %lld tokens is full: its oldest %lld tokens are forgotten.", (long long)chat->sequence->capacity, (long long)dropped);
+    say(chat, "The context of %lld tokens is full: its oldest %lld tokens are forgotten.",
+        (long long)chat->sequence->capacity, (long long)dropped);
 }
 
-static int64_t half_context(const struct chat *chat) { return chat->sequence->capacity / 2; }   /* at least 2, so more than what begins texts: see --context */
+/* at least 2, so more than what begins texts: see --context */
+static int64_t half_context(const struct chat *chat) { return chat->sequence->capacity / 2; }
 
-/* Drops the oldest ids of a plain text, but for a token that begins texts, until `kept` of the rendered ones are left. */
+/* Drops the oldest ids of a plain text, but for a token that begins texts, until `kept`
+ * of the rendered ones are left. */
 static enum status drop_ids(struct chat *chat, struct token_list *ids, int64_t kept, struct error *error) {
     int64_t dropped = ids->count - kept;
     if (kept <= beginning(chat, ids) || dropped <= 0) return STATUS_OK;
@@ -198,7 +214,8 @@ static enum status drop_ids(struct chat *chat, struct token_list *ids, int64_t k
     return render(chat, ids, error);
 }
 
-/* Drops the oldest turns of a conversation with roles until half of the context is left. Of the last one, which stays, the answer loses its oldest ids where its message leaves room for that. */
+/* Drops the oldest turns of a conversation with roles until half of the context is left. Of the last one, which stays,
+ * the answer loses its oldest ids where its message leaves room for that. */
 static enum status drop_turns(struct chat *chat, struct token_list *ids, struct error *error) {
     enum status status = STATUS_OK;
     while (!status && ids->count > half_context(chat) && chat->first_turn < chat->turn_count - 1) {
@@ -207,7 +224,9 @@ static enum status drop_turns(struct chat *chat, struct token_list *ids, struct 
         status = render(chat, ids, error);
     }
     const struct turn *turn = last_turn(chat);
-    if (status || ids->count <= half_context(chat) || !turn->answer_ids.count || turn->answer_start >= half_context(chat)) return status;
+    if (status || ids->count <= half_context(chat) || !turn->answer_ids.count ||
+        turn->answer_start >= half_context(chat))
+        return status;
     chat->trimmed += ids->count - half_context(chat);
     return render(chat, ids, error);
 }
@@ -217,7 +236,10 @@ static enum status make_room(struct chat *chat, int64_t wanted, struct error *er
     struct token_list ids = { 0 };
     int64_t before = chat->ids.count;
     enum status status = render(chat, &ids, error);
-    if (!status) status = has_roles(chat) ? drop_turns(chat, &ids, error) : drop_ids(chat, &ids, wanted > half_context(chat) ? wanted : half_context(chat), error);
+    if (!status)
+        status = has_roles(chat)
+                     ? drop_turns(chat, &ids, error)
+                     : drop_ids(chat, &ids, wanted > half_context(chat) ? wanted : half_context(chat), error);
     if (!status && ids.count < before) {
         tell_full(chat, before - ids.count);
         chat->forgotten += (uint64_t)(before - ids.count);
@@ -228,14 +250,19 @@ static enum status make_room(struct chat *chat, int64_t wanted, struct error *er
 }
 
 /* Has the model a row for each of the ids from `first` on? */
-static enum status check_ids(const struct chat *chat, const struct token_list *ids, int64_t first, struct error *error) {
+static enum status check_ids(const struct chat *chat, const struct token_list *ids, int64_t first,
+                             struct error *error) {
     int64_t vocab = chat->model->config.vocab_size;
     for (int64_t t = first; t < ids->count; t++)
-        if (ids->ids[t] >= vocab) return error_set(error, STATUS_INVALID, "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", ids->ids[t], (long long)vocab - 1);
+        if (ids->ids[t] >= vocab)
+            return error_set(error, STATUS_INVALID,
+                             "the tokenizer has id %d, expected at most %lld (the model's vocabulary)", ids->ids[t],
+                             (long long)vocab - 1);
     return STATUS_OK;
 }
 
-/* Is the last turn's message one that the model can be shown, and does it fit into the context beside what is never dropped? */
+/* Is the last turn's message one that the model can be shown, and does it fit into the context beside what is never
+ * dropped? */
 static enum status check_message(struct chat *chat, uint64_t *replaced, struct error *error) {
     struct token_list ids = { 0 };
     int64_t first = chat->first_turn, capacity = chat->sequence->capacity;
@@ -244,7 +271,8 @@ static enum status check_message(struct chat *chat, uint64_t *replaced, struct e
     chat->first_turn = first;
     if (!status) status = check_ids(chat, &ids, 0, error);
     if (!status && ids.count >= capacity)
-        status = error_set(error, STATUS_INVALID, "the message has %lld tokens, expected less than %lld (the context)", (long long)ids.count, (long long)capacity);
+        status = error_set(error, STATUS_INVALID, "the message has %lld tokens, expected less than %lld (the context)",
+                           (long long)ids.count, (long long)capacity);
     token_list_free(&ids);
     return status;
 }
@@ -257,7 +285,8 @@ static enum status keep_system(struct chat *chat, const char *text, size_t size,
 }
 
 /* Adds a turn that the model has not seen yet. Nothing has changed on failure. */
-static enum status push_turn(struct chat *chat, const char *message, size_t size, uint64_t *replaced, struct error *error) {
+static enum status push_turn(struct chat *chat, const char *message, size_t size, uint64_t *replaced,
+                             struct error *error) {
     struct turn turn = { .message = malloc(size + 1), .message_size = size, .thinking = chat->style.thinking };
     struct turn *larger = realloc(chat->turns, (size_t)(chat->turn_count + 1) * sizeof *larger);
     if (larger) chat->turns = larger;
@@ -280,11 +309,13 @@ static enum status add_turn(struct chat *chat, const char *message, size_t size,
         turn_free(&chat->turns[--chat->turn_count]);
         return status;
     }
-    if (replaced) say(chat, "The message holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD.", (unsigned long long)replaced, replaced == 1 ? "" : "s");
+    if (replaced)
+        say(chat, "The message holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD.", (unsigned long long)replaced,
+            replaced == 1 ? "" : "s");
     return STATUS_OK;
 }
 
-/* ---- answers ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 /* An answer that is being made. */
 struct making {
@@ -309,7 +340,8 @@ static bool after_token(void *context, int index, int32_t id) {
     struct making *making = context;
     struct chat *chat = making->chat;
     (void)index;
-    for (; !has_roles(chat) && making->shifts < making->item->shifts; making->shifts++) tell_full(chat, chat->sequence->capacity + 1 - half_context(chat));
+    for (; !has_roles(chat) && making->shifts < making->item->shifts; making->shifts++)
+        tell_full(chat, chat->sequence->capacity + 1 - half_context(chat));
     if (!chat->answering) cli_progress_end(&chat->progress);
     chat->answering = true;
     making->status = token_list_push(&making->turn->answer_ids, id, &making->error);
@@ -322,12 +354,15 @@ static bool after_text(void *context, int index, const char *text, size_t size) 
     (void)index;
     if (has_markers(chat)) {
         making->released += size;
-        making->status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count, making->released, false, &making->error);
+        making->status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count,
+                                          making->released, false, &making->error);
         chat_show_text(&making->show, &making->parser);
         chat->line_open = making->show.line_open;
         return cli_output_flush() && !making->status;
     }
-    size_t skip = making->turn->answer_size == 0 && text == making->item->text ? chat_answer_skip(&chat->style, text, size) : 0;
+    size_t skip = making->turn->answer_size == 0 && text == making->item->text
+                      ? chat_answer_skip(&chat->style, text, size)
+                      : 0;
     if (size > skip) {
         fwrite(text + skip, 1, size - skip, stdout);
         chat->line_open = text[size - 1] != '\n';
@@ -335,7 +370,8 @@ static bool after_text(void *context, int index, const char *text, size_t size) 
     return cli_output_flush();
 }
 
-/* With roles whole turns go, and then the beginning of the answer; where the message alone leaves no room, the answer ends. */
+/* With roles whole turns go, and then the beginning of the answer; where the message alone leaves no room, the answer
+ * ends. */
 static bool after_full(void *context, int index, struct token_list *view) {
     struct making *making = context;
     struct chat *chat = making->chat;
@@ -350,7 +386,8 @@ static bool after_full(void *context, int index, struct token_list *view) {
         return true;
     }
     if (chat->line_open) say(chat, "%s", "");
-    say(chat, "The context of %lld tokens is full, and the message takes more than half of it: the answer ends here.", (long long)chat->sequence->capacity);
+    say(chat, "The context of %lld tokens is full, and the message takes more than half of it: the answer ends here.",
+        (long long)chat->sequence->capacity);
     return false;
 }
 
@@ -369,7 +406,8 @@ static enum status begin_parser(struct making *making, struct error *error) {
     style.thinking = making->turn->thinking;
     chat_parser_begin(&making->parser, &style);
     making->parser.style = &making->chat->style;
-    enum status status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count, SIZE_MAX, false, error);
+    enum status status = chat_parser_take(&making->parser, making->turn->answer_ids.ids, making->turn->answer_ids.count,
+                                          SIZE_MAX, false, error);
     chat_show_begin(&making->show, &making->parser);
     making->released = making->parser.visible;
     return status;
@@ -394,7 +432,11 @@ static enum status end_parser(struct making *making, int64_t count, size_t befor
 
 static enum status make_answer(struct chat *chat, struct turn *turn, struct error *error) {
     struct making making = { .chat = chat, .turn = turn };
-    const struct generation_watch watch = { .context = &making, .pass = after_pass, .token = after_token, .text = after_text, .full = has_roles(chat) ? after_full : NULL };
+    const struct generation_watch watch = {.context = &making,
+                                           .pass = after_pass,
+                                           .token = after_token,
+                                           .text = after_text,
+                                           .full = has_roles(chat) ? after_full : NULL};
     const int64_t start = turn->answer_ids.count;
     chat->options.max_tokens = chat->count;
     chat->options.keep = beginning(chat, &chat->ids);
@@ -406,11 +448,15 @@ static enum status make_answer(struct chat *chat, struct turn *turn, struct erro
         }
     }
     const size_t shown = making.released;
-    struct generation item = { .sequence = chat->sequence, .ids = chat->ids, .options = &chat->options, .stream = turn->attempt + (chat->forgotten << 32) };
+    struct generation item = {.sequence = chat->sequence,
+                              .ids = chat->ids,
+                              .options = &chat->options,
+                              .stream = turn->attempt + (chat->forgotten << 32)};
     making.item = &item;
     chat->answering = false;
     chat->done = 0;
-    cli_progress_begin(&chat->progress, "prompt", "tokens", (double)(chat->ids.count - chat->sequence->length), chat->request->quiet);
+    cli_progress_begin(&chat->progress, "prompt", "tokens", (double)(chat->ids.count - chat->sequence->length),
+                       chat->request->quiet);
     enum status status = generate(chat->engine, chat->tokenizer, chat->sampler, &item, 1, &watch, error);
     cli_progress_end(&chat->progress);
     chat->ids = item.ids;   /* what the sequence holds the first of */
@@ -445,8 +491,10 @@ static void answer(struct chat *chat) {
     struct turn *turn = last_turn(chat);
     enum status status = STATUS_OK;
     /* At first the whole message stays, later half of the context. */
-    if (chat->ids.count >= chat->sequence->capacity) status = make_room(chat, turn->start >= 0 ? chat->ids.count - turn->start : 0, &error);
-    if (!status && chat->ids.count > chat->sequence->capacity) status = error_set(&error, STATUS_INVALID, "the context is full: /reset, or /undo");
+    if (chat->ids.count >= chat->sequence->capacity)
+        status = make_room(chat, turn->start >= 0 ? chat->ids.count - turn->start : 0, &error);
+    if (!status && chat->ids.count > chat->sequence->capacity)
+        status = error_set(&error, STATUS_INVALID, "the context is full: /reset, or /undo");
     if (!status) status = make_answer(chat, turn, &error);
     close_line(chat);
     int signal_number = cli_interrupt_signal();
@@ -463,7 +511,9 @@ static void take_message(struct chat *chat, const char *message, size_t size) {
     struct error error;
     struct turn *turn = last_turn(chat);
     if (has_roles(chat) && size == 0) {   /* no message: an answer goes on */
-        if (!turn || turn->finished) say(chat, turn ? "The answer is finished: there is nothing that an empty line could go on with." : "There is no answer yet that an empty line could go on with.");
+        if (!turn || turn->finished)
+            say(chat, turn ? "The answer is finished: there is nothing that an empty line could go on with."
+                           : "There is no answer yet that an empty line could go on with.");
         else answer(chat);
         return;
     }
@@ -471,14 +521,16 @@ static void take_message(struct chat *chat, const char *message, size_t size) {
     else answer(chat);
 }
 
-/* ---- commands --------------------------------------------------------------------------------------------------------------------- */
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 /* The last turn, if it can be taken back. */
 static struct turn *turn_to_change(struct chat *chat, bool message_too) {
     struct turn *turn = last_turn(chat);
     struct error error;
     if (turn && (message_too ? turn->start : turn->answer_start) >= 0) return turn;
-    error_set(&error, STATUS_INVALID, turn ? "the beginning of the last message has left the context; go on, or /reset" : "there is no message yet");
+    error_set(&error, STATUS_INVALID,
+              turn ? "the beginning of the last message has left the context; go on, or /reset"
+                   : "there is no message yet");
     complain(chat, &error);
     return NULL;
 }
@@ -495,14 +547,16 @@ static bool take_back(struct chat *chat) {
     turn_free(last_turn(chat));
     chat->turn_count--;
     chat->trimmed = 0;
-    if (chat->first_turn == chat->turn_count && chat->turn_count > 0) chat->first_turn--;   /* there is room again for one that was dropped */
+    /* there is room again for one that was dropped */
+    if (chat->first_turn == chat->turn_count && chat->turn_count > 0) chat->first_turn--;
     return changed(chat);
 }
 
 static void command_undo(struct chat *chat, const char *rest) {
     (void)rest;
     if (!turn_to_change(chat, true) || !take_back(chat)) return;
-    say(chat, "The last message and its answer are gone; %lld token%s.", (long long)chat->ids.count, chat->ids.count == 1 ? " remains" : "s remain");
+    say(chat, "The last message and its answer are gone; %lld token%s.", (long long)chat->ids.count,
+        chat->ids.count == 1 ? " remains" : "s remain");
 }
 
 static void command_retry(struct chat *chat, const char *rest) {
@@ -566,10 +620,15 @@ static void command_set(struct chat *chat, const char *rest) {
         status = error_set(&error, STATUS_INVALID, "/set: found `%s`, expected NAME=VALUE", rest);
     } else {
         snprintf(name, sizeof name, "%.*s", (int)(equals - rest), rest);
-        if (strcmp(name, "tokens") == 0) status = cli_parse_integer("tokens", equals + 1, 1, 1 << 30, &chat->count, &error) ? STATUS_OK : STATUS_INVALID;
+        if (strcmp(name, "tokens") == 0)
+            status = cli_parse_integer("tokens", equals + 1, 1, 1 << 30, &chat->count, &error) ? STATUS_OK
+                                                                                               : STATUS_INVALID;
         else status = cli_sampling_set(&chat->options.sampling, name, equals + 1, &error);
         if (status == STATUS_NOT_FOUND)
-            status = error_set(&error, STATUS_INVALID, "/set: found `%s`, expected tokens, temperature, top_k, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty or seed", name);
+            status = error_set(&error, STATUS_INVALID,
+                               "/set: found `%s`, expected tokens, temperature, top_k, top_p, min_p, "
+                               "repetition_penalty, presence_penalty, frequency_penalty or seed",
+                               name);
     }
     if (status) complain(chat, &error);
 }
@@ -578,8 +637,10 @@ static void command_think(struct chat *chat, const char *rest) {
     struct error error;
     const bool on = strcmp(rest, "on") == 0;
     if (!chat_has_switch(&chat->style))
-        error_set(&error, STATUS_INVALID, "/think: chat format %s %s", chat_format_name(chat->style.format), chat_has_reasoning(&chat->style) ? "always reasons" : "does not reason");
-    else if (!on && strcmp(rest, "off") != 0) error_set(&error, STATUS_INVALID, "/think: found `%s`, expected on or off", rest);
+        error_set(&error, STATUS_INVALID, "/think: chat format %s %s", chat_format_name(chat->style.format),
+                  chat_has_reasoning(&chat->style) ? "always reasons" : "does not reason");
+    else if (!on && strcmp(rest, "off") != 0)
+        error_set(&error, STATUS_INVALID, "/think: found `%s`, expected on or off", rest);
     else {
         chat->style.thinking = on;
         say(chat, "The model %s before it answers.", on ? "reasons" : "does not reason");
@@ -616,10 +677,12 @@ static void command_show(struct chat *chat, const char *rest) {
         for (int64_t k = 0; k < parsed->call_count; k++) chat_show_call(&parsed->calls[k]);
     }
     close_line(chat);
-    say(chat, "%lld message%s, %lld of %lld tokens", (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s", (long long)chat->ids.count, (long long)chat->sequence->capacity);
+    say(chat, "%lld message%s, %lld of %lld tokens", (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s",
+        (long long)chat->ids.count, (long long)chat->sequence->capacity);
 }
 
-/* ---- saving and loading: {"system": TEXT, "turns": [{"message": TEXT, "answer": TEXT}, ...]}, without system text only the turns ---------- */
+/* ---- saving and loading: {"system": TEXT, "turns": [{"message": TEXT, "answer": TEXT}, ...]}, without system text
+ * only the turns --- */
 
 static json_t *json_text(const char *text, size_t size) {
     size_t length = 0;
@@ -631,14 +694,22 @@ static json_t *json_text(const char *text, size_t size) {
 
 static void command_save(struct chat *chat, const char *rest) {
     struct error error;
-    json_t *turns = json_array(), *root = json_pack("{s:o*,s:o}", "system", chat->system ? json_text(chat->system, chat->system_size) : NULL, "turns", turns);
-    enum status status = *rest ? STATUS_OK : error_set(&error, STATUS_INVALID, "/save: found no name, expected a file to write");
+    json_t *turns = json_array(),
+           *root = json_pack("{s:o*,s:o}", "system", chat->system ? json_text(chat->system, chat->system_size) : NULL,
+                             "turns", turns);
+    enum status status = *rest ? STATUS_OK
+                               : error_set(&error, STATUS_INVALID, "/save: found no name, expected a file to write");
     for (int64_t i = 0; i < chat->turn_count; i++) {
         const struct turn *turn = &chat->turns[i];
-        if (turn->parsed.call_count) say(chat, "Message %lld: the answer's calls of tools are not saved.", (long long)i + 1);
-        json_array_append_new(turns, json_pack("{s:o,s:o}", "message", json_text(turn->message, turn->message_size), "answer", json_text(turn->answer, turn->answer_size)));
+        if (turn->parsed.call_count)
+            say(chat, "Message %lld: the answer's calls of tools are not saved.", (long long)i + 1);
+        json_array_append_new(turns, json_pack("{s:o,s:o}", "message", json_text(turn->message, turn->message_size),
+                                               "answer", json_text(turn->answer, turn->answer_size)));
     }
-    if (!status) status = root && json_array_size(turns) == (size_t)chat->turn_count ? json_save_path(root, rest, &error) : error_set(&error, STATUS_NO_MEMORY, "%s: no memory", rest);
+    if (!status)
+        status = root && json_array_size(turns) == (size_t)chat->turn_count
+                     ? json_save_path(root, rest, &error)
+                     : error_set(&error, STATUS_NO_MEMORY, "%s: no memory", rest);
     json_decref(root);
     if (status) complain(chat, &error);
     else say(chat, "%s: %lld message%s saved", rest, (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s");
@@ -660,13 +731,22 @@ static enum status load_turn(struct chat *chat, const json_t *message, const jso
 /* Adds what a file holds to an empty conversation. */
 static enum status load_turns(struct chat *chat, const json_t *root, const char *path, struct error *error) {
     const json_t *turns = json_object_get(root, "turns"), *system = json_object_get(root, "system");
-    if (!json_is_array(turns)) return error_set(error, STATUS_INVALID, "%s: turns: found no array, expected one of objects with message and answer", path);
-    if (system && !json_is_string(system)) return error_set(error, STATUS_INVALID, "%s: system: found no string, expected a text", path);
-    if (system && !has_roles(chat)) return error_set(error, STATUS_INVALID, "%s: system: found a text, and chat format %s has no place for one", path, chat_format_name(chat->style.format));
-    enum status status = system ? keep_system(chat, json_string_value(system), json_string_length(system), error) : STATUS_OK;
+    if (!json_is_array(turns))
+        return error_set(error, STATUS_INVALID,
+                         "%s: turns: found no array, expected one of objects with message and answer", path);
+    if (system && !json_is_string(system))
+        return error_set(error, STATUS_INVALID, "%s: system: found no string, expected a text", path);
+    if (system && !has_roles(chat))
+        return error_set(error, STATUS_INVALID, "%s: system: found a text, and chat format %s has no place for one",
+                         path, chat_format_name(chat->style.format));
+    enum status status = system ? keep_system(chat, json_string_value(system), json_string_length(system), error)
+                                : STATUS_OK;
     for (size_t i = 0; i < json_array_size(turns) && !status; i++) {
-        const json_t *message = json_object_get(json_array_get(turns, i), "message"), *text = json_object_get(json_array_get(turns, i), "answer");
-        if (!json_is_string(message) || !json_is_string(text)) return error_set(error, STATUS_INVALID, "%s: turns[%zu]: found no two strings, expected message and answer", path, i);
+        const json_t *message = json_object_get(json_array_get(turns, i), "message"),
+                     *text = json_object_get(json_array_get(turns, i), "answer");
+        if (!json_is_string(message) || !json_is_string(text))
+            return error_set(error, STATUS_INVALID, "%s: turns[%zu]: found no two strings, expected message and answer",
+                             path, i);
         if ((status = load_turn(chat, message, text, error))) error_prefix(error, "%s: turns[%zu]", path, i);
     }
     return status;
@@ -679,7 +759,9 @@ static void command_load(struct chat *chat, const char *rest) {
     struct stat about;
     enum status status = STATUS_OK;
     if (!*rest) status = error_set(&error, STATUS_INVALID, "/load: found no name, expected a file that /save wrote");
-    else if (stat(rest, &about) == 0 && S_ISFIFO(about.st_mode)) status = error_set(&error, STATUS_INVALID, "%s: is a pipe, expected a file that /save wrote", rest);   /* it would wait for a writer */
+    else if (stat(rest, &about) == 0 && S_ISFIFO(about.st_mode))
+        status = error_set(&error, STATUS_INVALID, "%s: is a pipe, expected a file that /save wrote",
+                           rest); /* it would wait for a writer */
     else status = json_load_texts(&root, rest, &error);
     chat->turns = NULL;
     chat->system = NULL;
@@ -698,7 +780,8 @@ static void command_load(struct chat *chat, const char *rest) {
         return;
     }
     if (chat->ids.count >= chat->sequence->capacity && (status = make_room(chat, 0, &error))) complain(chat, &error);
-    say(chat, "%s: %lld message%s, %lld tokens", rest, (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s", (long long)chat->ids.count);
+    say(chat, "%s: %lld message%s, %lld tokens", rest, (long long)chat->turn_count, chat->turn_count == 1 ? "" : "s",
+        (long long)chat->ids.count);
 }
 
 static void command_quit(struct chat *chat, const char *rest) {
@@ -708,31 +791,37 @@ static void command_quit(struct chat *chat, const char *rest) {
 
 static void command_help(struct chat *chat, const char *rest);
 
-static const struct { const char *name, *arguments, *help; void (*run)(struct chat *chat, const char *rest); } commands[] = {
-    { "/help", "", "this list", command_help },
-    { "/undo", "", "take the last message and its answer back", command_undo },
-    { "/retry", "", "answer the last message again, with other random numbers", command_retry },
-    { "/edit", "[TEXT]", "change the last message, and answer it again", command_edit },
-    { "/reset", "", "begin anew", command_reset },
-    { "/think", "on|off", "reason before the next answers, or not", command_think },
-    { "/save", "FILE", "write the conversation to a file", command_save },
-    { "/load", "FILE", "go on with a conversation that was saved", command_load },
-    { "/set", "[NAME=VALUE]", "a value from now on (/set alone lists them)", command_set },
-    { "/show", "", "the whole text, and how many tokens it has", command_show },
-    { "/quit", "", "leave, as Ctrl-D does", command_quit },
+static const struct {
+    const char *name, *arguments, *help;
+    void (*run)(struct chat *chat, const char *rest);
+} commands[] = {
+    {"/help", "", "this list", command_help},
+    {"/undo", "", "take the last message and its answer back", command_undo},
+    {"/retry", "", "answer the last message again, with other random numbers", command_retry},
+    {"/edit", "[TEXT]", "change the last message, and answer it again", command_edit},
+    {"/reset", "", "begin anew", command_reset},
+    {"/think", "on|off", "reason before the next answers, or not", command_think},
+    {"/save", "FILE", "write the conversation to a file", command_save},
+    {"/load", "FILE", "go on with a conversation that was saved", command_load},
+    {"/set", "[NAME=VALUE]", "a value from now on (/set alone lists them)", command_set},
+    {"/show", "", "the whole text, and how many tokens it has", command_show},
+    {"/quit", "", "leave, as Ctrl-D does", command_quit},
 };
 #define COMMANDS (sizeof commands / sizeof *commands)
 
 static void command_help(struct chat *chat, const char *rest) {
     (void)rest, (void)chat;
-    for (size_t i = 0; i < COMMANDS; i++) fprintf(stderr, "  %-6s %-13s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
-    fprintf(stderr, "A line that ends with \\ goes on in the next. Lines between two lines of \"\"\" are one text, whatever they hold; any other line that begins with / is a command.\n");
+    for (size_t i = 0; i < COMMANDS; i++)
+        fprintf(stderr, "  %-6s %-13s %s\n", commands[i].name, commands[i].arguments, commands[i].help);
+    fprintf(stderr, "A line that ends with \\ goes on in the next. Lines between two lines of \"\"\" are one text, "
+                    "whatever they hold; any other line that begins with / is a command.\n");
 }
 
 static void take_command(struct chat *chat, const char *line, size_t size) {
     if (strlen(line) != size) {
         struct error error;
-        error_set(&error, STATUS_INVALID, "found a NUL byte in a command (a text that begins with / stands between lines of \"\"\")");
+        error_set(&error, STATUS_INVALID,
+                  "found a NUL byte in a command (a text that begins with / stands between lines of \"\"\")");
         complain(chat, &error);
         return;
     }
@@ -744,11 +833,13 @@ static void take_command(struct chat *chat, const char *line, size_t size) {
             return;
         }
     struct error error;
-    error_set(&error, STATUS_INVALID, "unknown command `%.*s`, /help lists them (a text that begins with / stands between lines of \"\"\")", (int)length, line);
+    error_set(&error, STATUS_INVALID,
+              "unknown command `%.*s`, /help lists them (a text that begins with / stands between lines of \"\"\")",
+              (int)length, line);
     complain(chat, &error);
 }
 
-/* ---- the run ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 static enum status loop(struct chat *chat, struct error *error) {
     while (!chat->leave && !cli_interrupted()) {
@@ -768,13 +859,20 @@ static enum status loop(struct chat *chat, struct error *error) {
 /* --system: can it be encoded, and does it leave room for messages? */
 static enum status take_system(struct chat *chat, int64_t context, struct error *error) {
     const char *text = chat->request->chat_options.system;
-    const struct chat_message messages[] = { { .role = CHAT_SYSTEM, .text = text, .size = strlen(text) }, { .role = CHAT_USER } };
+    const struct chat_message messages[] = {{.role = CHAT_SYSTEM, .text = text, .size = strlen(text)},
+                                            {.role = CHAT_USER}};
     struct token_list ids = { 0 };
     uint64_t replaced = 0;
     enum status status = chat_encode(&chat->style, messages, 2, true, true, &ids, &replaced, error);
     if (status == STATUS_INVALID) error_prefix(error, "--system");
-    if (!status && ids.count >= context) status = error_set(error, STATUS_INVALID, "--system: found a text that begins a conversation with %lld tokens, expected less than %lld (the context)", (long long)ids.count, (long long)context);
-    if (!status && replaced && !chat->request->quiet) cli_warn("--system holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced, replaced == 1 ? "" : "s");
+    if (!status && ids.count >= context)
+        status = error_set(
+            error, STATUS_INVALID,
+            "--system: found a text that begins a conversation with %lld tokens, expected less than %lld (the context)",
+            (long long)ids.count, (long long)context);
+    if (!status && replaced && !chat->request->quiet)
+        cli_warn("--system holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced,
+                 replaced == 1 ? "" : "s");
     token_list_free(&ids);
     return status ? status : keep_system(chat, text, strlen(text), error);
 }
@@ -789,18 +887,26 @@ static enum status prepare(struct chat *chat, const struct cli_machine *machine,
     if (!status) {
         context = config.max_position_embeddings;
         if (request->context > context)
-            status = error_set(error, STATUS_INVALID, "--context: found %lld, expected at most %lld (max_position_embeddings)", (long long)request->context, (long long)context);
+            status = error_set(error, STATUS_INVALID,
+                               "--context: found %lld, expected at most %lld (max_position_embeddings)",
+                               (long long)request->context, (long long)context);
         if (request->context) context = request->context;
         if (!status) status = cli_machine_check(machine, &config, error);
         if (!status) status = tokenizer_load(&chat->tokenizer, request->folder, error);
-        if (!status) status = generation_defaults_load(&chat->defaults, request->folder, &config, chat->tokenizer, error);
-        if (!status) status = cli_sampling_apply(&request->sampling, &chat->defaults, chat->tokenizer, config.vocab_size, &chat->options, error);
-        if (!status) status = cli_chat_style(&request->chat_options, request->folder, &config, chat->tokenizer, request->quiet, &chat->style, error);
+        if (!status)
+            status = generation_defaults_load(&chat->defaults, request->folder, &config, chat->tokenizer, error);
+        if (!status)
+            status = cli_sampling_apply(&request->sampling, &chat->defaults, chat->tokenizer, config.vocab_size,
+                                        &chat->options, error);
+        if (!status)
+            status = cli_chat_style(&request->chat_options, request->folder, &config, chat->tokenizer, request->quiet,
+                                    &chat->style, error);
         if (!status && request->chat_options.system) status = take_system(chat, context, error);
         config_release(&config);
     }
     arena_free(&arena);
-    if (!status) status = cli_model_open(&chat->model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
+    if (!status)
+        status = cli_model_open(&chat->model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
     if (!status) status = engine_create(&chat->engine, chat->model, 0, error);
     if (!status) status = cli_engine_draft(chat->engine, machine, error);
     if (!status) status = sampler_create(&chat->sampler, chat->model->config.vocab_size, error);
@@ -821,9 +927,12 @@ static void chat_free(struct chat *chat) {
     tokenizer_destroy(chat->tokenizer);
 }
 
-static const char about_plain[] = "This is a base model: it continues text. What you type is continued as it stands, nothing is put around it, and what you type next goes on after the answer.\n"
-                                  "An empty line lets the model go on. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
-static const char about_roles[] = "The model answers what you type. An empty line lets an answer go on that was cut off. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
+static const char about_plain[] =
+    "This is a base model: it continues text. What you type is continued as it stands, nothing is put around it, and "
+    "what you type next goes on after the answer.\n"
+    "An empty line lets the model go on. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
+static const char about_roles[] = "The model answers what you type. An empty line lets an answer go on that was cut "
+                                  "off. /help lists the commands; Ctrl-C interrupts an answer, Ctrl-D leaves.";
 
 static enum status run(struct request *request, struct cli_machine *machine, bool *failed, struct error *error) {
     struct chat chat = { .request = request, .count = request->count, .options = { .logprobs = -1, .shift = true } };
@@ -835,7 +944,8 @@ static enum status run(struct request *request, struct cli_machine *machine, boo
         struct error second;
         if (chat_input_end(&second) && !status) status = error_set(error, second.code, "%s", second.message);
         int number = cli_interrupt_signal();
-        if (!status && number && (number != SIGINT || !chat_input_is_terminal())) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
+        if (!status && number && (number != SIGINT || !chat_input_is_terminal()))
+            status = error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
     *failed = chat.failed && !chat_input_is_terminal();
     chat_free(&chat);
@@ -848,8 +958,10 @@ int command_chat(int argc, char **argv) {
     cli_sampling_begin(&request.sampling);
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {
-        { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30, .help = "tokens of an answer at most" },
-        { "context", 0, "N", CLI_INTEGER, &request.context, .minimum = 4, .maximum = 1 << 30, .fallback = "the model's", .help = "tokens that are remembered at most" },
+        {"count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30,
+         .help = "tokens of an answer at most"},
+        {"context", 0, "N", CLI_INTEGER, &request.context, .minimum = 4, .maximum = 1 << 30, .fallback = "the model's",
+         .help = "tokens that are remembered at most"},
         cli_sampling_option(&request.sampling, CLI_TEMPERATURE),
         cli_sampling_option(&request.sampling, CLI_TOP_K),
         cli_sampling_option(&request.sampling, CLI_TOP_P),
@@ -863,21 +975,27 @@ int command_chat(int argc, char **argv) {
         cli_chat_format_option(&request.chat_options),
         cli_system_option(&request.chat_options),
         cli_thinking_option(&request.chat_options),
-        { "history", 0, "FILE", CLI_STRING, &request.history, .help = "read the line editor's history from this file and write it there at the end; without it nothing is kept" },
+        {"history", 0, "FILE", CLI_STRING, &request.history,
+         .help =
+             "read the line editor's history from this file and write it there at the end; without it nothing is kept"},
         cli_compute_option(&machine, "the checkpoint's type"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
         cli_draft_option(&machine),
         cli_threads_option(&machine),
-        { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no remarks, no progress" },
-        { 0 },
+        {"quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no remarks, no progress"},
+        {0},
     };
     const struct cli_usage usage = {
         .command = "chat",
-        .about = "A conversation with a model, which keeps all of it in its cache: only new tokens are computed. A chat model answers messages, in the format that it was trained with; "
-                 "a base model continues text: what you type is continued as it stands. On a terminal lines can be edited, and Ctrl-C interrupts an answer; from a pipe each line is a message or a command, and standard output carries the answers alone. "
-                 "When the context is full, its oldest half is forgotten, with a remark: of a chat model's conversation whole messages with their answers, never the system text.",
+        .about = "A conversation with a model, which keeps all of it in its cache: only new tokens are computed. A "
+                 "chat model answers messages, in the format that it was trained with; "
+                 "a base model continues text: what you type is continued as it stands. On a terminal lines can be "
+                 "edited, and Ctrl-C interrupts an answer; from a pipe each line is a message or a command, and "
+                 "standard output carries the answers alone. "
+                 "When the context is full, its oldest half is forgotten, with a remark: of a chat model's "
+                 "conversation whole messages with their answers, never the system text.",
         .examples = "deepseek chat MODEL\n"
                     "deepseek chat MODEL --system 'Answer in one sentence.'\n"
                     "deepseek chat MODEL -n 100 --temperature 0.6 --stop '\\n'\n"

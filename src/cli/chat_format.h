@@ -14,8 +14,10 @@ struct cli_option cli_thinking_option(struct cli_chat *given);
 struct cli_option cli_chat_format_option(struct cli_chat *given);
 struct cli_option cli_system_option(struct cli_chat *given);
 
-/* The format that was asked for, else that of the model's folder. Errors name the flag, or what is odd in the folder and the flag that helps. Warns, unless quiet, of a system text that the model was not
- * trained with. */
-enum status cli_chat_style(const struct cli_chat *given, const char *folder, const struct config *config, const struct tokenizer *tokenizer, bool quiet, struct chat_style *style, struct error *error);
+/* The format that was asked for, else that of the model's folder. Errors name the flag, or what is odd in the folder
+ * and the flag that helps. Warns, unless quiet, of a system text that the model was not trained with. */
+enum status cli_chat_style(const struct cli_chat *given, const char *folder, const struct config *config,
+                           const struct tokenizer *tokenizer, bool quiet, struct chat_style *style,
+                           struct error *error);
 
 #endif

@@ -31,7 +31,7 @@ static struct {
 
 bool chat_input_is_terminal(void) { return input.terminal; }
 
-/* ---- bytes and characters --------------------------------------------------------------------------------------------------------- */
+/* ---- bytes and characters ---------------------------------------------------------------------------------------- */
 
 /* -1: the end, or a signal. poll() is never restarted after one. */
 static int next_byte(void) {
@@ -66,11 +66,12 @@ static int next_character(FILE *stream) {
     return (int)utf8_next(bytes, (size_t)count, &length, &ill_formed);
 }
 
-/* ---- lines ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 static enum status line_append(struct line *line, const char *text, size_t size, struct error *error) {
     size_t needed = line->size + size + 1;
-    if (needed > LINE_LIMIT) return error_set(error, STATUS_INVALID, "standard input: found a text of more than %zu bytes", LINE_LIMIT);
+    if (needed > LINE_LIMIT)
+        return error_set(error, STATUS_INVALID, "standard input: found a text of more than %zu bytes", LINE_LIMIT);
     if (needed > line->capacity) {
         size_t capacity = needed + needed / 2 + 256;
         char *larger = realloc(line->text, capacity);
@@ -115,12 +116,17 @@ static enum status read_edited(struct line *line, const char *prompt, struct err
     return status;
 }
 
-static enum status read_one(struct line *line, const char *prompt, struct error *error) { return input.terminal ? read_edited(line, prompt, error) : read_plain(line, error); }
+static enum status read_one(struct line *line, const char *prompt, struct error *error) {
+    return input.terminal ? read_edited(line, prompt, error) : read_plain(line, error);
+}
 
 /* The end of the input in the midst of a text ends that text too. */
-static bool ends_text(const struct line *line, enum status status) { return status == STATUS_INTERRUPTED && line->size > 0 && !cli_interrupted(); }
+static bool ends_text(const struct line *line, enum status status) {
+    return status == STATUS_INTERRUPTED && line->size > 0 && !cli_interrupted();
+}
 
-enum status chat_input_read(char **text, size_t *size, bool *block, const char *before, size_t before_size, struct error *error) {
+enum status chat_input_read(char **text, size_t *size, bool *block, const char *before, size_t before_size,
+                            struct error *error) {
     struct line line = { 0 };
     if (before && input.terminal && !memchr(before, '\n', before_size) && !memchr(before, '\0', before_size)) {
         input.typed = before;
@@ -135,7 +141,8 @@ enum status chat_input_read(char **text, size_t *size, bool *block, const char *
             status = read_one(&line, ". ", error);
             bool last = ends_text(&line, status);
             if (last) status = STATUS_OK;
-            more = !last && (status || line.size - start != strlen(FENCE) || memcmp(line.text + start, FENCE, strlen(FENCE)) != 0);
+            more = !last && (status || line.size - start != strlen(FENCE) ||
+                             memcmp(line.text + start, FENCE, strlen(FENCE)) != 0);
             if (!more) line.size = start ? start - 1 : 0;   /* nor is the line end before it a part of the text */
             else if (!status) status = line_append(&line, "\n", 1, error);
         }
@@ -157,24 +164,28 @@ enum status chat_input_read(char **text, size_t *size, bool *block, const char *
     return STATUS_OK;
 }
 
-/* ---- the editor -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the editor -------------------------------------------------------------------------------------------------- */
 
 enum status chat_input_begin(const char *history, struct error *error) {
     input.terminal = isatty(STDIN_FILENO) && isatty(STDERR_FILENO);
     input.history = history;
     if (!input.terminal) return STATUS_OK;
-    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");   /* libedit converts characters by the locale */
+    /* libedit converts characters by the locale */
+    if (!setlocale(LC_CTYPE, "") || MB_CUR_MAX == 1) setlocale(LC_CTYPE, "C.UTF-8");
     rl_readline_name = "deepseek";
     rl_instream = stdin;
     rl_outstream = stderr;
     rl_getc_function = next_character;
     using_history();
-    if (history && file_exists(history) && read_history(history)) return error_set(error, STATUS_IO, "%s: cannot be read as a history of lines", history);
+    if (history && file_exists(history) && read_history(history))
+        return error_set(error, STATUS_IO, "%s: cannot be read as a history of lines", history);
     rl_bind_key('\t', rl_insert);
     return STATUS_OK;
 }
 
 enum status chat_input_end(struct error *error) {
     if (!input.terminal || !input.history) return STATUS_OK;
-    return write_history(input.history) ? error_set(error, STATUS_IO, "%s: the history cannot be written", input.history) : STATUS_OK;
+    return write_history(input.history)
+               ? error_set(error, STATUS_IO, "%s: the history cannot be written", input.history)
+               : STATUS_OK;
 }

@@ -24,7 +24,8 @@ static void set_mode(struct chat_show *show, int mode) {
 }
 
 static void put(struct chat_show *show, int mode, const struct chat_text *text, size_t *shown) {
-    if (show->marked || mode == SHOW_REASONING)   /* line ends between reasoning and answer are no part of either that one would like to see */
+    /* line ends between reasoning and answer are no part of either that one would like to see */
+    if (show->marked || mode == SHOW_REASONING)
         while (show->mode != (unsigned)mode && *shown < text->size && text->text[*shown] == '\n') ++*shown;
     if (*shown >= text->size) return;
     set_mode(show, mode);
@@ -34,11 +35,15 @@ static void put(struct chat_show *show, int mode, const struct chat_text *text, 
 }
 
 void chat_show_begin(struct chat_show *show, const struct chat_parser *parser) {
-    *show = (struct chat_show){ .terminal = isatty(STDOUT_FILENO), .reasoning = parser->reasoning.size, .content = parser->content.size, .marked = parser->reasoning.size > 0 };
+    *show = (struct chat_show){.terminal = isatty(STDOUT_FILENO),
+                               .reasoning = parser->reasoning.size,
+                               .content = parser->content.size,
+                               .marked = parser->reasoning.size > 0};
 }
 
 void chat_show_text(struct chat_show *show, const struct chat_parser *parser) {
-    if (parser->content.size < show->content) {   /* what seemed an answer was reasoning, whose beginning was not marked */
+    /* what seemed an answer was reasoning, whose beginning was not marked */
+    if (parser->content.size < show->content) {
         show->reasoning = show->content;
         show->content = 0;
         show->marked = true;

@@ -1,5 +1,6 @@
-/* How `chat` and `generate --chat` print an answer that was taken apart (text/chat.h): reasoning under [thinking], dimmed on a terminal, then the text under [answer], then a line for each call of a tool.
- * An answer without reasoning and calls is its text alone. */
+/* How `chat` and `generate --chat` print an answer that was taken apart (text/chat.h): reasoning under [thinking],
+ * dimmed on a terminal, then the text under [answer], then a line for each call of a tool. An answer without reasoning
+ * and calls is its text alone. */
 #ifndef DEEPSEEK_CLI_CHAT_SHOW_H
 #define DEEPSEEK_CLI_CHAT_SHOW_H
 

@@ -21,9 +21,10 @@
 
 static const char *current_command;   /* of messages; NULL before one is known */
 
-/* ---- messages --------------------------------------------------------------------------------------------------------------- */
+/* ---- messages ---------------------------------------------------------------------------------------------------- */
 
-/* What came from outside (arguments, file names) may be no UTF-8: ill-formed sequences go out as U+FFFD, control characters as `?`. */
+/* What came from outside (arguments, file names) may be no UTF-8: ill-formed sequences go out as U+FFFD, control
+ * characters as `?`. */
 static void message_text(const char *format, va_list arguments) {
     char text[8192];
     int length = vsnprintf(text, sizeof text, format, arguments);
@@ -60,7 +61,8 @@ int cli_fail(const struct error *error) {
     return CLI_FAILED;
 }
 
-/* "ORIGIN: KEY: found ...", "ORIGIN: key \"KEY\": found ..." or "ORIGIN: KEY ..." becomes "--set KEY=VALUE: found ...". The last --set of a key is the one in force. */
+/* "ORIGIN: KEY: found ...", "ORIGIN: key \"KEY\": found ..." or "ORIGIN: KEY ..." becomes "--set KEY=VALUE: found ...".
+ * The last --set of a key is the one in force. */
 void cli_blame_set(struct error *error, const char *origin, const struct cli_list *set) {
     static const char quoted[] = "key \"";
     size_t length = strlen(origin);
@@ -78,7 +80,8 @@ void cli_blame_set(struct error *error, const char *origin, const struct cli_lis
         *error = named;
         return;
     }
-    for (int i = set->count - 1; i >= 0; i--) {   /* the message may be about another key that does not fit to the given one */
+    /* the message may be about another key that does not fit to the given one */
+    for (int i = set->count - 1; i >= 0; i--) {
         char name[64];
         size_t key = strcspn(set->items[i], "=");
         const char *dot = memrchr(set->items[i], '.', key), *last = dot ? dot + 1 : set->items[i];
@@ -95,7 +98,8 @@ int cli_wrong(const char *format, ...) {
     message_begin();
     message_text(format, arguments);
     va_end(arguments);
-    message_line(current_command ? " (see `deepseek %s --help`)" : " (see `deepseek%s --help`)", current_command ? current_command : "");
+    message_line(current_command ? " (see `deepseek %s --help`)" : " (see `deepseek%s --help`)",
+                 current_command ? current_command : "");
     return CLI_WRONG_USAGE;
 }
 
@@ -118,7 +122,7 @@ void cli_note(const char *format, ...) {
     fputc('\n', stderr);
 }
 
-/* ---- the nearest name, for suggestions -------------------------------------------------------------------------------------- */
+/* ---- the nearest name, for suggestions --------------------------------------------------------------------------- */
 
 #define LONGEST_NAME 63
 
@@ -135,7 +139,8 @@ static int edit_distance(const char *a, const char *b) {
             int best = last[j - 1] + (a[i - 1] != b[j - 1]);
             if (last[j] + 1 < best) best = last[j] + 1;
             if (row[j - 1] + 1 < best) best = row[j - 1] + 1;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && before[j - 2] + 1 < best) best = before[j - 2] + 1;
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && before[j - 2] + 1 < best)
+                best = before[j - 2] + 1;
             row[j] = best;
         }
         int *recycled = before;
@@ -157,13 +162,14 @@ void nearest_try(struct nearest *nearest, const char *name) {
     nearest->name = name;
 }
 
-/* ---- values ----------------------------------------------------------------------------------------------------------------- */
+/* ---- values ------------------------------------------------------------------------------------------------------ */
 
 static int64_t as_integer(double limit) {
     return limit >= 9223372036854775807.0 ? INT64_MAX : limit <= -9223372036854775808.0 ? INT64_MIN : (int64_t)limit;
 }
 
-bool cli_parse_integer(const char *what, const char *text, double minimum, double maximum, int64_t *value, struct error *error) {
+bool cli_parse_integer(const char *what, const char *text, double minimum, double maximum, int64_t *value,
+                       struct error *error) {
     char *end = NULL;
     bool limited = minimum != 0 || maximum != 0;
     errno = 0;
@@ -174,21 +180,29 @@ bool cli_parse_integer(const char *what, const char *text, double minimum, doubl
         return true;
     }
     if (!limited) error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer", what, text);
-    else if (maximum >= 9e18) error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer of at least %lld", what, text, (long long)as_integer(minimum));
-    else error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer from %lld to %lld", what, text, (long long)as_integer(minimum), (long long)as_integer(maximum));
+    else if (maximum >= 9e18)
+        error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer of at least %lld", what, text,
+                  (long long)as_integer(minimum));
+    else
+        error_set(error, STATUS_INVALID, "%s: found `%s`, expected an integer from %lld to %lld", what, text,
+                  (long long)as_integer(minimum), (long long)as_integer(maximum));
     return false;
 }
 
-bool cli_parse_number(const char *what, const char *text, double minimum, double maximum, double *value, struct error *error) {
+bool cli_parse_number(const char *what, const char *text, double minimum, double maximum, double *value,
+                      struct error *error) {
     char *end = NULL;
     bool limited = minimum != 0 || maximum != 0;
     double parsed = strtod(text, &end);
-    bool whole = *text && (isdigit((unsigned char)*text) || *text == '-' || *text == '.') && *end == 0 && !strpbrk(text, "xX");
+    bool whole = *text && (isdigit((unsigned char)*text) || *text == '-' || *text == '.') && *end == 0 &&
+                 !strpbrk(text, "xX");
     if (whole && isfinite(parsed) && (!limited || (parsed >= minimum && parsed <= maximum))) {
         *value = parsed;
         return true;
     }
-    if (limited) error_set(error, STATUS_INVALID, "%s: found `%s`, expected a number from %g to %g", what, text, minimum, maximum);
+    if (limited)
+        error_set(error, STATUS_INVALID, "%s: found `%s`, expected a number from %g to %g", what, text, minimum,
+                  maximum);
     else error_set(error, STATUS_INVALID, "%s: found `%s`, expected a number", what, text);
     return false;
 }
@@ -209,7 +223,10 @@ bool cli_parse_size(const char *what, const char *text, double maximum, double *
     snprintf(number, sizeof number, "%.*s", (int)(length < sizeof number ? length : sizeof number - 1), text);
     struct error ignored;
     if (!cli_parse_number(what, number, 1, maximum, bytes, &ignored) || *bytes * factor > maximum) {
-        error_set(error, STATUS_INVALID, "%s: found `%s`, expected a size from 1 to %g such as 500000, 64K, 10M, 1.5G (1024 each) or 10MB (1000 each)", what, text, maximum);
+        error_set(error, STATUS_INVALID,
+                  "%s: found `%s`, expected a size from 1 to %g such as 500000, 64K, 10M, 1.5G (1024 each) or 10MB "
+                  "(1000 each)",
+                  what, text, maximum);
         return false;
     }
     *bytes *= factor;
@@ -278,7 +295,7 @@ static bool option_set(const struct cli_option *option, const char *text, struct
     return true;
 }
 
-/* ---- parsing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
 #define MAX_OPTIONS 64
 enum { LONG_VALUE = 256, HELP_VALUE = LONG_VALUE + MAX_OPTIONS };
@@ -303,7 +320,8 @@ static int wrong_option(const struct option *names, char **argv) {
     return cli_wrong("unknown option --%s", given);
 }
 
-/* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. getopt_long reorders, so it looks at a copy. */
+/* --help wins over whatever else is on the line, and shows the defaults as they are before parsing. getopt_long
+ * reorders, so it looks at a copy. */
 static bool wants_help(int argc, char **argv, const char *letters, const struct option *names, const char **format) {
     char **copy = calloc((size_t)argc + 1, sizeof *copy);
     if (!copy) return false;
@@ -318,7 +336,8 @@ static bool wants_help(int argc, char **argv, const char *letters, const struct 
     return wanted;
 }
 
-int cli_run_commands(const char *command, const char *about, const struct cli_command *commands, int argc, char **argv) {
+int cli_run_commands(const char *command, const char *about, const struct cli_command *commands, int argc,
+                     char **argv) {
     current_command = command;
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) return cli_wrong("what to do is missing: %s NAME", command);
@@ -389,13 +408,15 @@ int cli_parse(const struct cli_usage *usage, int argc, char **argv) {
     }
     if (optind < argc) return cli_wrong("unexpected argument `%s`", argv[optind]);
     for (int i = 0; i < count; i++)
-        if (usage->options[i].required && !given[i]) return cli_wrong("--%s is missing: %s", usage->options[i].name, usage->options[i].help);
+        if (usage->options[i].required && !given[i])
+            return cli_wrong("--%s is missing: %s", usage->options[i].name, usage->options[i].help);
     return CLI_GO_ON;
 }
 
-/* ---- signals and standard output -------------------------------------------------------------------------------------------- */
+/* ---- signals and standard output --------------------------------------------------------------------------------- */
 
-/* `timeout` and batch systems send a signal to the process and then to its group: what comes within so many seconds is one request. */
+/* `timeout` and batch systems send a signal to the process and then to its group: what comes within so many seconds is
+ * one request. */
 #define ONE_REQUEST 0.3
 
 static volatile sig_atomic_t interrupted;
@@ -406,7 +427,8 @@ static void on_interrupt(int number) {
     if (!interrupted) {
         interrupted_at = now;
         interrupted = number;
-    } else if (number != SIGHUP && now - interrupted_at > ONE_REQUEST) {   /* a terminal that closes may send SIGHUP twice */
+    } else if (number != SIGHUP &&
+               now - interrupted_at > ONE_REQUEST) { /* a terminal that closes may send SIGHUP twice */
         signal(number, SIG_DFL);
         raise(number);
     }
@@ -449,8 +471,11 @@ enum status cli_check_writable(const char *path, struct error *error) {
     struct stat about;
     if (!*path) return error_set(error, STATUS_IO, "the name of the file to write is empty");
     if (stat(path, &about) == 0) {
-        if (S_ISDIR(about.st_mode)) return error_set(error, STATUS_IO, "%s: is a folder, expected the name of a file to write", path);
-        if (!S_ISREG(about.st_mode)) return error_set(error, STATUS_IO, "%s: is not a regular file; the result is written beside it and renamed over it", path);
+        if (S_ISDIR(about.st_mode))
+            return error_set(error, STATUS_IO, "%s: is a folder, expected the name of a file to write", path);
+        if (!S_ISREG(about.st_mode))
+            return error_set(error, STATUS_IO,
+                             "%s: is not a regular file; the result is written beside it and renamed over it", path);
     }
     char *folder = strdup(path);
     if (!folder) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", path);
@@ -459,30 +484,48 @@ enum status cli_check_writable(const char *path, struct error *error) {
     if (slash) *slash = 0;
     if (slash == folder) parent = "/";
     enum status status = STATUS_OK;
-    if (stat(parent, &about)) status = error_set(error, STATUS_IO, "%s: the folder %s: %s", path, parent, strerror(errno));
+    if (stat(parent, &about))
+        status = error_set(error, STATUS_IO, "%s: the folder %s: %s", path, parent, strerror(errno));
     else if (!S_ISDIR(about.st_mode)) status = error_set(error, STATUS_IO, "%s: %s is not a folder", path, parent);
-    else if (access(parent, W_OK | X_OK)) status = error_set(error, STATUS_IO, "%s: the folder %s cannot be written: %s", path, parent, strerror(errno));
+    else if (access(parent, W_OK | X_OK))
+        status = error_set(error, STATUS_IO, "%s: the folder %s cannot be written: %s", path, parent, strerror(errno));
     free(folder);
     return status;
 }
 
-/* ---- the machine ------------------------------------------------------------------------------------------------------------ */
+/* ---- the machine ------------------------------------------------------------------------------------------------- */
 
 static const char *const compute_names[] = { "fp32", "bf16", "fp8", NULL };
 static const int compute_types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3 };
 #define CHOICE_NOT_GIVEN (-1)
 
-const char *cli_compute_name(int compute) { return compute == DTYPE_F8_E4M3 ? "fp8" : compute == DTYPE_BF16 ? "bf16" : "fp32"; }
+const char *cli_compute_name(int compute) {
+    return compute == DTYPE_F8_E4M3 ? "fp8" : compute == DTYPE_BF16 ? "bf16" : "fp32";
+}
 
 struct cli_option cli_threads_option(struct cli_machine *machine) {
-    return (struct cli_option){ "threads", 0, "N", CLI_INTEGER, &machine->threads, .minimum = 0, .maximum = 1024,
-                                .fallback = "every processor", .help = "threads to compute with; no result depends on their number" };
+    return (struct cli_option){"threads",
+                               0,
+                               "N",
+                               CLI_INTEGER,
+                               &machine->threads,
+                               .minimum = 0,
+                               .maximum = 1024,
+                               .fallback = "every processor",
+                               .help = "threads to compute with; no result depends on their number"};
 }
 
 struct cli_option cli_compute_option(struct cli_machine *machine, const char *fallback) {
     machine->compute_choice = CHOICE_NOT_GIVEN;
-    return (struct cli_option){ "compute", 0, "TYPE", CLI_CHOICE, &machine->compute_choice, .choices = compute_names, .fallback = fallback,
-                                .help = "type of the matrix products: fp32; bf16 with fp32 sums; fp8, those of an FP8 checkpoint with activations rounded to E4M3 as it was trained" };
+    return (struct cli_option){"compute",
+                               0,
+                               "TYPE",
+                               CLI_CHOICE,
+                               &machine->compute_choice,
+                               .choices = compute_names,
+                               .fallback = fallback,
+                               .help = "type of the matrix products: fp32; bf16 with fp32 sums; fp8, those of an FP8 "
+                                       "checkpoint with activations rounded to E4M3 as it was trained"};
 }
 
 static const char *const cache_names[] = { "fp32", "bf16", "fp8", NULL };
@@ -493,8 +536,15 @@ const char *cli_cache_name(int cache) { return cli_compute_name(cache); }
 struct cli_option cli_cache_option(struct cli_machine *machine) {
     machine->takes_cache = true;
     machine->cache_choice = CHOICE_NOT_GIVEN;
-    return (struct cli_option){ "cache-type", 0, "TYPE", CLI_CHOICE, &machine->cache_choice, .choices = cache_names, .fallback = "the type of --compute",
-                                .help = "type of what is kept of earlier tokens: fp32, bf16, or fp8 (multi-head latent attention alone). A smaller one takes less memory and time, and rounds" };
+    return (struct cli_option){"cache-type",
+                               0,
+                               "TYPE",
+                               CLI_CHOICE,
+                               &machine->cache_choice,
+                               .choices = cache_names,
+                               .fallback = "the type of --compute",
+                               .help = "type of what is kept of earlier tokens: fp32, bf16, or fp8 (multi-head latent "
+                                       "attention alone). A smaller one takes less memory and time, and rounds"};
 }
 
 enum { PREFILL_ABSORBED, PREFILL_EXPANDED };
@@ -502,61 +552,103 @@ static const char *const prefill_names[] = { "absorbed", "expanded", NULL };
 
 struct cli_option cli_prefill_option(struct cli_machine *machine) {
     machine->prefill_choice = PREFILL_ABSORBED;
-    return (struct cli_option){ "prefill", 0, "FORM", CLI_CHOICE, &machine->prefill_choice, .choices = prefill_names,
-                                .help = "form of multi-head latent attention for tokens that come together. absorbed: that of decoding, so that logits are the same bits however a text is cut. "
-                                        "expanded: less work for long prompts, but equal only to rounding, and other bits for other cuts" };
+    return (struct cli_option){
+        "prefill",
+        0,
+        "FORM",
+        CLI_CHOICE,
+        &machine->prefill_choice,
+        .choices = prefill_names,
+        .help = "form of multi-head latent attention for tokens that come together. absorbed: that of decoding, so "
+                "that logits are the same bits however a text is cut. "
+                "expanded: less work for long prompts, but equal only to rounding, and other bits for other cuts"};
 }
 
 struct cli_option cli_expert_cache_option(struct cli_machine *machine) {
-    return (struct cli_option){ "expert-cache", 0, "SIZE", CLI_STRING, &machine->expert_cache_text, .fallback = "none where the weights fit into memory, else most of it",
-                                .help = "leave routed experts in the file, and read them into a cache of this size (as in 8G, 500M) when tokens are sent to them. No result depends on it" };
+    return (struct cli_option){"expert-cache",
+                               0,
+                               "SIZE",
+                               CLI_STRING,
+                               &machine->expert_cache_text,
+                               .fallback = "none where the weights fit into memory, else most of it",
+                               .help = "leave routed experts in the file, and read them into a cache of this size (as "
+                                       "in 8G, 500M) when tokens are sent to them. No result depends on it"};
 }
 
 struct cli_option cli_draft_option(struct cli_machine *machine) {
     machine->draft_text = "auto";
-    return (struct cli_option){ "draft", 0, "auto|off|N", CLI_STRING, &machine->draft_text,
-                                .help = "modules of multi-token prediction draft what comes next, and the model verifies it in the same pass. auto: as long as that is measured to be faster; off: never, and the modules "
-                                        "are not loaded; N: always, by N modules. No text depends on it" };
+    return (struct cli_option){
+        "draft",
+        0,
+        "auto|off|N",
+        CLI_STRING,
+        &machine->draft_text,
+        .help = "modules of multi-token prediction draft what comes next, and the model verifies it in the same pass. "
+                "auto: as long as that is measured to be faster; off: never, and the modules "
+                "are not loaded; N: always, by N modules. No text depends on it"};
 }
 
 static enum status read_draft(struct cli_machine *machine, struct error *error) {
     int64_t depths = 0;
     if (!machine->draft_text) return STATUS_OK;
-    machine->draft = strcmp(machine->draft_text, "auto") == 0 ? DRAFT_AUTO : strcmp(machine->draft_text, "off") == 0 ? DRAFT_OFF : DRAFT_ALWAYS;
-    if (machine->draft == DRAFT_ALWAYS && !cli_parse_integer("--draft", machine->draft_text, 1, CONFIG_MAX_NEXTN, &depths, error))
-        return error_set(error, STATUS_INVALID, "--draft: found `%s`, expected auto, off or a number from 1 to %d", machine->draft_text, CONFIG_MAX_NEXTN);
+    machine->draft = strcmp(machine->draft_text, "auto") == 0  ? DRAFT_AUTO
+                     : strcmp(machine->draft_text, "off") == 0 ? DRAFT_OFF
+                                                               : DRAFT_ALWAYS;
+    if (machine->draft == DRAFT_ALWAYS &&
+        !cli_parse_integer("--draft", machine->draft_text, 1, CONFIG_MAX_NEXTN, &depths, error))
+        return error_set(error, STATUS_INVALID, "--draft: found `%s`, expected auto, off or a number from 1 to %d",
+                         machine->draft_text, CONFIG_MAX_NEXTN);
     machine->draft_depths = (int)depths;
     machine->mtp = machine->draft == DRAFT_ALWAYS || (machine->draft == DRAFT_AUTO && !machine->expanded_prefill);
     return STATUS_OK;
 }
 
-enum status cli_engine_draft(struct engine *engine, const struct cli_machine *machine, struct error *error) { return engine_set_draft(engine, machine->draft, machine->draft_depths, error); }
+enum status cli_engine_draft(struct engine *engine, const struct cli_machine *machine, struct error *error) {
+    return engine_set_draft(engine, machine->draft, machine->draft_depths, error);
+}
 
 enum status cli_machine_check(const struct cli_machine *machine, const struct config *config, struct error *error) {
     if (machine->draft_depths > config->num_nextn_predict_layers)
-        return error_set(error, STATUS_INVALID, "--draft: found %d, expected at most %lld, the modules of multi-token prediction that this model has", machine->draft_depths, (long long)config->num_nextn_predict_layers);
+        return error_set(
+            error, STATUS_INVALID,
+            "--draft: found %d, expected at most %lld, the modules of multi-token prediction that this model has",
+            machine->draft_depths, (long long)config->num_nextn_predict_layers);
     if (machine->draft == DRAFT_ALWAYS && machine->expanded_prefill)
-        return error_set(error, STATUS_INVALID, "--draft: found %d, expected off or auto with --prefill expanded, whose passes of several tokens have other bits than those of one", machine->draft_depths);
+        return error_set(error, STATUS_INVALID,
+                         "--draft: found %d, expected off or auto with --prefill expanded, whose passes of several "
+                         "tokens have other bits than those of one",
+                         machine->draft_depths);
     bool routed = false;
     for (int64_t i = 0; i < config->num_hidden_layers; i++) routed = routed || config->layers[i].ffn == FFN_MOE;
-    if (machine->expert_cache && !routed) return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts", config->model_type);
+    if (machine->expert_cache && !routed)
+        return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts",
+                         config->model_type);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
         if (config->layers[i].attention == ATTENTION_MLA) continue;
         if (machine->cache == DTYPE_F8_E4M3)
-            return error_set(error, STATUS_INVALID, "--cache-type: found fp8, expected fp32 or bf16: layer %lld of this model (%s) has no multi-head latent attention", (long long)i, config->model_type);
+            return error_set(error, STATUS_INVALID,
+                             "--cache-type: found fp8, expected fp32 or bf16: layer %lld of this model (%s) has no "
+                             "multi-head latent attention",
+                             (long long)i, config->model_type);
         if (machine->expanded_prefill)
-            return error_set(error, STATUS_INVALID, "--prefill: found expanded, expected absorbed: layer %lld of this model (%s) has no multi-head latent attention", (long long)i,
-                             config->model_type);
+            return error_set(error, STATUS_INVALID,
+                             "--prefill: found expanded, expected absorbed: layer %lld of this model (%s) has no "
+                             "multi-head latent attention",
+                             (long long)i, config->model_type);
     }
     return STATUS_OK;
 }
 
 enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
     machine->compute = machine->compute_choice == CHOICE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
-    machine->cache = machine->takes_cache && machine->cache_choice != CHOICE_NOT_GIVEN ? cache_types[machine->cache_choice] : DTYPE_COUNT;
+    machine->cache = machine->takes_cache && machine->cache_choice != CHOICE_NOT_GIVEN
+                         ? cache_types[machine->cache_choice]
+                         : DTYPE_COUNT;
     machine->expanded_prefill = machine->prefill_choice == PREFILL_EXPANDED;
     double bytes;
-    if (machine->expert_cache_text && !cli_parse_size("--expert-cache", machine->expert_cache_text, 1e15, &bytes, error)) return STATUS_INVALID;
+    if (machine->expert_cache_text &&
+        !cli_parse_size("--expert-cache", machine->expert_cache_text, 1e15, &bytes, error))
+        return STATUS_INVALID;
     machine->expert_cache = machine->expert_cache_text ? (uint64_t)bytes : 0;
     enum status status = read_draft(machine, error);
     if (!status) status = isa_select(&machine->isa, error);
@@ -570,10 +662,17 @@ void cli_machine_close(struct cli_machine *machine) {
     machine->pool = NULL;
 }
 
-enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine, enum model_use use, bool quiet, struct error *error) {
-    struct model_options options = { .use = use, .compute = machine->compute, .cache = machine->cache, .mtp = machine->mtp, .expert_cache = machine->expert_cache, .expanded_prefill = machine->expanded_prefill };
+enum status cli_model_open(struct model **model, const char *folder, const struct cli_machine *machine,
+                           enum model_use use, bool quiet, struct error *error) {
+    struct model_options options = {.use = use,
+                                    .compute = machine->compute,
+                                    .cache = machine->cache,
+                                    .mtp = machine->mtp,
+                                    .expert_cache = machine->expert_cache,
+                                    .expanded_prefill = machine->expanded_prefill};
     enum status status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
-    if (status && options.mtp && machine->draft == DRAFT_AUTO) {   /* a folder whose config names modules that it lacks is of use without them */
+    /* a folder whose config names modules that it lacks is of use without them */
+    if (status && options.mtp && machine->draft == DRAFT_AUTO) {
         const struct error with_modules = *error;
         options.mtp = false;
         status = model_open(model, folder, machine->kernels, machine->pool, &options, error);
@@ -585,7 +684,7 @@ enum status cli_model_open(struct model **model, const char *folder, const struc
     return STATUS_OK;
 }
 
-/* ---- figures ---------------------------------------------------------------------------------------------------------------- */
+/* ---- figures ----------------------------------------------------------------------------------------------------- */
 
 int cli_terminal_width(FILE *stream) {
     struct winsize size;

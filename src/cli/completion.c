@@ -1,4 +1,5 @@
-/* Completion scripts for bash, zsh and fish, from the tables of options (help.h). Each command prints its own part; what surrounds them is printed once, before and after. */
+/* Completion scripts for bash, zsh and fish, from the tables of options (help.h). Each command prints its own part;
+ * what surrounds them is printed once, before and after. */
 #include <string.h>
 
 #include "cli/help.h"
@@ -16,9 +17,11 @@ static void shorten(const char *help, char text[160]) {
     if (end < strlen(text)) text[end] = 0;
 }
 
-/* ---- bash: four tables and a function that looks things up ------------------------------------------------------------------------ */
+/* ---- bash: four tables and a function that looks things up ------------------------------------------------------- */
 
-static const char *bash_kind(enum help_completion completion) { return completion == COMPLETE_FILES ? "files" : completion == COMPLETE_FOLDERS ? "folders" : "nothing"; }
+static const char *bash_kind(enum help_completion completion) {
+    return completion == COMPLETE_FILES ? "files" : completion == COMPLETE_FOLDERS ? "folders" : "nothing";
+}
 
 static void bash_value(const char *command, const char *dashes, const char *name, const struct cli_option *option) {
     printf("_deepseek_values['deepseek %s %s%s']='", command, dashes, name);
@@ -35,7 +38,8 @@ static void bash_command(const struct cli_usage *usage) {
         if (option->letter) printf("-%c ", option->letter);
     }
     printf("--help -h'\n_deepseek_operands['deepseek %s']='", usage->command);
-    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++) printf("%s ", bash_kind(help_completion_of(operand->name)));
+    for (const struct cli_operand *operand = usage->operands; operand && operand->name; operand++)
+        printf("%s ", bash_kind(help_completion_of(operand->name)));
     printf("'\n");
     for (const struct cli_option *option = usage->options; option && option->name; option++) {
         const char letter[] = { option->letter, 0 };
@@ -46,8 +50,9 @@ static void bash_command(const struct cli_usage *usage) {
 }
 
 static void bash_names(const char *command, const struct cli_command *commands) {
-    if (!command) printf("# bash completion for deepseek, printed by `deepseek --help=bash`\n"
-                         "declare -gA _deepseek_names=() _deepseek_options=() _deepseek_values=() _deepseek_operands=()\n");
+    if (!command)
+        printf("# bash completion for deepseek, printed by `deepseek --help=bash`\n"
+               "declare -gA _deepseek_names=() _deepseek_options=() _deepseek_values=() _deepseek_operands=()\n");
     for (int help = 0; help < 2; help++) {
         printf("_deepseek_names['deepseek%s%s%s']='", help ? " help" : "", command ? " " : "", command ? command : "");
         for (const struct cli_command *c = commands; c->name; c++) printf("%s ", c->name);
@@ -57,7 +62,8 @@ static void bash_names(const char *command, const struct cli_command *commands) 
 
 static const char bash_function[] =
     "_deepseek() {\n"
-    "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} where=deepseek at=1 n=0 i word kind kinds\n"
+    "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} where=deepseek at=1 n=0 i word "
+    "kind kinds\n"
     "    # `--option=value` comes as three words\n"
     "    if [[ $current == = ]]; then current=\n"
     "    elif [[ $previous == = ]] && ((COMP_CWORD > 2)); then previous=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
@@ -89,7 +95,7 @@ static const char bash_function[] =
     "}\n"
     "complete -F _deepseek deepseek\n";
 
-/* ---- zsh: a function for each command, with _arguments ------------------------------------------------------------------------------ */
+/* ---- zsh: a function for each command, with _arguments ----------------------------------------------------------- */
 
 static void zsh_name(const char *command) {
     printf("_deepseek");
@@ -127,7 +133,8 @@ static void zsh_command(const struct cli_usage *usage) {
     zsh_name(usage->command);
     printf("() {\n    _arguments -s -S :");
     for (const struct cli_option *option = usage->options; option && option->name; option++) {
-        bool takes = option->kind != CLI_FLAG, again = option->kind == CLI_LIST;   /* the others once: _arguments offers no option twice */
+        /* the others once: _arguments offers no option twice */
+        bool takes = option->kind != CLI_FLAG, again = option->kind == CLI_LIST;
         shorten(option->help, help);
         printf(" \\\n        ");
         if (again) printf("'*'");
@@ -165,9 +172,10 @@ static void zsh_names(const char *command, const struct cli_command *commands) {
     printf("_$words[2]\n    shift words\n    ((CURRENT--))\n    (($+functions[$function])) && $function\n}\n");
 }
 
-static const char zsh_end[] = "if [[ $funcstack[1] == _deepseek ]]; then _deepseek \"$@\"; else compdef _deepseek deepseek; fi\n";
+static const char zsh_end[] =
+    "if [[ $funcstack[1] == _deepseek ]]; then _deepseek \"$@\"; else compdef _deepseek deepseek; fi\n";
 
-/* ---- fish: one line for each thing ---------------------------------------------------------------------------------------------------- */
+/* ---- fish: one line for each thing ------------------------------------------------------------------------------- */
 
 /* Inside single quotes fish knows \\ and \'. */
 static void fish_text(const char *text) {
@@ -229,14 +237,16 @@ static void fish_names(const char *command, const struct cli_command *commands) 
                "complete -c deepseek -n __deepseek_just -a help -d 'what a command does, its options and examples'\n"
                "complete -c deepseek -n __deepseek_just -l version -d 'the version'\n");
     for (const struct cli_command *c = commands; c->name; c++) {
-        printf("complete -c deepseek -n '__deepseek_just%s%s' -a %s -d ", command ? " " : "", command ? command : "", c->name);
+        printf("complete -c deepseek -n '__deepseek_just%s%s' -a %s -d ", command ? " " : "", command ? command : "",
+               c->name);
         fish_text(c->summary);
         printf("\n");
-        printf("complete -c deepseek -n '__deepseek_just help%s%s' -a %s\n", command ? " " : "", command ? command : "", c->name);
+        printf("complete -c deepseek -n '__deepseek_just help%s%s' -a %s\n", command ? " " : "", command ? command : "",
+               c->name);
     }
 }
 
-/* ---- what is asked for ------------------------------------------------------------------------------------------------------------------ */
+/* ---- what is asked for ------------------------------------------------------------------------------------------- */
 
 void completion_print(const struct cli_usage *usage, enum help_format format) {
     if (format == HELP_BASH) bash_command(usage);

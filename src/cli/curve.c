@@ -32,11 +32,12 @@ static void read_points(FILE *file, struct points *training, struct points *held
     double step, loss;
     while (getline(&line, &size, file) >= 0) {
         if (sscanf(line, "{\"step\": %lf, \"loss\": %lf", &step, &loss) == 2 && isfinite(loss)) {
-            const char *part = strstr(line, "\"loss_main\": ");   /* the part that an evaluation measures, where the loss has others */
+            /* the part that an evaluation measures, where the loss has others */
+            const char *part = strstr(line, "\"loss_main\": ");
             if (part) sscanf(part, "\"loss_main\": %lf", &loss);
             add_point(training, step, loss);
-        }
-        else if (sscanf(line, "{\"step\": %lf, \"eval_loss\": %lf", &step, &loss) == 2 && isfinite(loss)) add_point(held_out, step, loss);
+        } else if (sscanf(line, "{\"step\": %lf, \"eval_loss\": %lf", &step, &loss) == 2 && isfinite(loss))
+            add_point(held_out, step, loss);
     }
     free(line);
 }
@@ -74,16 +75,19 @@ static void draw(FILE *out, const struct points *training, const struct points *
     if (!(high - low > 1e-9)) high = low + 1e-9;
     for (int c = 0; c < width; c++)
         if (counts[c]) plot[row_of(sums[c] / counts[c], low, high)][c] = '*';
-    for (size_t i = 0; i < held_out->count; i++) plot[row_of(held_out->losses[i], low, high)][column_of(held_out->steps[i], last, width)] = 'o';
+    for (size_t i = 0; i < held_out->count; i++)
+        plot[row_of(held_out->losses[i], low, high)][column_of(held_out->steps[i], last, width)] = 'o';
     for (int r = 0; r < HEIGHT; r++) {
         int end = width;
         while (end > 0 && plot[r][end - 1] == ' ') end--;
-        if (r == 0 || r == HEIGHT - 1 || r == HEIGHT / 2) fprintf(out, "%*.3f |%.*s\n", LABEL - 2, high - (high - low) * r / (HEIGHT - 1), end, plot[r]);
+        if (r == 0 || r == HEIGHT - 1 || r == HEIGHT / 2)
+            fprintf(out, "%*.3f |%.*s\n", LABEL - 2, high - (high - low) * r / (HEIGHT - 1), end, plot[r]);
         else fprintf(out, "%*s|%.*s\n", LABEL - 1, "", end, plot[r]);
     }
     fprintf(out, "%*s+", LABEL - 1, "");
     for (int c = 0; c < width; c++) putc('-', out);
-    fprintf(out, "\n%*s1%*.0f   loss by step: * training%s\n", LABEL, "", width - 1, last, held_out->count ? ", o held out" : "");
+    fprintf(out, "\n%*s1%*.0f   loss by step: * training%s\n", LABEL, "", width - 1, last,
+            held_out->count ? ", o held out" : "");
 }
 
 void curve_draw(FILE *out, const char *metrics_path, int width) {

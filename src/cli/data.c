@@ -7,7 +7,7 @@
 #include "cli/cli.h"
 #include "text/stories.h"
 
-/* ---- where it goes ---------------------------------------------------------------------------------------------------------- */
+/* ---- where it goes ----------------------------------------------------------------------------------------------- */
 
 /* Standard output, or a file that is written aside and renamed when it is whole. */
 struct sink { bool to_file; struct file_writer file; };
@@ -41,7 +41,7 @@ static enum status sink_close(struct sink *sink, enum status status, struct erro
     return status;
 }
 
-/* ---- stories ---------------------------------------------------------------------------------------------------------------- */
+/* ---- stories ----------------------------------------------------------------------------------------------------- */
 
 enum story_format { STORY_TEXT, STORY_JSONL };
 enum { STORIES_PER_SHARE = 64, STORY_BYTES = 2 * STORY_LIMIT + 32 };   /* a JSON string may double every byte */
@@ -85,12 +85,18 @@ static void write_share(void *context, int thread, int threads) {
 }
 
 /* Writes stories 0, 1, ... until there are `count` of them (bytes 0), or until `bytes` bytes are reached. */
-static enum status write_stories(const struct story_request *request, double bytes, struct pool *pool, struct sink *sink, struct error *error) {
+static enum status write_stories(const struct story_request *request, double bytes, struct pool *pool,
+                                 struct sink *sink, struct error *error) {
     int64_t most = (int64_t)STORIES_PER_SHARE * pool_threads(pool), done = 0;
-    struct story_round round = { .request = request, .slots = malloc((size_t)most * STORY_BYTES), .sizes = malloc((size_t)most * sizeof *round.sizes) };
-    enum status status = round.slots && round.sizes ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for %lld stories", (long long)most);
+    struct story_round round = {.request = request,
+                                .slots = malloc((size_t)most * STORY_BYTES),
+                                .sizes = malloc((size_t)most * sizeof *round.sizes)};
+    enum status status = round.slots && round.sizes
+                             ? STATUS_OK
+                             : error_set(error, STATUS_NO_MEMORY, "no memory for %lld stories", (long long)most);
     struct cli_progress progress;
-    cli_progress_begin(&progress, "stories", bytes > 0 ? "bytes" : "stories", bytes > 0 ? bytes : (double)request->count, request->quiet);
+    cli_progress_begin(&progress, "stories", bytes > 0 ? "bytes" : "stories",
+                       bytes > 0 ? bytes : (double)request->count, request->quiet);
     double written = 0;
     for (bool more = true; more && !status;) {
         round.first = done;
@@ -102,7 +108,9 @@ static enum status write_stories(const struct story_request *request, double byt
             done++;
             if (bytes > 0 ? written >= bytes : done == request->count) more = false;
         }
-        if (cli_interrupted()) status = error_set(error, STATUS_INTERRUPTED, "interrupted after %lld stories%s", (long long)done, sink->to_file ? "; the file was not written" : "");
+        if (cli_interrupted())
+            status = error_set(error, STATUS_INTERRUPTED, "interrupted after %lld stories%s", (long long)done,
+                               sink->to_file ? "; the file was not written" : "");
         cli_progress_update(&progress, bytes > 0 ? written : (double)done);
     }
     cli_progress_end(&progress);
@@ -116,19 +124,25 @@ static int command_stories(int argc, char **argv) {
     struct cli_machine machine = { 0 };
     struct story_request request = { 0 };
     const struct cli_option options[] = {
-        { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1e12, .fallback = "10", .help = "how many stories" },
-        { "bytes", 'b', "SIZE", CLI_STRING, &request.bytes, .fallback = "--count", .help = "instead of a count: whole stories until SIZE bytes are reached, 10M for example" },
-        { "seed", 's', "S", CLI_INTEGER, &request.seed, .minimum = 0, .maximum = 9e18, .help = "another number, other stories; story I of a seed is always the same" },
-        { "format", 'f', "FORMAT", CLI_CHOICE, &request.format, .choices = formats,
-          .help = "text: stories with a blank line between; jsonl: one {\"text\": STORY} per line, each a document of its own for train" },
-        { "out", 'o', "FILE", CLI_STRING, &request.out, .fallback = "standard output", .help = "the file to write; it appears when it is whole" },
+        {"count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1e12, .fallback = "10",
+         .help = "how many stories"},
+        {"bytes", 'b', "SIZE", CLI_STRING, &request.bytes, .fallback = "--count",
+         .help = "instead of a count: whole stories until SIZE bytes are reached, 10M for example"},
+        {"seed", 's', "S", CLI_INTEGER, &request.seed, .minimum = 0, .maximum = 9e18,
+         .help = "another number, other stories; story I of a seed is always the same"},
+        {"format", 'f', "FORMAT", CLI_CHOICE, &request.format, .choices = formats,
+         .help = "text: stories with a blank line between; jsonl: one {\"text\": STORY} per line, each a document of "
+                 "its own for train"},
+        {"out", 'o', "FILE", CLI_STRING, &request.out, .fallback = "standard output",
+         .help = "the file to write; it appears when it is whole"},
         cli_threads_option(&machine),
-        { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress" },
-        { 0 },
+        {"quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress"},
+        {0},
     };
     const struct cli_usage usage = {
         .command = "data stories",
-        .about = "Writes short English stories for small models to learn from. They are composed from plots, phrasings and thousands of words by a seeded generator: "
+        .about = "Writes short English stories for small models to learn from. They are composed from plots, phrasings "
+                 "and thousands of words by a seeded generator: "
                  "hardly two are alike, and the same seed gives the same bytes on every machine.",
         .examples = "deepseek data stories --count 3 --seed 7\n"
                     "# a corpus for training: each story a document, with a beginning and an end\n"
@@ -142,7 +156,8 @@ static int command_stories(int argc, char **argv) {
     double bytes = 0;
     if (request.bytes && request.count) return cli_wrong("--count and --bytes exclude each other");
     if (!request.count) request.count = 10;
-    if (request.bytes && !cli_parse_size("--bytes", request.bytes, 1e15, &bytes, &error)) return cli_wrong("%s", error.message);
+    if (request.bytes && !cli_parse_size("--bytes", request.bytes, 1e15, &bytes, &error))
+        return cli_wrong("%s", error.message);
     cli_catch_interrupts();
     struct pool *pool = NULL;
     struct sink sink;
@@ -158,5 +173,6 @@ int command_data(int argc, char **argv) {
         { "stories", "short English stories", command_stories },
         { 0 },
     };
-    return cli_run_commands("data", "Generates text to train on: deterministic, of any length, with no download.", kinds, argc, argv);
+    return cli_run_commands("data", "Generates text to train on: deterministic, of any length, with no download.",
+                            kinds, argc, argv);
 }

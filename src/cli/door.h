@@ -9,12 +9,16 @@
 
 struct door_request { const char *folder, *tokens_path, *settings_path, *out_path; bool quiet; };
 
-/* Parses the command line and runs the door: the exit code. `batches`: the token file is [steps][B][T], and settings are required. */
+/* Parses the command line and runs the door: the exit code. `batches`: the token file is [steps][B][T], and settings
+ * are required. */
 int door_run(int argc, char **argv, const char *command, const char *about, const char *examples, bool batches,
              enum status (*run)(const struct door_request *request, struct cli_machine *machine, struct error *error));
-/* Everything that can be wrong before the weights are read: config (its vocabulary goes to *vocab), settings, the place of the result. */
-enum status door_begin(const struct door_request *request, struct settings *settings, int64_t *vocab, struct error *error);
-/* The next token of each position, -1 at the end of a row: malloc'ed [count, longest]. All rows must have one length, of two tokens at least. */
+/* Everything that can be wrong before the weights are read: config (its vocabulary goes to *vocab), settings, the place
+ * of the result. */
+enum status door_begin(const struct door_request *request, struct settings *settings, int64_t *vocab,
+                       struct error *error);
+/* The next token of each position, -1 at the end of a row: malloc'ed [count, longest]. All rows must have one length,
+ * of two tokens at least. */
 enum status door_targets(const struct cli_tokens *tokens, const char *path, int32_t **targets, struct error *error);
 /* A tensor with a parameter's name and shape. */
 struct safetensors_source door_source(const struct parameter *parameter, const float *data);

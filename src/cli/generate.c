@@ -1,4 +1,5 @@
-/* deepseek generate: continues a text, or answers a message, streaming, or several at once; or, as a door, arrays of token ids in one ragged batch. */
+/* deepseek generate: continues a text, or answers a message, streaming, or several at once; or, as a door, arrays of
+ * token ids in one ragged batch. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,7 +48,7 @@ struct job {
     double prompt_seconds, new_seconds;
 };
 
-/* ---- the prompt ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the prompt -------------------------------------------------------------------------------------------------- */
 
 /* All of a file, or of standard input (NULL). */
 static enum status read_input(const char *path, struct text_buffer *text, struct error *error) {
@@ -56,7 +57,8 @@ static enum status read_input(const char *path, struct text_buffer *text, struct
     if (status) return status;
     while (!status && !input.end) {
         status = input_read(&input, text, 65536, error);
-        if (!status && text->count > PROMPT_LIMIT) status = error_set(error, STATUS_INVALID, "%s: more than %zu bytes", input.origin, PROMPT_LIMIT);
+        if (!status && text->count > PROMPT_LIMIT)
+            status = error_set(error, STATUS_INVALID, "%s: more than %zu bytes", input.origin, PROMPT_LIMIT);
     }
     input_close(&input);
     return status;
@@ -65,31 +67,41 @@ static enum status read_input(const char *path, struct text_buffer *text, struct
 /* Is something being sent to standard input? A file or a pipe is; a terminal and /dev/null are not. */
 static bool input_is_sent(void) {
     struct stat about;
-    return fstat(STDIN_FILENO, &about) == 0 && (S_ISREG(about.st_mode) || S_ISFIFO(about.st_mode) || S_ISSOCK(about.st_mode));
+    return fstat(STDIN_FILENO, &about) == 0 &&
+           (S_ISREG(about.st_mode) || S_ISFIFO(about.st_mode) || S_ISSOCK(about.st_mode));
 }
 
-/* What the tokenizer does not take is named with where it came from. Where U+FFFD is what is missing, it may stand for bytes that are no UTF-8. */
+/* What the tokenizer does not take is named with where it came from. Where U+FFFD is what is missing, it may stand for
+ * bytes that are no UTF-8. */
 static enum status wrong_prompt(const char *origin, const char *prompt, size_t size, struct error *error) {
     char here[64];
     size_t bad = utf8_prefix(prompt, size);
     snprintf(here, sizeof here, "byte %zu: ", bad);
     if (bad < size && strncmp(error->message, here, strlen(here)) == 0)
-        return error_set(error, STATUS_INVALID, "%s: byte %zu: found ill-formed UTF-8, which is read as U+FFFD, and that is not in the tokenizer's vocabulary", origin, bad);
+        return error_set(error, STATUS_INVALID,
+                         "%s: byte %zu: found ill-formed UTF-8, which is read as U+FFFD, and that is not in the "
+                         "tokenizer's vocabulary",
+                         origin, bad);
     return error_prefix(error, "%s", origin);
 }
 
-/* A message as ids, with what its format puts around it. When the context is full, all of that stays before what goes on, where it takes less than half of the context. */
-static enum status encode_message(struct job *job, const struct config *config, const char *text, size_t size, struct token_list *ids, uint64_t *replaced, struct error *error) {
+/* A message as ids, with what its format puts around it. When the context is full, all of that stays before what goes
+ * on, where it takes less than half of the context. */
+static enum status encode_message(struct job *job, const struct config *config, const char *text, size_t size,
+                                  struct token_list *ids, uint64_t *replaced, struct error *error) {
     const char *system = job->request->chat_options.system;
-    const struct chat_message messages[] = { { .role = CHAT_SYSTEM, .text = system, .size = system ? strlen(system) : 0 }, { .role = CHAT_USER, .text = text, .size = size } };
-    enum status status = chat_encode(&job->style, messages + !system, 1 + (system != NULL), true, true, ids, replaced, error);
+    const struct chat_message messages[] = {{.role = CHAT_SYSTEM, .text = system, .size = system ? strlen(system) : 0},
+                                            {.role = CHAT_USER, .text = text, .size = size}};
+    enum status status = chat_encode(&job->style, messages + !system, 1 + (system != NULL), true, true, ids, replaced,
+                                     error);
     job->options.keep = ids->count;
     job->options.shift = ids->count < config->max_position_embeddings / 2;
     return status;
 }
 
 /* The prompt as ids: the token that begins a text where the tokenizer asks for it, then the text's own. */
-static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids, struct error *error) {
+static enum status encode_prompt(struct job *job, const struct config *config, struct token_list *ids,
+                                 struct error *error) {
     const struct request *request = job->request;
     struct text_buffer text = { 0 };
     uint64_t replaced = 0;
@@ -99,7 +111,9 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
     if (request->file || sent) status = read_input(request->file, &text, error);
     const char *prompt = request->file || sent ? text.data : request->prompt;
     size_t size = request->file || sent ? text.count : strlen(prompt);
-    if (request->chat && size && prompt != request->prompt && prompt[size - 1] == '\n') size -= 1 + (size > 1 && prompt[size - 2] == '\r');   /* what `echo` puts there is no part of a message */
+    /* what `echo` puts there is no part of a message */
+    if (request->chat && size && prompt != request->prompt && prompt[size - 1] == '\n')
+        size -= 1 + (size > 1 && prompt[size - 2] == '\r');
     if (!status && request->chat) {
         status = encode_message(job, config, prompt, size, ids, &replaced, error);
         if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
@@ -108,18 +122,24 @@ static enum status encode_prompt(struct job *job, const struct config *config, s
         if (status == STATUS_INVALID) status = wrong_prompt(origin, prompt, size, error);
     }
     if (!status && !request->chat) status = cli_begin_text(job->tokenizer, config, ids, error);
-    if (!status && !request->chat) job->options.keep = tokenizer_add_bos(job->tokenizer) && ids->ids[0] == tokenizer_bos(job->tokenizer);   /* in front of what goes on when the context is full */
-    if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL))) status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
+    /* in front of what goes on when the context is full */
+    if (!status && !request->chat)
+        job->options.keep = tokenizer_add_bos(job->tokenizer) && ids->ids[0] == tokenizer_bos(job->tokenizer);
+    if (!status && !(job->prompt = utf8_repair(size ? prompt : "", size, &job->prompt_size, NULL)))
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for the prompt");
     text_buffer_free(&text);
     for (int64_t t = 0; t < ids->count && !status; t++)
         if (ids->ids[t] >= config->vocab_size)
-            status = error_set(error, STATUS_INVALID, "%s: the tokenizer has id %d, expected at most %lld (the model's vocabulary)", request->folder, ids->ids[t], (long long)config->vocab_size - 1);
+            status = error_set(error, STATUS_INVALID,
+                               "%s: the tokenizer has id %d, expected at most %lld (the model's vocabulary)",
+                               request->folder, ids->ids[t], (long long)config->vocab_size - 1);
     if (!status && replaced && !request->quiet)
-        cli_warn("the prompt holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced, replaced == 1 ? "" : "s");
+        cli_warn("the prompt holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)replaced,
+                 replaced == 1 ? "" : "s");
     return status;
 }
 
-/* ---- what happens on the way ----------------------------------------------------------------------------------------------------- */
+/* ---- what happens on the way ------------------------------------------------------------------------------------- */
 
 static bool after_pass(void *context, int64_t rows) {
     struct job *job = context;
@@ -134,7 +154,8 @@ static void begin_decoding(struct job *job) {
     job->began = clock_seconds();
     job->done = 0;
     job->decoding = true;
-    cli_progress_begin(&job->progress, "generate", "tokens", (double)job->count * (double)job->request->count, job->request->quiet || job->streaming);
+    cli_progress_begin(&job->progress, "generate", "tokens", (double)job->count * (double)job->request->count,
+                       job->request->quiet || job->streaming);
 }
 
 static bool after_token(void *context, int index, int32_t id) {
@@ -148,8 +169,12 @@ static bool after_token(void *context, int index, int32_t id) {
         job->shifted = true;
         if (!job->request->quiet) {
             if (job->line_open) cli_note("%s", "");
-            int64_t half = capacity / 2 > 0 ? capacity / 2 : 1, keep = job->options.keep < half ? job->options.keep : half - 1;
-            cli_warn("the context of %lld tokens is full; going on with %sits last %lld", (long long)capacity, !keep ? "" : job->request->chat ? "the message and " : "the token that begins the text and ",
+            int64_t half = capacity / 2 > 0 ? capacity / 2 : 1,
+                    keep = job->options.keep < half ? job->options.keep : half - 1;
+            cli_warn("the context of %lld tokens is full; going on with %sits last %lld", (long long)capacity,
+                     !keep                ? ""
+                     : job->request->chat ? "the message and "
+                                          : "the token that begins the text and ",
                      (long long)(half - keep));
         }
     }
@@ -168,13 +193,16 @@ static void close_line(struct job *job) {
 }
 
 /* Bytes at the beginning of a text that are the format's. */
-static size_t skip_of(const struct job *job, const char *text, size_t size) { return job->request->chat ? chat_answer_skip(&job->style, text, size) : 0; }
+static size_t skip_of(const struct job *job, const char *text, size_t size) {
+    return job->request->chat ? chat_answer_skip(&job->style, text, size) : 0;
+}
 
 /* Are answers taken apart? */
 static bool has_parts(const struct job *job) { return job->request->chat && chat_has_tools(&job->style); }
 
 /* What of an answer belongs to the text as generation cut it: no end of text, nothing behind a stop string. */
-static enum status parse_answer(const struct job *job, struct chat_parser *parser, const struct generation *item, struct error *error) {
+static enum status parse_answer(const struct job *job, struct chat_parser *parser, const struct generation *item,
+                                struct error *error) {
     const size_t limit = item->finish == FINISH_STOP ? item->text_size : SIZE_MAX;
     if (!parser->style) chat_parser_begin(parser, &job->style);
     return chat_parser_take(parser, item->ids.ids + item->prompt, item->text_tokens, limit, true, error);
@@ -191,7 +219,8 @@ static bool after_text(void *context, int index, const char *text, size_t size) 
         if (!job->begun) chat_show_begin(&job->show, &job->parser);
         job->begun = true;
         job->released += size;
-        enum status status = chat_parser_take(&job->parser, item->ids.ids + item->prompt, item->ids.count - item->prompt, job->released, false, &error);
+        enum status status = chat_parser_take(&job->parser, item->ids.ids + item->prompt,
+                                              item->ids.count - item->prompt, job->released, false, &error);
         chat_show_text(&job->show, &job->parser);
         job->line_open = job->show.line_open;
         return !status && cli_output_flush();
@@ -202,7 +231,7 @@ static bool after_text(void *context, int index, const char *text, size_t size) 
     return cli_output_flush();
 }
 
-/* ---- results --------------------------------------------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------------------------------- */
 
 static void print_ids(const struct generation *item) {
     putchar('[');
@@ -230,7 +259,8 @@ static void print_logprob_json(const struct job *job, const struct token_logprob
 static void print_drafts(const struct generation *item) {
     printf(", \"drafts\": [");
     for (int i = 0; i < CONFIG_MAX_NEXTN && item->drafts.offered[i]; i++)
-        printf("%s{\"offered\": %lld, \"accepted\": %lld}", i ? ", " : "", (long long)item->drafts.offered[i], (long long)item->drafts.accepted[i]);
+        printf("%s{\"offered\": %lld, \"accepted\": %lld}", i ? ", " : "", (long long)item->drafts.offered[i],
+               (long long)item->drafts.accepted[i]);
     putchar(']');
 }
 
@@ -318,7 +348,8 @@ static void print_logprob_table(const struct job *job, const struct generation *
 static void print_title(const struct job *job, int index) { printf("--- sample %d of %d\n", index + 1, job->count); }
 
 /* The rest of an answer of which the beginning may have appeared. */
-static void print_rest(struct job *job, struct chat_parser *parser, struct chat_show *show, const struct generation *item) {
+static void print_rest(struct job *job, struct chat_parser *parser, struct chat_show *show,
+                       const struct generation *item) {
     struct error error;
     if (!parser->style) {
         chat_parser_begin(parser, &job->style);
@@ -371,21 +402,25 @@ static void print_statistics(const struct job *job) {
     int64_t decoded = job->new_tokens - job->count;   /* the first token of each comes from the prompt's pass */
     cli_format_count(prompt_rate, (double)job->prompt_tokens / job->prompt_seconds);
     cli_format_count(new_rate, decoded > 0 ? (double)decoded / job->new_seconds : 0);
-    cli_note("prompt %lld tokens, %s tokens/s; generated %lld tokens, %s tokens/s; %s", (long long)job->prompt_tokens, prompt_rate, (long long)job->new_tokens,
-             decoded > 0 ? new_rate : "-", cli_format_duration(seconds, job->prompt_seconds + job->new_seconds));
+    cli_note("prompt %lld tokens, %s tokens/s; generated %lld tokens, %s tokens/s; %s", (long long)job->prompt_tokens,
+             prompt_rate, (long long)job->new_tokens, decoded > 0 ? new_rate : "-",
+             cli_format_duration(seconds, job->prompt_seconds + job->new_seconds));
     const struct draft_policy *policy = &job->engine->policy;
     if (!policy->counts.offered[0]) return;
     char text[256] = "";
     for (int i = 0, at = 0; i < CONFIG_MAX_NEXTN && policy->counts.offered[i] && at < (int)sizeof text; i++)
-        at += snprintf(text + at, sizeof text - (size_t)at, "%s%.0f%% of %lld", i ? ", " : "", 100 * (double)policy->counts.accepted[i] / (double)policy->counts.offered[i], (long long)policy->counts.offered[i]);
+        at += snprintf(text + at, sizeof text - (size_t)at, "%s%.0f%% of %lld", i ? ", " : "",
+                       100 * (double)policy->counts.accepted[i] / (double)policy->counts.offered[i],
+                       (long long)policy->counts.offered[i]);
     const double cost = draft_policy_cost(policy, 1);
     if (cost > 0 && policy->drafted_seconds > 0)
-        cli_note("drafts accepted: %s; cost %.2f, speed-up %.2f where it drafted (formula: %.2f)%s", text, cost, draft_policy_reached(policy), draft_policy_predicted(policy, 1),
+        cli_note("drafts accepted: %s; cost %.2f, speed-up %.2f where it drafted (formula: %.2f)%s", text, cost,
+                 draft_policy_reached(policy), draft_policy_predicted(policy, 1),
                  policy->mode == DRAFT_AUTO && policy->paused ? "; paused, since it does not pay" : "");
     else cli_note("drafts accepted: %s", text);
 }
 
-/* ---- the run --------------------------------------------------------------------------------------------------------------------- */
+/* ---- the run ----------------------------------------------------------------------------------------------------- */
 
 static void job_free(struct job *job) {
     for (int i = 0; job->items && i < job->count; i++) {
@@ -402,7 +437,8 @@ static void job_free(struct job *job) {
 }
 
 /* Reads all that can be wrong before the weights are. */
-static enum status read_request(struct job *job, const struct cli_machine *machine, struct token_list *ids, struct cli_tokens *tokens, struct cli_sampling *sampling, struct error *error) {
+static enum status read_request(struct job *job, const struct cli_machine *machine, struct token_list *ids,
+                                struct cli_tokens *tokens, struct cli_sampling *sampling, struct error *error) {
     const struct request *request = job->request;
     struct arena arena = { 0 };
     struct config config;
@@ -413,23 +449,31 @@ static enum status read_request(struct job *job, const struct cli_machine *machi
         return status;
     }
     status = cli_machine_check(machine, &config, error);
-    if (!status && request->tokens_path) status = cli_tokens_load(tokens, request->tokens_path, config.vocab_size, error);
+    if (!status && request->tokens_path)
+        status = cli_tokens_load(tokens, request->tokens_path, config.vocab_size, error);
     else if (!status) status = tokenizer_load(&job->tokenizer, request->folder, error);
     if (!status) status = generation_defaults_load(&job->defaults, request->folder, &config, job->tokenizer, error);
-    if (!status) status = cli_sampling_apply(sampling, &job->defaults, job->tokenizer, config.vocab_size, &job->options, error);
+    if (!status)
+        status = cli_sampling_apply(sampling, &job->defaults, job->tokenizer, config.vocab_size, &job->options, error);
     if (!status && sampling->replaced && !request->quiet)
-        cli_warn("--stop holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD", (unsigned long long)sampling->replaced, sampling->replaced == 1 ? "" : "s");
+        cli_warn("--stop holds %llu ill-formed UTF-8 sequence%s, read as U+FFFD",
+                 (unsigned long long)sampling->replaced, sampling->replaced == 1 ? "" : "s");
     if (request->ignore_eos) job->options.eos_count = 0;
-    if (!status && request->chat) status = cli_chat_style(&request->chat_options, request->folder, &config, job->tokenizer, request->quiet, &job->style, error);
+    if (!status && request->chat)
+        status = cli_chat_style(&request->chat_options, request->folder, &config, job->tokenizer, request->quiet,
+                                &job->style, error);
     if (!status && request->chat && !chat_has_roles(&job->style))
-        status = error_set(error, STATUS_INVALID, "--chat: this model has no chat template, it continues text; --chat-format v1 asks it as a chat model all the same");
+        status = error_set(error, STATUS_INVALID,
+                           "--chat: this model has no chat template, it continues text; --chat-format v1 asks it as a "
+                           "chat model all the same");
     if (!status && job->tokenizer) status = encode_prompt(job, &config, ids, error);
     config_release(&config);
     arena_free(&arena);
     return status;
 }
 
-static enum status prepare(struct job *job, const struct cli_machine *machine, const struct cli_tokens *prompts, struct error *error) {
+static enum status prepare(struct job *job, const struct cli_machine *machine, const struct cli_tokens *prompts,
+                           struct error *error) {
     int64_t context = job->model->config.max_position_embeddings, new_tokens = job->request->count;
     job->items = calloc((size_t)prompts->count, sizeof *job->items);
     if (!job->items) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld texts", (long long)prompts->count);
@@ -443,20 +487,25 @@ static enum status prepare(struct job *job, const struct cli_machine *machine, c
         char name[32] = "the prompt";
         if (job->request->tokens_path) snprintf(name, sizeof name, "prompt %d", i);
         if (row->length > context)
-            return error_set(error, STATUS_INVALID, "%s has %lld tokens, expected at most %lld (max_position_embeddings)", name, (long long)row->length, (long long)context);
+            return error_set(error, STATUS_INVALID,
+                             "%s has %lld tokens, expected at most %lld (max_position_embeddings)", name,
+                             (long long)row->length, (long long)context);
         item->options = &job->options;
         item->stream = (uint64_t)i;
         /* The last token is never fed. */
         int64_t capacity = row->length + new_tokens - 1 < context ? row->length + new_tokens - 1 : context;
         status = token_list_append(&item->ids, row->ids, row->length, error);
-        if (!status) status = sequence_create(&item->sequence, job->model, capacity > row->length ? capacity : row->length, error);
+        if (!status)
+            status = sequence_create(&item->sequence, job->model, capacity > row->length ? capacity : row->length,
+                                     error);
         if (i == 0 || job->request->tokens_path) job->prompt_tokens += row->length;
     }
     return status;
 }
 
 static enum status run_job(struct job *job, struct error *error) {
-    const struct generation_watch watch = { .context = job, .pass = after_pass, .token = after_token, .text = job->streaming ? after_text : NULL };
+    const struct generation_watch watch = {
+        .context = job, .pass = after_pass, .token = after_token, .text = job->streaming ? after_text : NULL};
     if (job->streaming) {
         if (job->count > 1) print_title(job, 0);
         if (job->request->echo) put_text(job, job->prompt, job->prompt_size);
@@ -470,8 +519,11 @@ static enum status run_job(struct job *job, struct error *error) {
     if (status && job->streaming) close_line(job);
     if (!status && !(interrupted && !job->tokenizer)) print_results(job);   /* the door prints all or nothing */
     for (int i = 0; i < job->count && !status && job->request->chat && !job->request->quiet; i++)
-        if (job->items[i].finish == FINISH_LENGTH && job->items[i].ids.count - job->items[i].prompt < job->request->count)
-            cli_warn("the context of %lld tokens is full, and the message takes more than half of it: the answer ends here", (long long)job->items[i].sequence->capacity);
+        if (job->items[i].finish == FINISH_LENGTH &&
+            job->items[i].ids.count - job->items[i].prompt < job->request->count)
+            cli_warn(
+                "the context of %lld tokens is full, and the message takes more than half of it: the answer ends here",
+                (long long)job->items[i].sequence->capacity);
     if (interrupted) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
     if (!status && cli_output_flush() && !job->request->quiet) print_statistics(job);
     return status;
@@ -487,7 +539,8 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     job.options.shift = true;
     enum status status = read_request(&job, machine, &ids, &tokens, &request->sampling, error);
     if (!status) status = cli_model_open(&job.model, request->folder, machine, MODEL_INFERENCE, request->quiet, error);
-    if (!status && !(rows = calloc((size_t)request->samples, sizeof *rows))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld samples", (long long)request->samples);
+    if (!status && !(rows = calloc((size_t)request->samples, sizeof *rows)))
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld samples", (long long)request->samples);
     for (int64_t i = 0; i < request->samples && !status; i++) rows[i] = (struct cli_token_row){ ids.ids, ids.count };
     const struct cli_tokens samples = { .rows = rows, .count = request->samples };
     if (!status) status = prepare(&job, machine, request->tokens_path ? &tokens : &samples, error);
@@ -502,16 +555,19 @@ static enum status run(struct request *request, struct cli_machine *machine, str
 /* What the words of the command line exclude among themselves. */
 static int check_request(const struct request *request) {
     int sources = (request->prompt != NULL) + (request->file != NULL) + (request->tokens_path != NULL);
-    if (sources == 0 && !input_is_sent()) return cli_wrong("what to continue is missing: give --prompt, --file or --tokens");
+    if (sources == 0 && !input_is_sent())
+        return cli_wrong("what to continue is missing: give --prompt, --file or --tokens");
     if (sources > 1) return cli_wrong("--prompt, --file and --tokens exclude each other");
-    const struct { const char *name; bool given; } text_only[] = {
-        { "--samples", request->samples != 1 }, { "--logprobs", request->logprobs >= 0 }, { "--echo", request->echo }, { "--special", request->special },
-        { "--stop", request->sampling.stops.count > 0 }, { "--chat", request->chat },
+    const struct { const char *name; bool given;
+    } text_only[] = {
+        {"--samples", request->samples != 1}, {"--logprobs", request->logprobs >= 0},        {"--echo", request->echo},
+        {"--special", request->special},      {"--stop", request->sampling.stops.count > 0}, {"--chat", request->chat},
     };
     for (size_t i = 0; request->tokens_path && i < sizeof text_only / sizeof *text_only; i++)
         if (text_only[i].given) return cli_wrong("%s is for texts, not for --tokens", text_only[i].name);
     if (request->chat && request->echo) return cli_wrong("--echo is for texts that are continued, not for --chat");
-    if (request->chat && request->special) return cli_wrong("--special is for texts that are continued: a message of --chat holds no special tokens");
+    if (request->chat && request->special)
+        return cli_wrong("--special is for texts that are continued: a message of --chat holds no special tokens");
     if (!request->chat && request->chat_options.system) return cli_wrong("--system is for --chat");
     if (!request->chat && request->chat_options.thinking) return cli_wrong("--thinking is for --chat");
     if (!request->chat && request->chat_options.choice) return cli_wrong("--chat-format is for --chat");
@@ -524,10 +580,15 @@ int command_generate(int argc, char **argv) {
     cli_sampling_begin(&request.sampling);
     const struct cli_operand operands[] = { { "MODEL", &request.folder, "a model folder", false }, { 0 } };
     const struct cli_option options[] = {
-        { "prompt", 'p', "TEXT", CLI_STRING, &request.prompt, .help = "the text to continue; - reads it from standard input, as does a file or pipe there with neither -p, -f nor -t" },
-        { "file", 'f', "FILE", CLI_STRING, &request.file, .help = "the text to continue, from a file" },
-        { "tokens", 't', "FILE.json", CLI_STRING, &request.tokens_path, .help = "an array of arrays of token ids, continued together; needs no tokenizer, prints an array of arrays of new ids" },
-        { "count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30, .help = "new tokens at most" },
+        {"prompt", 'p', "TEXT", CLI_STRING, &request.prompt,
+         .help = "the text to continue; - reads it from standard input, as does a file or pipe there with neither -p, "
+                 "-f nor -t"},
+        {"file", 'f', "FILE", CLI_STRING, &request.file, .help = "the text to continue, from a file"},
+        {"tokens", 't', "FILE.json", CLI_STRING, &request.tokens_path,
+         .help = "an array of arrays of token ids, continued together; needs no tokenizer, prints an array of arrays "
+                 "of new ids"},
+        {"count", 'n', "N", CLI_INTEGER, &request.count, .minimum = 1, .maximum = 1 << 30,
+         .help = "new tokens at most"},
         cli_sampling_option(&request.sampling, CLI_TEMPERATURE),
         cli_sampling_option(&request.sampling, CLI_TOP_K),
         cli_sampling_option(&request.sampling, CLI_TOP_P),
@@ -538,32 +599,44 @@ int command_generate(int argc, char **argv) {
         cli_sampling_option(&request.sampling, CLI_LOGIT_BIAS),
         cli_sampling_option(&request.sampling, CLI_SEED),
         cli_sampling_option(&request.sampling, CLI_STOP),
-        { "ignore-eos", 0, NULL, CLI_FLAG, &request.ignore_eos, .help = "go on after an end-of-text token" },
-        { "samples", 0, "N", CLI_INTEGER, &request.samples, .minimum = 1, .maximum = SAMPLES_MAX,
-          .help = "so many continuations, made together; the first is the one without --samples, the others have random numbers of their own" },
-        { "logprobs", 0, "N", CLI_INTEGER, &request.logprobs, .minimum = 0, .maximum = LOGPROBS_MAX, .fallback = "",
-          .help = "after the text, a table of its tokens' log-probabilities (before temperature and penalties), each with the N most probable tokens in its place" },
-        { "chat", 0, NULL, CLI_FLAG, &request.chat, .help = "the prompt is a message to a chat model, and what is printed is its answer; a line end at the end of a file or of standard input is no part of it" },
+        {"ignore-eos", 0, NULL, CLI_FLAG, &request.ignore_eos, .help = "go on after an end-of-text token"},
+        {"samples", 0, "N", CLI_INTEGER, &request.samples, .minimum = 1, .maximum = SAMPLES_MAX,
+         .help = "so many continuations, made together; the first is the one without --samples, the others have random "
+                 "numbers of their own"},
+        {"logprobs", 0, "N", CLI_INTEGER, &request.logprobs, .minimum = 0, .maximum = LOGPROBS_MAX, .fallback = "",
+         .help = "after the text, a table of its tokens' log-probabilities (before temperature and penalties), each "
+                 "with the N most probable tokens in its place"},
+        {"chat", 0, NULL, CLI_FLAG, &request.chat,
+         .help = "the prompt is a message to a chat model, and what is printed is its answer; a line end at the end of "
+                 "a file or of standard input is no part of it"},
         cli_chat_format_option(&request.chat_options),
         cli_system_option(&request.chat_options),
         cli_thinking_option(&request.chat_options),
-        { "special", 0, NULL, CLI_FLAG, &request.special, .help = "special tokens written in the prompt (<|endoftext|> and the like) are those tokens; else they are plain text" },
-        { "json", 0, NULL, CLI_FLAG, &request.json, .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of them" },
-        { "echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation" },
+        {"special", 0, NULL, CLI_FLAG, &request.special,
+         .help = "special tokens written in the prompt (<|endoftext|> and the like) are those tokens; else they are "
+                 "plain text"},
+        {"json", 0, NULL, CLI_FLAG, &request.json,
+         .help = "with a text: print one object with the text, its ids and why it ended; several samples: an array of "
+                 "them"},
+        {"echo", 0, NULL, CLI_FLAG, &request.echo, .help = "print the prompt before its continuation"},
         cli_compute_option(&machine, "the checkpoint's type; fp32 with --tokens"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_expert_cache_option(&machine),
         cli_draft_option(&machine),
         cli_threads_option(&machine),
-        { "quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no statistics, no warnings" },
-        { 0 },
+        {"quiet", 'q', NULL, CLI_FLAG, &request.quiet, .help = "no progress, no statistics, no warnings"},
+        {0},
     };
     const struct cli_usage usage = {
         .command = "generate",
-        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and seed give the same text, whatever the number of threads and samples. "
-                 "A prompt must fit into the model's context (max_position_embeddings) and is refused otherwise; what is generated need not: when the context is full, its last half "
-                 "becomes the new beginning, with a warning; a BOS at the prompt's beginning stays in front of it. A text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that file's sampling values are the defaults.",
+        .about = "Continues a text, writing it to standard output as it appears. The same model, prompt, options and "
+                 "seed give the same text, whatever the number of threads and samples. "
+                 "A prompt must fit into the model's context (max_position_embeddings) and is refused otherwise; what "
+                 "is generated need not: when the context is full, its last half "
+                 "becomes the new beginning, with a warning; a BOS at the prompt's beginning stays in front of it. A "
+                 "text ends at any end-of-text token of generation_config.json, config.json or the tokenizer; that "
+                 "file's sampling values are the defaults.",
         .examples = "deepseek generate MODEL -p 'Once upon a time' -n 100\n"
                     "deepseek generate MODEL --file draft.txt --temperature 0.6 --top-k 40 --seed 7\n"
                     "# one message to a chat model, and its answer\n"

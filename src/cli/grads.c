@@ -8,7 +8,8 @@
 #include "train/trainer.h"
 
 /* The losses, unweighted but for `loss`, and a gradient per parameter, zeros where none arrived. */
-static enum status write_gradients(const struct model *model, const struct objective *objective, const struct trainer_result *result, const char *path, struct error *error) {
+static enum status write_gradients(const struct model *model, const struct objective *objective,
+                                   const struct trainer_result *result, const char *path, struct error *error) {
     const struct { const char *name; double weight, value; } parts[] = {
         { "loss", 1, result->loss }, { "loss.main", 1, result->main },
         { "loss.mtp", objective->weights.mtp, result->mtp },
@@ -30,7 +31,8 @@ static enum status write_gradients(const struct model *model, const struct objec
     for (int i = 0; i < PARTS; i++) {
         if (parts[i].weight == 0) continue;   /* not computed */
         values[i] = (float)parts[i].value;
-        sources[count++] = (struct safetensors_source){ .name = parts[i].name, .dtype = DTYPE_F32, .rank = 1, .shape = { 1 }, .data = &values[i] };
+        sources[count++] = (struct safetensors_source){
+            .name = parts[i].name, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .data = &values[i]};
     }
     enum status status = safetensors_write(path, sources, count, NULL, NULL, error);
     free(sources);
@@ -61,9 +63,12 @@ static enum status run(const struct door_request *request, struct cli_machine *m
 }
 
 int command_grads(int argc, char **argv) {
-    static const char about[] = "Computes the loss of some token arrays of one length and its gradient with respect to every parameter. Writes F32 tensors: `loss` [1] the weighted "
-                                "total, `loss.main` [1] the mean over all positions that have a next token, `loss.mtp`, `loss.balance_expert` and so on [1] the unweighted parts that the settings give "
-                                "a weight, and one gradient per parameter under the checkpoint's name.";
+    static const char about[] =
+        "Computes the loss of some token arrays of one length and its gradient with respect to every parameter. Writes "
+        "F32 tensors: `loss` [1] the weighted "
+        "total, `loss.main` [1] the mean over all positions that have a next token, `loss.mtp`, `loss.balance_expert` "
+        "and so on [1] the unweighted parts that the settings give "
+        "a weight, and one gradient per parameter under the checkpoint's name.";
     static const char examples[] = "deepseek grads MODEL --tokens tokens.json -o grads.safetensors\n";
     return door_run(argc, argv, "grads", about, examples, false, run);
 }

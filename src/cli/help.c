@@ -5,7 +5,8 @@
 
 #include "io/json.h"
 
-static const char *const format_names[] = { [HELP_MAN] = "man", [HELP_JSON] = "json", [HELP_BASH] = "bash", [HELP_ZSH] = "zsh", [HELP_FISH] = "fish", [HELP_COMMANDS] = "commands" };
+static const char *const format_names[] = {[HELP_MAN] = "man", [HELP_JSON] = "json", [HELP_BASH] = "bash",
+                                           [HELP_ZSH] = "zsh", [HELP_FISH] = "fish", [HELP_COMMANDS] = "commands"};
 
 enum help_format help_format_named(const char *name) {
     if (!name) return HELP_TEXT;
@@ -18,10 +19,12 @@ enum help_format help_format_named(const char *name) {
 enum help_completion help_completion_of(const char *argument) {
     if (!argument) return COMPLETE_NOTHING;
     if (strstr(argument, "FILE") || strstr(argument, ".json") || strstr(argument, "TOKENIZER")) return COMPLETE_FILES;
-    return strstr(argument, "DIR") || strstr(argument, "MODEL") || strstr(argument, "RUN") || strstr(argument, "FOLDER") ? COMPLETE_FOLDERS : COMPLETE_NOTHING;
+    return strstr(argument, "DIR") || strstr(argument, "MODEL") || strstr(argument, "RUN") || strstr(argument, "FOLDER")
+               ? COMPLETE_FOLDERS
+               : COMPLETE_NOTHING;
 }
 
-/* ---- text ------------------------------------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 int cli_help_width(void) {
     int width = cli_terminal_width(stdout);
@@ -64,7 +67,9 @@ static const char *default_of(const struct cli_option *option, char *text, size_
     if (option->fallback) return option->fallback;
     if (option->required) return text;
     switch (option->kind) {
-    case CLI_STRING: if (*(const char **)option->value) snprintf(text, size, "%s", *(const char **)option->value); break;
+    case CLI_STRING:
+        if (*(const char **)option->value) snprintf(text, size, "%s", *(const char **)option->value);
+        break;
     case CLI_INTEGER: snprintf(text, size, "%lld", (long long)*(int64_t *)option->value); break;
     case CLI_NUMBER: snprintf(text, size, "%g", *(double *)option->value); break;
     case CLI_CHOICE: snprintf(text, size, "%s", option->choices[*(int *)option->value]); break;
@@ -113,7 +118,8 @@ static void print_text(const struct cli_usage *usage) {
     if (usage->operands && usage->operands->name) printf("\n");
     for (const struct cli_option *option = usage->options; option && option->name; option++) {
         char left[128], fallback[200];
-        int used = option->letter ? snprintf(left, sizeof left, "-%c, --%s", option->letter, option->name) : snprintf(left, sizeof left, "    --%s", option->name);
+        int used = option->letter ? snprintf(left, sizeof left, "-%c, --%s", option->letter, option->name)
+                                  : snprintf(left, sizeof left, "    --%s", option->name);
         if (option->argument) snprintf(left + used, sizeof left - (size_t)used, " %s", option->argument);
         describe_default(option, fallback, sizeof fallback);
         print_entry(left, option->help, fallback, width);
@@ -139,14 +145,17 @@ static void print_overview(FILE *stream, const char *command, const char *about,
         cli_put_wrapped(stream, c->summary, column, column, cli_help_width());
     }
     if (command) fprintf(stream, "\n  deepseek help %s NAME    what it does, its options and examples\n", command);
-    else fprintf(stream, "\n  deepseek help COMMAND    what a command does, its options and examples\n  deepseek --version\n\n"
-                         "  DEEPSEEK_THREADS=N       in the environment: threads where --threads is absent\n"
-                         "  DEEPSEEK_ISA=NAME        kernels: reference, avx2, avx512, avx512bf16 or amx\n");
+    else
+        fprintf(stream,
+                "\n  deepseek help COMMAND    what a command does, its options and examples\n  deepseek --version\n\n"
+                "  DEEPSEEK_THREADS=N       in the environment: threads where --threads is absent\n"
+                "  DEEPSEEK_ISA=NAME        kernels: reference, avx2, avx512, avx512bf16 or amx\n");
 }
 
-/* ---- manual pages (man(7)) ---------------------------------------------------------------------------------------------------- */
+/* ---- manual pages (man(7)) --------------------------------------------------------------------------------------- */
 
-/* Text with everything escaped that roff would take for its own. A period or quote at the beginning of a line is a request. */
+/* Text with everything escaped that roff would take for its own. A period or quote at the beginning of a line is a
+ * request. */
 static void put_roff(const char *text, size_t size) {
     bool begins = true;
     for (size_t i = 0; i < size; i++) {
@@ -251,7 +260,8 @@ static void print_man(const struct cli_usage *usage) {
     }
     printf(".SH OPTIONS\n");
     for (const struct cli_option *option = usage->options; option && option->name; option++) put_option_entry(option);
-    printf(".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIFORMAT\\fR]\nHelp as text, or as \\fBman\\fR or \\fBjson\\fR.\n");
+    printf(
+        ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIFORMAT\\fR]\nHelp as text, or as \\fBman\\fR or \\fBjson\\fR.\n");
     if (usage->notes) {
         printf(".SH NOTES\n");
         put_literal_lines(usage->notes);
@@ -278,10 +288,13 @@ static void print_man_commands(const char *command, const char *about, const str
     }
     if (!command) {
         printf(".SH OPTIONS\n.TP\n.B \\-\\-version\nPrints the version.\n"
-               ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIFORMAT\\fR]\nLists the commands; as \\fBman\\fR this page, as \\fBjson\\fR all of their options, as \\fBbash\\fR, \\fBzsh\\fR or \\fBfish\\fR "
+               ".TP\n\\fB\\-h\\fR, \\fB\\-\\-help\\fR[=\\fIFORMAT\\fR]\nLists the commands; as \\fBman\\fR this page, "
+               "as \\fBjson\\fR all of their options, as \\fBbash\\fR, \\fBzsh\\fR or \\fBfish\\fR "
                "a completion script, as \\fBcommands\\fR their names.\n"
-               ".SH ENVIRONMENT\n.TP\n.B DEEPSEEK_THREADS\nThe number of threads where \\fB\\-\\-threads\\fR is not given.\n"
-               ".TP\n.B DEEPSEEK_ISA\nThe variant of the kernels: \\fBreference\\fR, \\fBavx2\\fR, \\fBavx512\\fR, \\fBavx512bf16\\fR or \\fBamx\\fR; the best that the processor has otherwise.\n"
+               ".SH ENVIRONMENT\n.TP\n.B DEEPSEEK_THREADS\nThe number of threads where \\fB\\-\\-threads\\fR is not "
+               "given.\n"
+               ".TP\n.B DEEPSEEK_ISA\nThe variant of the kernels: \\fBreference\\fR, \\fBavx2\\fR, \\fBavx512\\fR, "
+               "\\fBavx512bf16\\fR or \\fBamx\\fR; the best that the processor has otherwise.\n"
                ".SH EXIT STATUS\n0 done, 1 the work failed, 2 the command line was wrong.\n");
     }
     printf(".SH SEE ALSO\n");
@@ -297,7 +310,7 @@ static void print_man_commands(const char *command, const char *about, const str
     }
 }
 
-/* ---- the listing for programs --------------------------------------------------------------------------------------------------- */
+/* ---- the listing for programs ------------------------------------------------------------------------------------ */
 
 static void put_json(const char *key, const char *text) {
     printf("\"%s\": ", key);
@@ -305,8 +318,9 @@ static void put_json(const char *key, const char *text) {
 }
 
 static void print_json_option(const struct cli_option *option) {
-    static const char *const kinds[] = { [CLI_FLAG] = "flag", [CLI_STRING] = "string", [CLI_INTEGER] = "integer", [CLI_NUMBER] = "number", [CLI_CHOICE] = "choice", [CLI_LIST] = "list",
-                                         [CLI_INTEGERS] = "integers" };
+    static const char *const kinds[] = {
+        [CLI_FLAG] = "flag",     [CLI_STRING] = "string", [CLI_INTEGER] = "integer",  [CLI_NUMBER] = "number",
+        [CLI_CHOICE] = "choice", [CLI_LIST] = "list",     [CLI_INTEGERS] = "integers"};
     char fallback[160];
     printf("{");
     put_json("name", option->name);
@@ -316,7 +330,8 @@ static void print_json_option(const struct cli_option *option) {
         printf(", ");
         put_json("argument", option->argument);
     }
-    if (option->minimum != 0 || option->maximum != 0) printf(", \"minimum\": %.17g, \"maximum\": %.17g", option->minimum, option->maximum);
+    if (option->minimum != 0 || option->maximum != 0)
+        printf(", \"minimum\": %.17g, \"maximum\": %.17g", option->minimum, option->maximum);
     if (option->kind == CLI_CHOICE) {
         printf(", \"choices\": [");
         for (int i = 0; option->choices[i]; i++) {
@@ -357,7 +372,7 @@ static void print_json(const struct cli_usage *usage) {
     printf("]}\n");
 }
 
-/* ---- what is asked for ---------------------------------------------------------------------------------------------------------- */
+/* ---- what is asked for ------------------------------------------------------------------------------------------- */
 
 void help_print(const struct cli_usage *usage, enum help_format format) {
     switch (format) {
@@ -380,7 +395,8 @@ static void run_each(const struct cli_command *commands, enum help_format format
     }
 }
 
-void help_print_commands(FILE *stream, const char *command, const char *about, const struct cli_command *commands, enum help_format format) {
+void help_print_commands(FILE *stream, const char *command, const char *about, const struct cli_command *commands,
+                         enum help_format format) {
     switch (format) {
     case HELP_TEXT: print_overview(stream, command, about, commands); return;
     case HELP_MAN: print_man_commands(command, about, commands); return;

@@ -37,7 +37,8 @@ static bool take(struct id_reader *reader, char c) {
     }
 }
 
-enum status id_reader_feed(struct id_reader *reader, const char *text, size_t size, struct token_list *ids, size_t *bad, const char **expected, struct error *error) {
+enum status id_reader_feed(struct id_reader *reader, const char *text, size_t size, struct token_list *ids, size_t *bad,
+                           const char **expected, struct error *error) {
     for (size_t at = 0; at < size; at++, reader->offset++) {
         unsigned digit = (unsigned)text[at] - '0';
         int state = reader->state;
@@ -50,7 +51,9 @@ enum status id_reader_feed(struct id_reader *reader, const char *text, size_t si
         }
         if (state != IN_NUMBER) {
             *expected = expected_in(reader);
-            if (state == BEHIND_ARRAY || (state == AT_BEGINNING && reader->array) || (state == BEHIND_NUMBER && reader->bracket)) return STATUS_INVALID;
+            if (state == BEHIND_ARRAY || (state == AT_BEGINNING && reader->array) ||
+                (state == BEHIND_NUMBER && reader->bracket))
+                return STATUS_INVALID;
             enum status status = token_list_push(ids, 0, error);
             if (status) return status;
             reader->state = IN_NUMBER;
@@ -91,7 +94,8 @@ enum status ids_put(struct text_buffer *out, const int32_t *ids, int64_t count, 
         char digits[10];
         int length = 0;
         if (i > 0) *to++ = ',';
-        for (uint32_t value = (uint32_t)ids[i]; length == 0 || value > 0; value /= 10) digits[length++] = (char)('0' + value % 10);
+        for (uint32_t value = (uint32_t)ids[i]; length == 0 || value > 0; value /= 10)
+            digits[length++] = (char)('0' + value % 10);
         while (length > 0) *to++ = digits[--length];
     }
     out->count = (size_t)(to - out->data);

@@ -23,7 +23,8 @@ struct id_reader {
     uint64_t offset;         /* bytes so far */
 };
 /* Appends the ids of a part. STATUS_INVALID: text[*bad] is not what must stand there, `expected` says what must. */
-enum status id_reader_feed(struct id_reader *reader, const char *text, size_t size, struct token_list *ids, size_t *bad, const char **expected, struct error *error);
+enum status id_reader_feed(struct id_reader *reader, const char *text, size_t size, struct token_list *ids, size_t *bad,
+                           const char **expected, struct error *error);
 /* The last part was fed: may the text end here? */
 bool id_reader_end(const struct id_reader *reader, const char **expected);
 /* "`12x`", or "the end": what stands at text[at], for messages. */

@@ -32,7 +32,12 @@ struct inference_plan { double weights, embedding, cache, step, total; int64_t c
 struct training_plan { double parameters, gradients, moments, copies, step, total, flops; int64_t batch, length; };
 
 /* One of two models side by side, at one context and one length of training sequences. */
-struct side { char name[64]; struct config_sizes sizes; double forward, training; double gpu_hours; /* 0: none published */ };
+struct side {
+    char name[64];
+    struct config_sizes sizes;
+    double forward, training;
+    double gpu_hours; /* 0: none published */
+};
 struct comparison { struct side sides[2]; int64_t context, length; };
 
 struct report {
@@ -46,9 +51,11 @@ struct report {
     const struct comparison *comparison;            /* NULL: none */
 };
 
-/* ---- FLOPs per token ------------------------------------------------------------------------------------------------------------ */
+/* ---- FLOPs per token --------------------------------------------------------------------------------------------- */
 
-static double forward_flops(const struct config_sizes *sizes, double keys) { return 2 * (double)sizes->matrix_parameters + sizes->inference_attention_flops_per_position * keys; }
+static double forward_flops(const struct config_sizes *sizes, double keys) {
+    return 2 * (double)sizes->matrix_parameters + sizes->inference_attention_flops_per_position * keys;
+}
 
 /* A query meets (length + 1) / 2 keys in the mean; the backward of a product is two products. */
 static double training_flops(const struct config_sizes *sizes, int64_t length) {
@@ -57,16 +64,18 @@ static double training_flops(const struct config_sizes *sizes, int64_t length) {
 
 /* What the MTP modules add to it: they run where their loss has a weight. */
 static double training_flops_of_mtp(const struct config_sizes *sizes, int64_t length) {
-    return 6 * (double)sizes->mtp_matrix_parameters + 3 * sizes->mtp_attention_flops_per_position * ((double)length + 1) / 2;
+    return 6 * (double)sizes->mtp_matrix_parameters +
+           3 * sizes->mtp_attention_flops_per_position * ((double)length + 1) / 2;
 }
 
 /* What a model was trained at, before its context was extended. */
 static int64_t own_length(const struct subject *subject) {
     if (subject->trains) return subject->settings.sequence_length;
-    return subject->config.rope_scaling.yarn ? subject->config.rope_scaling.original_max_position_embeddings : subject->config.max_position_embeddings;
+    return subject->config.rope_scaling.yarn ? subject->config.rope_scaling.original_max_position_embeddings
+                                             : subject->config.max_position_embeddings;
 }
 
-/* ---- plans ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- plans ------------------------------------------------------------------------------------------------------- */
 
 /* An FP8 checkpoint's matrices stay codes in bf16, too: all but the head, and the gates, which are fp32. */
 static void pretend_codes(struct model *model) {
@@ -84,7 +93,9 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         if (model_multiplies(model, p)) continue;
-        if (p == model->embedding) plan.embedding += (double)dtype_bytes(model->config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32, (size_t)p->count);
+        if (p == model->embedding)
+            plan.embedding += (double)dtype_bytes(model->config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32,
+                                                  (size_t)p->count);
         else plan.weights += 4 * (double)p->count;
     }
     for (int64_t i = 0; i < model->config.num_hidden_layers; i++) {
@@ -97,7 +108,8 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
     return plan;
 }
 
-static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length, const struct objective *objective, enum dtype moments) {
+static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length,
+                                          const struct objective *objective, enum dtype moments) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
     if (model->compute != DTYPE_F32) plan.copies = (double)model_packed_bytes(model, 2);
@@ -108,7 +120,7 @@ static struct training_plan plan_training(struct model *model, int64_t batch, in
     return plan;
 }
 
-/* ---- the table ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the table --------------------------------------------------------------------------------------------------- */
 
 static void row(const char *name, const char *value, const char *remark) {
     if (remark && *remark) printf("  %-34s %12s   %s\n", name, value, remark);
@@ -126,7 +138,8 @@ static void row_count(const char *name, double count, const char *remark) {
 }
 
 static bool same_layer(const struct layer_plan *a, const struct layer_plan *b) {
-    return a->attention == b->attention && a->ffn == b->ffn && a->residual == b->residual && a->intermediate_size == b->intermediate_size;
+    return a->attention == b->attention && a->ffn == b->ffn && a->residual == b->residual &&
+           a->intermediate_size == b->intermediate_size;
 }
 
 static void print_layers(const struct model *model) {
@@ -134,29 +147,38 @@ static void print_layers(const struct model *model) {
     printf("\nLayer plan\n");
     for (int64_t i = 0, j; i < config_layers(config); i = j) {
         char names[64];
-        const int64_t end = i < config->num_hidden_layers ? config->num_hidden_layers : config_layers(config);   /* the modules of MTP are lines of their own */
+        /* the modules of MTP are lines of their own */
+        const int64_t end = i < config->num_hidden_layers ? config->num_hidden_layers : config_layers(config);
         for (j = i + 1; j < end && same_layer(&config->layers[i], &config->layers[j]);) j++;
         if (j == i + 1) snprintf(names, sizeof names, "layer %lld", (long long)i);
         else snprintf(names, sizeof names, "layers %lld-%lld", (long long)i, (long long)j - 1);
         const struct layer_plan *plan = &config->layers[i];
-        printf("  %-14s %sattention %s: ", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ", model->layers[i].attention->name);
+        printf("  %-14s %sattention %s: ", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ",
+               model->layers[i].attention->name);
         if (plan->attention == ATTENTION_GQA)
-            printf("%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads, (long long)config->num_key_value_heads, (long long)config->head_dim);
+            printf("%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads,
+                   (long long)config->num_key_value_heads, (long long)config->head_dim);
         else
-            printf("%lld heads of %lld + %lld and %lld, latent %lld", (long long)config->num_attention_heads, (long long)config->qk_nope_head_dim, (long long)config->qk_rope_head_dim,
+            printf("%lld heads of %lld + %lld and %lld, latent %lld", (long long)config->num_attention_heads,
+                   (long long)config->qk_nope_head_dim, (long long)config->qk_rope_head_dim,
                    (long long)config->v_head_dim, (long long)config->kv_lora_rank);
-        if (plan->attention == ATTENTION_MLA && config->q_lora_rank) printf(", of queries %lld", (long long)config->q_lora_rank);
+        if (plan->attention == ATTENTION_MLA && config->q_lora_rank)
+            printf(", of queries %lld", (long long)config->q_lora_rank);
         printf("; ffn %s: ", model->layers[i].ffn->name);
         if (plan->ffn == FFN_DENSE) {
             printf("%lld\n", (long long)plan->intermediate_size);
             continue;
         }
-        printf("%lld of %lld experts of %lld", (long long)config->num_experts_per_tok, (long long)config->n_routed_experts, (long long)config->moe_intermediate_size);
-        if (config->topk_method != TOPK_GREEDY && config->n_group > 1) printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
+        printf("%lld of %lld experts of %lld", (long long)config->num_experts_per_tok,
+               (long long)config->n_routed_experts, (long long)config->moe_intermediate_size);
+        if (config->topk_method != TOPK_GREEDY && config->n_group > 1)
+            printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
         printf(", %lld shared\n", (long long)config->n_shared_experts);
     }
     const struct rope_scaling *rope = &config->rope_scaling;
-    if (rope->yarn) printf("  %-14s YaRN, factor %g on a context of %lld\n", "positions", rope->factor, (long long)rope->original_max_position_embeddings);
+    if (rope->yarn)
+        printf("  %-14s YaRN, factor %g on a context of %lld\n", "positions", rope->factor,
+               (long long)rope->original_max_position_embeddings);
 }
 
 /* How far `a` is from `b`: "82.2% less", "3.50 times". */
@@ -187,14 +209,17 @@ static void print_comparison(const struct comparison *c) {
     char name[64];
     printf("\n%-46s %18s %18s\n", "Side by side", a->name, b->name);
     row_of_two("parameters", FIGURE_COUNT, (double)a->sizes.parameters, (double)b->sizes.parameters);
-    row_of_two("active for a token", FIGURE_COUNT, (double)a->sizes.active_parameters, (double)b->sizes.active_parameters);
-    row_of_two("active, without the input embedding", FIGURE_COUNT, (double)a->sizes.active_without_embedding, (double)b->sizes.active_without_embedding);
+    row_of_two("active for a token", FIGURE_COUNT, (double)a->sizes.active_parameters,
+               (double)b->sizes.active_parameters);
+    row_of_two("active, without the input embedding", FIGURE_COUNT, (double)a->sizes.active_without_embedding,
+               (double)b->sizes.active_without_embedding);
     snprintf(name, sizeof name, "FLOPs per token, forward after %lld tokens", (long long)c->context);
     row_of_two(name, FIGURE_COUNT, a->forward, b->forward);
     snprintf(name, sizeof name, "FLOPs per token, training at %lld", (long long)c->length);
     row_of_two(name, FIGURE_COUNT, a->training, b->training);
     row_of_two("FLOPs, training on 10^12 tokens", FIGURE_POWER, 1e12 * a->training, 1e12 * b->training);
-    if (a->gpu_hours > 0 && b->gpu_hours > 0) row_of_two("H800 hours for 10^12 tokens, as published", FIGURE_GROUPED, a->gpu_hours, b->gpu_hours);
+    if (a->gpu_hours > 0 && b->gpu_hours > 0)
+        row_of_two("H800 hours for 10^12 tokens, as published", FIGURE_GROUPED, a->gpu_hours, b->gpu_hours);
     const double elements[2] = { (double)a->sizes.cache_elements_per_token, (double)b->sizes.cache_elements_per_token };
     row_of_two("cache elements per token", FIGURE_GROUPED, elements[0], elements[1]);
     row_of_two("cache per token, bf16", FIGURE_BYTES, 2 * elements[0], 2 * elements[1]);
@@ -206,42 +231,57 @@ static void print_table(const struct report *report) {
     const struct config_sizes *sizes = &report->sizes;
     const char *compute = cli_compute_name((int)report->model->compute);
     char remark[128], figure[CLI_FIGURE];
-    printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->architecture, config->model_type, (long long)config->num_hidden_layers,
-           (long long)config->hidden_size, (long long)config->vocab_size, (long long)config->max_position_embeddings);
+    printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->architecture,
+           config->model_type, (long long)config->num_hidden_layers, (long long)config->hidden_size,
+           (long long)config->vocab_size, (long long)config->max_position_embeddings);
     print_layers(report->model);
 
     printf("\nSize\n");
     row_count("parameters", (double)sizes->parameters, cli_format_grouped(figure, sizes->parameters));
     /* Which of the two counts a paper quotes: DeepSeekMoE's the first, those since V2 the second. */
-    const bool published = sizes->resting_parameters > 0, first_paper = published && strcmp(config->model_type, "deepseek") == 0;
-    snprintf(remark, sizeof remark, "%s%s", cli_format_grouped(figure, sizes->active_parameters), first_paper ? "; the paper counts this way" : "");
+    const bool published = sizes->resting_parameters > 0,
+               first_paper = published && strcmp(config->model_type, "deepseek") == 0;
+    snprintf(remark, sizeof remark, "%s%s", cli_format_grouped(figure, sizes->active_parameters),
+             first_paper ? "; the paper counts this way" : "");
     row_count("active for a token", (double)sizes->active_parameters, remark);
-    snprintf(remark, sizeof remark, "%s; it is looked up, not multiplied%s", cli_format_grouped(figure, sizes->active_without_embedding), published && !first_paper ? ": the paper counts this way" : "");
+    snprintf(remark, sizeof remark, "%s; it is looked up, not multiplied%s",
+             cli_format_grouped(figure, sizes->active_without_embedding),
+             published && !first_paper ? ": the paper counts this way" : "");
     if (published) row_count("active without input embedding", (double)sizes->active_without_embedding, remark);
     if (sizes->mtp_parameters) {
-        row_count("multi-token prediction", (double)sizes->mtp_parameters, cli_format_grouped(figure, sizes->mtp_parameters));
-        row_count("the same with its copies", (double)(sizes->mtp_parameters + sizes->mtp_copies), cli_format_grouped(figure, sizes->mtp_parameters + sizes->mtp_copies));
+        row_count("multi-token prediction", (double)sizes->mtp_parameters,
+                  cli_format_grouped(figure, sizes->mtp_parameters));
+        row_count("the same with its copies", (double)(sizes->mtp_parameters + sizes->mtp_copies),
+                  cli_format_grouped(figure, sizes->mtp_parameters + sizes->mtp_copies));
         const int64_t all = sizes->parameters + sizes->mtp_parameters + sizes->mtp_copies;
-        snprintf(remark, sizeof remark, "%s: embedding and head once more for each module", cli_format_grouped(figure, all));
+        snprintf(remark, sizeof remark, "%s: embedding and head once more for each module",
+                 cli_format_grouped(figure, all));
         row_count("all in a checkpoint", (double)all, remark);
     }
-    if (config->quantization.fp8) row_bytes("checkpoint in FP8", (double)(sizes->fp8_bytes + sizes->mtp_fp8_bytes), sizes->mtp_parameters ? "codes and scales, with multi-token prediction" : "codes and scales");
+    if (config->quantization.fp8)
+        row_bytes("checkpoint in FP8", (double)(sizes->fp8_bytes + sizes->mtp_fp8_bytes),
+                  sizes->mtp_parameters ? "codes and scales, with multi-token prediction" : "codes and scales");
     snprintf(remark, sizeof remark, "%s numbers", cli_format_grouped(figure, sizes->cache_elements_per_token));
     row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token_f32, remark);
     row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token_bf16, "");
-    if (sizes->cache_bytes_per_token_fp8) row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token_fp8, "latent in E4M3, rotary part in bf16");
+    if (sizes->cache_bytes_per_token_fp8)
+        row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token_fp8,
+                  "latent in E4M3, rotary part in bf16");
 
     printf("\nFLOPs per token\n");
     row_count("forward, empty context", report->forward_empty, "");
     snprintf(remark, sizeof remark, "after %lld tokens", (long long)report->inference.context);
     row_count("forward, full context", report->forward_full, remark);
-    snprintf(remark, sizeof remark, "forward and backward%s, mean over a sequence of %lld", report->mtp_weight > 0 && sizes->mtp_parameters ? ", multi-token prediction too" : "", (long long)report->train.length);
+    snprintf(remark, sizeof remark, "forward and backward%s, mean over a sequence of %lld",
+             report->mtp_weight > 0 && sizes->mtp_parameters ? ", multi-token prediction too" : "",
+             (long long)report->train.length);
     row_count("training", report->training, remark);
 
     printf("\nMemory for inference, --compute %s, one sequence\n", compute);
     row_bytes("weights", report->inference.weights, "repacked for the matrix products");
     row_bytes("embedding", report->inference.embedding, "read from the checkpoint's file");
-    snprintf(remark, sizeof remark, "%lld tokens, %s", (long long)report->inference.context, cli_cache_name((int)report->model->cache));
+    snprintf(remark, sizeof remark, "%lld tokens, %s", (long long)report->inference.context,
+             cli_cache_name((int)report->model->cache));
     row_bytes("cache", report->inference.cache, remark);
     snprintf(remark, sizeof remark, "%d tokens at a time", ENGINE_DEFAULT_ROWS);
     row_bytes("step memory", report->inference.step, remark);
@@ -250,18 +290,25 @@ static void print_table(const struct report *report) {
     printf("\nMemory for training, --compute %s\n", compute);
     row_bytes("parameters", report->train.parameters, "fp32");
     row_bytes("gradients", report->train.gradients, "fp32");
-    row_bytes("moments", report->train.moments, report->train.moments > report->train.parameters ? "AdamW, two in fp32" : "AdamW, two in bf16");
-    if (report->train.copies > 0) row_bytes("copies for the matrix products", report->train.copies, report->model->compute == DTYPE_BF16 ? "bf16, both orders" : "E4M3, both orders");
-    snprintf(remark, sizeof remark, "activations of %lld x %lld tokens", (long long)report->train.batch, (long long)report->train.length);
+    row_bytes("moments", report->train.moments,
+              report->train.moments > report->train.parameters ? "AdamW, two in fp32" : "AdamW, two in bf16");
+    if (report->train.copies > 0)
+        row_bytes("copies for the matrix products", report->train.copies,
+                  report->model->compute == DTYPE_BF16 ? "bf16, both orders" : "E4M3, both orders");
+    snprintf(remark, sizeof remark, "activations of %lld x %lld tokens", (long long)report->train.batch,
+             (long long)report->train.length);
     row_bytes("step memory", report->train.step, remark);
     row_bytes("total", report->train.total, "");
     if (report->comparison) print_comparison(report->comparison);
 }
 
-/* ---- JSON ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON -------------------------------------------------------------------------------------------------------- */
 
 /* Figures of bytes and FLOPs are whole numbers; those that a double cannot hold exactly are written as doubles. */
-static void put(json_t *object, const char *key, double value) { json_object_set_new(object, key, fabs(value) < 0x1p53 ? json_integer((json_int_t)llround(value)) : json_real(value)); }
+static void put(json_t *object, const char *key, double value) {
+    json_object_set_new(object, key,
+                        fabs(value) < 0x1p53 ? json_integer((json_int_t)llround(value)) : json_real(value));
+}
 
 static json_t *object_in(json_t *parent, const char *key) {
     json_t *object = json_object();
@@ -303,7 +350,8 @@ static void put_comparison(json_t *root, const struct comparison *c) {
         put(part, "training_flops_per_token", side->training);
         if (side->gpu_hours > 0) put(part, "published_h800_hours_per_trillion_tokens", side->gpu_hours);
     }
-    const double ratio = (double)c->sides[0].sizes.cache_elements_per_token / (double)c->sides[1].sizes.cache_elements_per_token;
+    const double ratio = (double)c->sides[0].sizes.cache_elements_per_token /
+                         (double)c->sides[1].sizes.cache_elements_per_token;
     part = object_in(object, "cache_reduction");
     json_object_set_new(part, "equal_precision", json_real(1 - ratio));
     json_object_set_new(part, "6_bits_against_16", json_real(1 - ratio * 6 / 16));
@@ -370,18 +418,22 @@ static enum status print_json(const struct report *report, struct error *error) 
     return status;
 }
 
-/* ---- the command ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the command ------------------------------------------------------------------------------------------------- */
 
 /* A training config may leave vocab_size to its tokenizer; that of `characters` comes from the data. */
-static enum status find_vocabulary(struct config *config, const struct settings *settings, const struct request *request, const char *path, struct error *error) {
+static enum status find_vocabulary(struct config *config, const struct settings *settings,
+                                   const struct request *request, const char *path, struct error *error) {
     struct data_files files = { 0 };
     struct tokenizer *tokenizer = NULL;
     uint64_t replaced = 0;
     if (data_tokenizer_is_size(settings->tokenizer, &config->vocab_size)) return STATUS_OK;
     if (strcmp(settings->tokenizer, "characters") == 0 && !request->data)
-        return error_set(error, STATUS_INVALID, "%s: vocab_size is left to the characters of the data, expected --data FILE or --set vocab_size=N", path);
+        return error_set(
+            error, STATUS_INVALID,
+            "%s: vocab_size is left to the characters of the data, expected --data FILE or --set vocab_size=N", path);
     enum status status = request->data ? data_files_list(&files, request->data, error) : STATUS_OK;
-    const struct data_options options = { .rules = { .text_key = settings->text_key, .skip_bad_lines = settings->bad_lines_choice == 1 } };
+    const struct data_options options = {
+        .rules = {.text_key = settings->text_key, .skip_bad_lines = settings->bad_lines_choice == 1}};
     if (!status) status = data_make_tokenizer(&tokenizer, settings->tokenizer, &files, &options, &replaced, error);
     data_files_free(&files);
     if (status) return status;
@@ -390,7 +442,8 @@ static enum status find_vocabulary(struct config *config, const struct settings 
     return STATUS_OK;
 }
 
-static enum status load(struct subject *subject, const char *path, const struct cli_list *set, const struct request *request, struct error *error) {
+static enum status load(struct subject *subject, const char *path, const struct cli_list *set,
+                        const struct request *request, struct error *error) {
     json_t *root = NULL;
     snprintf(subject->path, sizeof subject->path, file_is_folder(path) ? "%s/config.json" : "%s", path);
     enum status status = config_read(&root, path, error);
@@ -403,7 +456,9 @@ static enum status load(struct subject *subject, const char *path, const struct 
     json_decref(root);
     if (status) return status;
     for (int i = 0; i < subject->config.warning_count; i++) cli_warn("%s", subject->config.warnings[i]);
-    return subject->config.vocab_size ? STATUS_OK : find_vocabulary(&subject->config, &subject->settings, request, subject->path, error);
+    return subject->config.vocab_size
+               ? STATUS_OK
+               : find_vocabulary(&subject->config, &subject->settings, request, subject->path, error);
 }
 
 /* The last part of a path, without ".json"; of a folder's config.json the folder's name. */
@@ -418,9 +473,13 @@ static void name_of(char *name, size_t size, const char *path) {
     snprintf(name, size, "%s", slash && slash[1] ? slash + 1 : copy);
 }
 
-/* Hours of GPU time that training on 10^12 tokens took, from section 3.2.3 of the paper of V2 and section 1 of V3's. No other models have them. */
+/* Hours of GPU time that training on 10^12 tokens took, from section 3.2.3 of the paper of V2 and section 1 of V3's. No
+ * other models have them. */
 static double published_gpu_hours(const struct config_sizes *sizes) {
-    static const struct { int64_t parameters; double hours; } published[] = { { 67425001472, 300600 }, { 235741434880, 172800 }, { 671026419200, 180000 } };
+    static const struct {
+        int64_t parameters;
+        double hours;
+    } published[] = {{67425001472, 300600}, {235741434880, 172800}, {671026419200, 180000}};
     for (size_t i = 0; i < sizeof published / sizeof *published; i++)
         if (sizes->parameters == published[i].parameters) return published[i].hours;
     return 0;
@@ -435,8 +494,10 @@ static void fill_side(struct side *side, const struct subject *subject, const st
 }
 
 /* Both at the shorter context and the shorter sequences, unless others are asked for. */
-static void compare(struct comparison *comparison, const struct subject *a, const struct subject *b, const struct request *request) {
-    const int64_t contexts[2] = { a->config.max_position_embeddings, b->config.max_position_embeddings }, lengths[2] = { own_length(a), own_length(b) };
+static void compare(struct comparison *comparison, const struct subject *a, const struct subject *b,
+                    const struct request *request) {
+    const int64_t contexts[2] = {a->config.max_position_embeddings, b->config.max_position_embeddings},
+                  lengths[2] = {own_length(a), own_length(b)};
     comparison->context = request->context ? request->context : contexts[contexts[1] < contexts[0]];
     comparison->length = request->length ? request->length : lengths[lengths[1] < lengths[0]];
     fill_side(&comparison->sides[0], a, comparison);
@@ -444,7 +505,9 @@ static void compare(struct comparison *comparison, const struct subject *a, cons
 }
 
 /* `inference` is the same model as it is opened for inference: without MTP modules. */
-static enum status report_model(struct model *model, struct model *inference, const struct subject *subject, const struct comparison *comparison, const struct request *request, struct error *error) {
+static enum status report_model(struct model *model, struct model *inference, const struct subject *subject,
+                                const struct comparison *comparison, const struct request *request,
+                                struct error *error) {
     const int64_t context = request->context ? request->context : model->config.max_position_embeddings;
     const int64_t batch = request->batch ? request->batch : subject->trains ? subject->settings.micro_batch_size : 1;
     struct report report = { .request = request, .model = model, .comparison = comparison };
@@ -452,9 +515,13 @@ static enum status report_model(struct model *model, struct model *inference, co
     config_sizes(&model->config, &report.sizes);
     report.inference = plan_inference(inference, context);
     const struct objective objective = subject->trains ? settings_objective(&subject->settings) : (struct objective){0};
-    const enum dtype moments = (subject->trains && subject->settings.optimizer.moments == 1) || (!subject->trains && model->compute == DTYPE_F8_E4M3) ? DTYPE_BF16 : DTYPE_F32;
+    const enum dtype moments = (subject->trains && subject->settings.optimizer.moments == 1) ||
+                                       (!subject->trains && model->compute == DTYPE_F8_E4M3)
+                                   ? DTYPE_BF16
+                                   : DTYPE_F32;
     report.mtp_weight = objective.weights.mtp;
-    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective, moments);
+    report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective,
+                                 moments);
     report.forward_empty = forward_flops(&report.sizes, 1);
     report.forward_full = forward_flops(&report.sizes, (double)context);
     report.training = training_flops(&report.sizes, report.train.length);
@@ -464,7 +531,8 @@ static enum status report_model(struct model *model, struct model *inference, co
     return STATUS_OK;
 }
 
-static enum status describe(struct model **model, struct config *config, const struct cli_machine *machine, enum dtype compute, struct error *error) {
+static enum status describe(struct model **model, struct config *config, const struct cli_machine *machine,
+                            enum dtype compute, struct error *error) {
     enum status status = model_create(model, config, machine->kernels, machine->pool, compute, error);
     if (!status && machine->cache != DTYPE_COUNT) status = model_set_cache(*model, (enum dtype)machine->cache, error);
     if (!status && machine->expanded_prefill) status = model_set_expanded_prefill(*model, true, error);
@@ -479,14 +547,18 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     if (!status && request->against) status = load(&other, request->against, NULL, request, error);
     if (!status) status = cli_machine_check(machine, &subject.config, error);
     if (!status && request->against) compare(&comparison, &subject, &other, request);
-    const int own = subject.trains ? (int)settings_compute(&subject.settings) : subject.config.quantization.fp8 ? DTYPE_F8_E4M3 : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const int own = subject.trains                       ? (int)settings_compute(&subject.settings)
+                    : subject.config.quantization.fp8    ? DTYPE_F8_E4M3
+                    : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16
+                                                         : DTYPE_F32;
     const int compute = machine->compute == DTYPE_COUNT ? own : machine->compute;
     struct config plain = subject.config;   /* without MTP modules; the JSON is the other's */
     plain.num_nextn_predict_layers = 0;
     plain.source = NULL;
     if (!status) status = describe(&inference, &plain, machine, (enum dtype)compute, error);
     if (!status) status = describe(&model, &subject.config, machine, (enum dtype)compute, error);
-    if (!status) status = report_model(model, inference, &subject, request->against ? &comparison : NULL, request, error);
+    if (!status)
+        status = report_model(model, inference, &subject, request->against ? &comparison : NULL, request, error);
     model_destroy(inference);
     if (model) model_destroy(model);
     else config_release(&subject.config);
@@ -499,24 +571,33 @@ static enum status run(struct request *request, struct cli_machine *machine, str
 int command_info(int argc, char **argv) {
     struct request request = { 0 };
     struct cli_machine machine = { 0 };
-    const struct cli_operand operands[] = { { "MODEL|CONFIG.json", &request.path, "a model folder, or a model's or a training run's config.json", false }, { 0 } };
+    const struct cli_operand operands[] = {
+        {"MODEL|CONFIG.json", &request.path, "a model folder, or a model's or a training run's config.json", false},
+        {0}};
     const struct cli_option options[] = {
-        { "context", 'c', "N", CLI_INTEGER, &request.context, .minimum = 1, .maximum = 1 << 30, .fallback = "max_position_embeddings", .help = "tokens in the cache" },
-        { "batch", 'b', "N", CLI_INTEGER, &request.batch, .minimum = 1, .maximum = 1 << 20, .fallback = "train.micro_batch_size, else 1", .help = "sequences computed at once in training" },
-        { "length", 'l', "N", CLI_INTEGER, &request.length, .minimum = 1, .maximum = 1 << 30, .fallback = "train.sequence_length, else the context before its extension", .help = "tokens of a sequence in training" },
-        { "data", 'd', "FILE|DIR", CLI_STRING, &request.data, .help = "training text, for a config that leaves its vocabulary to the characters of the data" },
-        { "set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config; may be repeated" },
-        { "against", 0, "MODEL|CONFIG.json", CLI_STRING, &request.against, .help = "set it side by side with another model: parameters, FLOPs, and the cache of a token" },
-        { "json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object, in bytes and FLOPs" },
+        {"context", 'c', "N", CLI_INTEGER, &request.context, .minimum = 1, .maximum = 1 << 30,
+         .fallback = "max_position_embeddings", .help = "tokens in the cache"},
+        {"batch", 'b', "N", CLI_INTEGER, &request.batch, .minimum = 1, .maximum = 1 << 20,
+         .fallback = "train.micro_batch_size, else 1", .help = "sequences computed at once in training"},
+        {"length", 'l', "N", CLI_INTEGER, &request.length, .minimum = 1, .maximum = 1 << 30,
+         .fallback = "train.sequence_length, else the context before its extension",
+         .help = "tokens of a sequence in training"},
+        {"data", 'd', "FILE|DIR", CLI_STRING, &request.data,
+         .help = "training text, for a config that leaves its vocabulary to the characters of the data"},
+        {"set", 0, "KEY=VALUE", CLI_LIST, &request.set, .help = "change a key of the config; may be repeated"},
+        {"against", 0, "MODEL|CONFIG.json", CLI_STRING, &request.against,
+         .help = "set it side by side with another model: parameters, FLOPs, and the cache of a token"},
+        {"json", 0, NULL, CLI_FLAG, &request.json, .help = "print one JSON object, in bytes and FLOPs"},
         cli_compute_option(&machine, "train.compute, else the checkpoint's type"),
         cli_cache_option(&machine),
         cli_prefill_option(&machine),
         cli_threads_option(&machine),
-        { 0 },
+        {0},
     };
     const struct cli_usage usage = {
         .command = "info",
-        .about = "Prints a model's layer plan, its parameters, the cache bytes and FLOPs of a token, and the memory that inference and training take. "
+        .about = "Prints a model's layer plan, its parameters, the cache bytes and FLOPs of a token, and the memory "
+                 "that inference and training take. "
                  "Reads config.json alone, so that models far larger than this machine can be looked at.",
         .examples = "deepseek info MODEL\n"
                     "deepseek info configs/deepseek-llm-67b.json --compute bf16 --context 4096\n"

@@ -15,7 +15,7 @@
 #define LONG_LINE ((size_t)1 << 20)    /* bytes: worth all threads */
 #define CHUNK 32                       /* lines that a thread takes at once, at most */
 
-/* ---- buffers and input ---------------------------------------------------------------------------------------------------------- */
+/* ---- buffers and input ------------------------------------------------------------------------------------------- */
 
 enum status text_buffer_reserve(struct text_buffer *buffer, size_t more, struct error *error) {
     if (more <= buffer->capacity - buffer->count) return STATUS_OK;
@@ -35,8 +35,11 @@ void text_buffer_free(struct text_buffer *buffer) {
 /* O_NONBLOCK: a FIFO without a writer does not hold up open(), which a signal would not end, but poll(). */
 enum status input_open(struct input *input, const char *path, struct error *error) {
     bool standard = !path || strcmp(path, "-") == 0;
-    *input = (struct input){ .descriptor = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), .origin = standard ? "standard input" : path };
-    if (input->descriptor < 0) return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", path, strerror(errno));
+    *input = (struct input){.descriptor = standard ? STDIN_FILENO : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK),
+                            .origin = standard ? "standard input" : path};
+    if (input->descriptor < 0)
+        return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", path,
+                         strerror(errno));
     struct stat about;
     if (fstat(input->descriptor, &about) == 0 && S_ISREG(about.st_mode)) input->bytes = (uint64_t)about.st_size;
     return STATUS_OK;
@@ -62,7 +65,7 @@ enum status input_read(struct input *input, struct text_buffer *buffer, size_t m
     return status;
 }
 
-/* ---- lines ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 enum status line_fail(const struct line *line, size_t at, struct error *error, const char *format, ...) {
     char what[sizeof error->message];
@@ -70,7 +73,8 @@ enum status line_fail(const struct line *line, size_t at, struct error *error, c
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    return error_set(error, STATUS_INVALID, "%s: line %lld, byte %llu: %s", line->origin, (long long)line->number, (unsigned long long)(line->offset + at), what);
+    return error_set(error, STATUS_INVALID, "%s: line %lld, byte %llu: %s", line->origin, (long long)line->number,
+                     (unsigned long long)(line->offset + at), what);
 }
 
 /* Lines that one thread works on; its results lie behind each other in that thread's buffer. */
@@ -110,7 +114,8 @@ static enum status write_out(const char *data, size_t size, struct error *error)
 }
 
 /* Runs lines[first, last) on all threads and writes the results. */
-static enum status run_lines(struct line_batch *batch, struct pool *pool, int64_t first, int64_t last, struct error *error) {
+static enum status run_lines(struct line_batch *batch, struct pool *pool, int64_t first, int64_t last,
+                             struct error *error) {
     int threads = pool_threads(pool);
     int64_t each = (last - first) / (threads * 8), count = 0;
     each = each < 1 ? 1 : each > CHUNK ? CHUNK : each;
@@ -136,7 +141,8 @@ static enum status run_lines(struct line_batch *batch, struct pool *pool, int64_
     enum status status = STATUS_OK;
     for (int64_t c = 0; c < count && !status; c++) {
         const struct chunk *chunk = &batch->chunks[c];
-        if (chunk->end > chunk->begin) status = write_out(batch->outputs[chunk->thread].data + chunk->begin, chunk->end - chunk->begin, error);
+        if (chunk->end > chunk->begin)
+            status = write_out(batch->outputs[chunk->thread].data + chunk->begin, chunk->end - chunk->begin, error);
         if (status || !chunk->status) continue;
         *error = chunk->error;
         status = chunk->status;
@@ -167,7 +173,8 @@ static bool is_blank(const char *text, size_t size) {
 }
 
 /* The complete lines of text[0..size); *used are their bytes. The last line need not end where the input ends. */
-static enum status find_lines(struct line_batch *batch, const struct input *input, const char *text, size_t size, int64_t *number, uint64_t offset, size_t *used, struct error *error) {
+static enum status find_lines(struct line_batch *batch, const struct input *input, const char *text, size_t size,
+                              int64_t *number, uint64_t offset, size_t *used, struct error *error) {
     size_t at = 0;
     batch->line_count = 0;
     if (offset == 0 && size >= 3 && memcmp(text, "\xEF\xBB\xBF", 3) == 0) at = 3;   /* a byte order mark */
@@ -191,7 +198,8 @@ static enum status find_lines(struct line_batch *batch, const struct input *inpu
     return STATUS_OK;
 }
 
-enum status lines_run(const char *path, struct pool *pool, bool quiet, line_work *work, void *context, struct error *error) {
+enum status lines_run(const char *path, struct pool *pool, bool quiet, line_work *work, void *context,
+                      struct error *error) {
     struct input input;
     struct line_batch batch = { .work = work, .context = context };
     struct text_buffer text = { 0 };
@@ -207,7 +215,8 @@ enum status lines_run(const char *path, struct pool *pool, bool quiet, line_work
         size_t used = 0;
         /* A line that does not end within the buffer doubles it. */
         status = input_read(&input, &text, text.count > BATCH ? text.count : BATCH, error);
-        if (!status && (input.end || memrchr(text.data, '\n', text.count))) status = find_lines(&batch, &input, text.data, text.count, &number, offset, &used, error);
+        if (!status && (input.end || memrchr(text.data, '\n', text.count)))
+            status = find_lines(&batch, &input, text.data, text.count, &number, offset, &used, error);
         if (!status && used) status = run_batch(&batch, pool, error);
         if (used) memmove(text.data, text.data + used, text.count - used);
         text.count -= used;

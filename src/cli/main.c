@@ -31,7 +31,8 @@ static const struct cli_command *find_command(const char *name) {
     return NULL;
 }
 
-static const char about[] = "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).";
+static const char about[] =
+    "Trains and runs DeepSeek models. A model is a Hugging Face folder (config.json, *.safetensors, tokenizer.json).";
 
 static int unknown_command(const char *name) {
     bool option = name[0] == '-';
@@ -40,7 +41,9 @@ static int unknown_command(const char *name) {
     for (const struct cli_command *c = commands; c->name && !option; c++) nearest_try(&nearest, c->name);
     nearest_try(&nearest, option ? "--help" : "help");
     nearest_try(&nearest, "--version");
-    if (option) return nearest.name ? cli_wrong("unknown option %s before a command, did you mean %s?", name, nearest.name) : cli_wrong("unknown option %s before a command", name);
+    if (option)
+        return nearest.name ? cli_wrong("unknown option %s before a command, did you mean %s?", name, nearest.name)
+                            : cli_wrong("unknown option %s before a command", name);
     if (nearest.name) return cli_wrong("unknown command `%s`, did you mean `%s`?", name, nearest.name);
     return cli_wrong("unknown command `%s`", name);
 }
@@ -79,7 +82,8 @@ static int run(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    /* A descriptor that was closed must not become the number of a file that a command opens. These refuse what is asked of them. */
+    /* A descriptor that was closed must not become the number of a file that a command opens. These refuse what is
+     * asked of them. */
     for (int fd = 0; fd <= 2; fd++)
         if (fcntl(fd, F_GETFD) < 0 && errno == EBADF) {
             int opened = open("/dev/null", fd == 0 ? O_WRONLY : O_RDONLY);
@@ -90,7 +94,8 @@ int main(int argc, char **argv) {
 
     int code = run(argc, argv);
     if (!cli_output_flush()) {
-        if (cli_output_errno() != EPIPE) fprintf(stderr, "deepseek: standard output: %s\n", strerror(cli_output_errno()));
+        if (cli_output_errno() != EPIPE)
+            fprintf(stderr, "deepseek: standard output: %s\n", strerror(cli_output_errno()));
         if (code == CLI_DONE) code = CLI_FAILED;
     }
     if (fclose(stdout) && errno != EPIPE && errno != EBADF && code == CLI_DONE) {

@@ -13,7 +13,12 @@
 #define LINE_LIMIT 512
 
 void cli_progress_begin(struct cli_progress *progress, const char *label, const char *unit, double total, bool quiet) {
-    *progress = (struct cli_progress){ .label = label, .unit = unit, .total = total, .quiet = quiet, .terminal = isatty(STDERR_FILENO), .started = clock_seconds() };
+    *progress = (struct cli_progress){.label = label,
+                                      .unit = unit,
+                                      .total = total,
+                                      .quiet = quiet,
+                                      .terminal = isatty(STDERR_FILENO),
+                                      .started = clock_seconds()};
     progress->drawn = progress->started;
 }
 
@@ -32,15 +37,20 @@ static void describe(const struct cli_progress *progress, double now, bool bar, 
         double share = progress->done / progress->total;
         if (share > 1) share = 1;
         int filled = (int)(share * BAR_WIDTH);
-        if (bar) used += (size_t)snprintf(text + used, LINE_LIMIT - used, "[%.*s%.*s] ", filled, "########################", BAR_WIDTH - filled, "------------------------");
+        if (bar)
+            used += (size_t)snprintf(text + used, LINE_LIMIT - used, "[%.*s%.*s] ", filled, "########################",
+                                     BAR_WIDTH - filled, "------------------------");
         used += (size_t)snprintf(text + used, LINE_LIMIT - used, "%3.0f%%", 100 * share);
     } else {
-        used += (size_t)snprintf(text + used, LINE_LIMIT - used, "%s %s", cli_format_count(figure, progress->done), progress->unit);
+        used += (size_t)snprintf(text + used, LINE_LIMIT - used, "%s %s", cli_format_count(figure, progress->done),
+                                 progress->unit);
     }
     if (rate > 0) {
-        used += (size_t)snprintf(text + used, LINE_LIMIT - used, "  %s %s/s", cli_format_count(figure, rate), progress->unit);
+        used += (size_t)snprintf(text + used, LINE_LIMIT - used, "  %s %s/s", cli_format_count(figure, rate),
+                                 progress->unit);
         if (progress->total > progress->done)
-            used += (size_t)snprintf(text + used, LINE_LIMIT - used, "  %s left", cli_format_duration(figure, (progress->total - progress->done) / rate));
+            used += (size_t)snprintf(text + used, LINE_LIMIT - used, "  %s left",
+                                     cli_format_duration(figure, (progress->total - progress->done) / rate));
     }
     if (progress->note[0]) snprintf(text + used, LINE_LIMIT - used, "  %s", progress->note);
 }
@@ -49,7 +59,9 @@ void cli_progress_update(struct cli_progress *progress, double done) {
     progress->done = done;
     if (progress->quiet) return;
     double now = clock_seconds();
-    if (now - progress->started < SHOW_AFTER || now - progress->drawn < (progress->terminal ? REDRAW_EVERY : PLAIN_LINE_EVERY)) return;
+    if (now - progress->started < SHOW_AFTER ||
+        now - progress->drawn < (progress->terminal ? REDRAW_EVERY : PLAIN_LINE_EVERY))
+        return;
     progress->drawn = now;
     char text[LINE_LIMIT];
     describe(progress, now, progress->terminal, text);

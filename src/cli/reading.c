@@ -4,8 +4,12 @@
 #include <stdlib.h>
 
 bool cli_reading_update(struct cli_reading *reading, enum data_work work, uint64_t done, uint64_t total) {
-    static const struct { const char *label, *unit; } names[] = {
-        [DATA_COUNT] = { "count", "bytes" }, [DATA_MERGE] = { "merge", "merges" }, [DATA_ENCODE] = { "tokenise", "bytes" }, [DATA_CHECK] = { "check tokens", "bytes" },
+    static const struct { const char *label, *unit;
+    } names[] = {
+        [DATA_COUNT] = {"count", "bytes"},
+        [DATA_MERGE] = {"merge", "merges"},
+        [DATA_ENCODE] = {"tokenise", "bytes"},
+        [DATA_CHECK] = {"check tokens", "bytes"},
     };
     if (!reading->begun || reading->work != work) {
         cli_reading_end(reading);
@@ -27,7 +31,9 @@ char *cli_cache_folder(const char *given) {
     char *path = NULL;
     int length = -1;
     if (given) length = asprintf(&path, "%s", given);
-    else if (shared && shared[0] == '/') length = asprintf(&path, "%s/deepseek", shared);   /* a relative one is to be ignored, says the XDG specification */
+    else if (shared && shared[0] == '/')
+        length = asprintf(&path, "%s/deepseek",
+                          shared); /* a relative one is to be ignored, says the XDG specification */
     else if (home && home[0] == '/') length = asprintf(&path, "%s/.cache/deepseek", home);
     return length < 0 ? NULL : path;
 }

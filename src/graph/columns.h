@@ -25,10 +25,19 @@ static inline void columns_part(void *context, int thread, int threads) {
 
 #define COLUMNS_ALONE ((size_t)64 << 10)   /* bytes: so little is copied without waking the other threads */
 
-/* Columns `from_column`.. of x [rows, x_width] to columns `to_column`.. of y [rows, y_width], `width` of them; added to what is there (F32) where `add` says so. */
-static inline void columns_move(struct graph *graph, void *y, int64_t y_width, int64_t to_column, const void *x, int64_t x_width, int64_t from_column, int64_t width, int64_t rows, enum dtype dtype, bool add) {
+/* Columns `from_column`.. of x [rows, x_width] to columns `to_column`.. of y [rows, y_width], `width` of them; added to
+ * what is there (F32) where `add` says so. */
+static inline void columns_move(struct graph *graph, void *y, int64_t y_width, int64_t to_column, const void *x,
+                                int64_t x_width, int64_t from_column, int64_t width, int64_t rows, enum dtype dtype,
+                                bool add) {
     const size_t size = dtype_bytes(dtype, 1);
-    struct columns task = {(uint8_t *)y + (size_t)to_column * size, (const uint8_t *)x + (size_t)from_column * size, (size_t)y_width * size, (size_t)x_width * size, (size_t)width * size, rows, add};
+    struct columns task = {(uint8_t *)y + (size_t)to_column * size,
+                           (const uint8_t *)x + (size_t)from_column * size,
+                           (size_t)y_width * size,
+                           (size_t)x_width * size,
+                           (size_t)width * size,
+                           rows,
+                           add};
     pool_run((size_t)rows * task.bytes <= COLUMNS_ALONE ? NULL : graph->pool, columns_part, &task);
 }
 

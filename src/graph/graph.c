@@ -1,8 +1,14 @@
 /* The pass: tensors, scopes, the tape and its reverse walk. */
 #include "graph/graph.h"
 
-void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory, enum dtype compute, bool recording, bool planning) {
-    *graph = (struct graph){.kernels = kernels, .pool = pool, .memory = memory, .compute = compute, .recording = recording, .planning = planning};
+void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
+                enum dtype compute, bool recording, bool planning) {
+    *graph = (struct graph){.kernels = kernels,
+                            .pool = pool,
+                            .memory = memory,
+                            .compute = compute,
+                            .recording = recording,
+                            .planning = planning};
 }
 
 void graph_reset(struct graph *graph) {
@@ -21,7 +27,7 @@ void graph_destroy(struct graph *graph) {
     *graph = (struct graph){0};
 }
 
-/* ---- buffers --------------------------------------------------------------------------------------------------------------- */
+/* ---- buffers ----------------------------------------------------------------------------------------------------- */
 
 static void *take(struct graph *graph, size_t bytes) {
     if (graph->status != STATUS_OK) return NULL;
@@ -34,11 +40,17 @@ void *scratch_take(struct graph *graph, size_t bytes) { return take(graph, bytes
 
 void scratch_give(struct graph *graph, void *scratch, size_t bytes) { memory_give(graph->memory, scratch, bytes); }
 
-static size_t gradient_bytes(const struct tensor *t) { return dtype_bytes(t->grad_dtype, (size_t)(t->rows * t->width)); }
+static size_t gradient_bytes(const struct tensor *t) {
+    return dtype_bytes(t->grad_dtype, (size_t)(t->rows * t->width));
+}
 
-static bool is_compressible(const struct tensor *t) { return t->compression != COMPRESS_NONE && t->dtype == DTYPE_BF16 && !t->moved; }
+static bool is_compressible(const struct tensor *t) {
+    return t->compression != COMPRESS_NONE && t->dtype == DTYPE_BF16 && !t->moved;
+}
 
-static size_t compressed_bytes(const struct graph *graph, const struct tensor *t) { return graph->kernels->rows.compressed_bytes(t->rows, t->width, t->compression == COMPRESS_E5M6); }
+static size_t compressed_bytes(const struct graph *graph, const struct tensor *t) {
+    return graph->kernels->rows.compressed_bytes(t->rows, t->width, t->compression == COMPRESS_E5M6);
+}
 
 static void drop_compressed(struct graph *graph, struct tensor *t) {
     if (t->compressed) memory_give(graph->memory, t->compressed, compressed_bytes(graph, t));
@@ -58,7 +70,8 @@ static void drop_gradient(struct graph *graph, struct tensor *t) {
 
 void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate) {
     *accumulate = tensor->grad != NULL;
-    if (*accumulate && tensor->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;   /* a block that breaks the rule in graph.h */
+    /* a block that breaks the rule in graph.h */
+    if (*accumulate && tensor->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;
     if (!tensor->grad) tensor->grad = take(graph, gradient_bytes(tensor));
     return tensor->grad;
 }
@@ -77,11 +90,13 @@ void *gradient_sole(struct graph *graph, struct tensor *tensor) {
     return grad;
 }
 
-/* ---- compressed tensors ---------------------------------------------------------------------------------------------------- */
+/* ---- compressed tensors ------------------------------------------------------------------------------------------ */
 
 static void compress(struct graph *graph, struct tensor *t) {
     t->compressed = take(graph, compressed_bytes(graph, t));
-    if (graph_computes(graph)) graph->kernels->rows.compress(graph->pool, t->compressed, t->data, t->dtype, t->rows, t->width, t->compression == COMPRESS_E5M6);
+    if (graph_computes(graph))
+        graph->kernels->rows.compress(graph->pool, t->compressed, t->data, t->dtype, t->rows, t->width,
+                                      t->compression == COMPRESS_E5M6);
     memory_give(graph->memory, t->data, tensor_bytes(t));
     t->data = NULL;
 }
@@ -89,11 +104,13 @@ static void compress(struct graph *graph, struct tensor *t) {
 /* From here on the data is kept: every backward that reads it runs before its producer's. */
 static void expand(struct graph *graph, struct tensor *t) {
     t->data = take(graph, tensor_bytes(t));
-    if (graph_computes(graph)) graph->kernels->rows.expand(graph->pool, t->data, t->dtype, t->compressed, t->rows, t->width, t->compression == COMPRESS_E5M6);
+    if (graph_computes(graph))
+        graph->kernels->rows.expand(graph->pool, t->data, t->dtype, t->compressed, t->rows, t->width,
+                                    t->compression == COMPRESS_E5M6);
     drop_compressed(graph, t);
 }
 
-/* ---- scopes ---------------------------------------------------------------------------------------------------------------- */
+/* ---- scopes ------------------------------------------------------------------------------------------------------ */
 
 struct tensor *scope_begin(const struct graph *graph) { return graph->newest; }
 
@@ -114,7 +131,7 @@ void tensor_done(struct graph *graph, struct tensor *tensor) {
     if (!graph->recording && tensor) drop_data(graph, tensor);
 }
 
-/* ---- operations ------------------------------------------------------------------------------------------------------------ */
+/* ---- operations -------------------------------------------------------------------------------------------------- */
 
 /* NULL once the graph has failed, so that operations may be handed what failed operations returned. */
 struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_bytes) {
@@ -128,10 +145,12 @@ struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_
 
 void op_input(struct op *op, struct tensor *tensor) { op->in[op->ins++] = tensor; }
 
-struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype, enum dtype grad_dtype) {
+struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype,
+                         enum dtype grad_dtype) {
     struct tensor *t = arena_alloc(&graph->arena, sizeof *t);
     if (!t) { graph->status = STATUS_NO_MEMORY; return NULL; }
-    *t = (struct tensor){.rows = rows, .width = width, .dtype = dtype, .grad_dtype = grad_dtype, .producer = op, .older = graph->newest};
+    *t = (struct tensor){
+        .rows = rows, .width = width, .dtype = dtype, .grad_dtype = grad_dtype, .producer = op, .older = graph->newest};
     graph->newest = t;
     op->out[op->outs++] = t;
     return t;
@@ -157,7 +176,8 @@ void op_run(struct graph *graph, struct op *op) {
     graph->last = op;
 }
 
-/* Expands a compressed tensor. Computes a dropped one again, and before it whatever of its producer's inputs is gone too; what is marked to be compressed is rounded as if it had been. */
+/* Expands a compressed tensor. Computes a dropped one again, and before it whatever of its producer's inputs is gone
+ * too; what is marked to be compressed is rounded as if it had been. */
 static void require(struct graph *graph, struct tensor *tensor) {
     if (tensor->data || graph->status != STATUS_OK) return;
     if (tensor->compressed) {

@@ -1,14 +1,17 @@
 /* Tensors and the tape.
  *
- * A graph is one forward pass and, when it records, the backward pass that follows. An operation (graph/op_*.c) is a forward and a
- * backward that call kernels; calling it runs the forward and, on a recording graph, puts it on the tape. Walking the tape in reverse
- * gives the gradients. The same calls serve training, prefill and decoding: at inference the graph does not record.
+ * A graph is one forward pass and, when it records, the backward pass that follows. An operation (graph/op_*.c) is a
+ * forward and a backward that call kernels; calling it runs the forward and, on a recording graph, puts it on the tape.
+ * Walking the tape in reverse gives the gradients. The same calls serve training, prefill and decoding: at inference
+ * the graph does not record.
  *
- * Memory: all data and gradients of a pass live in one block of step memory. A buffer is freed as soon as nobody can need it: on a recording
- * graph, a tensor's data and gradient go when its producer's backward has run; on the others, at the end of its scope. `recompute` is a
- * property of a tensor: its data goes at the end of its scope and is computed again, from its producer's inputs, when a backward asks for it.
+ * Memory: all data and gradients of a pass live in one block of step memory. A buffer is freed as soon as nobody can
+ * need it: on a recording graph, a tensor's data and gradient go when its producer's backward has run; on the others,
+ * at the end of its scope. `recompute` is a property of a tensor: its data goes at the end of its scope and is computed
+ * again, from its producer's inputs, when a backward asks for it.
  *
- * A planning graph runs the same code without data: it counts bytes and FLOPs, and so predicts the peak that the pass will have. */
+ * A planning graph runs the same code without data: it counts bytes and FLOPs, and so predicts the peak that the pass
+ * will have. */
 #ifndef DEEPSEEK_GRAPH_GRAPH_H
 #define DEEPSEEK_GRAPH_GRAPH_H
 
@@ -20,7 +23,7 @@
 #include "base/error.h"
 #include "kernels/kernels.h"
 
-/* ---- step memory: best fit with coalescing inside one mapping (graph/memory.c) --------------------------------------------- */
+/* ---- step memory: best fit with coalescing inside one mapping (graph/memory.c) ----------------------------------- */
 
 struct memory_span { size_t offset, bytes; struct memory_span *next; void *mapping; };
 
@@ -28,7 +31,9 @@ struct memory {
     uint8_t *base;                 /* NULL: planning, addresses are never touched */
     size_t capacity, peak, used;   /* peak: highest end of a buffer so far */
     struct memory_span *free_spans, *spare;
-    struct memory_span *outside;   /* buffers that did not fit, each a mapping of its own: best fit is not monotone, a smaller pass may need more than a larger one */
+    /* buffers that did not fit, each a mapping of its own: best fit is not monotone, a smaller pass may need more than
+     * a larger one */
+    struct memory_span *outside;
     struct arena arena;            /* for the spans */
 };
 
@@ -36,18 +41,25 @@ enum status memory_create(struct memory *memory, size_t capacity, struct error *
 enum status memory_create_plan(struct memory *memory, struct error *error);   /* without limit and without memory */
 void memory_destroy(struct memory *memory);
 void memory_reset(struct memory *memory);                       /* everything free again, the peak stays */
-void *memory_take(struct memory *memory, size_t bytes);         /* 64-byte aligned, not zeroed; NULL when the system has no more */
+/* 64-byte aligned, not zeroed; NULL when the system has no more */
+void *memory_take(struct memory *memory, size_t bytes);
 void memory_give(struct memory *memory, void *data, size_t bytes);
 
-/* ---- parameters ------------------------------------------------------------------------------------------------------------ */
+/* ---- parameters -------------------------------------------------------------------------------------------------- */
 
 #define PARAMETER_MAX_RANK 4
 
-/* A slice of a matrix that is multiplied for itself (MLA's W_kvb, head by head): rows row..row+rows of W [out, in] as a right-hand side, W_s [rows, in] or, transposed, W_s^T [in, rows]. */
-struct parameter_view { int64_t row, rows; bool transposed; size_t offset; /* of its packed copy in packed[0], bytes */ };
+/* A slice of a matrix that is multiplied for itself (MLA's W_kvb, head by head): rows row..row+rows of W [out, in] as a
+ * right-hand side, W_s [rows, in] or, transposed, W_s^T [in, rows]. */
+struct parameter_view {
+    int64_t row, rows;
+    bool transposed;
+    size_t offset; /* of its packed copy in packed[0], bytes */
+};
 
-/* A learned array under its checkpoint name. A matrix is [out, in], row-major. Training holds `value` and `grad` in fp32;
- * inference multiplies by `stored`, which lies in the file, until the packed copy is made, and by that from then on. */
+/* A learned array under its checkpoint name. A matrix is [out, in], row-major. Training holds `value` and `grad` in
+ * fp32; inference multiplies by `stored`, which lies in the file, until the packed copy is made, and by that from then
+ * on. */
 struct parameter {
     const char *name;
     int rank;
@@ -59,33 +71,43 @@ struct parameter {
     const void *stored;         /* row-major data for reading, NULL when only a packed copy is left */
     enum dtype stored_dtype;
     float *grad;                /* fp32, NULL outside training */
-    bool grad_written;          /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
+    /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
+    bool grad_written;
 
-    enum dtype compute;         /* type of the products with it, F32, BF16 or F8_E4M3: the model's, but for parts that stay in a higher one */
-    /* FP8 checkpoints, at inference: `stored` holds E4M3 codes, each block of 128 x 128 with a multiplier scales[ceil(out / 128), ceil(in / 128)] (spec/v1-v3.md section 6.3). Products in BF16 and F8_E4M3 read
-     * codes; those in F32, and the products with views, dequantise. */
+    /* type of the products with it, F32, BF16 or F8_E4M3: the model's, but for parts that stay in a higher one */
+    enum dtype compute;
+    /* FP8 checkpoints, at inference: `stored` holds E4M3 codes, each block of 128 x 128 with a multiplier
+     * scales[ceil(out / 128), ceil(in / 128)] (spec/v1-v3.md section 6.3). Products in BF16 and F8_E4M3 read codes;
+     * those in F32, and the products with views, dequantise. */
     bool codes;
     const float *scales;
-    /* Products in F8_E4M3: is the scale of a tile of x, or of dy, a power of two? And the smallest amax of x that counts (struct matrix). */
+    /* Products in F8_E4M3: is the scale of a tile of x, or of dy, a power of two? And the smallest amax of x that
+     * counts (struct matrix). */
     bool x_power_of_two, dy_power_of_two;
     float least_amax;
-    /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed anew for each use. */
+    /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed
+     * anew for each use. */
     void *packed[2];
-    /* At inference a parameter with views has their packed copies in packed[0], one after the other, in place of W^T's. Training ignores them. */
+    /* At inference a parameter with views has their packed copies in packed[0], one after the other, in place of W^T's.
+     * Training ignores them. */
     const struct parameter_view *views;
     int view_count;
     atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
-    bool absent;                /* of a routed expert that stays in the file: nothing of it is in memory but its scales, graph->experts has it brought */
+    /* of a routed expert that stays in the file: nothing of it is in memory but its scales, graph->experts has it
+     * brought */
+    bool absent;
 };
 
 /* The activations between products: BF16 in both BF16 and F8_E4M3. Views are multiplied and packed in it, too. */
-static inline enum dtype compute_activation(enum dtype compute) { return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16; }
+static inline enum dtype compute_activation(enum dtype compute) {
+    return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
+}
 /* Type of the packed copies; of the views', where a model is opened for inference, the activations'. */
 static inline enum dtype parameter_packed_type(const struct parameter *p) {
     return p->codes && p->compute == DTYPE_BF16 ? DTYPE_F8_E4M3 : p->compute;
 }
 
-/* ---- tensors and operations ------------------------------------------------------------------------------------------------ */
+/* ---- tensors and operations -------------------------------------------------------------------------------------- */
 
 struct op;
 
@@ -97,9 +119,11 @@ struct tensor {                 /* an activation [rows, width], row-major and de
     struct op *producer;
     struct tensor *older;       /* the one made before it in this pass */
     bool recompute;
-    /* A mark as `recompute` is: at the end of its scope the data of a BF16 tensor is replaced by E4M3 codes with scales, or E5M6 (kernels.h, compress), and expanded again when a backward asks for it.
-     * So the forward inside the scope sees the numbers themselves, and the backward the rounded ones. It sees the same where the tensor is computed again (marked for it, or by its scope); what is
-     * computed again from it is computed from the rounded numbers. Where another operation took over its buffer, the mark says nothing. */
+    /* A mark as `recompute` is: at the end of its scope the data of a BF16 tensor is replaced by E4M3 codes with
+     * scales, or E5M6 (kernels.h, compress), and expanded again when a backward asks for it. So the forward inside the
+     * scope sees the numbers themselves, and the backward the rounded ones. It sees the same where the tensor is
+     * computed again (marked for it, or by its scope); what is computed again from it is computed from the rounded
+     * numbers. Where another operation took over its buffer, the mark says nothing. */
     enum tensor_compression { COMPRESS_NONE, COMPRESS_E4M3, COMPRESS_E5M6 } compression;
     void *compressed;           /* the data in that form, while `data` is NULL */
     bool moved;                 /* another operation took over its buffer */
@@ -108,7 +132,8 @@ struct tensor {                 /* an activation [rows, width], row-major and de
 
 #define OP_MAX 4
 
-/* A forward may run twice (recomputation): it has no effect but its outputs, unless the operation has no outputs. Shapes never depend on data, so that plans hold. */
+/* A forward may run twice (recomputation): it has no effect but its outputs, unless the operation has no outputs.
+ * Shapes never depend on data, so that plans hold. */
 struct graph;
 struct op_kind {
     const char *name;
@@ -132,21 +157,25 @@ struct graph {
     struct pool *pool;
     struct memory *memory;
     struct arena arena;          /* tensors and ops; reset with the graph */
-    enum dtype compute;          /* F32, BF16 or F8_E4M3: type of linear products; the activations between them are of compute_activation(compute) */
+    /* F32, BF16 or F8_E4M3: type of linear products; the activations between them are of compute_activation(compute) */
+    enum dtype compute;
     bool recording, planning;
     bool again;                  /* the forward that runs has run before */
     struct op *last;             /* the tape */
     struct tensor *newest;       /* all tensors of the pass, linked by age */
     double flops;                /* of matrix products and attention, forward and backward, as run */
-    /* Where products in F8_E4M3 add what their quantisation loses: of x and of W in y = W x, of dy in dx = W^T dy (not of dW's tiles); W where its fp32 values are there. NULL: nobody asks. It costs time. */
+    /* Where products in F8_E4M3 add what their quantisation loses: of x and of W in y = W x, of dy in dx = W^T dy (not
+     * of dW's tiles); W where its fp32 values are there. NULL: nobody asks. It costs time. */
     struct fp8_report { struct fp8_counts x, w, dy; } *fp8;
     struct expert_source *experts;   /* of experts whose parameters are absent (graph/experts.h) */
-    size_t compressed_bytes, compressible_bytes;   /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
+    /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
+    size_t compressed_bytes, compressible_bytes;
     enum status status;          /* first failure (memory, or reading an expert); later operations do nothing */
     struct error error;          /* what it was, where it was not memory; else its code is STATUS_OK */
 };
 
-void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory, enum dtype compute, bool recording, bool planning);
+void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
+                enum dtype compute, bool recording, bool planning);
 void graph_reset(struct graph *graph);     /* forgets the pass: its tensors, its tape, its memory */
 void graph_destroy(struct graph *graph);
 
@@ -155,44 +184,55 @@ void graph_destroy(struct graph *graph);
 struct tensor *scope_begin(const struct graph *graph);
 void scope_end(struct graph *graph, const struct tensor *scope, const struct tensor *keep, bool recompute);
 
-/* The forward has no further use for a tensor that outlived its scope: on a graph that does not record, its data is freed. */
+/* The forward has no further use for a tensor that outlived its scope: on a graph that does not record, its data is
+ * freed. */
 void tensor_done(struct graph *graph, struct tensor *tensor);
 
 /* Runs the tape backwards. The gradients of losses are set by their operations. */
 void graph_backward(struct graph *graph);
 
-/* ---- for operations -------------------------------------------------------------------------------------------------------- */
+/* ---- for operations ---------------------------------------------------------------------------------------------- */
 
-static inline size_t tensor_bytes(const struct tensor *t) { return dtype_bytes(t->dtype, (size_t)(t->rows * t->width)); }
+static inline size_t tensor_bytes(const struct tensor *t) {
+    return dtype_bytes(t->dtype, (size_t)(t->rows * t->width));
+}
 struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_bytes);
 void op_input(struct op *op, struct tensor *tensor);
-struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype, enum dtype grad_dtype);
+struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype,
+                         enum dtype grad_dtype);
 void op_run(struct graph *graph, struct op *op);           /* forward, then onto the tape */
-void *scratch_take(struct graph *graph, size_t bytes);     /* until scratch_give; an address nobody may touch while planning */
+/* until scratch_give; an address nobody may touch while planning */
+void *scratch_take(struct graph *graph, size_t bytes);
 void scratch_give(struct graph *graph, void *scratch, size_t bytes);
 static inline bool graph_computes(const struct graph *graph) { return !graph->planning && graph->status == STATUS_OK; }
-/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution (then it is F32: contributions add up in fp32 alone). */
+/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution (then it is F32:
+ * contributions add up in fp32 alone). */
 void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate);
 /* The same, for kernels that can only add: zeroed at its first use. */
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
 /* The same, for kernels that can only write: the operation must be the tensor's one reader. */
 void *gradient_sole(struct graph *graph, struct tensor *tensor);
 
-/* ---- the operations (graph/op_*.c) ----------------------------------------------------------------------------------------- */
+/* ---- the operations (graph/op_*.c) ------------------------------------------------------------------------------- */
 
 /* x[t] = table[ids[t]]: fp32 [rows, width]. */
 struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows);
-/* Rows of x: y[i] = x[rows[i]], of x's type. The backward adds, so x's gradient is F32; `rows` (caller's, as long as the pass) may name a row more than once. */
+/* Rows of x: y[i] = x[rows[i]], of x's type. The backward adds, so x's gradient is F32; `rows` (caller's, as long as
+ * the pass) may name a row more than once. */
 struct tensor *op_rows(struct graph *graph, struct tensor *x, const int32_t *rows, int64_t count);
 /* A copy of numbers in memory (the caller's, as long as the pass), without gradient. */
 struct tensor *op_constant(struct graph *graph, const void *data, int64_t rows, int64_t width, enum dtype dtype);
 /* [a | b] by rows; both of one type, their gradients too. */
 struct tensor *op_concat(struct graph *graph, struct tensor *a, struct tensor *b);
-/* RMSNorm in the activations' type, fp32 inside. Its gradient is F32, so the result may have several readers (gradients add up in fp32 alone). */
+/* RMSNorm in the activations' type, fp32 inside. Its gradient is F32, so the result may have several readers (gradients
+ * add up in fp32 alone). */
 struct tensor *op_rmsnorm(struct graph *graph, struct tensor *x, struct parameter *weight, float eps);
-/* y_i = W_i x for up to three matrices that share x, their compute type and the rules of its quantisation. Outputs are activations of that compute type. */
-void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs);
-/* Rotary embedding in place: the result takes over x's buffer. table [rows, dims] as in kernels.h, with position = row. */
+/* y_i = W_i x for up to three matrices that share x, their compute type and the rules of its quantisation. Outputs are
+ * activations of that compute type. */
+void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count,
+               struct tensor **outputs);
+/* Rotary embedding in place: the result takes over x's buffer. table [rows, dims] as in
+ * kernels.h, with position = row. */
 struct rope { const float *table; int heads, head_dim, offset, dims; bool interleaved; const int32_t *positions; };
 struct tensor *op_rope(struct graph *graph, struct tensor *x, const struct rope *rope);
 /* silu(gate) * up */
@@ -201,45 +241,76 @@ struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor
 struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b);
 /* x in fp32: x itself where it is. */
 struct tensor *op_widen(struct graph *graph, struct tensor *x);
-/* Causal attention. Either every job brings its store, or none does (kv NULL, as in training): then the stores live in step memory. The jobs are copied. */
-struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count);
-/* Latent attention (op_mla.c). x [rows, rank + rotary] -> c [rows, rank] = RMSNorm of its first channels, k_r [rows, rotary] = the others rotated (interleaved pairs, table and positions as in op_rope). */
-void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, float eps, const float *table, const int32_t *positions, struct tensor **c, struct tensor **k_r);
-/* kvu [rows, heads * (nope + value)] and k_r [rows, rotary] -> k [rows, heads * (nope + rotary)], in which all heads have the same k_r, and v [rows, heads * value]. */
-void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope, struct tensor **k, struct tensor **v);
-/* Inference, without a backward: o [rows, heads * value] from q [rows, heads * (nope + rotary)] and the rows of a store of latents, c and k_r, which are written first. Stores as in op_attention.
- * kv_b has views: for every head its nope rows plain, then for every head its value rows transposed; with expanded_prefill also for every head its nope rows transposed. They are
- * used absorbed, but with expanded_prefill the jobs of several rows are computed from expanded keys and values. */
-struct latent_shape { int heads; int64_t nope, rotary, value, rank; float scale; enum dtype cache; bool expanded_prefill; };
-struct attention_shape latent_attention_shape(const struct latent_shape *shape);   /* of the stores, and of attention over them */
-struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct tensor *c, struct tensor *k_r, struct parameter *kv_b, const struct latent_shape *shape, const struct attention_job *jobs, int count);
-/* Mixture of experts (graph/op_moe_route.c, op_moe_experts.c; the parts' formulas are in kernels.h). Every shape is that of a pass in which nothing is dropped; what rows are in use stands in
- * `routing`. op_route: z [tokens, experts] in fp32. dropping (NULL: none) is copied but for `spared`, which lives as long as the pass. */
+/* Causal attention. Either every job brings its store, or none does (kv NULL, as in training): then the stores live in
+ * step memory. The jobs are copied. */
+struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v,
+                            const struct attention_shape *shape, const struct attention_job *jobs, int count);
+/* Latent attention (op_mla.c). x [rows, rank + rotary] -> c [rows, rank] = RMSNorm of its first channels, k_r [rows,
+ * rotary] = the others rotated (interleaved pairs, table and positions as in op_rope). */
+void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, float eps, const float *table,
+               const int32_t *positions, struct tensor **c, struct tensor **k_r);
+/* kvu [rows, heads * (nope + value)] and k_r [rows, rotary] -> k [rows, heads * (nope + rotary)], in which all heads
+ * have the same k_r, and v [rows, heads * value]. */
+void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope,
+                    struct tensor **k, struct tensor **v);
+/* Inference, without a backward: o [rows, heads * value] from q [rows, heads * (nope + rotary)] and the rows of a store
+ * of latents, c and k_r, which are written first. Stores as in op_attention. kv_b has views: for every head its nope
+ * rows plain, then for every head its value rows transposed; with expanded_prefill also for every head its nope rows
+ * transposed. They are used absorbed, but with expanded_prefill the jobs of several rows are computed from expanded
+ * keys and values. */
+struct latent_shape {
+    int heads;
+    int64_t nope, rotary, value, rank;
+    float scale;
+    enum dtype cache;
+    bool expanded_prefill;
+};
+/* of the stores, and of attention over them */
+struct attention_shape latent_attention_shape(const struct latent_shape *shape);
+struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct tensor *c, struct tensor *k_r,
+                                   struct parameter *kv_b, const struct latent_shape *shape,
+                                   const struct attention_job *jobs, int count);
+/* Mixture of experts (graph/op_moe_route.c, op_moe_experts.c; the parts' formulas are in kernels.h). Every shape is
+ * that of a pass in which nothing is dropped; what rows are in use stands in `routing`. op_route: z [tokens, experts]
+ * in fp32. dropping (NULL: none) is copied but for `spared`, which lives as long as the pass. */
 struct routed {
     struct tensor *scores;   /* s [tokens, experts], F32 */
     struct tensor *weights;  /* g [tokens, top_k], F32 */
     struct tensor *routing;  /* struct moe_routing, 4-byte words without gradient */
 };
-void op_route(struct graph *graph, struct tensor *z, const struct moe_gate *gate, const struct moe_dropping *dropping, struct routed *routed);
-/* gate_up [tokens * top_k, 2 width] of x [tokens, hidden], rows sorted by expert: each row's products with its expert's two matrices. */
+void op_route(struct graph *graph, struct tensor *z, const struct moe_gate *gate, const struct moe_dropping *dropping,
+              struct routed *routed);
+/* gate_up [tokens * top_k, 2 width] of x [tokens, hidden], rows sorted by expert: each row's products with its expert's
+ * two matrices. */
 struct expert { struct parameter *gate, *up, *down; };
-struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts);
+struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed,
+                             const struct moe_gate *gate, const struct expert *experts);
 /* Tells graph->experts, where there is one, which experts the two operations will ask for: reading can begin. */
-void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts);
-/* y[t] = shared[t] + sum over the experts e of t of W_down,e (g silu(a) b); shared may be NULL. The backward computes the SwiGLU product again. */
-struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed, struct tensor *shared, const struct moe_gate *gate, const struct expert *experts);
-/* No output: adds the balance losses' gradient to the scores, where one has a weight, and reports. Sequence i is rows first[i]..first[i+1]; the report and `first` live as long as the pass. */
+void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate,
+                         const struct expert *experts);
+/* y[t] = shared[t] + sum over the experts e of t of W_down,e (g silu(a) b); shared may be NULL. The backward computes
+ * the SwiGLU product again. */
+struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed,
+                               struct tensor *shared, const struct moe_gate *gate, const struct expert *experts);
+/* No output: adds the balance losses' gradient to the scores, where one has a weight, and reports. Sequence i is rows
+ * first[i]..first[i+1]; the report and `first` live as long as the pass. */
 struct moe_report {
     const int64_t *first;
     int64_t sequences;
     double scale, *sums[MOE_LOSSES];  /* *sums[i] += scale times the sum of part i over the sequences */
     int64_t *counts, *dropped;   /* counts[expert] += assignments that were not dropped; NULL, or both */
 };
-void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct moe_balance *balance, const struct moe_report *report);
-/* The head is multiplied in F32 or BF16, never in F8_E4M3. Cross-entropy fused with it, in chunks of rows, so that no [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the
- * gradient; targets below 0 are skipped. losses [rows] (caller's memory, valid at once) receives each row's unweighted loss; best (may be NULL) [rows] the first of its largest logits. */
-void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets, const float *weights, float *losses, int32_t *best);
-/* logits = W h in fp32, for the given rows of h (inference). `rows` NULL: all. Result is written to logits [count, vocab]. */
-void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count, float *logits);
+void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate,
+                const struct moe_balance *balance, const struct moe_report *report);
+/* The head is multiplied in F32 or BF16, never in F8_E4M3. Cross-entropy fused with it, in chunks of rows, so that no
+ * [rows, vocab] tensor exists. `weights` [rows] multiply each row's loss in the gradient; targets below 0 are skipped.
+ * losses [rows] (caller's memory, valid at once) receives each row's unweighted loss; best (may be NULL) [rows] the
+ * first of its largest logits. */
+void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets,
+                      const float *weights, float *losses, int32_t *best);
+/* logits = W h in fp32, for the given rows of h (inference). `rows` NULL: all. Result is written to logits [count,
+ * vocab]. */
+void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count,
+               float *logits);
 
 #endif

@@ -1,5 +1,6 @@
-/* Step memory: one block, given out by best fit, neighbours coalesced when they come back. The unused end of the block is taken last, so
- * its size does not matter: the order of calls alone decides the addresses, and a planning run predicts the peak exactly. */
+/* Step memory: one block, given out by best fit, neighbours coalesced when they come back. The unused end of the block
+ * is taken last, so its size does not matter: the order of calls alone decides the addresses, and a planning run
+ * predicts the peak exactly. */
 #include <stdint.h>
 
 #include "graph/graph.h"
@@ -48,7 +49,9 @@ static enum status begin(struct memory *memory, struct error *error) {
 enum status memory_create(struct memory *memory, size_t capacity, struct error *error) {
     *memory = (struct memory){.capacity = round_up(capacity ? capacity : 1)};
     memory->base = pages_alloc(memory->capacity);
-    if (!memory->base) return error_set(error, STATUS_NO_MEMORY, "step memory of %.3f GB: the system has no more memory", (double)memory->capacity / 1e9);
+    if (!memory->base)
+        return error_set(error, STATUS_NO_MEMORY, "step memory of %.3f GB: the system has no more memory",
+                         (double)memory->capacity / 1e9);
     return begin(memory, error);
 }
 
@@ -102,7 +105,8 @@ void *memory_take(struct memory *memory, size_t bytes) {
 void memory_give(struct memory *memory, void *data, size_t bytes) {
     if (!data) return;
     bytes = round_up(bytes ? bytes : 1);
-    const size_t offset = memory->base ? (size_t)((uint8_t *)data - memory->base) : (size_t)((uintptr_t)data - PLANNING_BASE);
+    const size_t offset = memory->base ? (size_t)((uint8_t *)data - memory->base)
+                                       : (size_t)((uintptr_t)data - PLANNING_BASE);
     memory->used -= bytes;
     for (struct memory_span **at = &memory->outside; *at; at = &(*at)->next)
         if ((*at)->mapping == data) {

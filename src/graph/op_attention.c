@@ -1,5 +1,6 @@
-/* Causal attention over a ragged batch (spec/v1-v3.md sections 2.2 and 7.5). Keys and values are written to a store, then read by the queries:
- * a sequence's own store at inference, one in step memory, for the time of the operation, in training. */
+/* Causal attention over a ragged batch (spec/v1-v3.md sections 2.2 and 7.5). Keys and values are written to a store,
+ * then read by the queries: a sequence's own store at inference, one in step memory, for the time of the operation, in
+ * training. */
 #include "graph/graph.h"
 
 struct attention {
@@ -36,7 +37,8 @@ static void attention_forward(struct graph *graph, struct op *op) {
     const struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2], *o = op->out[0], *lse = op->out[1];
 
     size_t store_bytes = 0;
-    for (int i = 0; attention->own_stores && i < attention->count; i++) store_bytes += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+    for (int i = 0; attention->own_stores && i < attention->count; i++)
+        store_bytes += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     const size_t scratch_bytes = kernels->scratch_bytes(shape, longest(attention), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
@@ -48,8 +50,10 @@ static void attention_forward(struct graph *graph, struct op *op) {
             attention->jobs[i].kv = at;
             at += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
         }
-        kernels->kv_write(graph->pool, shape, attention->jobs, attention->count, k->data, k->dtype, k->width, v->data, v->dtype, v->width);
-        kernels->forward(graph->pool, shape, attention->jobs, attention->count, q->data, q->dtype, q->width, o->data, o->dtype, o->width, lse->data, o->rows, scratch);
+        kernels->kv_write(graph->pool, shape, attention->jobs, attention->count, k->data, k->dtype, k->width, v->data,
+                          v->dtype, v->width);
+        kernels->forward(graph->pool, shape, attention->jobs, attention->count, q->data, q->dtype, q->width, o->data,
+                         o->dtype, o->width, lse->data, o->rows, scratch);
     }
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, store, store_bytes);
@@ -66,16 +70,22 @@ static void attention_backward(struct graph *graph, struct op *op) {
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.5 * attention_flops(attention);   /* five products where the forward has two */
     if (graph_computes(graph))
-        kernels->backward(graph->pool, shape, attention->jobs, attention->count, q->data, k->data, v->data, o->data, o->grad, q->dtype,
-                          q->width, k->width, v->width, o->width, lse->data, o->rows, dq, dk, dv, scratch);
+        kernels->backward(graph->pool, shape, attention->jobs, attention->count, q->data, k->data, v->data, o->data,
+                          o->grad, q->dtype, q->width, k->width, v->width, o->width, lse->data, o->rows, dq, dk, dv,
+                          scratch);
     scratch_give(graph, scratch, scratch_bytes);
 }
 
 static const struct op_kind attention_kind = {
-    .name = "attention", .forward = attention_forward, .backward = attention_backward, .reads_inputs = 7, .reads_outputs = 3,
+    .name = "attention",
+    .forward = attention_forward,
+    .backward = attention_backward,
+    .reads_inputs = 7,
+    .reads_outputs = 3,
 };
 
-struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v, const struct attention_shape *shape, const struct attention_job *jobs, int count) {
+struct tensor *op_attention(struct graph *graph, struct tensor *q, struct tensor *k, struct tensor *v,
+                            const struct attention_shape *shape, const struct attention_job *jobs, int count) {
     struct op *op = op_new(graph, &attention_kind, sizeof(struct attention) + (size_t)count * sizeof *jobs);
     if (!op) return NULL;
     struct attention *attention = op->extra;

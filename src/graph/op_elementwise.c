@@ -10,18 +10,21 @@ static void embedding_forward(struct graph *graph, struct op *op) {
     const struct embedding *embedding = op->extra;
     const struct tensor *x = op->out[0];
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.embedding_forward(graph->pool, x->data, table->value ? (const void *)table->value : table->stored, table->value ? DTYPE_F32 : table->stored_dtype,
-                                           embedding->ids, x->rows, x->width);
+    graph->kernels->rows.embedding_forward(
+        graph->pool, x->data, table->value ? (const void *)table->value : table->stored,
+        table->value ? DTYPE_F32 : table->stored_dtype, embedding->ids, x->rows, x->width);
 }
 
 static void embedding_backward(struct graph *graph, struct op *op) {
     const struct embedding *embedding = op->extra;
     const struct tensor *x = op->out[0];
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.embedding_backward(graph->pool, parameter_gradient_zeroed(op->parameters[0]), x->grad, embedding->ids, x->rows, x->width);
+    graph->kernels->rows.embedding_backward(graph->pool, parameter_gradient_zeroed(op->parameters[0]), x->grad,
+                                            embedding->ids, x->rows, x->width);
 }
 
-static const struct op_kind embedding_kind = {.name = "embedding", .forward = embedding_forward, .backward = embedding_backward};
+static const struct op_kind embedding_kind = {
+    .name = "embedding", .forward = embedding_forward, .backward = embedding_backward};
 
 struct tensor *op_embedding(struct graph *graph, struct parameter *table, const int32_t *ids, int64_t rows) {
     struct op *op = op_new(graph, &embedding_kind, sizeof(struct embedding));
@@ -39,14 +42,20 @@ static void rotate(struct graph *graph, const struct op *op, void *data, enum dt
     const struct rope *rope = op->extra;
     const struct tensor *x = op->out[0];
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.rope(graph->pool, data, dtype, x->width, x->rows, rope->heads, rope->head_dim, rope->offset, rope->dims, rope->table, rope->positions, rope->interleaved, inverse);
+    graph->kernels->rows.rope(graph->pool, data, dtype, x->width, x->rows, rope->heads, rope->head_dim, rope->offset,
+                              rope->dims, rope->table, rope->positions, rope->interleaved, inverse);
 }
 
-static void rope_forward(struct graph *graph, struct op *op) { rotate(graph, op, op->out[0]->data, op->out[0]->dtype, false); }
+static void rope_forward(struct graph *graph, struct op *op) {
+    rotate(graph, op, op->out[0]->data, op->out[0]->dtype, false);
+}
 
-static void rope_backward(struct graph *graph, struct op *op) { rotate(graph, op, op->in[0]->grad, op->in[0]->grad_dtype, true); }
+static void rope_backward(struct graph *graph, struct op *op) {
+    rotate(graph, op, op->in[0]->grad, op->in[0]->grad_dtype, true);
+}
 
-static const struct op_kind rope_kind = {.name = "rope", .forward = rope_forward, .backward = rope_backward, .moves_input = true};
+static const struct op_kind rope_kind = {
+    .name = "rope", .forward = rope_forward, .backward = rope_backward, .moves_input = true};
 
 struct tensor *op_rope(struct graph *graph, struct tensor *x, const struct rope *rope) {
     struct op *op = op_new(graph, &rope_kind, sizeof *rope);
@@ -71,10 +80,12 @@ static void swiglu_backward(struct graph *graph, struct op *op) {
     const struct tensor *h = op->out[0];
     void *dgate = gradient_sole(graph, gate), *dup = gradient_sole(graph, up);
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.swiglu_backward(graph->pool, dgate, dup, h->grad, gate->data, up->data, h->dtype, h->rows * h->width);
+    graph->kernels->rows.swiglu_backward(graph->pool, dgate, dup, h->grad, gate->data, up->data, h->dtype,
+                                         h->rows * h->width);
 }
 
-static const struct op_kind swiglu_kind = {.name = "swiglu", .forward = swiglu_forward, .backward = swiglu_backward, .reads_inputs = 3};
+static const struct op_kind swiglu_kind = {
+    .name = "swiglu", .forward = swiglu_forward, .backward = swiglu_backward, .reads_inputs = 3};
 
 struct tensor *op_swiglu(struct graph *graph, struct tensor *gate, struct tensor *up) {
     struct op *op = op_new(graph, &swiglu_kind, 0);
@@ -125,14 +136,16 @@ struct tensor *op_add(struct graph *graph, struct tensor *a, struct tensor *b) {
 
 static void widen_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0], *y = op->out[0];
-    if (graph_computes(graph)) graph->kernels->rows.convert(graph->pool, y->data, DTYPE_F32, x->data, x->dtype, y->rows * y->width);
+    if (graph_computes(graph))
+        graph->kernels->rows.convert(graph->pool, y->data, DTYPE_F32, x->data, x->dtype, y->rows * y->width);
 }
 
 static void widen_backward(struct graph *graph, struct op *op) {
     struct tensor *x = op->in[0];
     const struct tensor *y = op->out[0];
     void *dx = gradient_sole(graph, x);
-    if (graph_computes(graph)) graph->kernels->rows.convert(graph->pool, dx, x->grad_dtype, y->grad, DTYPE_F32, y->rows * y->width);
+    if (graph_computes(graph))
+        graph->kernels->rows.convert(graph->pool, dx, x->grad_dtype, y->grad, DTYPE_F32, y->rows * y->width);
 }
 
 static const struct op_kind widen_kind = {.name = "widen", .forward = widen_forward, .backward = widen_backward};

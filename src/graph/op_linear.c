@@ -1,4 +1,5 @@
-/* Linear layers y_i = W_i x that share their input (spec/v1-v3.md section 7: dx = sum_i W_i^T dy_i, dW_i += dy_i x^T). */
+/* Linear layers y_i = W_i x that share their input (spec/v1-v3.md section 7: dx = sum_i
+ * W_i^T dy_i, dW_i += dy_i x^T). */
 #include <math.h>
 
 #include "graph/weights.h"
@@ -14,17 +15,26 @@ struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
     };
 }
 
-struct matrix matrix_of_inputs(const struct parameter *w, const void *x, enum dtype dtype, int64_t rows, int64_t stride) {
-    return quantised_as_x(w, (struct matrix){.data = x, .dtype = dtype, .rows = rows, .cols = w->shape[1], .stride = stride, .column_scales = w->compute == DTYPE_F8_E4M3});
+struct matrix matrix_of_inputs(const struct parameter *w, const void *x, enum dtype dtype, int64_t rows,
+                               int64_t stride) {
+    return quantised_as_x(w, (struct matrix){.data = x,
+                                             .dtype = dtype,
+                                             .rows = rows,
+                                             .cols = w->shape[1],
+                                             .stride = stride,
+                                             .column_scales = w->compute == DTYPE_F8_E4M3});
 }
 
 size_t packed_inputs_bytes(const struct graph *graph, const struct parameter *w, int64_t rows) {
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    return w->compute == DTYPE_F8_E4M3 ? matmul->packed_columns_bytes(rows, w->shape[1]) : matmul->packed_bytes(rows, w->shape[1], w->compute);
+    return w->compute == DTYPE_F8_E4M3 ? matmul->packed_columns_bytes(rows, w->shape[1])
+                                       : matmul->packed_bytes(rows, w->shape[1], w->compute);
 }
 
 /* Codes that products in BF16 read as such. */
-static bool as_codes(const struct parameter *w) { return w->compute == DTYPE_BF16 && parameter_packed_type(w) == DTYPE_F8_E4M3; }
+static bool as_codes(const struct parameter *w) {
+    return w->compute == DTYPE_BF16 && parameter_packed_type(w) == DTYPE_F8_E4M3;
+}
 
 struct matrix matrix_of_view(const struct parameter *w, const struct parameter_view *view) {
     struct matrix m = matrix_of_parameter(w, view->transposed);
@@ -46,7 +56,8 @@ size_t weight_scratch_bytes(const struct graph *graph, const struct parameter *w
     return graph->kernels->matmul.packed_bytes(side == 0 ? in : out, side == 0 ? out : in, parameter_packed_type(w));
 }
 
-void weight_operand(const struct graph *graph, const struct parameter *w, int side, void *scratch, struct matmul_product *product) {
+void weight_operand(const struct graph *graph, const struct parameter *w, int side, void *scratch,
+                    struct matmul_product *product) {
     if (w->packed[side]) {
         stored_operand(w, side, product);
         return;
@@ -64,11 +75,12 @@ void stored_operand(const struct parameter *w, int side, struct matmul_product *
     product->codes = as_codes(w);
 }
 
-/* ---- what quantisation loses ------------------------------------------------------------------------------------------------- */
+/* ---- what quantisation loses ------------------------------------------------------------------------------------- */
 
 void count_operand(struct graph *graph, const struct parameter *w, enum fp8_operand which, const struct matrix *m) {
     if (!graph->fp8 || graph->again || w->compute != DTYPE_F8_E4M3 || !graph_computes(graph)) return;
-    graph->kernels->rows.count_fp8(graph->pool, which == FP8_X ? &graph->fp8->x : &graph->fp8->dy, m->data, m->dtype, m->stride, m->rows, m->cols, m->least_amax, m->power_of_two);
+    graph->kernels->rows.count_fp8(graph->pool, which == FP8_X ? &graph->fp8->x : &graph->fp8->dy, m->data, m->dtype,
+                                   m->stride, m->rows, m->cols, m->least_amax, m->power_of_two);
 }
 
 struct weight_count { const struct parameter *w; _Atomic int64_t underflows, overflows; };
@@ -82,7 +94,8 @@ static void count_weight_part(void *context, int thread, int threads) {
     pool_share(out, MATMUL_GRAIN, thread, threads, &begin, &end);
     for (int64_t r0 = begin; r0 < end; r0 += MATMUL_GRAIN)
         for (int64_t c0 = 0; c0 < in; c0 += MATMUL_GRAIN) {
-            const int64_t r1 = r0 + MATMUL_GRAIN < out ? r0 + MATMUL_GRAIN : out, c1 = c0 + MATMUL_GRAIN < in ? c0 + MATMUL_GRAIN : in;
+            const int64_t r1 = r0 + MATMUL_GRAIN < out ? r0 + MATMUL_GRAIN : out,
+                          c1 = c0 + MATMUL_GRAIN < in ? c0 + MATMUL_GRAIN : in;
             float amax = 0;
             for (int64_t r = r0; r < r1; r++)
                 for (int64_t c = c0; c < c1; c++) amax = fp8_largest(amax, w->value[r * in + c]);
@@ -91,7 +104,8 @@ static void count_weight_part(void *context, int thread, int threads) {
                 for (int64_t c = c0; c < c1; c++) {
                     const float x = fabsf(w->value[r * in + c] / scale);
                     underflows += x > 0 && x <= 0x1p-10f;   /* half of the smallest code, to even */
-                    overflows += x >= 464.0f;               /* what would be rounded to a larger code than the largest; infinities alone */
+                    /* what would be rounded to a larger code than the largest; infinities alone */
+                    overflows += x >= 464.0f;
                 }
         }
     count->underflows += underflows;
@@ -117,7 +131,8 @@ float *parameter_gradient_zeroed(struct parameter *w) {
 static void linear_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0];
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    const size_t matmul_bytes = matmul->scratch_bytes(x->rows, x->width, op->parameters[0]->compute, pool_threads(graph->pool));
+    const size_t matmul_bytes = matmul->scratch_bytes(x->rows, x->width, op->parameters[0]->compute,
+                                                      pool_threads(graph->pool));
     void *matmul_scratch = scratch_take(graph, matmul_bytes);
     void *weight_scratch[OP_MAX];
     size_t weight_bytes[OP_MAX];
@@ -129,10 +144,15 @@ static void linear_forward(struct graph *graph, struct op *op) {
     if (graph_computes(graph)) {
         struct matmul_product products[OP_MAX];
         for (int i = 0; i < op->outs; i++) {
-            products[i] = (struct matmul_product){.n = op->out[i]->width, .c = op->out[i]->data, .c_stride = op->out[i]->width, .c_dtype = op->out[i]->dtype};
+            products[i] = (struct matmul_product){.n = op->out[i]->width,
+                                                  .c = op->out[i]->data,
+                                                  .c_stride = op->out[i]->width,
+                                                  .c_dtype = op->out[i]->dtype};
             weight_operand(graph, op->parameters[i], 0, weight_scratch[i], &products[i]);
         }
-        const struct matrix a = quantised_as_x(op->parameters[0], (struct matrix){.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width});
+        const struct matrix a = quantised_as_x(
+            op->parameters[0],
+            (struct matrix){.data = x->data, .dtype = x->dtype, .rows = x->rows, .cols = x->width, .stride = x->width});
         count_operand(graph, op->parameters[0], FP8_X, &a);
         for (int i = 0; i < op->outs; i++) count_weight(graph, op->parameters[i]);
         matmul->run(graph->pool, &a, op->parameters[0]->compute, products, op->outs, matmul_scratch);
@@ -148,14 +168,20 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
     const struct tensor *y = op->out[i];
     bool accumulate;
     void *dx = gradient_of(graph, x, &accumulate);
-    const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, op->parameters[i]->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, op->parameters[i]->compute,
+                                                       pool_threads(graph->pool));
     const size_t weight_bytes = weight_scratch_bytes(graph, op->parameters[i], 1);
-    void *scratch = scratch_take(graph, scratch_bytes), *weight_scratch = weight_bytes ? scratch_take(graph, weight_bytes) : NULL;
+    void *scratch = scratch_take(graph, scratch_bytes),
+         *weight_scratch = weight_bytes ? scratch_take(graph, weight_bytes) : NULL;
     graph->flops += 2.0 * (double)x->rows * (double)op->parameters[i]->count;
     if (graph_computes(graph)) {
-        const struct matrix a = quantised_as_dy(op->parameters[i], (struct matrix){.data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width});
+        const struct matrix a = quantised_as_dy(
+            op->parameters[i],
+            (struct matrix){
+                .data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width});
         count_operand(graph, op->parameters[i], FP8_DY, &a);
-        struct matmul_product product = {.n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate};
+        struct matmul_product product = {
+            .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate};
         weight_operand(graph, op->parameters[i], 1, weight_scratch, &product);
         matmul->run(graph->pool, &a, op->parameters[i]->compute, &product, 1, scratch);
     }
@@ -164,15 +190,24 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
 }
 
 /* dW += A B with A = dY^T [out, rows] and B = X [rows, in] */
-void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride, int64_t rows, const void *packed_x) {
+void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, enum dtype dy_dtype, int64_t dy_stride,
+                     int64_t rows, const void *packed_x) {
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
     const int64_t out = w->shape[0], in = w->shape[1];
     const size_t scratch_bytes = matmul->scratch_bytes(out, rows, w->compute, pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * (double)rows * (double)w->count;
     if (graph_computes(graph)) {
-        const struct matrix a = quantised_as_dy(w, (struct matrix){.data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true});
-        const struct matmul_product product = {.packed = packed_x, .n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written, .column_scales = w->compute == DTYPE_F8_E4M3};
+        const struct matrix a = quantised_as_dy(
+            w, (struct matrix){
+                   .data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true});
+        const struct matmul_product product = {.packed = packed_x,
+                                               .n = in,
+                                               .c = w->grad,
+                                               .c_stride = in,
+                                               .c_dtype = DTYPE_F32,
+                                               .accumulate = w->grad_written,
+                                               .column_scales = w->compute == DTYPE_F8_E4M3};
         matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
         w->grad_written = true;
     }
@@ -190,13 +225,17 @@ static void linear_backward(struct graph *graph, struct op *op) {
         matmul_pack(graph->pool, &graph->kernels->matmul, packed, &b, op->parameters[0]->compute);
     }
     for (int i = 0; i < op->outs; i++)
-        if (op->out[i]->grad) weight_gradient(graph, op->parameters[i], op->out[i]->grad, op->out[i]->grad_dtype, op->out[i]->width, x->rows, packed);
+        if (op->out[i]->grad)
+            weight_gradient(graph, op->parameters[i], op->out[i]->grad, op->out[i]->grad_dtype, op->out[i]->width,
+                            x->rows, packed);
     scratch_give(graph, packed, packed_bytes);
 }
 
-static const struct op_kind linear_kind = {.name = "linear", .forward = linear_forward, .backward = linear_backward, .reads_inputs = 1};
+static const struct op_kind linear_kind = {
+    .name = "linear", .forward = linear_forward, .backward = linear_backward, .reads_inputs = 1};
 
-void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count, struct tensor **outputs) {
+void op_linear(struct graph *graph, struct tensor *x, struct parameter *const *weights, int count,
+               struct tensor **outputs) {
     for (int i = 0; i < count; i++) outputs[i] = NULL;
     struct op *op = op_new(graph, &linear_kind, 0);
     if (!op) return;

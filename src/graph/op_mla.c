@@ -1,13 +1,16 @@
 /* Multi-head latent attention: its own operations (spec/v1-v3.md sections 2.4, 2.7 and 7.6).
  *
- * Expanded (training): latent splits what W_kva made, latent_keys makes each head's keys and values of it, and attention is the common one.
- * Absorbed (inference): W_kvb goes into the queries and the outputs, head by head, and attention reads the latents themselves. */
+ * Expanded (training): latent splits what W_kva made, latent_keys makes each head's keys and values of it, and
+ * attention is the common one. Absorbed (inference): W_kvb goes into the queries and the outputs, head by head, and
+ * attention reads the latents themselves. */
 #include "graph/columns.h"
 #include "graph/weights.h"
 
-static void *element(const struct tensor *t, int64_t index) { return (uint8_t *)t->data + dtype_bytes(t->dtype, (size_t)index); }
+static void *element(const struct tensor *t, int64_t index) {
+    return (uint8_t *)t->data + dtype_bytes(t->dtype, (size_t)index);
+}
 
-/* ---- [c_raw | k_r_raw] -> c = RMSNorm(c_raw), k_r = rope(k_r_raw) ------------------------------------------------------------------ */
+/* ---- [c_raw | k_r_raw] -> c = RMSNorm(c_raw), k_r = rope(k_r_raw) ------------------------------------------------ */
 
 struct latent { float eps; const float *table; const int32_t *positions; };
 
@@ -17,9 +20,11 @@ static void latent_forward(struct graph *graph, struct op *op) {
     const struct row_kernels *kernels = &graph->kernels->rows;
     const struct tensor *x = op->in[0], *c = op->out[0], *k_r = op->out[1], *rstd = op->out[2];
     if (!graph_computes(graph)) return;
-    kernels->rmsnorm_forward(graph->pool, c->data, c->dtype, c->width, rstd->data, x->data, x->dtype, x->width, op->parameters[0]->value, x->rows, c->width, latent->eps);
+    kernels->rmsnorm_forward(graph->pool, c->data, c->dtype, c->width, rstd->data, x->data, x->dtype, x->width,
+                             op->parameters[0]->value, x->rows, c->width, latent->eps);
     columns_move(graph, k_r->data, k_r->width, 0, x->data, x->width, c->width, k_r->width, x->rows, x->dtype, false);
-    kernels->rope(graph->pool, k_r->data, k_r->dtype, k_r->width, x->rows, 1, (int)k_r->width, 0, (int)k_r->width, latent->table, latent->positions, true, false);
+    kernels->rope(graph->pool, k_r->data, k_r->dtype, k_r->width, x->rows, 1, (int)k_r->width, 0, (int)k_r->width,
+                  latent->table, latent->positions, true, false);
 }
 
 /* dx = [ RMSNorm's backward of dc | R(-p) dk_r ], summed in fp32 */
@@ -37,18 +42,22 @@ static void latent_backward(struct graph *graph, struct op *op) {
     if (graph_computes(graph)) {
         float *dw = parameter_gradient_zeroed(op->parameters[0]);
         memset(dx, 0, (size_t)(x->rows * x->width) * sizeof(float));
-        kernels->rmsnorm_backward(graph->pool, dx, x->width, dw, c->grad, c->grad_dtype, c->width, x->data, x->dtype, x->width, op->parameters[0]->value, rstd->data, x->rows, c->width, scratch);
+        kernels->rmsnorm_backward(graph->pool, dx, x->width, dw, c->grad, c->grad_dtype, c->width, x->data, x->dtype,
+                                  x->width, op->parameters[0]->value, rstd->data, x->rows, c->width, scratch);
         columns_move(graph, dx, x->width, c->width, k_r->grad, k_r->width, 0, k_r->width, x->rows, DTYPE_F32, false);
-        kernels->rope(graph->pool, dx, DTYPE_F32, x->width, x->rows, 1, (int)x->width, (int)c->width, (int)k_r->width, latent->table, latent->positions, true, true);
+        kernels->rope(graph->pool, dx, DTYPE_F32, x->width, x->rows, 1, (int)x->width, (int)c->width, (int)k_r->width,
+                      latent->table, latent->positions, true, true);
         if (!direct) kernels->convert(graph->pool, sole, x->grad_dtype, dx, DTYPE_F32, x->rows * x->width);
     }
     scratch_give(graph, scratch, scratch_bytes);
     if (!direct) scratch_give(graph, dx, dx_bytes);
 }
 
-static const struct op_kind latent_kind = {.name = "latent", .forward = latent_forward, .backward = latent_backward, .reads_inputs = 1, .reads_outputs = 4};
+static const struct op_kind latent_kind = {
+    .name = "latent", .forward = latent_forward, .backward = latent_backward, .reads_inputs = 1, .reads_outputs = 4};
 
-void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, float eps, const float *table, const int32_t *positions, struct tensor **c, struct tensor **k_r) {
+void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, float eps, const float *table,
+               const int32_t *positions, struct tensor **c, struct tensor **k_r) {
     *c = *k_r = NULL;
     struct op *op = op_new(graph, &latent_kind, sizeof(struct latent));
     if (!op) return;
@@ -61,14 +70,22 @@ void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, fl
     op_run(graph, op);
 }
 
-/* ---- kvu, k_r -> k = [k_n | k_r] and v of every head --------------------------------------------------------------------------------- */
+/* ---- kvu, k_r -> k = [k_n | k_r] and v of every head ------------------------------------------------------------- */
 
 /* One row: per head [nope | value] and the shared [rotary] to [nope | rotary] and [value]; elements of `size` bytes. */
-struct keys { uint8_t *k, *v, *kvu; const uint8_t *k_r; float *dk_r; enum dtype dtype; int heads; int64_t nope, rotary, value, rows; };
+struct keys {
+    uint8_t *k, *v, *kvu;
+    const uint8_t *k_r;
+    float *dk_r;
+    enum dtype dtype;
+    int heads;
+    int64_t nope, rotary, value, rows;
+};
 
 static void keys_forward_part(void *context, int thread, int threads) {
     const struct keys *s = context;
-    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary, value = size * (size_t)s->value;
+    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary,
+                 value = size * (size_t)s->value;
     int64_t begin, end;
     pool_share(s->rows, 1, thread, threads, &begin, &end);
     for (int64_t row = begin; row < end; row++)
@@ -85,7 +102,8 @@ static void keys_forward_part(void *context, int thread, int threads) {
 /* dkvu = [dk_n | dv];  dk_r = sum over the heads of their dk's last channels, in fp32 and in the order of the heads */
 static void keys_backward_part(void *context, int thread, int threads) {
     const struct keys *s = context;
-    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary, value = size * (size_t)s->value;
+    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary,
+                 value = size * (size_t)s->value;
     int64_t begin, end;
     pool_share(s->rows, 1, thread, threads, &begin, &end);
     for (int64_t row = begin; row < end; row++) {
@@ -97,7 +115,8 @@ static void keys_backward_part(void *context, int thread, int threads) {
             memcpy(dkvu, dk, nope);
             memcpy(dkvu + nope, s->v + at * value, value);
             for (int64_t i = 0; i < s->rotary; i++) {
-                const float x = s->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)(const void *)(dk + nope))[i]) : ((const float *)(const void *)(dk + nope))[i];
+                const float x = s->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)(const void *)(dk + nope))[i])
+                                                       : ((const float *)(const void *)(dk + nope))[i];
                 dk_r[i] = h ? dk_r[i] + x : x;
             }
         }
@@ -120,15 +139,19 @@ static void keys_backward(struct graph *graph, struct op *op) {
     pool_run(graph->pool, keys_backward_part, &task);
 }
 
-/* The backward reads no data. But with kvu kept, k and v are made again without its product, and they are the larger ones. */
-static const struct op_kind keys_kind = {.name = "latent_keys", .forward = keys_forward, .backward = keys_backward, .reads_inputs = 1};
+/* The backward reads no data. But with kvu kept, k and v are made again without its product, and they are the larger
+ * ones. */
+static const struct op_kind keys_kind = {
+    .name = "latent_keys", .forward = keys_forward, .backward = keys_backward, .reads_inputs = 1};
 
-void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope, struct tensor **k, struct tensor **v) {
+void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope,
+                    struct tensor **k, struct tensor **v) {
     *k = *v = NULL;
     struct op *op = op_new(graph, &keys_kind, sizeof(struct keys));
     if (!op) return;
     const int64_t value = kvu->width / heads - nope;
-    *(struct keys *)op->extra = (struct keys){.dtype = kvu->dtype, .heads = heads, .nope = nope, .rotary = k_r->width, .value = value, .rows = kvu->rows};
+    *(struct keys *)op->extra = (struct keys){
+        .dtype = kvu->dtype, .heads = heads, .nope = nope, .rotary = k_r->width, .value = value, .rows = kvu->rows};
     op_input(op, kvu);
     op_input(op, k_r);
     *k = op_output(graph, op, kvu->rows, heads * (nope + k_r->width), kvu->dtype, kvu->grad_dtype);
@@ -136,7 +159,7 @@ void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r,
     op_run(graph, op);
 }
 
-/* ---- inference: attention over the latents --------------------------------------------------------------------------------------------- */
+/* ---- inference: attention over the latents ----------------------------------------------------------------------- */
 
 struct latent_attention {
     struct latent_shape shape;
@@ -154,15 +177,29 @@ struct latent_attention {
 #define EXPANDED_ROWS 256
 
 struct attention_shape latent_attention_shape(const struct latent_shape *shape) {
-    return (struct attention_shape){.heads = shape->heads, .kv_heads = 1, .qk_dim = (int)(shape->rank + shape->rotary), .v_dim = (int)shape->rank, .scale = shape->scale, .kv_dtype = shape->cache, .value_in_key = true};
+    return (struct attention_shape){.heads = shape->heads,
+                                    .kv_heads = 1,
+                                    .qk_dim = (int)(shape->rank + shape->rotary),
+                                    .v_dim = (int)shape->rank,
+                                    .scale = shape->scale,
+                                    .kv_dtype = shape->cache,
+                                    .value_in_key = true};
 }
 
 static struct attention_shape expanded_shape(const struct latent_shape *shape, enum dtype dtype) {
-    return (struct attention_shape){.heads = shape->heads, .kv_heads = shape->heads, .qk_dim = (int)(shape->nope + shape->rotary), .v_dim = (int)shape->value, .scale = shape->scale, .kv_dtype = dtype};
+    return (struct attention_shape){.heads = shape->heads,
+                                    .kv_heads = shape->heads,
+                                    .qk_dim = (int)(shape->nope + shape->rotary),
+                                    .v_dim = (int)shape->value,
+                                    .scale = shape->scale,
+                                    .kv_dtype = dtype};
 }
 
-/* C_h [rows, n] = A_h [rows, k] B_h for every head, A_h and C_h being columns of `a` and `c`, B_h the views of `w` from `view` on. */
-static void heads_product(struct graph *graph, struct latent_attention *attention, const struct parameter *w, int view, const void *a, int64_t a_width, int64_t k, void *c, int64_t c_width, int64_t n, int64_t rows) {
+/* C_h [rows, n] = A_h [rows, k] B_h for every head, A_h and C_h being columns of `a` and `c`, B_h the views of `w` from
+ * `view` on. */
+static void heads_product(struct graph *graph, struct latent_attention *attention, const struct parameter *w, int view,
+                          const void *a, int64_t a_width, int64_t k, void *c, int64_t c_width, int64_t n,
+                          int64_t rows) {
     const int heads = attention->shape.heads;
     const enum dtype dtype = compute_activation(graph->compute);
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
@@ -171,11 +208,20 @@ static void heads_product(struct graph *graph, struct latent_attention *attentio
     graph->flops += 2.0 * (double)rows * (double)k * (double)n * heads;
     if (graph_computes(graph)) {
         for (int h = 0; h < heads; h++) {
-            attention->products[h] = (struct matmul_product){.n = n, .c = (uint8_t *)c + dtype_bytes(dtype, (size_t)(h * c_width)), .c_stride = heads * c_width, .c_dtype = dtype};
+            attention->products[h] = (struct matmul_product){.n = n,
+                                                             .c = (uint8_t *)c +
+                                                                  dtype_bytes(dtype, (size_t)(h * c_width)),
+                                                             .c_stride = heads * c_width,
+                                                             .c_dtype = dtype};
             view_operand(w, view + h, &attention->products[h]);
             attention->groups[h] = (struct matmul_group){
-                .a = {.data = (const uint8_t *)a + dtype_bytes(dtype, (size_t)(h * a_width)), .dtype = dtype, .rows = rows, .cols = k, .stride = heads * a_width},
-                .products = &attention->products[h], .count = 1,
+                .a = {.data = (const uint8_t *)a + dtype_bytes(dtype, (size_t)(h * a_width)),
+                      .dtype = dtype,
+                      .rows = rows,
+                      .cols = k,
+                      .stride = heads * a_width},
+                .products = &attention->products[h],
+                .count = 1,
             };
         }
         matmul->run_grouped(graph->pool, view_compute(w), attention->groups, heads, scratch);
@@ -209,26 +255,32 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
     const struct attention_shape absorbed = latent_attention_shape(shape);
     const int64_t heads = shape->heads, head = shape->nope + shape->rotary, wide = shape->rank + shape->rotary;
     const enum dtype dtype = compute_activation(graph->compute);
-    const size_t qt_bytes = dtype_bytes(dtype, (size_t)(rows * heads * wide)), ol_bytes = dtype_bytes(dtype, (size_t)(rows * heads * shape->rank));
+    const size_t qt_bytes = dtype_bytes(dtype, (size_t)(rows * heads * wide)),
+                 ol_bytes = dtype_bytes(dtype, (size_t)(rows * heads * shape->rank));
     void *qt = scratch_take(graph, qt_bytes), *ol = scratch_take(graph, ol_bytes);
     const void *q_rows = graph_computes(graph) ? element(q, row * q->width) : NULL;
     heads_product(graph, attention, op->parameters[0], 0, q_rows, head, shape->nope, qt, wide, shape->rank, rows);
-    if (graph_computes(graph)) columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, dtype, false);
+    if (graph_computes(graph))
+        columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, dtype,
+                     false);
 
-    const size_t scratch_bytes = kernels->scratch_bytes(&absorbed, end_of(attention->some, count), pool_threads(graph->pool));
+    const size_t scratch_bytes = kernels->scratch_bytes(&absorbed, end_of(attention->some, count),
+                                                        pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * pairs_of(attention->some, count) * (double)heads * (double)(wide + shape->rank);
     if (graph_computes(graph))
-        kernels->forward(graph->pool, &absorbed, attention->some, count, qt, dtype, heads * wide, ol, dtype, heads * shape->rank, NULL, rows, scratch);
+        kernels->forward(graph->pool, &absorbed, attention->some, count, qt, dtype, heads * wide, ol, dtype,
+                         heads * shape->rank, NULL, rows, scratch);
     scratch_give(graph, scratch, scratch_bytes);
 
-    heads_product(graph, attention, op->parameters[0], shape->heads, ol, shape->rank, shape->rank, graph_computes(graph) ? element(o, row * o->width) : NULL, shape->value, shape->value, rows);
+    heads_product(graph, attention, op->parameters[0], shape->heads, ol, shape->rank, shape->rank,
+                  graph_computes(graph) ? element(o, row * o->width) : NULL, shape->value, shape->value, rows);
     scratch_give(graph, ol, ol_bytes);
     scratch_give(graph, qt, qt_bytes);
 }
 
-/* One span in the expanded form. Its latents are in the sequence's store already; all positions' keys and values are made from there:
- *   [k_n,h | v_h] = [ UK_h c | UV_h c ],   k_h = [k_n,h | k_r] */
+/* One span in the expanded form. Its latents are in the sequence's store already; all positions' keys and values are
+ * made from there: [k_n,h | v_h] = [ UK_h c | UV_h c ],   k_h = [k_n,h | k_r] */
 static void attend_expanded(struct graph *graph, struct op *op, const struct attention_job *job) {
     struct latent_attention *attention = op->extra;
     const struct latent_shape *shape = &attention->shape;
@@ -238,26 +290,44 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
     const enum dtype dtype = compute_activation(graph->compute);
     const struct attention_shape absorbed = latent_attention_shape(shape), expanded = expanded_shape(shape, dtype);
-    const int64_t heads = shape->heads, head = shape->nope + shape->rotary, positions = job->position + job->count, most = positions < EXPANDED_ROWS ? positions : EXPANDED_ROWS;
-    const size_t store_bytes = kernels->kv_bytes(&expanded, positions), c_bytes = dtype_bytes(dtype, (size_t)(most * shape->rank)), k_r_bytes = dtype_bytes(dtype, (size_t)(most * shape->rotary));
-    const size_t k_bytes = dtype_bytes(dtype, (size_t)(most * heads * head)), v_bytes = dtype_bytes(dtype, (size_t)(most * heads * shape->value));
+    const int64_t heads = shape->heads, head = shape->nope + shape->rotary, positions = job->position + job->count,
+                  most = positions < EXPANDED_ROWS ? positions : EXPANDED_ROWS;
+    const size_t store_bytes = kernels->kv_bytes(&expanded, positions),
+                 c_bytes = dtype_bytes(dtype, (size_t)(most * shape->rank)),
+                 k_r_bytes = dtype_bytes(dtype, (size_t)(most * shape->rotary));
+    const size_t k_bytes = dtype_bytes(dtype, (size_t)(most * heads * head)),
+                 v_bytes = dtype_bytes(dtype, (size_t)(most * heads * shape->value));
     const size_t product_bytes = matmul->scratch_bytes(most, shape->rank, view_compute(w), pool_threads(graph->pool));
-    void *store = scratch_take(graph, store_bytes), *c = scratch_take(graph, c_bytes), *k_r = scratch_take(graph, k_r_bytes), *k = scratch_take(graph, k_bytes), *v = scratch_take(graph, v_bytes);
+    void *store = scratch_take(graph, store_bytes), *c = scratch_take(graph, c_bytes),
+         *k_r = scratch_take(graph, k_r_bytes), *k = scratch_take(graph, k_bytes), *v = scratch_take(graph, v_bytes);
     void *product_scratch = scratch_take(graph, product_bytes);
-    graph->flops += 2.0 * (double)positions * (double)w->count + 2.0 * pairs_of(job, 1) * (double)heads * (double)(head + shape->value);
+    graph->flops += 2.0 * (double)positions * (double)w->count +
+                    2.0 * pairs_of(job, 1) * (double)heads * (double)(head + shape->value);
     if (graph_computes(graph))
         for (int64_t first = 0; first < positions; first += most) {
             const int64_t rows = positions - first < most ? positions - first : most;
-            kernels->kv_read(graph->pool, &absorbed, job, first, rows, k_r, dtype, shape->rotary, c, dtype, shape->rank);
+            kernels->kv_read(graph->pool, &absorbed, job, first, rows, k_r, dtype, shape->rotary, c, dtype,
+                             shape->rank);
             for (int h = 0; h < shape->heads; h++) {
-                attention->products[2 * h] = (struct matmul_product){.n = shape->nope, .c = (uint8_t *)k + dtype_bytes(dtype, (size_t)(h * head)), .c_stride = heads * head, .c_dtype = dtype};
-                attention->products[2 * h + 1] = (struct matmul_product){.n = shape->value, .c = (uint8_t *)v + dtype_bytes(dtype, (size_t)(h * shape->value)), .c_stride = heads * shape->value, .c_dtype = dtype};
+                attention->products[2 * h] = (struct matmul_product){.n = shape->nope,
+                                                                     .c = (uint8_t *)k +
+                                                                          dtype_bytes(dtype, (size_t)(h * head)),
+                                                                     .c_stride = heads * head,
+                                                                     .c_dtype = dtype};
+                attention->products[2 * h + 1] = (struct matmul_product){
+                    .n = shape->value,
+                    .c = (uint8_t *)v + dtype_bytes(dtype, (size_t)(h * shape->value)),
+                    .c_stride = heads * shape->value,
+                    .c_dtype = dtype};
                 view_operand(w, 2 * shape->heads + h, &attention->products[2 * h]);
                 view_operand(w, shape->heads + h, &attention->products[2 * h + 1]);
             }
-            const struct matrix a = {.data = c, .dtype = dtype, .rows = rows, .cols = shape->rank, .stride = shape->rank};
+            const struct matrix a = {
+                .data = c, .dtype = dtype, .rows = rows, .cols = shape->rank, .stride = shape->rank};
             matmul->run(graph->pool, &a, view_compute(w), attention->products, 2 * shape->heads, product_scratch);
-            for (int64_t h = 0; h < heads; h++) columns_move(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows, dtype, false);
+            for (int64_t h = 0; h < heads; h++)
+                columns_move(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows,
+                             dtype, false);
             const struct attention_job part = {.kv = store, .capacity = positions, .position = first, .count = rows};
             kernels->kv_write(graph->pool, &expanded, &part, 1, k, dtype, heads * head, v, dtype, heads * shape->value);
         }
@@ -269,8 +339,10 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
     const size_t scratch_bytes = kernels->scratch_bytes(&expanded, positions, pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     if (graph_computes(graph)) {
-        const struct attention_job whole = {.kv = store, .capacity = positions, .row = job->row, .position = job->position, .count = job->count};
-        kernels->forward(graph->pool, &expanded, &whole, 1, q->data, q->dtype, q->width, o->data, o->dtype, o->width, NULL, q->rows, scratch);
+        const struct attention_job whole = {
+            .kv = store, .capacity = positions, .row = job->row, .position = job->position, .count = job->count};
+        kernels->forward(graph->pool, &expanded, &whole, 1, q->data, q->dtype, q->width, o->data, o->dtype, o->width,
+                         NULL, q->rows, scratch);
     }
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, store, store_bytes);
@@ -285,7 +357,8 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
     const struct attention_shape absorbed = latent_attention_shape(shape);
 
     size_t store_bytes = 0;
-    for (int i = 0; attention->own_stores && i < attention->count; i++) store_bytes += (kernels->kv_bytes(&absorbed, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+    for (int i = 0; attention->own_stores && i < attention->count; i++)
+        store_bytes += (kernels->kv_bytes(&absorbed, attention->jobs[i].capacity) + 63) & ~(size_t)63;
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     if (graph_computes(graph)) {
         uint8_t *at = store;
@@ -293,7 +366,8 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
             attention->jobs[i].kv = at;
             at += (kernels->kv_bytes(&absorbed, attention->jobs[i].capacity) + 63) & ~(size_t)63;
         }
-        kernels->kv_write(graph->pool, &absorbed, attention->jobs, attention->count, k_r->data, k_r->dtype, k_r->width, c->data, c->dtype, c->width);
+        kernels->kv_write(graph->pool, &absorbed, attention->jobs, attention->count, k_r->data, k_r->dtype, k_r->width,
+                          c->data, c->dtype, c->width);
     }
 
     int some = 0;
@@ -304,12 +378,17 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
         for (int64_t done = 0; !expanded && done < job->count;) {
             const int64_t taken = job->count - done < ABSORBED_ROWS - rows ? job->count - done : ABSORBED_ROWS - rows;
             if (!some) first = job->row + done;
-            attention->some[some++] = (struct attention_job){.kv = job->kv, .capacity = job->capacity, .row = rows, .position = job->position + done, .count = taken};
+            attention->some[some++] = (struct attention_job){.kv = job->kv,
+                                                             .capacity = job->capacity,
+                                                             .row = rows,
+                                                             .position = job->position + done,
+                                                             .count = taken};
             rows += taken;
             done += taken;
             if (rows == ABSORBED_ROWS) attend_absorbed(graph, op, some, first, rows), some = 0, rows = 0;
         }
-        if (some && (expanded || i + 1 == attention->count)) attend_absorbed(graph, op, some, first, rows), some = 0, rows = 0;
+        if (some && (expanded || i + 1 == attention->count))
+            attend_absorbed(graph, op, some, first, rows), some = 0, rows = 0;
         if (expanded) attend_expanded(graph, op, job);
     }
     scratch_give(graph, store, store_bytes);
@@ -317,15 +396,21 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
 
 static const struct op_kind latent_attention_kind = {.name = "latent_attention", .forward = latent_attention_forward};
 
-struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct tensor *c, struct tensor *k_r, struct parameter *kv_b, const struct latent_shape *shape, const struct attention_job *jobs, int count) {
+struct tensor *op_latent_attention(struct graph *graph, struct tensor *q, struct tensor *c, struct tensor *k_r,
+                                   struct parameter *kv_b, const struct latent_shape *shape,
+                                   const struct attention_job *jobs, int count) {
     const size_t heads = (size_t)shape->heads, list = (size_t)count * sizeof *jobs;
     struct op *op = op_new(graph, &latent_attention_kind, sizeof(struct latent_attention));
     if (!op) return NULL;
     struct latent_attention *attention = op->extra;
     *attention = (struct latent_attention){
-        .shape = *shape, .count = count, .own_stores = jobs[0].kv == NULL,
-        .jobs = arena_alloc(&graph->arena, list), .some = arena_alloc(&graph->arena, list),
-        .groups = arena_alloc(&graph->arena, heads * sizeof *attention->groups), .products = arena_alloc(&graph->arena, 2 * heads * sizeof *attention->products),
+        .shape = *shape,
+        .count = count,
+        .own_stores = jobs[0].kv == NULL,
+        .jobs = arena_alloc(&graph->arena, list),
+        .some = arena_alloc(&graph->arena, list),
+        .groups = arena_alloc(&graph->arena, heads * sizeof *attention->groups),
+        .products = arena_alloc(&graph->arena, 2 * heads * sizeof *attention->products),
     };
     if (!attention->jobs || !attention->some || !attention->groups || !attention->products) {
         graph->status = STATUS_NO_MEMORY;

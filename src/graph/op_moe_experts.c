@@ -1,14 +1,18 @@
-/* The experts of a layer, each with the tokens that were routed to it (spec/v1-v3.md sections 2.3 and 7.7): grouped products over rows sorted by expert.
+/* The experts of a layer, each with the tokens that were routed to it (spec/v1-v3.md sections 2.3 and 7.7): grouped
+ * products over rows sorted by expert.
  *
- *   x --gather--> [T K, d] --W_gate, W_up--> gate_up [T K, 2 fe] --g silu(a) b--> h --W_down--> [T K, d] --sum over the slots--> y [T, d]
+ *   x --gather--> [T K, d] --W_gate, W_up--> gate_up [T K, 2 fe] --g silu(a) b--> h --W_down--> [T K, d] --sum over the
+ * slots--> y [T, d]
  *
- * The weight g multiplies h, so that dg = sum dh silu(a) b needs no expert's output. Between forward and backward only gate_up is kept. Experts without rows cost nothing. */
+ * The weight g multiplies h, so that dg = sum dh silu(a) b needs no expert's output. Between forward and backward only
+ * gate_up is kept. Experts without rows cost nothing. */
 #include "graph/experts.h"
 #include "graph/weights.h"
 
 struct experts { struct moe_gate gate; const struct expert *experts; int64_t tokens; };
 
-/* What the parts of a forward or backward share. Between products, rows go through the caches in chunks of whole experts: buffers hold `room` rows, which one expert cannot exceed. */
+/* What the parts of a forward or backward share. Between products, rows go through the caches in chunks of whole
+ * experts: buffers hold `room` rows, which one expert cannot exceed. */
 struct pass {
     struct graph *graph;
     const struct experts *op;
@@ -21,18 +25,29 @@ struct pass {
     int count;
     int64_t begin, end;           /* experts of the chunk */
     int64_t first, used;          /* its first row, and its rows; while planning: one chunk of all rows */
-    struct expert_walk walk;      /* of graph->experts, in a forward whose experts it brings; else its experts are NULL */
+    /* of graph->experts, in a forward whose experts it brings; else its experts are NULL */
+    struct expert_walk walk;
 };
 
 #define CHUNK_BYTES ((int64_t)2 << 20)   /* of rows as wide as the hidden state */
 
-static size_t list_bytes(const struct pass *pass) { return (size_t)(2 * pass->op->gate.experts) * (sizeof *pass->groups + sizeof *pass->products + sizeof *pass->walk.states); }
+static size_t list_bytes(const struct pass *pass) {
+    return (size_t)(2 * pass->op->gate.experts) *
+           (sizeof *pass->groups + sizeof *pass->products + sizeof *pass->walk.states);
+}
 
-static int64_t wanted_rows(const struct pass *pass) { return CHUNK_BYTES / (int64_t)dtype_bytes(compute_activation(pass->compute), (size_t)pass->hidden); }
+static int64_t wanted_rows(const struct pass *pass) {
+    return CHUNK_BYTES / (int64_t)dtype_bytes(compute_activation(pass->compute), (size_t)pass->hidden);
+}
 
 static struct pass pass_begin(struct graph *graph, const struct experts *op, const struct tensor *routing) {
     const struct parameter *up = op->experts[0].up;
-    struct pass pass = {.graph = graph, .op = op, .rows = op->tokens * op->gate.top_k, .hidden = up->shape[1], .width = up->shape[0], .compute = up->compute};
+    struct pass pass = {.graph = graph,
+                        .op = op,
+                        .rows = op->tokens * op->gate.top_k,
+                        .hidden = up->shape[1],
+                        .width = up->shape[0],
+                        .compute = up->compute};
     pass.room = wanted_rows(&pass);
     if (pass.room < op->tokens) pass.room = op->tokens;
     if (pass.room > pass.rows) pass.room = pass.rows;
@@ -49,7 +64,12 @@ static void pass_walk(struct pass *pass, unsigned parts) {
     struct graph *graph = pass->graph;
     if (!graph->experts || !graph_computes(graph) || !pass->op->experts[0].up->absent) return;
     struct expert_state *states = (struct expert_state *)(void *)(pass->products + 2 * pass->op->gate.experts);
-    pass->walk = (struct expert_walk){.experts = pass->op->experts, .first = pass->routing.first, .count = pass->op->gate.experts, .parts = parts, .states = states, .error = &graph->error};
+    pass->walk = (struct expert_walk){.experts = pass->op->experts,
+                                      .first = pass->routing.first,
+                                      .count = pass->op->gate.experts,
+                                      .parts = parts,
+                                      .states = states,
+                                      .error = &graph->error};
     graph->experts->begin(graph->experts, &pass->walk);
 }
 
@@ -80,16 +100,20 @@ static bool next_chunk(struct pass *pass) {
 struct operand { void *data; enum dtype dtype; int64_t stride, column, first; };
 
 static void *operand_row(const struct operand *operand, int64_t row) {
-    return (uint8_t *)operand->data + dtype_bytes(operand->dtype, (size_t)((row - operand->first) * operand->stride + operand->column));
+    return (uint8_t *)operand->data +
+           dtype_bytes(operand->dtype, (size_t)((row - operand->first) * operand->stride + operand->column));
 }
 
-/* Runs the list that was made, whose products have at most so many rows of A and so long sums, and counts the FLOPs of `products` products of the chunk's rows. */
+/* Runs the list that was made, whose products have at most so many rows of A and so long sums, and counts the FLOPs of
+ * `products` products of the chunk's rows. */
 static void run_list(struct pass *pass, int64_t max_m, int64_t max_k, int products) {
     struct graph *graph = pass->graph;
-    const size_t scratch_bytes = graph->kernels->matmul.grouped_scratch_bytes(max_m, max_k, pass->compute, pool_threads(graph->pool));
+    const size_t scratch_bytes = graph->kernels->matmul.grouped_scratch_bytes(max_m, max_k, pass->compute,
+                                                                              pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * products * (double)pass->used * (double)pass->hidden * (double)pass->width;
-    if (graph_computes(graph)) graph->kernels->matmul.run_grouped(graph->pool, pass->compute, pass->groups, pass->count, scratch);
+    if (graph_computes(graph))
+        graph->kernels->matmul.run_grouped(graph->pool, pass->compute, pass->groups, pass->count, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     pass->count = 0;
 }
@@ -100,8 +124,11 @@ static struct parameter *matrix_of(const struct pass *pass, int64_t e, enum whic
     return which == GATE ? expert->gate : which == UP ? expert->up : expert->down;
 }
 
-/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1): which matrices are needed is known only now, so those without a packed copy are read where they lie. `matrices`: with 2, the one after `which` shares a, and its result follows in c. */
-static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int side, enum which which, int matrices, const struct operand *c, bool accumulate) {
+/* For each expert with rows: its rows of c = its rows of a times W^T (side 0) or W (side 1): which matrices are needed
+ * is known only now, so those without a packed copy are read where they lie. `matrices`: with 2, the one after `which`
+ * shares a, and its result follows in c. */
+static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int side, enum which which, int matrices,
+                      const struct operand *c, bool accumulate) {
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
@@ -110,35 +137,57 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
         struct operand to = *c;
         for (int i = 0; i < matrices; i++) {
             const struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i));
-            products[i] = (struct matmul_product){.n = w->shape[side], .c = operand_row(&to, row), .c_stride = c->stride, .c_dtype = c->dtype, .accumulate = accumulate};
+            products[i] = (struct matmul_product){.n = w->shape[side],
+                                                  .c = operand_row(&to, row),
+                                                  .c_stride = c->stride,
+                                                  .c_dtype = c->dtype,
+                                                  .accumulate = accumulate};
             stored_operand(w, side, &products[i]);
-            if (pass->walk.experts) products[i].unpacked.data = pass->graph->experts->data(pass->graph->experts, &pass->walk, e, (enum expert_part)((int)which + i));
+            if (pass->walk.experts)
+                products[i].unpacked.data = pass->graph->experts->data(pass->graph->experts, &pass->walk, e,
+                                                                       (enum expert_part)((int)which + i));
             if (side == 0) count_weight(pass->graph, w);
             to.column += w->shape[side];
         }
-        const struct matrix rows_of_a = {.data = operand_row(a, row), .dtype = a->dtype, .rows = rows, .cols = k, .stride = a->stride};
+        const struct matrix rows_of_a = {
+            .data = operand_row(a, row), .dtype = a->dtype, .rows = rows, .cols = k, .stride = a->stride};
         const struct parameter *w = matrix_of(pass, e, which);
         struct matmul_group *group = &pass->groups[pass->count++];
-        *group = (struct matmul_group){side == 0 ? quantised_as_x(w, rows_of_a) : quantised_as_dy(w, rows_of_a), products, matrices};
+        *group = (struct matmul_group){side == 0 ? quantised_as_x(w, rows_of_a) : quantised_as_dy(w, rows_of_a),
+                                       products, matrices};
         count_operand(pass->graph, w, side == 0 ? FP8_X : FP8_DY, &group->a);
     }
 }
 
-/* dW += dY^T X for each expert with rows; the others' gradients stay as they are. With two matrices, the second's dY follows in the columns of dy; where its gradient follows
- * the first's in memory, too, they are one product: x is packed once. */
-static void list_weight_gradients(struct pass *pass, enum which which, int matrices, const struct operand *dy, const struct operand *x) {
+/* dW += dY^T X for each expert with rows; the others' gradients stay as they are. With two matrices, the second's dY
+ * follows in the columns of dy; where its gradient follows the first's in memory, too, they are one product: x is
+ * packed once. */
+static void list_weight_gradients(struct pass *pass, enum which which, int matrices, const struct operand *dy,
+                                  const struct operand *x) {
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
         struct operand from = *dy;
         for (int i = 0; rows > 0 && i < matrices; i++) {
-            struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i)), *next = i + 1 < matrices ? matrix_of(pass, e, (enum which)((int)which + i + 1)) : NULL;
+            struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i)),
+                             *next = i + 1 < matrices ? matrix_of(pass, e, (enum which)((int)which + i + 1)) : NULL;
             const bool joined = next && next->grad == w->grad + w->count && next->grad_written == w->grad_written;
             const int64_t in = w->shape[1], out = joined ? w->shape[0] + next->shape[0] : w->shape[0];
             struct matmul_product *product = &pass->products[pass->count];
-            *product = (struct matmul_product){.n = in, .c = w->grad, .c_stride = in, .c_dtype = DTYPE_F32, .accumulate = w->grad_written,
-                                               .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride), .column_scales = w->compute == DTYPE_F8_E4M3};
-            const struct matrix dy_columns = {.data = operand_row(&from, row), .dtype = from.dtype, .rows = out, .cols = rows, .stride = from.stride, .transposed = true};
+            *product = (struct matmul_product){
+                .n = in,
+                .c = w->grad,
+                .c_stride = in,
+                .c_dtype = DTYPE_F32,
+                .accumulate = w->grad_written,
+                .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride),
+                .column_scales = w->compute == DTYPE_F8_E4M3};
+            const struct matrix dy_columns = {.data = operand_row(&from, row),
+                                              .dtype = from.dtype,
+                                              .rows = out,
+                                              .cols = rows,
+                                              .stride = from.stride,
+                                              .transposed = true};
             pass->groups[pass->count++] = (struct matmul_group){quantised_as_dy(w, dy_columns), product, 1};
             from.column += out;
             w->grad_written = true;
@@ -148,7 +197,8 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
 }
 
 /* The chunk's rows of c = rows of a times W^T, with the experts as they arrive where they have to be brought. */
-static void multiply_rows(struct pass *pass, const struct operand *a, int64_t max_m, int64_t k, enum which which, int matrices, const struct operand *c) {
+static void multiply_rows(struct pass *pass, const struct operand *a, int64_t max_m, int64_t k, enum which which,
+                          int matrices, const struct operand *c) {
     struct graph *graph = pass->graph;
     if (!pass->walk.experts) {
         list_rows(pass, a, k, 0, which, matrices, c, false);
@@ -171,7 +221,8 @@ static void multiply_rows(struct pass *pass, const struct operand *a, int64_t ma
 /* The chunk's rows of x [tokens, hidden]. */
 static struct operand gather(struct pass *pass, void *to, const void *x, enum dtype dtype) {
     if (graph_computes(pass->graph))
-        pass->graph->kernels->moe.gather(pass->graph->pool, to, x, pass->routing.source + pass->first, pass->op->gate.top_k, pass->used, dtype_bytes(dtype, (size_t)pass->hidden));
+        pass->graph->kernels->moe.gather(pass->graph->pool, to, x, pass->routing.source + pass->first,
+                                         pass->op->gate.top_k, pass->used, dtype_bytes(dtype, (size_t)pass->hidden));
     return (struct operand){to, dtype, pass->hidden, 0, pass->first};
 }
 
@@ -200,11 +251,14 @@ static void up_backward(struct graph *graph, struct op *op) {
     const int64_t width = pass.width, hidden = pass.hidden;
     if (x->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;   /* a block that breaks the rule in graph.h */
     float *dx = gradient_zeroed(graph, x);
-    const size_t sorted_bytes = (size_t)(pass.room * hidden) * sizeof(float), gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.room * hidden)), tokens_bytes = (size_t)pass.room * sizeof(int32_t);
+    const size_t sorted_bytes = (size_t)(pass.room * hidden) * sizeof(float),
+                 gathered_bytes = dtype_bytes(x->dtype, (size_t)(pass.room * hidden)),
+                 tokens_bytes = (size_t)pass.room * sizeof(int32_t);
     float *sorted = scratch_take(graph, sorted_bytes);   /* dx by rows */
     void *gathered = scratch_take(graph, gathered_bytes);
     int32_t *tokens = scratch_take(graph, tokens_bytes);
-    const struct operand da = {gate_up->grad, gate_up->grad_dtype, 2 * width, 0, 0}, db = {gate_up->grad, gate_up->grad_dtype, 2 * width, width, 0};
+    const struct operand da = {gate_up->grad, gate_up->grad_dtype, 2 * width, 0, 0},
+                         db = {gate_up->grad, gate_up->grad_dtype, 2 * width, width, 0};
     while (next_chunk(&pass)) {
         const struct operand c = {sorted, DTYPE_F32, hidden, 0, pass.first};
         list_rows(&pass, &da, width, 1, GATE, 1, &c, false);
@@ -212,7 +266,8 @@ static void up_backward(struct graph *graph, struct op *op) {
         list_rows(&pass, &db, width, 1, UP, 1, &c, true);
         run_list(&pass, x->rows, width, 1);
         if (graph_computes(graph)) {
-            for (int64_t i = 0; i < pass.used; i++) tokens[i] = pass.routing.source[pass.first + i] / pass.op->gate.top_k;
+            for (int64_t i = 0; i < pass.used; i++)
+                tokens[i] = pass.routing.source[pass.first + i] / pass.op->gate.top_k;
             graph->kernels->rows.embedding_backward(graph->pool, dx, sorted, tokens, pass.used, hidden);
         }
         const struct operand b = gather(&pass, gathered, x->data, x->dtype);
@@ -225,22 +280,26 @@ static void up_backward(struct graph *graph, struct op *op) {
     pass_end(&pass);
 }
 
-void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts) {
+void op_experts_announce(struct graph *graph, const struct routed *routed, const struct moe_gate *gate,
+                         const struct expert *experts) {
     if (!graph->experts || !graph_computes(graph) || !experts[0].up->absent) return;
     const struct moe_routing routing = moe_routing_in(routed->routing->data, gate, routed->weights->rows);
     graph->experts->announce(graph->experts, experts, routing.first, gate->experts);
 }
 
-static const struct op_kind up_kind = {.name = "experts_up", .forward = up_forward, .backward = up_backward, .reads_inputs = 3};
+static const struct op_kind up_kind = {
+    .name = "experts_up", .forward = up_forward, .backward = up_backward, .reads_inputs = 3};
 
-struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed, const struct moe_gate *gate, const struct expert *experts) {
+struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct routed *routed,
+                             const struct moe_gate *gate, const struct expert *experts) {
     struct op *op = op_new(graph, &up_kind, sizeof(struct experts));
     if (!op) return NULL;
     *(struct experts *)op->extra = (struct experts){*gate, experts, x->rows};
     op_input(op, x);
     op_input(op, routed->routing);
     const enum dtype activation = compute_activation(experts[0].up->compute);
-    struct tensor *gate_up = op_output(graph, op, x->rows * gate->top_k, 2 * experts[0].up->shape[0], activation, activation);
+    struct tensor *gate_up = op_output(graph, op, x->rows * gate->top_k, 2 * experts[0].up->shape[0], activation,
+                                       activation);
     op_run(graph, op);
     return gate_up;
 }
@@ -251,18 +310,24 @@ static void down_forward(struct graph *graph, struct op *op) {
     const struct tensor *gate_up = op->in[0], *weights = op->in[1], *shared = op->in[3], *y = op->out[0];
     const struct moe_kernels *kernels = &graph->kernels->moe;
     struct pass pass = pass_begin(graph, op->extra, op->in[2]);
-    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)), h_bytes = row_bytes / 2 * (size_t)pass.room, sorted_bytes = dtype_bytes(y->dtype, (size_t)(pass.rows * pass.hidden));
-    void *h = scratch_take(graph, h_bytes), *sorted = scratch_take(graph, sorted_bytes);   /* sorted: the experts' results, of all chunks: a token adds them up in the order of its slots */
+    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)),
+                 h_bytes = row_bytes / 2 * (size_t)pass.room,
+                 sorted_bytes = dtype_bytes(y->dtype, (size_t)(pass.rows * pass.hidden));
+    /* sorted: the experts' results, of all chunks: a token adds them up in the order of its slots */
+    void *h = scratch_take(graph, h_bytes), *sorted = scratch_take(graph, sorted_bytes);
     const struct operand c = {sorted, y->dtype, pass.hidden, 0, 0};
     pass_walk(&pass, 1u << EXPERT_DOWN);
     while (next_chunk(&pass)) {
         const struct operand a = {h, gate_up->dtype, pass.width, 0, pass.first};
         if (graph_computes(graph))
-            kernels->swiglu_forward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
+            kernels->swiglu_forward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes,
+                                    gate_up->dtype, weights->data, pass.routing.source + pass.first, pass.used,
+                                    pass.width);
         multiply_rows(&pass, &a, y->rows, pass.width, DOWN, 1, &c);
     }
     if (graph_computes(graph))
-        kernels->combine(graph->pool, y->data, shared ? shared->data : NULL, y->dtype, sorted, y->dtype, pass.routing.place, pass.op->gate.top_k, y->rows, pass.hidden);
+        kernels->combine(graph->pool, y->data, shared ? shared->data : NULL, y->dtype, sorted, y->dtype,
+                         pass.routing.place, pass.op->gate.top_k, y->rows, pass.hidden);
     scratch_give(graph, sorted, sorted_bytes);
     scratch_give(graph, h, h_bytes);
     pass_end(&pass);
@@ -275,15 +340,21 @@ static void down_backward(struct graph *graph, struct op *op) {
     const struct moe_kernels *kernels = &graph->kernels->moe;
     struct pass pass = pass_begin(graph, op->extra, op->in[2]);
     float *dg = gradient_sole(graph, weights);
-    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)), h_bytes = row_bytes / 2 * (size_t)pass.room, sorted_bytes = dtype_bytes(y->grad_dtype, (size_t)(pass.room * pass.hidden));
+    const size_t row_bytes = dtype_bytes(gate_up->dtype, (size_t)(2 * pass.width)),
+                 h_bytes = row_bytes / 2 * (size_t)pass.room,
+                 sorted_bytes = dtype_bytes(y->grad_dtype, (size_t)(pass.room * pass.hidden));
     void *sorted = scratch_take(graph, sorted_bytes), *h = scratch_take(graph, h_bytes);   /* sorted: dy by rows */
-    if (graph_computes(graph)) memset(dg, 0, (size_t)pass.rows * sizeof *dg);              /* dropped slots have no row */
+    /* dropped slots have no row */
+    if (graph_computes(graph)) memset(dg, 0, (size_t)pass.rows * sizeof *dg);
     while (next_chunk(&pass)) {
-        const struct operand dy = gather(&pass, sorted, y->grad, y->grad_dtype), dh = {h, gate_up->dtype, pass.width, 0, pass.first};
+        const struct operand dy = gather(&pass, sorted, y->grad, y->grad_dtype),
+                             dh = {h, gate_up->dtype, pass.width, 0, pass.first};
         list_rows(&pass, &dy, pass.hidden, 1, DOWN, 1, &dh, false);
         run_list(&pass, y->rows, pass.hidden, 1);
         if (graph_computes(graph))
-            kernels->swiglu_backward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes, gate_up->dtype, dg, weights->data, pass.routing.source + pass.first, pass.used, pass.width);
+            kernels->swiglu_backward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes,
+                                     gate_up->dtype, dg, weights->data, pass.routing.source + pass.first, pass.used,
+                                     pass.width);
         list_weight_gradients(&pass, DOWN, 1, &dy, &dh);   /* dh is h now */
         run_list(&pass, pass.hidden, y->rows, 1);
     }
@@ -298,9 +369,11 @@ static void down_backward(struct graph *graph, struct op *op) {
     }
 }
 
-static const struct op_kind down_kind = {.name = "experts_down", .forward = down_forward, .backward = down_backward, .reads_inputs = 7};
+static const struct op_kind down_kind = {
+    .name = "experts_down", .forward = down_forward, .backward = down_backward, .reads_inputs = 7};
 
-struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed, struct tensor *shared, const struct moe_gate *gate, const struct expert *experts) {
+struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, const struct routed *routed,
+                               struct tensor *shared, const struct moe_gate *gate, const struct expert *experts) {
     struct op *op = op_new(graph, &down_kind, sizeof(struct experts));
     if (!op) return NULL;
     const int64_t tokens = routed->weights->rows;

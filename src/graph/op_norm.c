@@ -8,7 +8,8 @@ static void rmsnorm_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0], *y = op->out[0], *rstd = op->out[1];
     const struct rmsnorm *norm = op->extra;
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.rmsnorm_forward(graph->pool, y->data, y->dtype, y->width, rstd->data, x->data, x->dtype, x->width, op->parameters[0]->value, x->rows, x->width, norm->eps);
+    graph->kernels->rows.rmsnorm_forward(graph->pool, y->data, y->dtype, y->width, rstd->data, x->data, x->dtype,
+                                         x->width, op->parameters[0]->value, x->rows, x->width, norm->eps);
 }
 
 static void rmsnorm_backward(struct graph *graph, struct op *op) {
@@ -25,7 +26,8 @@ static void rmsnorm_backward(struct graph *graph, struct op *op) {
     if (graph_computes(graph)) {
         float *dw = parameter_gradient_zeroed(w);
         if (!direct) memset(dx, 0, dx_bytes);
-        graph->kernels->rows.rmsnorm_backward(graph->pool, dx, x->width, dw, y->grad, y->grad_dtype, y->width, x->data, x->dtype, x->width, w->value, rstd->data, x->rows, x->width, scratch);
+        graph->kernels->rows.rmsnorm_backward(graph->pool, dx, x->width, dw, y->grad, y->grad_dtype, y->width, x->data,
+                                              x->dtype, x->width, w->value, rstd->data, x->rows, x->width, scratch);
         if (!direct) graph->kernels->rows.convert(graph->pool, rounded, x->grad_dtype, dx, DTYPE_F32, count);
     }
     scratch_give(graph, scratch, scratch_bytes);

@@ -1,4 +1,5 @@
-/* What moves numbers without computing: rows of a tensor, two tensors side by side, numbers from outside (spec/v1-v3.md section 2.10 puts them together at the entrance of an MTP module). */
+/* What moves numbers without computing: rows of a tensor, two tensors side by side, numbers from outside (spec/v1-v3.md
+ * section 2.10 puts them together at the entrance of an MTP module). */
 #include "graph/columns.h"
 
 /* ---- y[i] = x[rows[i]];  dx[rows[i]] += dy[i] ---- */
@@ -8,7 +9,8 @@ struct rows { const int32_t *rows; };
 static void rows_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0], *y = op->out[0];
     if (!graph_computes(graph)) return;
-    graph->kernels->moe.gather(graph->pool, y->data, x->data, ((const struct rows *)op->extra)->rows, 1, y->rows, dtype_bytes(x->dtype, (size_t)x->width));
+    graph->kernels->moe.gather(graph->pool, y->data, x->data, ((const struct rows *)op->extra)->rows, 1, y->rows,
+                               dtype_bytes(x->dtype, (size_t)x->width));
 }
 
 static void rows_backward(struct graph *graph, struct op *op) {
@@ -17,7 +19,8 @@ static void rows_backward(struct graph *graph, struct op *op) {
     if (x->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;   /* a block that breaks the rule in graph.h */
     float *dx = gradient_zeroed(graph, x);
     if (!graph_computes(graph)) return;
-    graph->kernels->rows.embedding_backward(graph->pool, dx, y->grad, ((const struct rows *)op->extra)->rows, y->rows, y->width);
+    graph->kernels->rows.embedding_backward(graph->pool, dx, y->grad, ((const struct rows *)op->extra)->rows, y->rows,
+                                            y->width);
 }
 
 static const struct op_kind rows_kind = {.name = "rows", .forward = rows_forward, .backward = rows_backward};
@@ -44,7 +47,8 @@ static void constant_forward(struct graph *graph, struct op *op) {
 /* What came as gradient is nobody's. */
 static void constant_backward(struct graph *graph, struct op *op) { (void)graph, (void)op; }
 
-static const struct op_kind constant_kind = {.name = "constant", .forward = constant_forward, .backward = constant_backward};
+static const struct op_kind constant_kind = {
+    .name = "constant", .forward = constant_forward, .backward = constant_backward};
 
 struct tensor *op_constant(struct graph *graph, const void *data, int64_t rows, int64_t width, enum dtype dtype) {
     struct op *op = op_new(graph, &constant_kind, sizeof(struct constant));
@@ -74,7 +78,9 @@ static void concat_backward(struct graph *graph, struct op *op) {
         struct tensor *x = op->in[i];
         bool accumulate;
         void *dx = gradient_of(graph, x, &accumulate);
-        if (graph_computes(graph)) columns_move(graph, dx, x->width, 0, y->grad, y->width, column, x->width, y->rows, y->grad_dtype, accumulate);
+        if (graph_computes(graph))
+            columns_move(graph, dx, x->width, 0, y->grad, y->width, column, x->width, y->rows, y->grad_dtype,
+                         accumulate);
         column += x->width;
     }
 }

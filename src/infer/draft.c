@@ -1,8 +1,11 @@
 /* Drafting: the state of the MTP modules beside the trunk's (infer.h; spec/v1-v3.md section 2.10).
  *
- * A record (struct mtp_state, model.h) describes a string of ids, those of its sequence and perhaps some that were only drafted. Module k's row i belongs to the ids up to i + k. A new id is compared with what the record has in its place: where
- * they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another turn of a conversation need no code of their own, and what a module attends to is always what it would have seen in one piece.
- * Where inputs are missing (the sequence was rewound far, or fed by others) a module begins anew with the first row whose input is there; positions are relative, so its rows stand from slot 0 on again. */
+ * A record (struct mtp_state, model.h) describes a string of ids, those of its sequence and perhaps some that were only
+ * drafted. Module k's row i belongs to the ids up to i + k. A new id is compared with what the record has in its place:
+ * where they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another turn of a
+ * conversation need no code of their own, and what a module attends to is always what it would have seen in one piece.
+ * Where inputs are missing (the sequence was rewound far, or fed by others) a module begins anew with the first row
+ * whose input is there; positions are relative, so its rows stand from slot 0 on again. */
 #include "infer/draft.h"
 
 #include <stdlib.h>
@@ -11,7 +14,8 @@
 #include "base/clock.h"
 
 #define FILL_ROWS (MTP_ROWS / 2)   /* more due rows than this are computed behind the pass that made them due */
-#define DUE_ROWS 64                /* so many rows of all texts at least, before a module that need not be complete leaves some out */
+/* so many rows of all texts at least, before a module that need not be complete leaves some out */
+#define DUE_ROWS 64
 #define STAGING_ROWS 64            /* rows of logits at a time */
 
 /* One sequence's part of a module's pass: rows first..first+count-1, which stand at `row` of the pass. */
@@ -28,20 +32,28 @@ struct draft_buffers {
     int pending;                     /* spans of work[0] that draft_fill computes */
 };
 
-/* ---- settings ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
 
 enum status engine_set_draft(struct engine *engine, enum draft_mode mode, int depths, struct error *error) {
     const struct model *model = engine->model;
     const int modules = model->mtp ? (int)model->config.num_nextn_predict_layers : 0;
     const bool able = modules > 0 && !model->expanded_prefill;
-    if (mode == DRAFT_ALWAYS && !modules) return error_set(error, STATUS_UNSUPPORTED, "drafting: the model has no MTP modules (num_nextn_predict_layers)");
-    if (mode == DRAFT_ALWAYS && !able) return error_set(error, STATUS_UNSUPPORTED, "drafting: with expanded prefill, passes of several tokens have other bits than those of one");
-    if (depths < 0 || (able && depths > modules)) return error_set(error, STATUS_INVALID, "drafting: found %d depths, expected 0 (all) to %d (num_nextn_predict_layers)", depths, modules);
+    if (mode == DRAFT_ALWAYS && !modules)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "drafting: the model has no MTP modules (num_nextn_predict_layers)");
+    if (mode == DRAFT_ALWAYS && !able)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "drafting: with expanded prefill, passes of several tokens have other bits than those of one");
+    if (depths < 0 || (able && depths > modules))
+        return error_set(error, STATUS_INVALID,
+                         "drafting: found %d depths, expected 0 (all) to %d (num_nextn_predict_layers)", depths,
+                         modules);
     draft_policy_begin(&engine->policy, able ? mode : DRAFT_OFF, depths ? depths : modules);
     struct config_sizes sizes;
     config_sizes(&model->config, &sizes);
     /* A prompt's rows of the modules cost as much of its time as they are of the weights. */
-    engine->fills_modules = engine->policy.mode != DRAFT_OFF && (mode == DRAFT_ALWAYS || 50 * sizes.mtp_parameters <= sizes.parameters) &&
+    engine->fills_modules = engine->policy.mode != DRAFT_OFF &&
+                            (mode == DRAFT_ALWAYS || 50 * sizes.mtp_parameters <= sizes.parameters) &&
                             engine->max_rows + MTP_ROWS + CONFIG_MAX_NEXTN <= MTP_IDS;
     return STATUS_OK;
 }
@@ -61,7 +73,9 @@ void draft_destroy(struct engine *engine) {
     engine->buffers = NULL;
 }
 
-static size_t row_bytes(const struct model *model) { return dtype_bytes(compute_activation(model->compute), (size_t)model->config.hidden_size); }
+static size_t row_bytes(const struct model *model) {
+    return dtype_bytes(compute_activation(model->compute), (size_t)model->config.hidden_size);
+}
 
 static bool grow(void *pointer, size_t bytes) {
     void *larger = realloc(*(void **)pointer, bytes);
@@ -73,31 +87,37 @@ static enum status reserve(struct engine *engine, int64_t spans, int64_t rows, s
     struct draft_buffers *buffers = engine->buffers ? engine->buffers : (engine->buffers = calloc(1, sizeof *buffers));
     bool complete = buffers != NULL;
     if (complete && spans > buffers->spans_capacity) {
-        for (int i = 0; i < 2; i++) complete = complete && grow(&buffers->work[i], (size_t)spans * sizeof *buffers->work[i]);
+        for (int i = 0; i < 2; i++)
+            complete = complete && grow(&buffers->work[i], (size_t)spans * sizeof *buffers->work[i]);
         complete = complete && grow(&buffers->spans, (size_t)spans * sizeof *buffers->spans);
         if (complete) buffers->spans_capacity = spans;
     }
     if (complete && rows > buffers->capacity) {
-        for (int i = 0; i < 2; i++) complete = complete && grow(&buffers->rows[i], (size_t)rows * row_bytes(engine->model));
-        complete = complete && grow(&buffers->ids, (size_t)rows * sizeof *buffers->ids) && grow(&buffers->logit_rows, (size_t)rows * sizeof *buffers->logit_rows);
+        for (int i = 0; i < 2; i++)
+            complete = complete && grow(&buffers->rows[i], (size_t)rows * row_bytes(engine->model));
+        complete = complete && grow(&buffers->ids, (size_t)rows * sizeof *buffers->ids) &&
+                   grow(&buffers->logit_rows, (size_t)rows * sizeof *buffers->logit_rows);
         if (complete) buffers->capacity = rows;
     }
-    return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of drafting", (long long)rows);
+    return complete ? STATUS_OK
+                    : error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of drafting", (long long)rows);
 }
 
-/* ---- the record of a sequence -------------------------------------------------------------------------------------------------------- */
+/* ---- the record of a sequence ------------------------------------------------------------------------------------ */
 
 static int64_t at_most(int64_t value, int64_t limit) {
     if (limit < 0) limit = 0;
     return value < limit ? value : limit;
 }
 
-/* Forgets what belongs to the id of `position` or a later one. Where nothing is left of the next module's inputs, which are a module's outputs, its rows are computed again from where the next one's end. */
+/* Forgets what belongs to the id of `position` or a later one. Where nothing is left of the next module's inputs, which
+ * are a module's outputs, its rows are computed again from where the next one's end. */
 static void cut(struct mtp_state *state, int64_t position) {
     for (int depth = CONFIG_MAX_NEXTN; depth > 0; depth--) {
         struct mtp_rows *rows = &state->rows[depth - 1];
         rows->length = at_most(rows->length, position - depth);
-        if (depth < CONFIG_MAX_NEXTN && rows[1].first == rows[1].end && rows[1].length > rows[1].base) rows->length = at_most(rows->length, rows[1].length);
+        if (depth < CONFIG_MAX_NEXTN && rows[1].first == rows[1].end && rows[1].length > rows[1].base)
+            rows->length = at_most(rows->length, rows[1].length);
         rows->base = at_most(rows->base, rows->length);
         rows->end = at_most(rows->end, position - depth + 1);
         rows->first = at_most(rows->first, rows->end);
@@ -106,7 +126,8 @@ static void cut(struct mtp_state *state, int64_t position) {
 
 static void put_id(struct mtp_state *state, int64_t position, int32_t id) {
     if (position > state->end_id) {   /* others fed what is between */
-        for (int i = 0; i < CONFIG_MAX_NEXTN; i++) state->rows[i] = (struct mtp_rows){ position, position, position, position };
+        for (int i = 0; i < CONFIG_MAX_NEXTN; i++)
+            state->rows[i] = (struct mtp_rows){position, position, position, position};
         state->first_id = state->end_id = position;
     } else if (position < state->first_id || (position < state->end_id && state->ids[position % MTP_IDS] != id)) {
         cut(state, position);
@@ -128,7 +149,8 @@ static void *put_input(const struct sequence *sequence, int depth, int64_t row) 
     return sequence_mtp_input(sequence, depth, row);
 }
 
-/* Copies the last of `span`'s rows, which `source` has, to the record as inputs of a depth, if there is such a module. */
+/* Copies the last of `span`'s rows, which `source` has, to the record as inputs of a
+ * depth, if there is such a module. */
 static void put_inputs(const struct model *model, const struct module_span *span, int depth, const uint8_t *source) {
     const size_t bytes = row_bytes(model);
     if (depth > model->config.num_nextn_predict_layers) return;
@@ -136,8 +158,10 @@ static void put_inputs(const struct model *model, const struct module_span *span
         memcpy(put_input(span->sequence, depth, span->first + i), source + (size_t)(span->row + i) * bytes, bytes);
 }
 
-/* The rows of a depth that are due up to `goal`: from which one on? Inputs come from `fresh` (rows that a pass just made; count 0: none) and the record; more than `most` rows are not waited for. -1: none can be computed. */
-static int64_t first_due(const struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh, int64_t most) {
+/* The rows of a depth that are due up to `goal`: from which one on? Inputs come from `fresh` (rows that a pass just
+ * made; count 0: none) and the record; more than `most` rows are not waited for. -1: none can be computed. */
+static int64_t first_due(const struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh,
+                         int64_t most) {
     struct mtp_rows *rows = &sequence->mtp->rows[depth - 1];
     int64_t first = rows->first, end = rows->end;   /* of the inputs there are */
     if (fresh->count) {
@@ -147,41 +171,53 @@ static int64_t first_due(const struct sequence *sequence, int depth, int64_t goa
     if (first < sequence->mtp->first_id - depth) first = sequence->mtp->first_id - depth;
     if (first >= goal || end < goal) return -1;
     if (first < goal - most) first = goal - most;
-    if (rows->length < first || rows->length == rows->base || rows->base >= goal) rows->base = rows->length = first;   /* begins (anew) */
+    /* begins (anew) */
+    if (rows->length < first || rows->length == rows->base || rows->base >= goal) rows->base = rows->length = first;
     return rows->length < goal ? rows->length : goal - 1;   /* the last row is what drafts */
 }
 
 /* Puts a span's rows behind the others of a module's pass: inputs and ids. */
-static void gather(struct engine *engine, struct module_span *span, int depth, const struct module_span *fresh, const uint8_t *source, uint8_t *inputs) {
+static void gather(struct engine *engine, struct module_span *span, int depth, const struct module_span *fresh,
+                   const uint8_t *source, uint8_t *inputs) {
     const size_t bytes = row_bytes(engine->model);
     const struct mtp_state *state = span->sequence->mtp;
     for (int64_t i = 0; i < span->count; i++) {
         const int64_t row = span->first + i;
-        const void *input = fresh->count && row >= fresh->first ? source + (size_t)(fresh->row + row - fresh->first) * bytes : sequence_mtp_input(span->sequence, depth, row);
+        const void *input = fresh->count && row >= fresh->first
+                                ? source + (size_t)(fresh->row + row - fresh->first) * bytes
+                                : sequence_mtp_input(span->sequence, depth, row);
         memcpy(inputs + (size_t)(span->row + i) * bytes, input, bytes);
         engine->buffers->ids[span->row + i] = state->ids[(row + depth) % MTP_IDS];
     }
 }
 
-/* ---- a module's pass ------------------------------------------------------------------------------------------------------------------- */
+/* ---- a module's pass --------------------------------------------------------------------------------------------- */
 
-struct chooser { struct draft *drafts; int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits); void *context; };
+struct chooser {
+    struct draft *drafts;
+    int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits);
+    void *context;
+};
 
 /* The logits of each span's last row, to whoever chooses. */
-static enum status choose_drafts(struct engine *engine, const struct module_span *work, int count, struct tensor *h, const struct chooser *chooser, struct error *error) {
+static enum status choose_drafts(struct engine *engine, const struct module_span *work, int count, struct tensor *h,
+                                 const struct chooser *chooser, struct error *error) {
     struct draft_buffers *buffers = engine->buffers;
     const int64_t vocab = engine->model->config.vocab_size, staged = count < STAGING_ROWS ? count : STAGING_ROWS;
     if (staged > buffers->logits_capacity) {
-        if (!grow(&buffers->logits, (size_t)(staged * vocab) * sizeof(float))) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of logits", (long long)staged);
+        if (!grow(&buffers->logits, (size_t)(staged * vocab) * sizeof(float)))
+            return error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of logits", (long long)staged);
         buffers->logits_capacity = staged;
     }
     for (int from = 0; from < count; from += STAGING_ROWS) {
         const int part = count - from < STAGING_ROWS ? count - from : STAGING_ROWS;
-        for (int i = 0; i < part; i++) buffers->logit_rows[i] = (int32_t)(work[from + i].row + work[from + i].count - 1);
+        for (int i = 0; i < part; i++)
+            buffers->logit_rows[i] = (int32_t)(work[from + i].row + work[from + i].count - 1);
         op_logits(&engine->graph, h, engine->model->head, buffers->logit_rows, part, buffers->logits);
         for (int i = 0; i < part && !engine->graph.status; i++) {
             struct draft *draft = &chooser->drafts[work[from + i].index];
-            const int32_t id = chooser->choose(chooser->context, work[from + i].index, draft, buffers->logits + i * vocab);
+            const int32_t id = chooser->choose(chooser->context, work[from + i].index, draft,
+                                               buffers->logits + i * vocab);
             draft->ids[draft->count++] = id;
             put_id(draft->sequence->mtp, draft->sequence->length + draft->count, id);
         }
@@ -189,8 +225,10 @@ static enum status choose_drafts(struct engine *engine, const struct module_span
     return STATUS_OK;
 }
 
-/* Rows of one module, those of all spans together: inputs are replaced by outputs. `chooser` NULL: only the state is wanted. */
-static enum status run_module(struct engine *engine, int depth, const struct module_span *work, int count, uint8_t *rows, const struct chooser *chooser, struct error *error) {
+/* Rows of one module, those of all spans together: inputs are replaced by outputs. `chooser` NULL: only the state is
+ * wanted. */
+static enum status run_module(struct engine *engine, int depth, const struct module_span *work, int count,
+                              uint8_t *rows, const struct chooser *chooser, struct error *error) {
     struct draft_buffers *buffers = engine->buffers;
     struct model *model = engine->model;
     const int64_t total = work[count - 1].row + work[count - 1].count;
@@ -203,7 +241,8 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     const struct batch batch = { buffers->ids, total, buffers->spans, count };
     enum status status = STATUS_OK;
     graph_reset(&engine->graph);
-    struct tensor *inputs = op_constant(&engine->graph, rows, total, model->config.hidden_size, compute_activation(model->compute));
+    struct tensor *inputs = op_constant(&engine->graph, rows, total, model->config.hidden_size,
+                                        compute_activation(model->compute));
     struct tensor *h = engine->graph.status ? NULL : model_forward_mtp(&engine->graph, model, depth, inputs, &batch);
     if (!engine->graph.status) {
         memcpy(rows, h->data, (size_t)total * row_bytes(model));
@@ -211,7 +250,8 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     }
     if (engine->graph.status) {
         status = engine->graph.status;
-        if (engine->graph.error.code == STATUS_OK) error_set(error, status, "no memory for a pass of %lld rows of an MTP module", (long long)total);
+        if (engine->graph.error.code == STATUS_OK)
+            error_set(error, status, "no memory for a pass of %lld rows of an MTP module", (long long)total);
         else if (error) *error = engine->graph.error;   /* an expert could not be read */
         for (int i = 0; i < count; i++) work[i].sequence->mtp->rows[depth - 1].length = work[i].first;
     }
@@ -220,7 +260,7 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     return status;
 }
 
-/* ---- behind a pass of the trunk -------------------------------------------------------------------------------------------------------- */
+/* ---- behind a pass of the trunk ---------------------------------------------------------------------------------- */
 
 enum status draft_keep(struct engine *engine, int span_count, const struct tensor *h, struct error *error) {
     const uint8_t *source = h->data;
@@ -235,8 +275,11 @@ enum status draft_keep(struct engine *engine, int span_count, const struct tenso
         const struct span *span = &engine->spans[s];
         if (!span->sequence->mtp) continue;
         const struct module_span fresh = { span->sequence, 0, span->position, span->count, span->row };
-        for (int64_t t = 0; t < span->count; t++) put_id(span->sequence->mtp, span->position + t, engine->ids[span->row + t]);
-        const int64_t goal = span->position + span->count - 1, first = engine->fills_modules && goal > 0 ? first_due(span->sequence, 1, goal, &fresh, INT64_MAX) : -1;
+        for (int64_t t = 0; t < span->count; t++)
+            put_id(span->sequence->mtp, span->position + t, engine->ids[span->row + t]);
+        const int64_t goal = span->position + span->count - 1,
+                      first = engine->fills_modules && goal > 0 ? first_due(span->sequence, 1, goal, &fresh, INT64_MAX)
+                                                                : -1;
         if (first >= 0 && goal - first > FILL_ROWS) {
             struct module_span *work = &engine->buffers->work[0][engine->buffers->pending++];
             *work = (struct module_span){ span->sequence, 0, first, goal - first, rows };
@@ -259,7 +302,10 @@ enum status draft_fill(struct engine *engine, struct error *error) {
         int64_t rows = 0;
         status = run_module(engine, depth, work, count, buffers->rows[from], NULL, error);
         for (int i = 0; i < count && !status; i++) {   /* its rows are the next one's inputs */
-            const int64_t goal = work[i].first + work[i].count - 1, first = depth < engine->policy.depths && goal > 0 ? first_due(work[i].sequence, depth + 1, goal, &work[i], INT64_MAX) : -1;
+            const int64_t goal = work[i].first + work[i].count - 1,
+                          first = depth < engine->policy.depths && goal > 0
+                                      ? first_due(work[i].sequence, depth + 1, goal, &work[i], INT64_MAX)
+                                      : -1;
             if (first >= 0) {
                 next[kept] = (struct module_span){ work[i].sequence, 0, first, goal - first, rows };
                 gather(engine, &next[kept], depth + 1, &work[i], buffers->rows[from], buffers->rows[1 - from]);
@@ -273,11 +319,15 @@ enum status draft_fill(struct engine *engine, struct error *error) {
     return status;
 }
 
-/* ---- drafts ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- drafts ------------------------------------------------------------------------------------------------------ */
 
-enum status engine_draft(struct engine *engine, struct draft *drafts, int count, int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits), void *context, struct error *error) {
+enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
+                         int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits),
+                         void *context, struct error *error) {
     const struct chooser chooser = { drafts, choose, context };
-    const int64_t share = count ? DUE_ROWS / count : 0, most = engine->fills_modules ? MTP_ROWS : share > CONFIG_MAX_NEXTN ? share : CONFIG_MAX_NEXTN + 1;
+    const int64_t share = count ? DUE_ROWS / count : 0, most = engine->fills_modules      ? MTP_ROWS
+                                                               : share > CONFIG_MAX_NEXTN ? share
+                                                                                          : CONFIG_MAX_NEXTN + 1;
     enum status status = reserve(engine, count, (int64_t)count * (MTP_ROWS + CONFIG_MAX_NEXTN), error);
     for (int i = 0; i < count && !status; i++) {
         drafts[i].count = 0;
@@ -298,7 +348,8 @@ enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
         }
         if (!spans) break;
         status = run_module(engine, depth, work, spans, engine->buffers->rows[0], &chooser, error);
-        for (int i = 0; i < spans && !status; i++) put_inputs(engine->model, &work[i], depth + 1, engine->buffers->rows[0]);
+        for (int i = 0; i < spans && !status; i++)
+            put_inputs(engine->model, &work[i], depth + 1, engine->buffers->rows[0]);
     }
     return status;
 }

@@ -4,7 +4,8 @@
 
 #include "infer/infer.h"
 
-/* After a pass over engine->spans, while its h lives: keeps the new ids and the last rows of every sequence with modules, and notes the modules' rows that must be computed before their inputs are gone. */
+/* After a pass over engine->spans, while its h lives: keeps the new ids and the last rows of every sequence with
+ * modules, and notes the modules' rows that must be computed before their inputs are gone. */
 enum status draft_keep(struct engine *engine, int span_count, const struct tensor *h, struct error *error);
 /* After the pass was reset: computes those. */
 enum status draft_fill(struct engine *engine, struct error *error);

@@ -10,7 +10,7 @@
 #define RATE_WINDOW 32       /* drafts that a rate remembers */
 #define IDLE_ROUNDS 64       /* after so many a text that does not take part tries again */
 
-/* ---- measurements ------------------------------------------------------------------------------------------------------------------ */
+/* ---- measurements ------------------------------------------------------------------------------------------------ */
 
 static void times_add(struct draft_times *times, double seconds) {
     times->seconds[times->next] = seconds;
@@ -36,12 +36,13 @@ static void forget_times(struct draft_policy *policy) {
     policy->since_plain = 0;
 }
 
-/* ---- the formula ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the formula ------------------------------------------------------------------------------------------------- */
 
 double draft_policy_cost(const struct draft_policy *policy, int depths) {
     const double plain = times_median(&policy->plain);
     if (depths < 1 || !(plain > 0)) return 0;
-    if (policy->verify[depths - 1].count) return (times_median(&policy->verify[depths - 1]) + times_median(&policy->draft[depths - 1])) / plain;
+    if (policy->verify[depths - 1].count)
+        return (times_median(&policy->verify[depths - 1]) + times_median(&policy->draft[depths - 1])) / plain;
     for (int more = depths + 1; more <= policy->depths; more++)   /* not measured: in proportion to a deeper one */
         if (policy->verify[more - 1].count) return 1 + (draft_policy_cost(policy, more) - 1) * depths / more;
     return 0;
@@ -54,7 +55,9 @@ double draft_policy_predicted(const struct draft_policy *policy, int depths) {
     return cost > 0 ? tokens / cost : 0;
 }
 
-double draft_policy_reached(const struct draft_policy *policy) { return policy->drafted_seconds > 0 ? policy->expected_seconds / policy->drafted_seconds : 0; }
+double draft_policy_reached(const struct draft_policy *policy) {
+    return policy->drafted_seconds > 0 ? policy->expected_seconds / policy->drafted_seconds : 0;
+}
 
 static int best_depths(const struct draft_policy *policy) {
     int best = policy->depths;
@@ -63,7 +66,7 @@ static int best_depths(const struct draft_policy *policy) {
     return best;
 }
 
-/* ---- decisions --------------------------------------------------------------------------------------------------------------------- */
+/* ---- decisions --------------------------------------------------------------------------------------------------- */
 
 void draft_policy_begin(struct draft_policy *policy, enum draft_mode mode, int depths) {
     *policy = (struct draft_policy){ .mode = mode, .depths = depths, .credit = DRAFT_CREDIT };
@@ -96,9 +99,12 @@ bool draft_policy_takes(const struct draft_policy *policy, struct draft_text *te
     return false;
 }
 
-static void rate_add(double *rate, int64_t seen, double value) { *rate += (value - *rate) / (double)(seen < RATE_WINDOW ? seen : RATE_WINDOW); }
+static void rate_add(double *rate, int64_t seen, double value) {
+    *rate += (value - *rate) / (double)(seen < RATE_WINDOW ? seen : RATE_WINDOW);
+}
 
-void draft_policy_count(struct draft_policy *policy, struct draft_text *text, struct draft_counts *counts, int offered, int accepted) {
+void draft_policy_count(struct draft_policy *policy, struct draft_text *text, struct draft_counts *counts, int offered,
+                        int accepted) {
     if (!offered) return;
     policy->trials++;
     policy->rated++;
@@ -112,7 +118,8 @@ void draft_policy_count(struct draft_policy *policy, struct draft_text *text, st
     }
 }
 
-void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int texts, int64_t tokens, double model_seconds, double draft_seconds) {
+void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int texts, int64_t tokens,
+                        double model_seconds, double draft_seconds) {
     const double each = texts ? (double)tokens / texts : 0;
     double credit = policy->credit + DRAFT_REFILL * each;
     if (depths == 0) {
@@ -128,11 +135,14 @@ void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int
             policy->expected_seconds += each * times_median(&policy->plain);
             policy->drafted_seconds += model_seconds + draft_seconds;
             credit += each - draft_policy_cost(policy, depths);
-            const double plain_seconds = times_median(&policy->plain), due = draft_seconds - times_median(&policy->draft[depths - 1]);
-            if (!policy->warm && due > 0) credit -= due < MOST_DUE * plain_seconds ? due / plain_seconds : MOST_DUE;   /* the median forgets it */
+            const double plain_seconds = times_median(&policy->plain),
+                         due = draft_seconds - times_median(&policy->draft[depths - 1]);
+            /* the median forgets it */
+            if (!policy->warm && due > 0) credit -= due < MOST_DUE * plain_seconds ? due / plain_seconds : MOST_DUE;
             policy->warm = true;
         }
-        if (credit < 0 || (policy->trials >= LEAST_TRIALS && draft_policy_predicted(policy, best_depths(policy)) < 1)) policy->paused = true;
+        if (credit < 0 || (policy->trials >= LEAST_TRIALS && draft_policy_predicted(policy, best_depths(policy)) < 1))
+            policy->paused = true;
     }
     policy->credit = credit < DRAFT_CREDIT ? credit : DRAFT_CREDIT;
 }

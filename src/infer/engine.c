@@ -57,7 +57,8 @@ static enum status check_distinct(struct engine *engine, const struct feed *feed
     for (int i = 0; i < count; i++) sorted[i] = feeds[i].sequence;
     qsort(sorted, (size_t)count, sizeof *sorted, compare_addresses);
     for (int i = 1; i < count; i++)
-        if (sorted[i] == sorted[i - 1]) return error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
+        if (sorted[i] == sorted[i - 1])
+            return error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
     return STATUS_OK;
 }
 
@@ -65,13 +66,17 @@ static enum status check_feeds(struct engine *engine, const struct feed *feeds, 
     int64_t vocab = engine->model->config.vocab_size;
     for (int i = 0; i < count; i++) {
         const struct feed *feed = &feeds[i];
-        if (!feed->sequence || feed->sequence->model != engine->model) return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
+        if (!feed->sequence || feed->sequence->model != engine->model)
+            return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
         if (feed->count < 0 || feed->count > feed->sequence->capacity - feed->sequence->length)
-            return error_set(error, STATUS_INVALID, "feed %d: %lld new tokens after %lld, expected at most %lld in all (the sequence's capacity)", i, (long long)feed->count,
-                             (long long)feed->sequence->length, (long long)feed->sequence->capacity);
+            return error_set(
+                error, STATUS_INVALID,
+                "feed %d: %lld new tokens after %lld, expected at most %lld in all (the sequence's capacity)", i,
+                (long long)feed->count, (long long)feed->sequence->length, (long long)feed->sequence->capacity);
         for (int64_t t = 0; t < feed->count; t++)
             if (feed->ids[t] < 0 || feed->ids[t] >= vocab)
-                return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i, (long long)t, feed->ids[t], (long long)vocab - 1);
+                return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i,
+                                 (long long)t, feed->ids[t], (long long)vocab - 1);
     }
     return check_distinct(engine, feeds, count, error);
 }
@@ -89,8 +94,10 @@ static float *logit_destination(const struct feed *feed, int64_t token, int64_t 
     return feed->every_logit ? feed->logits + token * vocab : feed->logits;
 }
 
-/* Step memory for a pass with this many rows and logits whose tokens end at `position`. A later pass that needs more makes it grow. */
-static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t position, int64_t logits, struct error *error) {
+/* Step memory for a pass with this many rows and logits whose tokens end at `position`. A later pass that needs more
+ * makes it grow. */
+static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t position, int64_t logits,
+                                 struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
     if (rows > engine->planned_rows || position > engine->planned_position || logits > engine->planned_logits) {
         int64_t until = 1024;   /* doubling, so that decoding does not plan anew at every token */
@@ -98,11 +105,13 @@ static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t po
         if (rows > engine->planned_rows) engine->planned_rows = rows;
         if (until > engine->planned_position) engine->planned_position = until;
         if (logits > engine->planned_logits) engine->planned_logits = logits;
-        size_t bytes = model_plan_inference(engine->model, engine->planned_rows, engine->planned_rows, engine->planned_position, engine->planned_logits);
+        size_t bytes = model_plan_inference(engine->model, engine->planned_rows, engine->planned_rows,
+                                            engine->planned_position, engine->planned_logits);
         if (bytes > engine->memory.capacity || !engine->memory.base) {
             graph_reset(&engine->graph);
             memory_destroy(&engine->memory);
-            enum status status = bytes ? memory_create(&engine->memory, bytes, error) : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
+            enum status status = bytes ? memory_create(&engine->memory, bytes, error)
+                                       : error_set(error, STATUS_NO_MEMORY, "no memory to plan a pass");
             if (status) {
                 engine->planned_rows = engine->planned_position = engine->planned_logits = 0;
                 return status;
@@ -122,11 +131,12 @@ static void staged_logits(struct engine *engine, struct tensor *h, int64_t count
     int64_t vocab = engine->model->config.vocab_size;
     op_logits(&engine->graph, h, engine->model->head, engine->logit_rows, count, engine->staging);
     if (engine->graph.status) return;
-    for (int64_t r = 0; r < count; r++) memcpy(destinations[r], engine->staging + r * vocab, (size_t)vocab * sizeof(float));
+    for (int64_t r = 0; r < count; r++)
+        memcpy(destinations[r], engine->staging + r * vocab, (size_t)vocab * sizeof(float));
 }
 
-/* The logits that the pass owes its feeds. Long rows of one feed go straight to their place; the others are computed together and copied,
- * so that a batch of decoding sequences reads the output head once. */
+/* The logits that the pass owes its feeds. Long rows of one feed go straight to their place; the others are computed
+ * together and copied, so that a batch of decoding sequences reads the output head once. */
 static void pass_logits(struct engine *engine, const struct feed *feeds, int piece_count, struct tensor *h) {
     int64_t vocab = engine->model->config.vocab_size, first;
     int32_t *rows = engine->logit_rows;
@@ -137,7 +147,8 @@ static void pass_logits(struct engine *engine, const struct feed *feeds, int pie
         int64_t wanted = i < piece_count ? wanted_logits(&feeds[piece->feed], piece, &first) : 0;
         if (wanted >= STAGING_ROWS) {
             for (int64_t t = 0; t < wanted; t++) rows[STAGING_ROWS + t] = (int32_t)(engine->spans[i].row + first + t);
-            op_logits(&engine->graph, h, engine->model->head, rows + STAGING_ROWS, wanted, logit_destination(&feeds[piece->feed], piece->start + first, vocab));
+            op_logits(&engine->graph, h, engine->model->head, rows + STAGING_ROWS, wanted,
+                      logit_destination(&feeds[piece->feed], piece->start + first, vocab));
             wanted = 0;
         }
         for (int64_t t = 0; t < wanted; t++) {
@@ -171,24 +182,31 @@ static enum status run_pass(struct engine *engine, const struct feed *feeds, int
     struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
     if (!engine->graph.status) pass_logits(engine, feeds, piece_count, h);
     if (!engine->graph.status && (status = draft_keep(engine, piece_count, h, error))) return status;
-    if (!engine->graph.status && engine->forwarded) engine->forwarded(engine->forwarded_context, &engine->graph, h, &batch);
+    if (!engine->graph.status && engine->forwarded)
+        engine->forwarded(engine->forwarded_context, &engine->graph, h, &batch);
     status = engine->graph.status;
     const bool told = engine->graph.error.code != STATUS_OK;   /* an expert could not be read */
     if (told && error) *error = engine->graph.error;
     graph_reset(&engine->graph);
     if (told) return status;
-    if (status) return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned", (long long)rows, engine->memory.capacity);
+    if (status)
+        return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned",
+                         (long long)rows, engine->memory.capacity);
     model_pack_behind(engine->model, clock_seconds() - began);
     if ((status = draft_fill(engine, error))) return status;
-    if (engine->watch && !engine->watch(engine->watch_context, rows)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
+    if (engine->watch && !engine->watch(engine->watch_context, rows))
+        return error_set(error, STATUS_INTERRUPTED, "interrupted");
     return STATUS_OK;
 }
 
-enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error) {
+enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk,
+                        struct error *error) {
     arena_reset(&engine->arena);
     enum status status = check_feeds(engine, feeds, count, error);
     if (status || count == 0) return status;
-    struct progress { int64_t start, done, goal; } *progress = arena_alloc(&engine->arena, (size_t)count * sizeof *progress);
+    struct progress {
+        int64_t start, done, goal;
+    } *progress = arena_alloc(&engine->arena, (size_t)count * sizeof *progress);
     if (!progress) return error_set(error, STATUS_NO_MEMORY, "no memory for %d feeds", count);
     for (int i = 0; i < count; i++) progress[i].start = feeds[i].sequence->length;
 
@@ -205,7 +223,8 @@ enum status engine_feed(struct engine *engine, const struct feed *feeds, int cou
         int pieces = 0;
         int64_t rows = 0;
         for (int i = 0; i < count && !status;) {
-            int64_t room = engine->max_rows - rows, left = progress[i].goal - progress[i].done, taken = left < room ? left : room;
+            int64_t room = engine->max_rows - rows, left = progress[i].goal - progress[i].done,
+                    taken = left < room ? left : room;
             if (taken > 0) {
                 engine->pieces[pieces++] = (struct feed_piece){ i, progress[i].done, taken };
                 progress[i].done += taken;

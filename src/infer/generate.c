@@ -20,37 +20,48 @@ void generation_release(struct generation *generation) {
     generation->text_size = generation->released = generation->bytes_capacity = 0;
 }
 
-/* ---- options -------------------------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 /* Stop strings are compared with whole characters, so they hold whole characters themselves. */
 static bool is_well_formed(const char *text, size_t size) {
     bool ill_formed = false;
-    for (size_t at = 0, step; at < size && !ill_formed; at += step) utf8_next((const uint8_t *)text + at, size - at, &step, &ill_formed);
+    for (size_t at = 0, step; at < size && !ill_formed; at += step)
+        utf8_next((const uint8_t *)text + at, size - at, &step, &ill_formed);
     return !ill_formed;
 }
 
 enum status generation_options_check(const struct generation_options *options, int64_t vocab, struct error *error) {
     enum status status = sampling_check(&options->sampling, vocab, error);
     if (status) return status;
-    if (options->max_tokens < 1) return error_set(error, STATUS_INVALID, "max_tokens: found %lld, expected 1 or more", (long long)options->max_tokens);
-    if (options->keep < 0) return error_set(error, STATUS_INVALID, "keep: found %lld, expected 0 or more", (long long)options->keep);
+    if (options->max_tokens < 1)
+        return error_set(error, STATUS_INVALID, "max_tokens: found %lld, expected 1 or more",
+                         (long long)options->max_tokens);
+    if (options->keep < 0)
+        return error_set(error, STATUS_INVALID, "keep: found %lld, expected 0 or more", (long long)options->keep);
     if (options->logprobs < -1 || options->logprobs > LOGPROBS_MAX)
-        return error_set(error, STATUS_INVALID, "logprobs: found %d, expected -1 (none) to %d", options->logprobs, LOGPROBS_MAX);
+        return error_set(error, STATUS_INVALID, "logprobs: found %d, expected -1 (none) to %d", options->logprobs,
+                         LOGPROBS_MAX);
     if (options->stop_count < 0 || options->stop_count > STOP_STRINGS_MAX)
-        return error_set(error, STATUS_INVALID, "found %d stop strings, expected at most %d", options->stop_count, STOP_STRINGS_MAX);
+        return error_set(error, STATUS_INVALID, "found %d stop strings, expected at most %d", options->stop_count,
+                         STOP_STRINGS_MAX);
     for (int i = 0; i < options->stop_count; i++) {
         const struct stop_string *stop = &options->stops[i];
-        if (stop->size == 0) return error_set(error, STATUS_INVALID, "stop string %d: found an empty one, expected 1 to %d bytes", i, STOP_STRING_BYTES_MAX);
+        if (stop->size == 0)
+            return error_set(error, STATUS_INVALID, "stop string %d: found an empty one, expected 1 to %d bytes", i,
+                             STOP_STRING_BYTES_MAX);
         if (stop->size > STOP_STRING_BYTES_MAX)
-            return error_set(error, STATUS_INVALID, "stop string %d: found %zu bytes, expected 1 to %d", i, stop->size, STOP_STRING_BYTES_MAX);
-        if (!is_well_formed(stop->text, stop->size)) return error_set(error, STATUS_INVALID, "stop string %d: found ill-formed UTF-8", i);
+            return error_set(error, STATUS_INVALID, "stop string %d: found %zu bytes, expected 1 to %d", i, stop->size,
+                             STOP_STRING_BYTES_MAX);
+        if (!is_well_formed(stop->text, stop->size))
+            return error_set(error, STATUS_INVALID, "stop string %d: found ill-formed UTF-8", i);
     }
     return STATUS_OK;
 }
 
-/* ---- one call of generate() ----------------------------------------------------------------------------------------------------- */
+/* ---- one call of generate() -------------------------------------------------------------------------------------- */
 
-/* Knuth, Morris and Pratt, "Fast pattern matching in strings", 1977: borders[n] is the length of the longest proper border of the first n bytes. */
+/* Knuth, Morris and Pratt, "Fast pattern matching in strings", 1977: borders[n] is the length of the longest proper
+ * border of the first n bytes. */
 struct stop_table { const struct generation_options *options; int32_t *borders[STOP_STRINGS_MAX]; };
 /* How many bytes of each stop string the text ends with: what is held back is the longest of them. */
 struct stop_state { const struct stop_table *table; int32_t matched[STOP_STRINGS_MAX]; };
@@ -67,13 +78,15 @@ struct run {
     struct stop_state *stops;      /* [count] */
     struct feed *feeds;            /* [count] the next pass */
     int *fed;                      /* [count] which item each feed belongs to */
-    int *leaders;                  /* [count] the first item with the same prompt, which is computed once: itself where there is none */
+    /* [count] the first item with the same prompt, which is computed once: itself where there is none */
+    int *leaders;
     int64_t *logprob_capacity;     /* [count] tokens */
     struct token_list *views;      /* [count] what watch->full has put in the place of the first ids, until it is fed */
     float *logits;                 /* [count, 1 + depths, vocab] */
     int64_t vocab;
     int depths;                    /* drafts of a text in one pass at most; 0: none */
-    int32_t (*drafted)[1 + CONFIG_MAX_NEXTN];   /* [count] what the next pass feeds of a text with drafts: the last token and these */
+    /* [count] what the next pass feeds of a text with drafts: the last token and these */
+    int32_t (*drafted)[1 + CONFIG_MAX_NEXTN];
     struct draft *drafts;          /* [count] in the order of drafting */
     int *drafting;                 /* [count] which feed each belongs to */
     struct draft_text *worth;      /* [count] */
@@ -128,7 +141,7 @@ static size_t held_back(const struct stop_state *state) {
     return (size_t)held;
 }
 
-/* ---- text ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 /* Tells the caller the text up to `end`. */
 static void release_text(struct run *run, int index, size_t end) {
@@ -136,13 +149,16 @@ static void release_text(struct run *run, int index, size_t end) {
     if (end <= item->released) return;
     size_t from = item->released;
     item->released = end;
-    if (run->watch && run->watch->text && !run->watch->text(run->watch->context, index, item->text + from, end - from) && item->finish == FINISH_NONE)
+    if (run->watch && run->watch->text &&
+        !run->watch->text(run->watch->context, index, item->text + from, end - from) && item->finish == FINISH_NONE)
         item->finish = FINISH_INTERRUPTED;
 }
 
-/* Bytes of the next token: whole characters join the text, and those that cannot become a stop string are released. Of two stop strings the one that is complete first ends the text,
- * of two that are complete at once the longer: so it does not matter how the text was cut into tokens. `last`: nothing follows. */
-static enum status take_text(struct run *run, int index, const char *bytes, size_t size, bool last, struct error *error) {
+/* Bytes of the next token: whole characters join the text, and those that cannot become a stop string are released. Of
+ * two stop strings the one that is complete first ends the text, of two that are complete at once the longer: so it
+ * does not matter how the text was cut into tokens. `last`: nothing follows. */
+static enum status take_text(struct run *run, int index, const char *bytes, size_t size, bool last,
+                             struct error *error) {
     struct generation *item = &run->items[index];
     size_t needed = item->text_size + 3 * (item->pending.count + size) + 1;
     if (needed > item->bytes_capacity) {
@@ -177,7 +193,8 @@ static const char *shown_piece(const struct tokenizer *tokenizer, int32_t id, si
 }
 
 /* Generated tokens whose text begins before byte `end` of the text. */
-static enum status count_tokens_before(const struct run *run, const struct generation *item, size_t end, int64_t *count, struct error *error) {
+static enum status count_tokens_before(const struct run *run, const struct generation *item, size_t end, int64_t *count,
+                                       struct error *error) {
     struct utf8_stream stream = { 0 };
     char *scratch = NULL;
     size_t capacity = 0, at = 0;
@@ -205,13 +222,15 @@ static enum status finish_item(struct run *run, int index, enum finish finish, s
     struct generation *item = &run->items[index];
     enum status status = STATUS_OK;
     if (item->finish == FINISH_NONE) item->finish = finish;
-    if (run->tokenizer && item->finish != FINISH_STOP) status = take_text(run, index, "", 0, true, error);   /* what is unfinished may complete a stop string in its turn */
+    /* what is unfinished may complete a stop string in its turn */
+    if (run->tokenizer && item->finish != FINISH_STOP) status = take_text(run, index, "", 0, true, error);
     item->text_tokens = item->ids.count - item->prompt - (item->finish == FINISH_EOS);
-    if (!status && item->finish == FINISH_STOP) status = count_tokens_before(run, item, item->text_size, &item->text_tokens, error);
+    if (!status && item->finish == FINISH_STOP)
+        status = count_tokens_before(run, item, item->text_size, &item->text_tokens, error);
     return status;
 }
 
-/* ---- tokens --------------------------------------------------------------------------------------------------------------------- */
+/* ---- tokens ------------------------------------------------------------------------------------------------------ */
 
 static bool is_eos(const struct generation_options *options, int32_t id) {
     for (int i = 0; i < options->eos_count; i++)
@@ -225,8 +244,11 @@ static enum status logprobs_reserve(struct run *run, int index, struct error *er
     int64_t tokens = item->ids.count - item->prompt + 1;
     if (tokens <= run->logprob_capacity[index]) return STATUS_OK;
     int64_t capacity = tokens + tokens / 2 + 64;
-    struct token_logprob *larger = realloc(item->logprobs, (size_t)(capacity * (1 + item->options->logprobs)) * sizeof *larger);
-    if (!larger) return error_set(error, STATUS_NO_MEMORY, "no memory for the log-probabilities of %lld tokens", (long long)capacity);
+    struct token_logprob *larger = realloc(item->logprobs,
+                                           (size_t)(capacity * (1 + item->options->logprobs)) * sizeof *larger);
+    if (!larger)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for the log-probabilities of %lld tokens",
+                         (long long)capacity);
     item->logprobs = larger;
     run->logprob_capacity[index] = capacity;
     return STATUS_OK;
@@ -240,8 +262,8 @@ static enum status take_token(struct run *run, int index, const float *logits, s
     float logprob = 0;
     enum status status = options->logprobs >= 0 ? logprobs_reserve(run, index, error) : STATUS_OK;
     if (status) return status;
-    int32_t id = sampler_next(run->sampler, logits, &options->sampling, item->stream, item->ids.ids, item->ids.count, item->prompt, options->logprobs >= 0 ? &logprob : NULL, run->top,
-                              alternatives);
+    int32_t id = sampler_next(run->sampler, logits, &options->sampling, item->stream, item->ids.ids, item->ids.count,
+                              item->prompt, options->logprobs >= 0 ? &logprob : NULL, run->top, alternatives);
     status = token_list_push(&item->ids, id, error);
     if (status) return status;
     int64_t generated = item->ids.count - item->prompt;
@@ -263,16 +285,19 @@ static enum status take_token(struct run *run, int index, const float *logits, s
     return generated == options->max_tokens ? finish_item(run, index, FINISH_LENGTH, error) : STATUS_OK;
 }
 
-/* The feed that computes the logits after an item's last token, into `logits`. A full context goes on with its last half, or is the end. */
+/* The feed that computes the logits after an item's last token, into `logits`. A full context goes on with its last
+ * half, or is the end. */
 static enum status next_feed(struct run *run, int index, struct feed *feed, float *logits, struct error *error) {
     struct generation *item = &run->items[index];
     struct sequence *sequence = item->sequence;
-    *feed = (struct feed){ .sequence = sequence, .ids = item->ids.ids + item->ids.count - 1, .count = 1, .logits = logits };
+    *feed = (struct feed){
+        .sequence = sequence, .ids = item->ids.ids + item->ids.count - 1, .count = 1, .logits = logits};
     if (sequence->length < sequence->capacity) return STATUS_OK;
     if (run->watch && run->watch->full) {
         struct token_list *view = &run->views[index];
         view->count = 0;
-        if (!run->watch->full(run->watch->context, index, view) || view->count < 1) return finish_item(run, index, FINISH_LENGTH, error);
+        if (!run->watch->full(run->watch->context, index, view) || view->count < 1)
+            return finish_item(run, index, FINISH_LENGTH, error);
         feed->ids = view->ids;
         feed->count = view->count;
         sequence_rewind(sequence, 0);
@@ -280,7 +305,8 @@ static enum status next_feed(struct run *run, int index, struct feed *feed, floa
         return STATUS_OK;
     }
     if (!item->options->shift) return finish_item(run, index, FINISH_LENGTH, error);
-    int64_t half = sequence->capacity / 2 > 0 ? sequence->capacity / 2 : 1, keep = item->options->keep < half ? item->options->keep : half - 1;
+    int64_t half = sequence->capacity / 2 > 0 ? sequence->capacity / 2 : 1,
+            keep = item->options->keep < half ? item->options->keep : half - 1;
     feed->count = half - keep;
     feed->ids = item->ids.ids + item->ids.count - feed->count;
     sequence_rewind(sequence, keep);
@@ -288,23 +314,31 @@ static enum status next_feed(struct run *run, int index, struct feed *feed, floa
     return STATUS_OK;
 }
 
-/* ---- the loop ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the loop ---------------------------------------------------------------------------------------------------- */
 
 static enum status check_item(const struct run *run, int index, struct error *error) {
     const struct generation *item = &run->items[index];
-    if (!item->sequence || item->sequence->model != run->engine->model) return error_set(error, STATUS_INVALID, "text %d: its sequence belongs to another model", index);
-    if (item->ids.count < 1) return error_set(error, STATUS_INVALID, "text %d: the prompt is empty, expected at least one token", index);
+    if (!item->sequence || item->sequence->model != run->engine->model)
+        return error_set(error, STATUS_INVALID, "text %d: its sequence belongs to another model", index);
+    if (item->ids.count < 1)
+        return error_set(error, STATUS_INVALID, "text %d: the prompt is empty, expected at least one token", index);
     if (item->ids.count > item->sequence->capacity)
-        return error_set(error, STATUS_INVALID, "text %d: the prompt has %lld tokens, expected at most %lld (the sequence's capacity)", index, (long long)item->ids.count,
-                         (long long)item->sequence->capacity);
+        return error_set(error, STATUS_INVALID,
+                         "text %d: the prompt has %lld tokens, expected at most %lld (the sequence's capacity)", index,
+                         (long long)item->ids.count, (long long)item->sequence->capacity);
     if (item->sequence->length > item->ids.count)
-        return error_set(error, STATUS_INVALID, "text %d: its sequence holds %lld tokens, expected at most the %lld of the prompt", index, (long long)item->sequence->length,
-                         (long long)item->ids.count);
+        return error_set(error, STATUS_INVALID,
+                         "text %d: its sequence holds %lld tokens, expected at most the %lld of the prompt", index,
+                         (long long)item->sequence->length, (long long)item->ids.count);
     for (int64_t t = 0; t < item->ids.count; t++)
         if (item->ids.ids[t] < 0 || item->ids.ids[t] >= run->vocab)
-            return error_set(error, STATUS_INVALID, "text %d: token %lld of the prompt has id %d, expected 0 to %lld", index, (long long)t, item->ids.ids[t], (long long)run->vocab - 1);
-    if (item->options->stop_count > 0 && !run->tokenizer) return error_set(error, STATUS_INVALID, "text %d: stop strings need a tokenizer", index);
-    return index > 0 && run->items[index - 1].options == item->options ? STATUS_OK : generation_options_check(item->options, run->vocab, error);
+            return error_set(error, STATUS_INVALID, "text %d: token %lld of the prompt has id %d, expected 0 to %lld",
+                             index, (long long)t, item->ids.ids[t], (long long)run->vocab - 1);
+    if (item->options->stop_count > 0 && !run->tokenizer)
+        return error_set(error, STATUS_INVALID, "text %d: stop strings need a tokenizer", index);
+    return index > 0 && run->items[index - 1].options == item->options
+               ? STATUS_OK
+               : generation_options_check(item->options, run->vocab, error);
 }
 
 /* Padding of the vocabulary: ids that the tokenizer does not define. */
@@ -318,10 +352,13 @@ static enum status mask_undefined(struct run *run, struct error *error) {
     return sampler_mask(run->sampler, defined, error);
 }
 
-/* Is the state after the prompt of `a` worth copying from `b`? The whole state is copied, room for later tokens included, so the prompt must be a good part of it. */
+/* Is the state after the prompt of `a` worth copying from `b`? The whole state is copied, room for later tokens
+ * included, so the prompt must be a good part of it. */
 static bool shares_prompt(const struct generation *a, const struct generation *b) {
-    return a->sequence != b->sequence && a->sequence->length == 0 && b->sequence->length == 0 && a->sequence->capacity == b->sequence->capacity && a->ids.count == b->ids.count &&
-           8 * a->ids.count >= a->sequence->capacity && memcmp(a->ids.ids, b->ids.ids, (size_t)a->ids.count * sizeof *a->ids.ids) == 0;
+    return a->sequence != b->sequence && a->sequence->length == 0 && b->sequence->length == 0 &&
+           a->sequence->capacity == b->sequence->capacity && a->ids.count == b->ids.count &&
+           8 * a->ids.count >= a->sequence->capacity &&
+           memcmp(a->ids.ids, b->ids.ids, (size_t)a->ids.count * sizeof *a->ids.ids) == 0;
 }
 
 static enum status prepare(struct run *run, struct error *error) {
@@ -342,7 +379,8 @@ static enum status prepare(struct run *run, struct error *error) {
     run->drafting = arena_alloc(&run->arena, count * sizeof *run->drafting);
     run->worth = arena_alloc(&run->arena, count * sizeof *run->worth);
     run->logits = malloc(count * (size_t)(1 + run->depths) * (size_t)run->vocab * sizeof *run->logits);
-    if (!run->drafted || !run->drafts || !run->drafting || !run->worth || !run->tables || !run->stops || !run->feeds || !run->fed || !run->leaders || !run->logprob_capacity || !run->views || !run->logits)
+    if (!run->drafted || !run->drafts || !run->drafting || !run->worth || !run->tables || !run->stops || !run->feeds ||
+        !run->fed || !run->leaders || !run->logprob_capacity || !run->views || !run->logits)
         return error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", run->count);
     status = prepare_stops(run, error);
     if (!status && run->tokenizer) status = mask_undefined(run, error);
@@ -356,7 +394,8 @@ static enum status prepare(struct run *run, struct error *error) {
         item->pending = (struct utf8_stream){ 0 };
         free(item->logprobs);
         item->logprobs = NULL;
-        if (item->sequence->length == item->ids.count) sequence_rewind(item->sequence, item->ids.count - 1);   /* the last token's logits are wanted again */
+        /* the last token's logits are wanted again */
+        if (item->sequence->length == item->ids.count) sequence_rewind(item->sequence, item->ids.count - 1);
         run->leaders[i] = i > 0 && shares_prompt(item, &run->items[i - 1]) ? run->leaders[i - 1] : i;
     }
     return status;
@@ -368,8 +407,10 @@ static enum status feed_prompts(struct run *run, struct error *error) {
     for (int i = 0; i < run->count; i++) {
         const struct generation *item = &run->items[i];
         if (run->leaders[i] != i) continue;
-        run->feeds[different++] = (struct feed){ .sequence = item->sequence, .ids = item->ids.ids + item->sequence->length, .count = item->ids.count - item->sequence->length,
-                                                 .logits = run->logits + (int64_t)i * run->vocab };
+        run->feeds[different++] = (struct feed){.sequence = item->sequence,
+                                                .ids = item->ids.ids + item->sequence->length,
+                                                .count = item->ids.count - item->sequence->length,
+                                                .logits = run->logits + (int64_t)i * run->vocab};
     }
     enum status status = engine_feed(run->engine, run->feeds, different, 0, error);
     for (int i = 0; i < run->count; i++) {
@@ -381,8 +422,10 @@ static enum status feed_prompts(struct run *run, struct error *error) {
     return status;
 }
 
-/* The tokens that a pass gives one text: after the last one, then behind each draft for as long as the model chose it. The others are forgotten. */
-static enum status take_tokens(struct run *run, int index, const struct feed *feed, int64_t *taken, struct error *error) {
+/* The tokens that a pass gives one text: after the last one, then behind each draft for as long as the model chose it.
+ * The others are forgotten. */
+static enum status take_tokens(struct run *run, int index, const struct feed *feed, int64_t *taken,
+                               struct error *error) {
     struct generation *item = &run->items[index];
     const int offered = feed->every_logit ? (int)feed->count - 1 : 0;
     const int64_t length = item->sequence->length - offered;   /* with the last token alone */
@@ -409,8 +452,11 @@ static int32_t choose_draft(void *context, int index, struct draft *draft, const
     const struct generation_options *options = item->options;
     const int64_t count = item->ids.count;
     int32_t id = 0;
-    if (token_list_append(&item->ids, draft->ids, draft->count, NULL)) draft->wanted = 0;   /* no memory: any id will do */
-    else id = sampler_next(run->sampler, logits, &options->sampling, item->stream, item->ids.ids, item->ids.count, item->prompt, NULL, NULL, 0);
+    /* no memory: any id will do */
+    if (token_list_append(&item->ids, draft->ids, draft->count, NULL)) draft->wanted = 0;
+    else
+        id = sampler_next(run->sampler, logits, &options->sampling, item->stream, item->ids.ids, item->ids.count,
+                          item->prompt, NULL, NULL, 0);
     item->ids.count = count;
     if (is_eos(options, id)) draft->wanted = 0;   /* nothing follows an end */
     return id;
@@ -423,11 +469,15 @@ static enum status draft_next(struct run *run, int feeding, int depths, int *dee
     *deepest = 0;
     for (int f = 0; f < feeding; f++) {
         const struct generation *item = &run->items[run->fed[f]];
-        int64_t room = item->sequence->capacity - item->sequence->length - 1, wanted = item->options->max_tokens - (item->ids.count - item->prompt) - 1;
+        int64_t room = item->sequence->capacity - item->sequence->length - 1,
+                wanted = item->options->max_tokens - (item->ids.count - item->prompt) - 1;
         if (wanted > room) wanted = room;
         if (wanted > depths) wanted = depths;
-        if (run->feeds[f].count != 1 || wanted < 1 || !draft_policy_takes(&engine->policy, &run->worth[run->fed[f]], depths, feeding)) continue;
-        run->drafts[count] = (struct draft){ .sequence = item->sequence, .next = run->feeds[f].ids[0], .wanted = (int)wanted };
+        if (run->feeds[f].count != 1 || wanted < 1 ||
+            !draft_policy_takes(&engine->policy, &run->worth[run->fed[f]], depths, feeding))
+            continue;
+        run->drafts[count] = (struct draft){
+            .sequence = item->sequence, .next = run->feeds[f].ids[0], .wanted = (int)wanted};
         run->drafting[count++] = f;
     }
     enum status status = count ? engine_draft(engine, run->drafts, count, choose_draft, run, error) : STATUS_OK;
@@ -457,7 +507,8 @@ static enum status loop(struct run *run, struct error *error) {
         const double model_seconds = clock_seconds() - began;
         if (status == STATUS_INTERRUPTED) {
             status = STATUS_OK;
-            for (int f = 0; f < feeding && !status; f++) status = finish_item(run, run->fed[f], FINISH_INTERRUPTED, error);
+            for (int f = 0; f < feeding && !status; f++)
+                status = finish_item(run, run->fed[f], FINISH_INTERRUPTED, error);
             return status;
         }
         int kept = 0;
@@ -465,7 +516,9 @@ static enum status loop(struct run *run, struct error *error) {
         for (int f = 0; f < feeding && !status; f++) {
             int index = run->fed[f];
             status = take_tokens(run, index, &run->feeds[f], &taken, error);
-            if (!status && run->items[index].finish == FINISH_NONE) status = next_feed(run, index, &run->feeds[kept], run->logits + (int64_t)kept * (1 + run->depths) * run->vocab, error);
+            if (!status && run->items[index].finish == FINISH_NONE)
+                status = next_feed(run, index, &run->feeds[kept],
+                                   run->logits + (int64_t)kept * (1 + run->depths) * run->vocab, error);
             if (!status && run->items[index].finish == FINISH_NONE) run->fed[kept++] = index;
         }
         if (status) return status;
@@ -474,15 +527,23 @@ static enum status loop(struct run *run, struct error *error) {
         const double drafting = clock_seconds();
         const int wanted = draft_policy_depths(policy, feeding);
         depths = 0;
-        if (wanted > 0 && (status = draft_next(run, feeding, wanted < run->depths ? wanted : run->depths, &depths, error))) return status;
+        if (wanted > 0 &&
+            (status = draft_next(run, feeding, wanted < run->depths ? wanted : run->depths, &depths, error)))
+            return status;
         draft_seconds = clock_seconds() - drafting;
     }
     return STATUS_OK;
 }
 
-enum status generate(struct engine *engine, const struct tokenizer *tokenizer, struct sampler *sampler, struct generation *items, int count, const struct generation_watch *watch,
-                     struct error *error) {
-    struct run run = { .engine = engine, .tokenizer = tokenizer, .sampler = sampler, .items = items, .count = count, .watch = watch, .vocab = engine->model->config.vocab_size };
+enum status generate(struct engine *engine, const struct tokenizer *tokenizer, struct sampler *sampler,
+                     struct generation *items, int count, const struct generation_watch *watch, struct error *error) {
+    struct run run = {.engine = engine,
+                      .tokenizer = tokenizer,
+                      .sampler = sampler,
+                      .items = items,
+                      .count = count,
+                      .watch = watch,
+                      .vocab = engine->model->config.vocab_size};
     bool (*engine_watch)(void *, int64_t) = engine->watch;
     void *engine_context = engine->watch_context;
     enum status status = count > 0 ? prepare(&run, error) : STATUS_OK;
@@ -492,7 +553,8 @@ enum status generate(struct engine *engine, const struct tokenizer *tokenizer, s
     }
     if (!status) status = loop(&run, error);
     for (int i = 0; i < count; i++)
-        if (items[i].shifts) sequence_rewind(items[i].sequence, 0);   /* it does not hold the first tokens of `ids` any more */
+        /* it does not hold the first tokens of `ids` any more */
+        if (items[i].shifts) sequence_rewind(items[i].sequence, 0);
     engine->watch = engine_watch;
     engine->watch_context = engine_context;
     for (int i = 0; run.views && i < count; i++) token_list_free(&run.views[i]);

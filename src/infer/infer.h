@@ -1,4 +1,5 @@
-/* Inference: one engine, many sequences, one ragged forward; and drafts of the tokens to come, by the model's MTP modules. */
+/* Inference: one engine, many sequences, one ragged forward; and drafts of the tokens to come, by the model's MTP
+ * modules. */
 #ifndef DEEPSEEK_INFER_INFER_H
 #define DEEPSEEK_INFER_INFER_H
 
@@ -11,10 +12,12 @@ struct engine {
     struct memory memory;
     struct graph graph;
     int64_t max_rows;            /* tokens per pass at most; longer inputs are fed in chunks of this many rows */
-    /* Called after each pass with the number of tokens it computed (may be NULL); false ends the feed with STATUS_INTERRUPTED. */
+    /* Called after each pass with the number of tokens it computed (may be NULL); false ends the feed with
+     * STATUS_INTERRUPTED. */
     bool (*watch)(void *context, int64_t rows);
     void *watch_context;
-    /* Called in each pass, behind its logits, while the trunk's output h is there (may be NULL). May compute more on the graph. */
+    /* Called in each pass, behind its logits, while the trunk's output h is there (may be NULL). May compute more on
+     * the graph. */
     void (*forwarded)(void *context, struct graph *graph, struct tensor *h, const struct batch *batch);
     void *forwarded_context;
     int64_t planned_rows, planned_position, planned_logits;
@@ -28,12 +31,14 @@ struct engine {
     int64_t staging_rows;
     /* drafting (infer/draft.c) */
     struct draft_policy policy;
-    bool fills_modules;          /* are the modules' states kept complete, prompts included? Otherwise drafting begins with the last MTP_ROWS rows */
+    /* are the modules' states kept complete, prompts included? Otherwise drafting begins with the last MTP_ROWS rows */
+    bool fills_modules;
     struct draft_buffers *buffers;
 };
 
 #define ENGINE_DEFAULT_ROWS 512
-#define ENGINE_EXPANDED_ROWS 2048   /* with expanded prefill: each pass expands the keys and values of all earlier positions */
+/* with expanded prefill: each pass expands the keys and values of all earlier positions */
+#define ENGINE_EXPANDED_ROWS 2048
 
 enum status engine_create(struct engine **engine, struct model *model, int64_t max_rows, struct error *error);
 void engine_destroy(struct engine *engine);
@@ -47,26 +52,35 @@ struct feed {
     bool every_logit;
 };
 
-/* Feeds all of them in ragged passes of at most max_rows rows; `chunk` > 0 also cuts every sequence at absolute multiples of `chunk`, all sequences of a round in one
- * pass. A sequence may stand in one feed only. Token ids are checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend on nothing but the
- * model, the tokens of its sequence up to it, the compute type and the kernel variant. After a failure the sequences have the lengths they had before. */
+/* Feeds all of them in ragged passes of at most max_rows rows; `chunk` > 0 also cuts every sequence at absolute
+ * multiples of `chunk`, all sequences of a round in one pass. A sequence may stand in one feed only. Token ids are
+ * checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend
+ * on nothing but the model, the tokens of its sequence up to it, the compute type and the kernel variant. After a
+ * failure the sequences have the lengths they had before. */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
 
-/* ---- drafting (infer/draft.c; spec/v1-v3.md section 2.10) ----------------------------------------------------------------------- */
+/* ---- drafting (infer/draft.c; spec/v1-v3.md section 2.10) -------------------------------------------------------- */
 
-/* Texts never depend on drafting: a draft is fed to the model behind the token that it follows, in the same pass, and stands where the model chooses it too (infer/generate.c). An engine begins with DRAFT_OFF. `depths`: modules that
- * draft, one token each; 0: all. DRAFT_ALWAYS is an error where the model cannot draft, DRAFT_AUTO does not draft there: without modules, and with expanded prefill, whose passes of several rows have other bits. */
+/* Texts never depend on drafting: a draft is fed to the model behind the token that it follows, in the same pass, and
+ * stands where the model chooses it too (infer/generate.c). An engine begins with DRAFT_OFF. `depths`: modules that
+ * draft, one token each; 0: all. DRAFT_ALWAYS is an error where the model cannot draft, DRAFT_AUTO does not draft
+ * there: without modules, and with expanded prefill, whose passes of several rows have other bits. */
 enum status engine_set_draft(struct engine *engine, enum draft_mode mode, int depths, struct error *error);
 
-/* What one text is to get. Module k = 1, 2, ... takes the output of the one before and the last token, the chosen one or a draft. */
+/* What one text is to get. Module k = 1, 2, ... takes the output of the one before and the last token, the chosen one
+ * or a draft. */
 struct draft {
     struct sequence *sequence;   /* each in one draft only */
     int32_t next;                /* the token after those of the sequence: chosen, and not fed yet */
     int wanted;                  /* drafts; `choose` may lower it to what it has */
-    int count;                   /* drafts that were made: fewer where the sequence was fed by others, none of whose rows are known */
+    /* drafts that were made: fewer where the sequence was fed by others, none of whose rows are known */
+    int count;
     int32_t ids[CONFIG_MAX_NEXTN];
 };
-/* Computes the modules' rows that are due, those of all texts in one ragged pass for each depth. `choose` is told the logits [vocab] after a text's last token and gives the draft. */
-enum status engine_draft(struct engine *engine, struct draft *drafts, int count, int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits), void *context, struct error *error);
+/* Computes the modules' rows that are due, those of all texts in one ragged pass for each depth. `choose` is told the
+ * logits [vocab] after a text's last token and gives the draft. */
+enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
+                         int32_t (*choose)(void *context, int index, struct draft *draft, const float *logits),
+                         void *context, struct error *error);
 
 #endif

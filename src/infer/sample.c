@@ -16,7 +16,7 @@ struct sampler {
     int32_t lowest;       /* the lowest id that may be chosen */
 };
 
-/* ---- settings ------------------------------------------------------------------------------------------------------------------- */
+/* ---- settings ---------------------------------------------------------------------------------------------------- */
 
 #define TEMPERATURE_MAX 1000.0
 #define REPETITION_MAX 1000.0
@@ -33,28 +33,38 @@ static enum status check_range(const char *name, double value, double minimum, d
 
 enum status sampling_check(const struct sampling *sampling, int64_t vocab, struct error *error) {
     enum status status = check_range("temperature", sampling->temperature, 0, TEMPERATURE_MAX, error);
-    if (!status && sampling->top_k < 0) status = error_set(error, STATUS_INVALID, "top_k: found %lld, expected 0 (all) or more", (long long)sampling->top_k);
+    if (!status && sampling->top_k < 0)
+        status = error_set(error, STATUS_INVALID, "top_k: found %lld, expected 0 (all) or more",
+                           (long long)sampling->top_k);
     if (!status) status = check_range("top_p", sampling->top_p, 0, 1, error);
     if (!status) status = check_range("min_p", sampling->min_p, 0, 1, error);
     if (!status && !(sampling->repetition_penalty > 0 && sampling->repetition_penalty <= REPETITION_MAX))
-        status = error_set(error, STATUS_INVALID, "repetition_penalty: found %g, expected above 0, up to %g", sampling->repetition_penalty, REPETITION_MAX);
+        status = error_set(error, STATUS_INVALID, "repetition_penalty: found %g, expected above 0, up to %g",
+                           sampling->repetition_penalty, REPETITION_MAX);
     if (!status) status = check_range("presence_penalty", sampling->presence_penalty, -PENALTY_MAX, PENALTY_MAX, error);
-    if (!status) status = check_range("frequency_penalty", sampling->frequency_penalty, -PENALTY_MAX, PENALTY_MAX, error);
+    if (!status)
+        status = check_range("frequency_penalty", sampling->frequency_penalty, -PENALTY_MAX, PENALTY_MAX, error);
     for (int i = 0; i < sampling->bias_count && !status; i++) {
         const struct logit_bias *bias = &sampling->bias[i];
         if (bias->id < 0 || bias->id >= vocab)
-            status = error_set(error, STATUS_INVALID, "logit_bias[%d]: found id %d, expected 0 to %lld (the vocabulary)", i, bias->id, (long long)vocab - 1);
+            status = error_set(error, STATUS_INVALID,
+                               "logit_bias[%d]: found id %d, expected 0 to %lld (the vocabulary)", i, bias->id,
+                               (long long)vocab - 1);
         else if (isnan(bias->bias) || bias->bias == INFINITY)
-            status = error_set(error, STATUS_INVALID, "logit_bias[%d]: found %g for id %d, expected a finite number or -inf", i, (double)bias->bias, bias->id);
+            status = error_set(error, STATUS_INVALID,
+                               "logit_bias[%d]: found %g for id %d, expected a finite number or -inf", i,
+                               (double)bias->bias, bias->id);
     }
     return status;
 }
 
-/* ---- working memory ------------------------------------------------------------------------------------------------------------- */
+/* ---- working memory ---------------------------------------------------------------------------------------------- */
 
 enum status sampler_create(struct sampler **out, int64_t vocab, struct error *error) {
     *out = NULL;
-    if (vocab < 1 || vocab > INT32_MAX) return error_set(error, STATUS_INVALID, "a sampler for a vocabulary of %lld, expected 1 to %d", (long long)vocab, INT32_MAX);
+    if (vocab < 1 || vocab > INT32_MAX)
+        return error_set(error, STATUS_INVALID, "a sampler for a vocabulary of %lld, expected 1 to %d",
+                         (long long)vocab, INT32_MAX);
     struct sampler *sampler = calloc(1, sizeof *sampler);
     if (sampler) {
         sampler->vocab = vocab;
@@ -85,9 +95,12 @@ enum status sampler_mask(struct sampler *sampler, const bool *defined, struct er
         if (!defined[i]) count++;
         else if (lowest == sampler->vocab) lowest = i;
     }
-    if (count == sampler->vocab) return error_set(error, STATUS_INVALID, "all %lld ids are masked, expected at least one that may be chosen", (long long)count);
+    if (count == sampler->vocab)
+        return error_set(error, STATUS_INVALID, "all %lld ids are masked, expected at least one that may be chosen",
+                         (long long)count);
     int32_t *masked = NULL;
-    if (count && !(masked = malloc((size_t)count * sizeof *masked))) return error_set(error, STATUS_NO_MEMORY, "no memory for a mask of %lld ids", (long long)count);
+    if (count && !(masked = malloc((size_t)count * sizeof *masked)))
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a mask of %lld ids", (long long)count);
     for (int64_t i = 0, at = 0; at < count; i++)
         if (!defined[i]) masked[at++] = (int32_t)i;
     free(sampler->masked);
@@ -97,7 +110,7 @@ enum status sampler_mask(struct sampler *sampler, const bool *defined, struct er
     return STATUS_OK;
 }
 
-/* ---- changed logits ------------------------------------------------------------------------------------------------------------- */
+/* ---- changed logits ---------------------------------------------------------------------------------------------- */
 
 /* NaN counts as minus infinity, so that a broken logit is never chosen over a sound one. */
 static float sound(float logit) { return isnan(logit) ? -INFINITY : logit; }
@@ -114,7 +127,8 @@ static void penalise_repetition(struct sampler *sampler, double penalty, const i
 }
 
 /* l - presence - frequency n, n: how often the id occurs */
-static void penalise_frequency(struct sampler *sampler, double presence, double frequency, const int32_t *ids, int64_t count) {
+static void penalise_frequency(struct sampler *sampler, double presence, double frequency, const int32_t *ids,
+                               int64_t count) {
     float *l = sampler->values;
     for (int64_t t = 0; t < count; t++) sampler->counts[ids[t]]++;
     for (int64_t t = 0; t < count; t++) {
@@ -125,12 +139,14 @@ static void penalise_frequency(struct sampler *sampler, double presence, double 
     }
 }
 
-static void change_logits(struct sampler *sampler, const float *logits, const struct sampling *sampling, const int32_t *ids, int64_t count, int64_t prompt) {
+static void change_logits(struct sampler *sampler, const float *logits, const struct sampling *sampling,
+                          const int32_t *ids, int64_t count, int64_t prompt) {
     float *l = sampler->values;
     for (int64_t i = 0; i < sampler->vocab; i++) l[i] = sound(logits[i]);
     if (sampling->repetition_penalty != 1) penalise_repetition(sampler, sampling->repetition_penalty, ids, count);
     if (sampling->presence_penalty != 0 || sampling->frequency_penalty != 0)
-        penalise_frequency(sampler, sampling->presence_penalty, sampling->frequency_penalty, ids + prompt, count - prompt);
+        penalise_frequency(sampler, sampling->presence_penalty, sampling->frequency_penalty, ids + prompt,
+                           count - prompt);
     for (int i = 0; i < sampling->bias_count; i++) {
         float *value = &l[sampling->bias[i].id], bias = sampling->bias[i].bias;
         *value = bias == -INFINITY ? -INFINITY : *value + bias;   /* infinity - infinity would be NaN */
@@ -147,12 +163,15 @@ static int32_t find_largest(const struct sampler *sampler) {
     return best;
 }
 
-/* ---- candidates ----------------------------------------------------------------------------------------------------------------- */
+/* ---- candidates -------------------------------------------------------------------------------------------------- */
 
 /* The order of candidates: value downwards, then ids upwards. */
-static bool comes_first(const float *values, int32_t a, int32_t b) { return values[a] > values[b] || (values[a] == values[b] && a < b); }
+static bool comes_first(const float *values, int32_t a, int32_t b) {
+    return values[a] > values[b] || (values[a] == values[b] && a < b);
+}
 
-/* Restores a heap whose node `at` may be out of place; the root is the first of all, or the last of all when `last_on_top`. */
+/* Restores a heap whose node `at` may be out of place; the root is the first of all, or the last of all when
+ * `last_on_top`. */
 static inline void heap_sink(const float *values, int32_t *heap, int64_t count, int64_t at, bool last_on_top) {
     for (int64_t child; (child = 2 * at + 1) < count; at = child) {
         if (child + 1 < count && comes_first(values, heap[child + 1], heap[child]) != last_on_top) child++;
@@ -183,8 +202,10 @@ static void select_top_k(const float *values, int64_t vocab, int64_t k, int32_t 
 }
 
 /* The fewest first whose sum reaches `wanted`, at least one, in order[0..*count). Returns their sum. */
-static double select_nucleus(const float *p, int64_t vocab, double wanted, double total, int32_t *order, int64_t *count) {
-    /* Ids below this sum to less than total - wanted. So the others reach `wanted` without them, and the nucleus is among the others. */
+static double select_nucleus(const float *p, int64_t vocab, double wanted, double total, int32_t *order,
+                             int64_t *count) {
+    /* Ids below this sum to less than total - wanted. So the others reach `wanted` without them, and the nucleus is
+     * among the others. */
     double least = vocab > 1 ? (total - wanted) / (double)vocab : 0;
     int64_t found = 0;
     for (int64_t i = 0; i < vocab; i++)
@@ -198,7 +219,8 @@ static double select_nucleus(const float *p, int64_t vocab, double wanted, doubl
         sum += (double)p[order[left]];
     }
     *count = found - left;
-    for (int64_t i = 0; i < *count && i < found - 1 - i; i++) swap_ids(&order[i], &order[found - 1 - i]);   /* to the front, in order */
+    /* to the front, in order */
+    for (int64_t i = 0; i < *count && i < found - 1 - i; i++) swap_ids(&order[i], &order[found - 1 - i]);
     return sum;
 }
 
@@ -210,11 +232,13 @@ static inline float weigh(float l, float top, double temperature, double least) 
     return x < least ? 0 : (float)exp(x);
 }
 
-/* ---- drawing -------------------------------------------------------------------------------------------------------------------- */
+/* ---- drawing ----------------------------------------------------------------------------------------------------- */
 
 /* From all ids in their own order, those below min_p left out. */
-static int32_t draw_from_all(float *values, int64_t vocab, const struct sampling *sampling, float top, int32_t best, double u) {
-    double total = 0, least = sampling->min_p > 0 ? fmax(log(sampling->min_p) - 0.01, LEAST_EXPONENT) : LEAST_EXPONENT;   /* far enough below for any rounding */
+static int32_t draw_from_all(float *values, int64_t vocab, const struct sampling *sampling, float top, int32_t best,
+                             double u) {
+    /* far enough below for any rounding */
+    double total = 0, least = sampling->min_p > 0 ? fmax(log(sampling->min_p) - 0.01, LEAST_EXPONENT) : LEAST_EXPONENT;
     for (int64_t i = 0; i < vocab; i++) {
         float p = weigh(values[i], top, sampling->temperature, least);
         values[i] = (double)p >= sampling->min_p ? p : 0;   /* the largest p is 1 */
@@ -232,7 +256,8 @@ static int32_t draw_from_all(float *values, int64_t vocab, const struct sampling
 }
 
 /* From order[0..count), the most probable first, which sum to `sum`. */
-static int32_t draw_from_candidates(const float *p, const int32_t *order, int64_t count, double sum, double min_p, double u) {
+static int32_t draw_from_candidates(const float *p, const int32_t *order, int64_t count, double sum, double min_p,
+                                    double u) {
     if ((double)p[order[count - 1]] < min_p) {
         sum = 0;
         int64_t kept = 0;
@@ -253,7 +278,8 @@ static int32_t choose(struct sampler *sampler, const struct sampling *sampling, 
     int32_t best = find_largest(sampler);
     float top = values[best];
     if (!(sampling->temperature > 0) || isinf(top)) return best;
-    double u = random_uniform(sampling->seed, random_stream("sample") + stream, position), top_p = fmax(sampling->top_p, 0), total = 0, sum = 0;
+    double u = random_uniform(sampling->seed, random_stream("sample") + stream, position),
+           top_p = fmax(sampling->top_p, 0), total = 0, sum = 0;
     int64_t vocab = sampler->vocab, count = 0;
     if (sampling->top_k > 0 && sampling->top_k < vocab) {
         select_top_k(values, vocab, sampling->top_k, order);
@@ -262,7 +288,8 @@ static int32_t choose(struct sampler *sampler, const struct sampling *sampling, 
             total += (double)values[order[i]];
         }
         double wanted = top_p < 1 ? top_p * total : INFINITY;
-        while (count < sampling->top_k && values[order[count]] > 0 && (count == 0 || sum < wanted)) sum += (double)values[order[count++]];
+        while (count < sampling->top_k && values[order[count]] > 0 && (count == 0 || sum < wanted))
+            sum += (double)values[order[count++]];
     } else if (top_p < 1) {
         for (int64_t i = 0; i < vocab; i++) {
             values[i] = weigh(values[i], top, sampling->temperature, LEAST_EXPONENT);
@@ -275,7 +302,7 @@ static int32_t choose(struct sampler *sampler, const struct sampling *sampling, 
     return draw_from_candidates(values, order, count, sum, sampling->min_p, u);
 }
 
-/* ---- log-probabilities ---------------------------------------------------------------------------------------------------------- */
+/* ---- log-probabilities ------------------------------------------------------------------------------------------- */
 
 /* log sum exp l; where some are infinite, the logarithm of their number */
 static double log_total(const float *logits, int64_t vocab, float top) {
@@ -292,7 +319,8 @@ static float log_probability(float logit, float top, double total) {
     return (float)((double)logit - (double)top - total);
 }
 
-static void report(const float *logits, int64_t vocab, int32_t id, float *chosen, struct token_logprob *top, int top_count) {
+static void report(const float *logits, int64_t vocab, int32_t id, float *chosen, struct token_logprob *top,
+                   int top_count) {
     float largest = -INFINITY;
     for (int64_t i = 0; i < vocab; i++)
         if (logits[i] > largest) largest = logits[i];
@@ -307,11 +335,13 @@ static void report(const float *logits, int64_t vocab, int32_t id, float *chosen
         top[at] = (struct token_logprob){ (int32_t)i, l };
     }
     for (int i = 0; i < found; i++) top[i].logprob = log_probability(top[i].logprob, largest, total);
-    for (int i = found; i < top_count; i++) top[i] = (struct token_logprob){ -1, -INFINITY };   /* a vocabulary of fewer */
+    /* a vocabulary of fewer */
+    for (int i = found; i < top_count; i++) top[i] = (struct token_logprob){ -1, -INFINITY };
 }
 
-int32_t sampler_next(struct sampler *sampler, const float *logits, const struct sampling *sampling, uint64_t stream, const int32_t *ids, int64_t count, int64_t prompt,
-                     float *chosen, struct token_logprob *top, int top_count) {
+int32_t sampler_next(struct sampler *sampler, const float *logits, const struct sampling *sampling, uint64_t stream,
+                     const int32_t *ids, int64_t count, int64_t prompt, float *chosen, struct token_logprob *top,
+                     int top_count) {
     change_logits(sampler, logits, sampling, ids, count, prompt);
     int32_t id = choose(sampler, sampling, stream, (uint64_t)count);
     if (chosen || top_count > 0) report(logits, sampler->vocab, id, chosen, top, top_count);

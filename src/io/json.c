@@ -1,5 +1,5 @@
-/* Reading and writing JSON with jansson. Reading refuses duplicate keys, oversized files and (jansson's own limit) nesting
- * beyond 2,048 levels. Writing is done here because jansson 2.14 prints 0.1 as 0.10000000000000001. */
+/* Reading and writing JSON with jansson. Reading refuses duplicate keys, oversized files and (jansson's own limit)
+ * nesting beyond 2,048 levels. Writing is done here because jansson 2.14 prints 0.1 as 0.10000000000000001. */
 #include "io/json.h"
 
 #include <stdlib.h>
@@ -11,19 +11,24 @@
 
 #define JSON_DEPTH_LIMIT 2048   /* as in jansson's parser; it also stops at a cycle */
 
-static enum status parse(json_t **root, const char *text, size_t size, const char *origin, size_t flags, struct error *error) {
+static enum status parse(json_t **root, const char *text, size_t size, const char *origin, size_t flags,
+                         struct error *error) {
     *root = NULL;
     if (size > JSON_FILE_LIMIT)
-        return error_set(error, STATUS_INVALID, "%s: %zu bytes of JSON, expected at most %u", origin, size, JSON_FILE_LIMIT);
+        return error_set(error, STATUS_INVALID, "%s: %zu bytes of JSON, expected at most %u", origin, size,
+                         JSON_FILE_LIMIT);
     if (lfs_is_pointer(text, size)) return error_set(error, STATUS_INVALID, "%s: " LFS_MESSAGE, origin);
     json_error_t found;
     *root = json_loadb(text, size, JSON_REJECT_DUPLICATES | flags, &found);
     if (*root) return STATUS_OK;
-    if (json_error_code(&found) == json_error_out_of_memory) return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for its JSON", origin);
+    if (json_error_code(&found) == json_error_out_of_memory)
+        return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for its JSON", origin);
     return error_set(error, STATUS_INVALID, "%s: line %d, column %d: %s", origin, found.line, found.column, found.text);
 }
 
-enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error) { return parse(root, text, size, origin, 0, error); }
+enum status json_parse(json_t **root, const char *text, size_t size, const char *origin, struct error *error) {
+    return parse(root, text, size, origin, 0, error);
+}
 
 typedef enum status read_function(const char *path, size_t limit, char **data, size_t *size, struct error *error);
 
@@ -32,8 +37,10 @@ static enum status load(json_t **root, const char *path, read_function *read, si
     char *text = NULL;
     size_t size = 0;
     struct stat about;
-    if (stat(path, &about) == 0 && about.st_size > (off_t)JSON_FILE_LIMIT)   /* before reading a quarter of a gigabyte to find out */
-        return error_set(error, STATUS_INVALID, "%s: %lld bytes of JSON, expected at most %u", path, (long long)about.st_size, JSON_FILE_LIMIT);
+    /* before reading a quarter of a gigabyte to find out */
+    if (stat(path, &about) == 0 && about.st_size > (off_t)JSON_FILE_LIMIT)
+        return error_set(error, STATUS_INVALID, "%s: %lld bytes of JSON, expected at most %u", path,
+                         (long long)about.st_size, JSON_FILE_LIMIT);
     enum status status = read(path, JSON_FILE_LIMIT, &text, &size, error);
     if (status != STATUS_OK) return status;
     status = parse(root, text, size, path, flags, error);
@@ -41,11 +48,17 @@ static enum status load(json_t **root, const char *path, read_function *read, si
     return status;
 }
 
-enum status json_load_path(json_t **root, const char *path, struct error *error) { return load(root, path, file_read, 0, error); }
+enum status json_load_path(json_t **root, const char *path, struct error *error) {
+    return load(root, path, file_read, 0, error);
+}
 
-enum status json_load_regular(json_t **root, const char *path, struct error *error) { return load(root, path, file_read_regular, 0, error); }
+enum status json_load_regular(json_t **root, const char *path, struct error *error) {
+    return load(root, path, file_read_regular, 0, error);
+}
 
-enum status json_load_texts(json_t **root, const char *path, struct error *error) { return load(root, path, file_read, JSON_ALLOW_NUL, error); }
+enum status json_load_texts(json_t **root, const char *path, struct error *error) {
+    return load(root, path, file_read, JSON_ALLOW_NUL, error);
+}
 
 size_t json_escape(const char *text, size_t length, char *out) {
     static const char digits[] = "0123456789abcdef";
@@ -56,7 +69,13 @@ size_t json_escape(const char *text, size_t length, char *out) {
             out[used++] = (char)c;
             continue;
         }
-        char letter = c == '"' || c == '\\' ? (char)c : c == '\b' ? 'b' : c == '\f' ? 'f' : c == '\n' ? 'n' : c == '\r' ? 'r' : c == '\t' ? 't' : 0;
+        char letter = c == '"' || c == '\\' ? (char)c
+                      : c == '\b'           ? 'b'
+                      : c == '\f'           ? 'f'
+                      : c == '\n'           ? 'n'
+                      : c == '\r'           ? 'r'
+                      : c == '\t'           ? 't'
+                                            : 0;
         out[used++] = '\\';
         out[used++] = letter ? letter : 'u';
         if (letter) continue;
@@ -72,7 +91,8 @@ void json_put_string(FILE *stream, const char *text, size_t length) {
     enum { PART = 256 };
     char escaped[6 * PART];
     putc('"', stream);
-    for (size_t i = 0; i < length; i += PART) fwrite(escaped, 1, json_escape(text + i, length - i < PART ? length - i : PART, escaped), stream);
+    for (size_t i = 0; i < length; i += PART)
+        fwrite(escaped, 1, json_escape(text + i, length - i < PART ? length - i : PART, escaped), stream);
     putc('"', stream);
 }
 
@@ -81,14 +101,16 @@ static void put_indent(FILE *stream, int depth) {
     for (int i = 0; i < depth; i++) fputs("  ", stream);
 }
 
-/* The fewest digits, from 15 on, that read back as the same double; jansson prints and reads so that the locale does not matter. */
+/* The fewest digits, from 15 on, that read back as the same double; jansson prints and reads so that the locale does
+ * not matter. */
 static bool put_real(FILE *stream, const json_t *value) {
     double exact = json_real_value(value);
     char text[64];
     for (size_t digits = 15; digits <= 17; digits++) {
         size_t length = json_dumpb(value, text, sizeof text, JSON_ENCODE_ANY | JSON_REAL_PRECISION(digits));
         if (length == 0 || length > sizeof text) return false;
-        json_t *back = json_loadb(text, length, JSON_DECODE_ANY, NULL);   /* NULL where rounding up left the range of a double */
+        /* NULL where rounding up left the range of a double */
+        json_t *back = json_loadb(text, length, JSON_DECODE_ANY, NULL);
         bool same = back && json_real_value(back) == exact;
         json_decref(back);
         if (same) return fwrite(text, 1, length, stream) == length;

@@ -1,4 +1,5 @@
-/* What the reader and the writer of safetensors share: names in messages, sizes, and the names of a model folder's files. */
+/* What the reader and the writer of safetensors share: names in messages, sizes, and the names of a model folder's
+ * files. */
 #ifndef DEEPSEEK_IO_SAFETENSORS_NAME_H
 #define DEEPSEEK_IO_SAFETENSORS_NAME_H
 
@@ -21,15 +22,16 @@ static inline const char *safetensors_quote(char text[SAFETENSORS_QUOTED], const
         if (c < 0x20 || c == 0x7F) used += (size_t)snprintf(text + used, 5, "\\x%02x", c);
         else text[used++] = (char)c;
     }
-    while (((unsigned char)*name & 0xC0) == 0x80 && used < SAFETENSORS_QUOTED - 6) text[used++] = *name++;   /* not inside a character */
+    /* not inside a character */
+    while (((unsigned char)*name & 0xC0) == 0x80 && used < SAFETENSORS_QUOTED - 6) text[used++] = *name++;
     if (*name) used += (size_t)snprintf(text + used, 4, "...");
     text[used++] = '\'';
     text[used] = 0;
     return text;
 }
 
-/* How many bits a tensor has; STATUS_INVALID where dimensions that are not zero do not multiply to at most 2^63 - 1, so that
- * no partial product overflows either. */
+/* How many bits a tensor has; STATUS_INVALID where dimensions that are not zero do not multiply to at most 2^63 - 1, so
+ * that no partial product overflows either. */
 static inline enum status safetensors_bits(enum dtype dtype, int rank, const int64_t *shape, uint64_t *bits) {
     uint64_t product = (uint64_t)dtype_bits(dtype);
     int empty = 0;

@@ -1,4 +1,5 @@
-/* Reading safetensors (spec/formats.md sections 1.1 to 1.5): a strict scanner for the header, one file or the shards of a folder.
+/* Reading safetensors (spec/formats.md sections 1.1 to 1.5): a strict scanner for the header, one file or the shards of
+ * a folder.
  *
  * The header has a fixed shape, so it is scanned without recursion and in one pass: jansson would take 1.0 or -0 for an
  * offset, and would build a tree of a hundred thousand objects. */
@@ -52,7 +53,7 @@ static enum status no_memory(struct error *error, const char *path) {
     return error_set(error, STATUS_NO_MEMORY, "%s: no memory left to open it", path);
 }
 
-/* ---- The scanner of one header --------------------------------------------------------------------------------------- */
+/* ---- The scanner of one header ----------------------------------------------------------------------------------- */
 
 /* Where in the data buffer a tensor lies, to look for holes and overlaps. */
 struct span { uint64_t begin, end; size_t entry; };
@@ -69,20 +70,25 @@ struct scan {
     struct error *error;
 };
 
-static enum status scan_fail(const struct scan *s, enum status code, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static enum status scan_fail(const struct scan *s, enum status code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 static enum status scan_fail(const struct scan *s, enum status code, const char *format, ...) {
     char text[600], name[SAFETENSORS_QUOTED];
     va_list arguments;
     va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
     va_end(arguments);
-    if (s->tensor) return error_set(s->error, code, "%s: tensor %s: %s (header byte %zu)", s->path, safetensors_quote(name, s->tensor), text, s->position);
+    if (s->tensor)
+        return error_set(s->error, code, "%s: tensor %s: %s (header byte %zu)", s->path,
+                         safetensors_quote(name, s->tensor), text, s->position);
     return error_set(s->error, code, "%s: %s (header byte %zu)", s->path, text, s->position);
 }
 
 static enum status scan_no_memory(const struct scan *s) { return no_memory(s->error, s->path); }
 
-static bool is_number_byte(char c) { return (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.' || c == 'e' || c == 'E'; }
+static bool is_number_byte(char c) {
+    return (c >= '0' && c <= '9') || c == '+' || c == '-' || c == '.' || c == 'e' || c == 'E';
+}
 
 /* What stands at the position, for messages. */
 static const char *scan_found(const struct scan *s, char text[64]) {
@@ -113,7 +119,9 @@ static char peek(struct scan *s) {
 
 static enum status expect(struct scan *s, char wanted, const char *where) {
     char found[64];
-    if (peek(s) != wanted) return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected '%c' %s", scan_found(s, found), wanted, where);
+    if (peek(s) != wanted)
+        return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected '%c' %s", scan_found(s, found), wanted,
+                         where);
     s->position++;
     return STATUS_OK;
 }
@@ -121,7 +129,8 @@ static enum status expect(struct scan *s, char wanted, const char *where) {
 /* After a member of an object or array: *more says whether another one follows. */
 static enum status expect_next(struct scan *s, char close, bool *more) {
     char found[64], c = peek(s);
-    if (c != ',' && c != close) return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected ',' or '%c'", scan_found(s, found), close);
+    if (c != ',' && c != close)
+        return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected ',' or '%c'", scan_found(s, found), close);
     s->position++;
     *more = c == ',';
     return STATUS_OK;
@@ -154,13 +163,15 @@ static enum status scan_escape(struct scan *s) {
         return STATUS_OK;
     }
     if (s->position >= s->size || s->text[s->position] != 'u')
-        return scan_fail(s, STATUS_INVALID, "bad JSON: found %s after a backslash, expected one of \"\\/bfnrtu", scan_found(s, found));
+        return scan_fail(s, STATUS_INVALID, "bad JSON: found %s after a backslash, expected one of \"\\/bfnrtu",
+                         scan_found(s, found));
     s->position++;
     unsigned code, low;
     if (!scan_hex(s, &code)) return scan_fail(s, STATUS_INVALID, "bad JSON: \\u without four hexadecimal digits");
     if (code == 0) return scan_fail(s, STATUS_INVALID, "a string contains \\u0000");
     if (code >= 0xD800 && code <= 0xDFFF) {
-        bool paired = code < 0xDC00 && s->size - s->position >= 2 && s->text[s->position] == '\\' && s->text[s->position + 1] == 'u';
+        bool paired = code < 0xDC00 && s->size - s->position >= 2 && s->text[s->position] == '\\' &&
+                      s->text[s->position + 1] == 'u';
         if (paired) {
             s->position += 2;
             paired = scan_hex(s, &low) && low >= 0xDC00 && low <= 0xDFFF;
@@ -191,17 +202,21 @@ static enum status scan_escape(struct scan *s) {
 /* A string, decoded and ended by a NUL. The header is known to be valid UTF-8. */
 static enum status scan_string(struct scan *s, const char *what, const char **text, size_t *length) {
     char found[64];
-    if (peek(s) != '"') return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected %s", scan_found(s, found), what);
+    if (peek(s) != '"')
+        return scan_fail(s, STATUS_INVALID, "bad JSON: found %s, expected %s", scan_found(s, found), what);
     s->position++;
     size_t start = s->strings_used;
     for (;;) {
         size_t plain = s->position;
-        while (plain < s->size && (unsigned char)s->text[plain] >= 0x20 && s->text[plain] != '"' && s->text[plain] != '\\') plain++;
+        while (plain < s->size && (unsigned char)s->text[plain] >= 0x20 && s->text[plain] != '"' &&
+               s->text[plain] != '\\')
+            plain++;
         memcpy(s->strings + s->strings_used, s->text + s->position, plain - s->position);
         s->strings_used += plain - s->position;
         s->position = plain;
         if (plain == s->size) return scan_fail(s, STATUS_INVALID, "bad JSON: the header ends inside a string");
-        if ((unsigned char)s->text[plain] < 0x20) return scan_fail(s, STATUS_INVALID, "bad JSON: control character %s in a string", scan_found(s, found));
+        if ((unsigned char)s->text[plain] < 0x20)
+            return scan_fail(s, STATUS_INVALID, "bad JSON: control character %s in a string", scan_found(s, found));
         s->position++;
         if (s->text[plain] == '"') break;
         enum status status = scan_escape(s);
@@ -226,9 +241,12 @@ static enum status scan_integer(struct scan *s, const char *what, int64_t *value
         if (fits) sum = sum * 10 + digit;
     }
     if (at == start || (at < s->size && is_number_byte(s->text[at])))
-        return scan_fail(s, STATUS_INVALID, "%s: found %s, expected an integer written in digits alone", what, scan_found(s, found));
-    if (c == '0' && at - start > 1) return scan_fail(s, STATUS_INVALID, "%s: found %s, expected no leading zero", what, scan_found(s, found));
-    if (!fits) return scan_fail(s, STATUS_INVALID, "%s: found %s, expected at most 2^63 - 1", what, scan_found(s, found));
+        return scan_fail(s, STATUS_INVALID, "%s: found %s, expected an integer written in digits alone", what,
+                         scan_found(s, found));
+    if (c == '0' && at - start > 1)
+        return scan_fail(s, STATUS_INVALID, "%s: found %s, expected no leading zero", what, scan_found(s, found));
+    if (!fits)
+        return scan_fail(s, STATUS_INVALID, "%s: found %s, expected at most 2^63 - 1", what, scan_found(s, found));
     s->position = at;
     *value = (int64_t)sum;
     return STATUS_OK;
@@ -241,7 +259,10 @@ static enum status scan_dtype(struct scan *s, enum dtype *dtype) {
     enum status status = scan_string(s, "the dtype's name", &name, &length);
     if (status != STATUS_OK) return status;
     int known = dtype_from_name(name, length);
-    if (known < 0) return scan_fail(s, STATUS_UNSUPPORTED, "dtype %s is not known, expected F32, BF16, F8_E4M3 or another of the format's", safetensors_quote(quoted, name));
+    if (known < 0)
+        return scan_fail(s, STATUS_UNSUPPORTED,
+                         "dtype %s is not known, expected F32, BF16, F8_E4M3 or another of the format's",
+                         safetensors_quote(quoted, name));
     s->strings_used = mark;
     *dtype = (enum dtype)known;
     return STATUS_OK;
@@ -254,7 +275,8 @@ static enum status scan_shape(struct scan *s, struct safetensors_entry *entry) {
     bool more = peek(s) != ']';
     if (!more) s->position++;
     while (more) {
-        if (entry->rank == SAFETENSORS_MAX_RANK) return scan_fail(s, STATUS_UNSUPPORTED, "the shape has more than %d dimensions", SAFETENSORS_MAX_RANK);
+        if (entry->rank == SAFETENSORS_MAX_RANK)
+            return scan_fail(s, STATUS_UNSUPPORTED, "the shape has more than %d dimensions", SAFETENSORS_MAX_RANK);
         if ((status = scan_integer(s, "shape", &entry->shape[entry->rank])) != STATUS_OK) return status;
         entry->rank++;
         if ((status = expect_next(s, ']', &more)) != STATUS_OK) return status;
@@ -286,7 +308,9 @@ static enum status scan_entry(struct scan *s, struct safetensors_entry *entry, i
         if ((status = scan_string(s, "dtype, shape or data_offsets", &key, &length)) != STATUS_OK) return status;
         unsigned field = 0;
         while (field < 3 && strcmp(key, fields[field]) != 0) field++;
-        if (field == 3) return scan_fail(s, STATUS_INVALID, "found the field %s, expected dtype, shape and data_offsets alone", safetensors_quote(quoted, key));
+        if (field == 3)
+            return scan_fail(s, STATUS_INVALID, "found the field %s, expected dtype, shape and data_offsets alone",
+                             safetensors_quote(quoted, key));
         if (seen & 1u << field) return scan_fail(s, STATUS_INVALID, "the field %s occurs twice", fields[field]);
         seen |= 1u << field;
         s->strings_used = mark;
@@ -310,17 +334,22 @@ static enum status check_size(const struct scan *s, struct safetensors_entry *en
     enum status status = safetensors_bits(entry->dtype, entry->rank, entry->shape, &bits);
     safetensors_describe(entry, text, sizeof text);
     if (status != STATUS_OK) return scan_fail(s, STATUS_INVALID, "the size of %s overflows 63 bits", text);
-    if (bits % 8 != 0) return scan_fail(s, STATUS_INVALID, "%s has %llu bits, expected whole bytes", text, (unsigned long long)bits);
+    if (bits % 8 != 0)
+        return scan_fail(s, STATUS_INVALID, "%s has %llu bits, expected whole bytes", text, (unsigned long long)bits);
     if (offsets[1] < offsets[0])
-        return scan_fail(s, STATUS_INVALID, "data_offsets [%lld, %lld] end before they begin", (long long)offsets[0], (long long)offsets[1]);
+        return scan_fail(s, STATUS_INVALID, "data_offsets [%lld, %lld] end before they begin", (long long)offsets[0],
+                         (long long)offsets[1]);
     entry->bytes = bits / 8;
     if ((uint64_t)(offsets[1] - offsets[0]) != entry->bytes)
-        return scan_fail(s, STATUS_INVALID, "data_offsets [%lld, %lld] hold %lld bytes, expected %llu for %s", (long long)offsets[0], (long long)offsets[1],
-                         (long long)(offsets[1] - offsets[0]), (unsigned long long)entry->bytes, text);
+        return scan_fail(s, STATUS_INVALID, "data_offsets [%lld, %lld] hold %lld bytes, expected %llu for %s",
+                         (long long)offsets[0], (long long)offsets[1], (long long)(offsets[1] - offsets[0]),
+                         (unsigned long long)entry->bytes, text);
     return STATUS_OK;
 }
 
-static int compare_pairs(const void *a, const void *b) { return strcmp(((const struct pair *)a)->key, ((const struct pair *)b)->key); }
+static int compare_pairs(const void *a, const void *b) {
+    return strcmp(((const struct pair *)a)->key, ((const struct pair *)b)->key);
+}
 
 static enum status scan_metadata(struct scan *s, struct shard *shard) {
     size_t capacity = 0, length;
@@ -329,25 +358,32 @@ static enum status scan_metadata(struct scan *s, struct shard *shard) {
     bool more = peek(s) != '}';
     if (!more) s->position++;
     while (more) {
-        if (!grow((void **)&shard->metadata, shard->metadata_count, &capacity, sizeof *shard->metadata)) return scan_no_memory(s);
+        if (!grow((void **)&shard->metadata, shard->metadata_count, &capacity, sizeof *shard->metadata))
+            return scan_no_memory(s);
         struct pair *pair = &shard->metadata[shard->metadata_count++];
         if ((status = scan_string(s, "a key of __metadata__", &pair->key, &length)) != STATUS_OK) return status;
         if ((status = expect(s, ':', "after a key of __metadata__")) != STATUS_OK) return status;
-        if ((status = scan_string(s, "a string as a value of __metadata__", &pair->value, &length)) != STATUS_OK) return status;
+        if ((status = scan_string(s, "a string as a value of __metadata__", &pair->value, &length)) != STATUS_OK)
+            return status;
         if ((status = expect_next(s, '}', &more)) != STATUS_OK) return status;
     }
-    if (shard->metadata_count > 1) qsort(shard->metadata, shard->metadata_count, sizeof *shard->metadata, compare_pairs);
+    if (shard->metadata_count > 1)
+        qsort(shard->metadata, shard->metadata_count, sizeof *shard->metadata, compare_pairs);
     for (size_t i = 1; i < shard->metadata_count; i++) {
         char key[SAFETENSORS_QUOTED];
         if (strcmp(shard->metadata[i - 1].key, shard->metadata[i].key) == 0)
-            return scan_fail(s, STATUS_INVALID, "__metadata__ has the key %s twice", safetensors_quote(key, shard->metadata[i].key));
+            return scan_fail(s, STATUS_INVALID, "__metadata__ has the key %s twice",
+                             safetensors_quote(key, shard->metadata[i].key));
     }
     return STATUS_OK;
 }
 
 static enum status scan_tensor(struct scan *s, struct safetensors *st, int shard, const char *name, size_t length) {
-    if (length > SAFETENSORS_MAX_NAME) return scan_fail(s, STATUS_UNSUPPORTED, "a tensor's name has %zu bytes, expected at most %u", length, SAFETENSORS_MAX_NAME);
-    if (st->count == SAFETENSORS_MAX_TENSORS) return scan_fail(s, STATUS_UNSUPPORTED, "more than %d tensors", SAFETENSORS_MAX_TENSORS);
+    if (length > SAFETENSORS_MAX_NAME)
+        return scan_fail(s, STATUS_UNSUPPORTED, "a tensor's name has %zu bytes, expected at most %u", length,
+                         SAFETENSORS_MAX_NAME);
+    if (st->count == SAFETENSORS_MAX_TENSORS)
+        return scan_fail(s, STATUS_UNSUPPORTED, "more than %d tensors", SAFETENSORS_MAX_TENSORS);
     if (!grow((void **)&st->entries, st->count, &st->capacity, sizeof *st->entries)) return scan_no_memory(s);
     if (!grow((void **)&s->spans, s->span_count, &s->span_capacity, sizeof *s->spans)) return scan_no_memory(s);
     struct safetensors_entry entry = { .name = name, .shard = shard };
@@ -365,7 +401,9 @@ static enum status scan_tensor(struct scan *s, struct safetensors *st, int shard
 static enum status scan_header(struct scan *s, struct safetensors *st, int shard) {
     char found[64];
     bool has_metadata = false;
-    if (peek(s) != '{') return scan_fail(s, STATUS_INVALID, "the header is not a JSON object: found %s, expected '{'", scan_found(s, found));
+    if (peek(s) != '{')
+        return scan_fail(s, STATUS_INVALID, "the header is not a JSON object: found %s, expected '{'",
+                         scan_found(s, found));
     s->position++;
     enum status status;
     bool more = peek(s) != '}';
@@ -386,11 +424,13 @@ static enum status scan_header(struct scan *s, struct safetensors *st, int shard
         if ((status = expect_next(s, '}', &more)) != STATUS_OK) return status;
     }
     skip_space(s);
-    if (s->position < s->size) return scan_fail(s, STATUS_INVALID, "found %s after the header's closing brace, expected spaces alone", scan_found(s, found));
+    if (s->position < s->size)
+        return scan_fail(s, STATUS_INVALID, "found %s after the header's closing brace, expected spaces alone",
+                         scan_found(s, found));
     return STATUS_OK;
 }
 
-/* ---- One file -------------------------------------------------------------------------------------------------------- */
+/* ---- One file ---------------------------------------------------------------------------------------------------- */
 
 static int compare_spans(const void *a, const void *b) {
     const struct span *x = a, *y = b;
@@ -417,20 +457,28 @@ static enum status place_tensors(struct scan *s, struct safetensors *st, const u
         struct safetensors_entry *entry = &st->entries[span->entry];
         safetensors_quote(name, entry->name);
         if (span->begin != covered) {
-            if (!last) return error_set(s->error, STATUS_INVALID, "%s: tensor %s begins at byte %llu of the data, expected 0 for the first one", s->path, name, (unsigned long long)span->begin);
-            return error_set(s->error, STATUS_INVALID, "%s: tensor %s begins at byte %llu of the data, expected %llu, where %s ends: %s", s->path, name,
-                             (unsigned long long)span->begin, (unsigned long long)covered, safetensors_quote(last_name, last), span->begin < covered ? "they overlap" : "a hole");
+            if (!last)
+                return error_set(s->error, STATUS_INVALID,
+                                 "%s: tensor %s begins at byte %llu of the data, expected 0 for the first one", s->path,
+                                 name, (unsigned long long)span->begin);
+            return error_set(s->error, STATUS_INVALID,
+                             "%s: tensor %s begins at byte %llu of the data, expected %llu, where %s ends: %s", s->path,
+                             name, (unsigned long long)span->begin, (unsigned long long)covered,
+                             safetensors_quote(last_name, last), span->begin < covered ? "they overlap" : "a hole");
         }
         if (span->end > data_size)
-            return error_set(s->error, STATUS_INVALID, "%s: tensor %s ends at byte %llu of the data, found %llu bytes: the file is incomplete", s->path, name,
-                             (unsigned long long)span->end, (unsigned long long)data_size);
+            return error_set(s->error, STATUS_INVALID,
+                             "%s: tensor %s ends at byte %llu of the data, found %llu bytes: the file is incomplete",
+                             s->path, name, (unsigned long long)span->end, (unsigned long long)data_size);
         entry->data = data + span->begin;
         covered = span->end;
         last = entry->name;
     }
     if (covered != data_size)
-        return error_set(s->error, STATUS_INVALID, "%s: %llu bytes of data, expected %llu, where the last tensor%s%s ends", s->path, (unsigned long long)data_size,
-                         (unsigned long long)covered, last ? " " : "", last ? safetensors_quote(last_name, last) : "");
+        return error_set(s->error, STATUS_INVALID,
+                         "%s: %llu bytes of data, expected %llu, where the last tensor%s%s ends", s->path,
+                         (unsigned long long)data_size, (unsigned long long)covered, last ? " " : "",
+                         last ? safetensors_quote(last_name, last) : "");
     return STATUS_OK;
 }
 
@@ -441,17 +489,26 @@ static enum status parse_file(struct safetensors *st, int shard, struct error *e
     uint64_t length;
     const uint8_t *header;
     size_t bad;
-    if (lfs_is_pointer(file->map.data, file->map.size)) return error_set(error, STATUS_INVALID, "%s: " LFS_MESSAGE, file->path);
+    if (lfs_is_pointer(file->map.data, file->map.size))
+        return error_set(error, STATUS_INVALID, "%s: " LFS_MESSAGE, file->path);
     if (!cursor_u64(&cursor, &length))
-        return error_set(error, STATUS_INVALID, "%s: %zu bytes are too few for a safetensors file, expected at least 8", file->path, file->map.size);
+        return error_set(error, STATUS_INVALID, "%s: %zu bytes are too few for a safetensors file, expected at least 8",
+                         file->path, file->map.size);
     if (length > SAFETENSORS_MAX_HEADER)
-        return error_set(error, STATUS_INVALID, "%s: the header's length is %llu, expected at most %u: this is not a safetensors file", file->path, (unsigned long long)length, SAFETENSORS_MAX_HEADER);
+        return error_set(error, STATUS_INVALID,
+                         "%s: the header's length is %llu, expected at most %u: this is not a safetensors file",
+                         file->path, (unsigned long long)length, SAFETENSORS_MAX_HEADER);
     if (!cursor_take(&cursor, (size_t)length, &header))
-        return error_set(error, STATUS_INVALID, "%s: the header's length is %llu, but %zu bytes follow: the file is incomplete", file->path, (unsigned long long)length, cursor_left(&cursor));
+        return error_set(error, STATUS_INVALID,
+                         "%s: the header's length is %llu, but %zu bytes follow: the file is incomplete", file->path,
+                         (unsigned long long)length, cursor_left(&cursor));
     struct scan s = { .text = (const char *)header, .size = (size_t)length, .path = file->path, .error = error };
     if (!utf8_valid(header, s.size, &bad)) {
-        if (bad == s.size) return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: it ends within a character", file->path);
-        return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: found byte 0x%02x (header byte %zu)", file->path, header[bad], bad);
+        if (bad == s.size)
+            return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: it ends within a character",
+                             file->path);
+        return error_set(error, STATUS_INVALID, "%s: the header is not UTF-8: found byte 0x%02x (header byte %zu)",
+                         file->path, header[bad], bad);
     }
     s.strings = file->strings = malloc((size_t)length + 1);
     if (!s.strings) return no_memory(error, file->path);
@@ -470,15 +527,18 @@ static int compare_entries(const void *a, const void *b) {
 /* Rule 7 and the one tensor of a name among all shards. */
 static enum status sort_entries(struct safetensors *st, struct error *error) {
     bool sorted = true;
-    for (size_t i = 1; i < st->count && sorted; i++) sorted = compare_entries(&st->entries[i - 1], &st->entries[i]) <= 0;
+    for (size_t i = 1; i < st->count && sorted; i++)
+        sorted = compare_entries(&st->entries[i - 1], &st->entries[i]) <= 0;
     if (!sorted) qsort(st->entries, st->count, sizeof *st->entries, compare_entries);
     for (size_t i = 1; i < st->count; i++) {
         const struct safetensors_entry *a = &st->entries[i - 1], *b = &st->entries[i];
         if (strcmp(a->name, b->name) != 0) continue;
         char name[SAFETENSORS_QUOTED];
         safetensors_quote(name, a->name);
-        if (a->shard == b->shard) return error_set(error, STATUS_INVALID, "%s: tensor %s occurs twice", st->shards[a->shard].path, name);
-        return error_set(error, STATUS_INVALID, "%s: tensor %s occurs in %s too", st->shards[b->shard].path, name, st->shards[a->shard].path);
+        if (a->shard == b->shard)
+            return error_set(error, STATUS_INVALID, "%s: tensor %s occurs twice", st->shards[a->shard].path, name);
+        return error_set(error, STATUS_INVALID, "%s: tensor %s occurs in %s too", st->shards[b->shard].path, name,
+                         st->shards[a->shard].path);
     }
     return STATUS_OK;
 }
@@ -519,7 +579,8 @@ enum status safetensors_open_file(struct safetensors **out, const char *path, st
     return finish(out, st, status);
 }
 
-enum status safetensors_open_memory(struct safetensors **out, const uint8_t *data, size_t size, const char *origin, struct error *error) {
+enum status safetensors_open_memory(struct safetensors **out, const uint8_t *data, size_t size, const char *origin,
+                                    struct error *error) {
     *out = NULL;
     struct safetensors *st = safetensors_new(1);
     if (!st) return no_memory(error, origin);
@@ -530,12 +591,14 @@ enum status safetensors_open_memory(struct safetensors **out, const uint8_t *dat
     return finish(out, st, status);
 }
 
-/* ---- A folder -------------------------------------------------------------------------------------------------------- */
+/* ---- A folder ---------------------------------------------------------------------------------------------------- */
 
 /* One line of weight_map; the texts are the index's. */
 struct mapping { const char *name, *file; int shard; };
 
-static int compare_mappings(const void *a, const void *b) { return strcmp(((const struct mapping *)a)->name, ((const struct mapping *)b)->name); }
+static int compare_mappings(const void *a, const void *b) {
+    return strcmp(((const struct mapping *)a)->name, ((const struct mapping *)b)->name);
+}
 static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 static bool is_plain_file_name(const char *name) {
@@ -547,21 +610,24 @@ static bool is_plain_file_name(const char *name) {
     return true;
 }
 
-static enum status add_warning(struct safetensors *st, const char *file, size_t count, const char *first, struct error *error) {
+static enum status add_warning(struct safetensors *st, const char *file, size_t count, const char *first,
+                               struct error *error) {
     char name[SAFETENSORS_QUOTED], *text;
     char **grown = realloc(st->warnings, ((size_t)st->warning_count + 1) * sizeof *grown);
     if (!grown) return no_memory(error, file);
     st->warnings = grown;
     safetensors_quote(name, first);
     int length = count == 1 ? asprintf(&text, "%s: tensor %s is not in the index and is ignored", file, name)
-                            : asprintf(&text, "%s: %zu tensors are not in the index and are ignored, the first is %s", file, count, name);
+                            : asprintf(&text, "%s: %zu tensors are not in the index and are ignored, the first is %s",
+                                       file, count, name);
     if (length < 0) return no_memory(error, file);
     st->warnings[st->warning_count++] = text;
     return STATUS_OK;
 }
 
 /* Keeps the entries that weight_map names; each must be in the shard that it says. Both lists are sorted by name. */
-static enum status match_index(struct safetensors *st, const struct mapping *mappings, size_t mapping_count, const char *path, struct error *error) {
+static enum status match_index(struct safetensors *st, const struct mapping *mappings, size_t mapping_count,
+                               const char *path, struct error *error) {
     size_t kept = 0, next = 0;
     char name[SAFETENSORS_QUOTED];
     size_t *ignored = calloc((size_t)st->shard_count, sizeof *ignored);
@@ -575,10 +641,12 @@ static enum status match_index(struct safetensors *st, const struct mapping *map
         }
         const char *shard_path = st->shards[mapping->shard].path;
         if (next == st->count || strcmp(st->entries[next].name, mapping->name) != 0) {
-            status = error_set(error, STATUS_NOT_FOUND, "%s: tensor %s is missing, expected in %s", path, safetensors_quote(name, mapping->name), shard_path);
+            status = error_set(error, STATUS_NOT_FOUND, "%s: tensor %s is missing, expected in %s", path,
+                               safetensors_quote(name, mapping->name), shard_path);
         } else if (st->entries[next].shard != mapping->shard) {
-            status = error_set(error, STATUS_INVALID, "%s: tensor %s found in %s, expected in %s", path, safetensors_quote(name, mapping->name),
-                               st->shards[st->entries[next].shard].path, shard_path);
+            status = error_set(error, STATUS_INVALID, "%s: tensor %s found in %s, expected in %s", path,
+                               safetensors_quote(name, mapping->name), st->shards[st->entries[next].shard].path,
+                               shard_path);
         } else {
             st->entries[kept++] = st->entries[next++];
         }
@@ -597,16 +665,20 @@ static enum status match_index(struct safetensors *st, const struct mapping *map
 }
 
 /* weight_map into `mappings`, and its distinct file names, sorted, into `files`. */
-static enum status read_weight_map(json_t *map, const char *path, struct mapping *mappings, const char **files, size_t *file_count, struct error *error) {
+static enum status read_weight_map(json_t *map, const char *path, struct mapping *mappings, const char **files,
+                                   size_t *file_count, struct error *error) {
     size_t count = 0, distinct = 0;
     const char *name;
     json_t *value;
     char quoted[SAFETENSORS_QUOTED], quoted_file[SAFETENSORS_QUOTED];
     json_object_foreach(map, name, value) {
         const char *file = json_string_value(value);
-        if (!file) return error_set(error, STATUS_INVALID, "%s: weight_map gives tensor %s no text, expected a file name", path, safetensors_quote(quoted, name));
+        if (!file)
+            return error_set(error, STATUS_INVALID, "%s: weight_map gives tensor %s no text, expected a file name",
+                             path, safetensors_quote(quoted, name));
         if (!is_plain_file_name(file))
-            return error_set(error, STATUS_INVALID, "%s: weight_map puts tensor %s into %s, expected a plain file name of this folder", path,
+            return error_set(error, STATUS_INVALID,
+                             "%s: weight_map puts tensor %s into %s, expected a plain file name of this folder", path,
                              safetensors_quote(quoted, name), safetensors_quote(quoted_file, file));
         mappings[count] = (struct mapping){ name, file, 0 };
         files[count++] = file;
@@ -624,12 +696,15 @@ static enum status read_weight_map(json_t *map, const char *path, struct mapping
     return STATUS_OK;
 }
 
-static enum status open_shards(struct safetensors *st, const char *folder, const char *index_path, const char **files, struct error *error) {
+static enum status open_shards(struct safetensors *st, const char *folder, const char *index_path, const char **files,
+                               struct error *error) {
     for (int i = 0; i < st->shard_count; i++) {
         char *path;
         if (asprintf(&path, "%s/%s", folder, files[i]) < 0) return no_memory(error, folder);
         enum status status;
-        if (!file_exists(path)) status = error_set(error, STATUS_NOT_FOUND, "%s: this shard is missing, named by %s (an incomplete download?)", path, index_path);
+        if (!file_exists(path))
+            status = error_set(error, STATUS_NOT_FOUND,
+                               "%s: this shard is missing, named by %s (an incomplete download?)", path, index_path);
         else status = map_shard(&st->shards[i], path, error);
         free(path);
         if (status == STATUS_OK) status = parse_file(st, i, error);
@@ -649,9 +724,11 @@ static enum status open_index(struct safetensors **out, const char *folder, cons
     json_t *map = json_object_get(root, "weight_map");
     size_t count = json_object_size(map);
     if (!json_is_object(map)) {
-        status = error_set(error, STATUS_INVALID, "%s: found no object weight_map, expected one of tensor and file names", path);
+        status = error_set(error, STATUS_INVALID,
+                           "%s: found no object weight_map, expected one of tensor and file names", path);
     } else if (count == 0 || count > SAFETENSORS_MAX_TENSORS) {
-        status = error_set(error, STATUS_INVALID, "%s: weight_map names %zu tensors, expected 1 to %d", path, count, SAFETENSORS_MAX_TENSORS);
+        status = error_set(error, STATUS_INVALID, "%s: weight_map names %zu tensors, expected 1 to %d", path, count,
+                           SAFETENSORS_MAX_TENSORS);
     } else if (!(mappings = malloc(count * sizeof *mappings)) || !(files = malloc(count * sizeof *files))) {
         status = no_memory(error, path);
     }
@@ -681,11 +758,15 @@ static enum status find_only_file(char **path, const char *folder, struct error 
     size_t count = 0;
     *path = NULL;
     DIR *directory = opendir(folder);
-    if (!directory) return error_set(error, errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_IO, "%s: %s, expected a model folder", folder, strerror(errno));
+    if (!directory)
+        return error_set(error, errno == ENOENT || errno == ENOTDIR ? STATUS_NOT_FOUND : STATUS_IO,
+                         "%s: %s, expected a model folder", folder, strerror(errno));
     enum status status = STATUS_OK;
     for (struct dirent *item; status == STATUS_OK && (item = readdir(directory));) {
         size_t length = strlen(item->d_name);
-        if (item->d_name[0] == '.' || length < sizeof suffix || strcmp(item->d_name + length - (sizeof suffix - 1), suffix) != 0) continue;
+        if (item->d_name[0] == '.' || length < sizeof suffix ||
+            strcmp(item->d_name + length - (sizeof suffix - 1), suffix) != 0)
+            continue;
         /* Of several, the first by name goes into the message, so that it is the same each time. */
         if (count++ > 0 && strcmp(item->d_name, found) >= 0) continue;
         free(found);
@@ -693,11 +774,20 @@ static enum status find_only_file(char **path, const char *folder, struct error 
     }
     closedir(directory);
     if (status == STATUS_OK && count == 0)
-        status = error_set(error, STATUS_NOT_FOUND, "%s: no weights, expected model.safetensors.index.json, model.safetensors or one other *.safetensors", folder);
+        status = error_set(
+            error, STATUS_NOT_FOUND,
+            "%s: no weights, expected model.safetensors.index.json, model.safetensors or one other *.safetensors",
+            folder);
     else if (status == STATUS_OK && count > 1)
-        status = error_set(error, STATUS_INVALID, "%s: found %zu safetensors files (%s, ...) and no model.safetensors.index.json, expected an index or one file", folder, count, found);
+        status = error_set(error, STATUS_INVALID,
+                           "%s: found %zu safetensors files (%s, ...) and no model.safetensors.index.json, expected an "
+                           "index or one file",
+                           folder, count, found);
     else if (status == STATUS_OK && is_one_of_several(found))
-        status = error_set(error, STATUS_NOT_FOUND, "%s: found %s and no " SAFETENSORS_INDEX ", expected the index that belongs to it (an incomplete download?)", folder, found);
+        status = error_set(error, STATUS_NOT_FOUND,
+                           "%s: found %s and no " SAFETENSORS_INDEX
+                           ", expected the index that belongs to it (an incomplete download?)",
+                           folder, found);
     else if (status == STATUS_OK && asprintf(path, "%s/%s", folder, found) < 0)
         status = no_memory(error, folder);
     free(found);
@@ -725,7 +815,7 @@ enum status safetensors_open_folder(struct safetensors **out, const char *folder
     return status;
 }
 
-/* ---- What is asked of an open one ------------------------------------------------------------------------------------ */
+/* ---- What is asked of an open one -------------------------------------------------------------------------------- */
 
 void safetensors_close(struct safetensors *st) {
     if (!st) return;
@@ -744,13 +834,19 @@ void safetensors_close(struct safetensors *st) {
 }
 
 int64_t safetensors_count(const struct safetensors *st) { return (int64_t)st->count; }
-const struct safetensors_entry *safetensors_at(const struct safetensors *st, int64_t index) { return &st->entries[index]; }
+const struct safetensors_entry *safetensors_at(const struct safetensors *st, int64_t index) {
+    return &st->entries[index];
+}
 const char *safetensors_shard_path(const struct safetensors *st, int shard) { return st->shards[shard].path; }
-uint64_t safetensors_offset(const struct safetensors *st, const struct safetensors_entry *entry) { return (uint64_t)(entry->data - st->shards[entry->shard].map.data); }
+uint64_t safetensors_offset(const struct safetensors *st, const struct safetensors_entry *entry) {
+    return (uint64_t)(entry->data - st->shards[entry->shard].map.data);
+}
 int safetensors_warnings(const struct safetensors *st) { return st->warning_count; }
 const char *safetensors_warning(const struct safetensors *st, int index) { return st->warnings[index]; }
 
-static int compare_to_name(const void *name, const void *entry) { return strcmp(name, ((const struct safetensors_entry *)entry)->name); }
+static int compare_to_name(const void *name, const void *entry) {
+    return strcmp(name, ((const struct safetensors_entry *)entry)->name);
+}
 
 const struct safetensors_entry *safetensors_find(const struct safetensors *st, const char *name) {
     if (st->count == 0) return NULL;
@@ -761,7 +857,8 @@ const char *safetensors_metadata(const struct safetensors *st, const char *key) 
     const struct shard *shard = &st->shards[0];
     struct pair wanted = { key, NULL };
     if (shard->metadata_count == 0) return NULL;
-    const struct pair *found = bsearch(&wanted, shard->metadata, shard->metadata_count, sizeof *shard->metadata, compare_pairs);
+    const struct pair *found = bsearch(&wanted, shard->metadata, shard->metadata_count, sizeof *shard->metadata,
+                                       compare_pairs);
     return found ? found->value : NULL;
 }
 

@@ -1,8 +1,8 @@
 /* What attention is made of, for attention_simd.h: rows of words, the product of two small matrices of words, exp2.
  *
- * A word is the unit of a product: an fp32 number, or a pair of bf16 numbers that are neighbours along the sum. So one product serves both:
- *   C[m][n] (+)= sum over w of A[m][w] B[w][n]
- * A has its words in rows; B has 16-column panels side by side in rows. Every element of C has one accumulator that walks w upwards.
+ * A word is the unit of a product: an fp32 number, or a pair of bf16 numbers that are neighbours along the sum. So one
+ * product serves both: C[m][n] (+)= sum over w of A[m][w] B[w][n] A has its words in rows; B has 16-column panels side
+ * by side in rows. Every element of C has one accumulator that walks w upwards.
  *
  * The file that includes this says what it has:
  *   ATTENTION_PAIRS    1: products of pairs exist. 0: bf16 numbers are widened to fp32 words before a product
@@ -28,25 +28,32 @@ static inline int least(int64_t a, int b) { return a < b ? (int)a : b; }
 /* Words of one row of `dim` numbers. */
 static inline int pair_words(int dim) { return (int)round_up((dim + 1) / 2, WORD_GRAIN); }
 
-/* ---- words of pairs -------------------------------------------------------------------------------------------------------- */
+/* ---- words of pairs ---------------------------------------------------------------------------------------------- */
 
 #if VF == 16
 static inline vf word_low(vf w) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(w), 16)); }
-static inline vf word_high(vf w) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(w), _mm512_set1_epi32((int)0xFFFF0000))); }
+static inline vf word_high(vf w) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(w), _mm512_set1_epi32((int)0xFFFF0000)));
+}
 /* The pairs (low, high) of numbers that bf16 holds exactly. */
 static inline vf word_pair(vf low, vf high) {
-    return _mm512_castsi512_ps(_mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16), _mm512_castps_si512(word_high(high))));
+    return _mm512_castsi512_ps(
+        _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(low), 16), _mm512_castps_si512(word_high(high))));
 }
 #else
 static inline vf word_low(vf w) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(w), 16)); }
-static inline vf word_high(vf w) { return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(w), _mm256_set1_epi32((int)0xFFFF0000))); }
+static inline vf word_high(vf w) {
+    return _mm256_castsi256_ps(_mm256_and_si256(_mm256_castps_si256(w), _mm256_set1_epi32((int)0xFFFF0000)));
+}
 /* The pairs (low, high) of numbers that bf16 holds exactly. */
 static inline vf word_pair(vf low, vf high) {
-    return _mm256_castsi256_ps(_mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low), 16), _mm256_castps_si256(word_high(high))));
+    return _mm256_castsi256_ps(
+        _mm256_or_si256(_mm256_srli_epi32(_mm256_castps_si256(low), 16), _mm256_castps_si256(word_high(high))));
 }
 #endif
 
-/* Stores 2 VF numbers rounded to bf16. The instruction takes subnormal numbers for zero, as do the products that it is used for. */
+/* Stores 2 VF numbers rounded to bf16. The instruction takes subnormal numbers for zero, as do the products that it is
+ * used for. */
 static inline void store_rounded_pairs(float *words, vf first, vf second) {
 #if ATTENTION_PAIRS
     _mm512_storeu_si512(words, (__m512i)_mm512_cvtne2ps_pbh(second, first));
@@ -67,7 +74,7 @@ static void unpack_pairs(float *to, const float *from, int64_t rows, int64_t wid
     }
 }
 
-/* ---- rows of words --------------------------------------------------------------------------------------------------------- */
+/* ---- rows of words ----------------------------------------------------------------------------------------------- */
 
 /* A matrix in memory, element (r, c) at offset + r stride + c. */
 struct source {
@@ -99,7 +106,8 @@ static void load_words(float *to, const struct source *source, int64_t row, int 
         int64_t size = source->dtype == DTYPE_BF16 ? 2 : 4, bytes = source->dim * size - 4 * (int64_t)w;
         const char *from = (const char *)source->data + (source->offset + row * source->stride) * size + 4 * (int64_t)w;
         int i = 0;
-        for (; i < count && bytes >= 4 * (i + VF); i += VF) vf_store(to + i, vf_load((const float *)(const void *)(from + 4 * i)));
+        for (; i < count && bytes >= 4 * (i + VF); i += VF)
+            vf_store(to + i, vf_load((const float *)(const void *)(from + 4 * i)));
         if (i < count) {
             zero_words(to + i, count - i);
             if (bytes > 4 * i) memcpy(to + i, from + 4 * i, (size_t)(bytes - 4 * i));
@@ -122,8 +130,10 @@ static inline void prefetch_row(const struct source *source, int64_t row) {
     for (int64_t i = 0; i < source->dim * size; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
 }
 
-/* Rows of A, [total][stride] words: rows first .. first + rows of the source, then zeros. stride: a multiple of 16 not below the source's words. */
-static void load_rows(float *to, int64_t stride, const struct source *source, int64_t first, int64_t rows, int64_t total, enum form form) {
+/* Rows of A, [total][stride] words: rows first .. first + rows of the source, then zeros. stride: a multiple of 16 not
+ * below the source's words. */
+static void load_rows(float *to, int64_t stride, const struct source *source, int64_t first, int64_t rows,
+                      int64_t total, enum form form) {
     for (int64_t r = 0; r < rows; r++) {
         if (r + AHEAD < rows) prefetch_row(source, first + r + AHEAD);
         load_words(to + r * stride, source, first + r, 0, (int)stride, form);
@@ -132,7 +142,8 @@ static void load_rows(float *to, int64_t stride, const struct source *source, in
 }
 
 /* The same rows as the B of a sum over rows: [total][cols] words, or [total / 2][cols] pairs of neighbouring rows. */
-static void load_row_pairs(float *to, int64_t cols, const struct source *source, int64_t first, int64_t rows, int64_t total, enum form form) {
+static void load_row_pairs(float *to, int64_t cols, const struct source *source, int64_t first, int64_t rows,
+                           int64_t total, enum form form) {
     if (form != FORM_PAIRS) {
         load_rows(to, cols, source, first, rows, total, form);
         return;
@@ -146,7 +157,7 @@ static void load_row_pairs(float *to, int64_t cols, const struct source *source,
     }
 }
 
-/* ---- transposition --------------------------------------------------------------------------------------------------------- */
+/* ---- transposition ----------------------------------------------------------------------------------------------- */
 
 #if VF == 16
 /* to[j][i] = from[i][j], 16 x 16, of which the first n rows of `to` are written. */
@@ -164,8 +175,10 @@ static inline void transpose_square(float *to, int64_t to_stride, const float *f
         a[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(b[i + 1]), _mm512_castps_pd(b[i + 3])));
     }
     for (int j = 0; j < 4; j++) {
-        vf low = _mm512_shuffle_f32x4(a[j], a[j + 4], 0x88), high = _mm512_shuffle_f32x4(a[j], a[j + 4], 0xDD);   /* quarters 0 2, 1 3 */
-        vf low2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0x88), high2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0xDD);
+        /* quarters 0 2, 1 3 */
+        vf low = _mm512_shuffle_f32x4(a[j], a[j + 4], 0x88), high = _mm512_shuffle_f32x4(a[j], a[j + 4], 0xDD);
+        vf low2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0x88),
+           high2 = _mm512_shuffle_f32x4(a[j + 8], a[j + 12], 0xDD);
         b[j] = _mm512_shuffle_f32x4(low, low2, 0x88);
         b[j + 4] = _mm512_shuffle_f32x4(high, high2, 0x88);
         b[j + 8] = _mm512_shuffle_f32x4(low, low2, 0xDD);
@@ -203,14 +216,18 @@ static inline void transpose_square(float *to, int64_t to_stride, const float *f
 }
 #endif
 
-/* to[j][i] = from[i][j] for i < rows, j < cols. rows: a multiple of 16; `from` is readable to a multiple of 16 columns. */
-static void transpose(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows, int64_t cols) {
+/* to[j][i] = from[i][j] for i < rows, j < cols. rows: a multiple of 16; `from` is readable
+ * to a multiple of 16 columns. */
+static void transpose(float *to, int64_t to_stride, const float *from, int64_t from_stride, int64_t rows,
+                      int64_t cols) {
     for (int64_t i = 0; i < rows; i += 16) {
-        for (int64_t j = 0; j < cols; j += 16) transpose_square(to + j * to_stride + i, to_stride, from + i * from_stride + j, from_stride, least(cols - j, 16));
+        for (int64_t j = 0; j < cols; j += 16)
+            transpose_square(to + j * to_stride + i, to_stride, from + i * from_stride + j, from_stride,
+                             least(cols - j, 16));
     }
 }
 
-/* ---- product --------------------------------------------------------------------------------------------------------------- */
+/* ---- product ----------------------------------------------------------------------------------------------------- */
 
 ATTENTION_INLINE vf product_step(vf sum, vf a, vf b, bool pairs) {
 #if ATTENTION_PAIRS && !ATTENTION_TILES
@@ -222,12 +239,14 @@ ATTENTION_INLINE vf product_step(vf sum, vf a, vf b, bool pairs) {
 }
 
 /* m rows by `panels` panels, in registers. */
-ATTENTION_INLINE void product_part(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                   const int m, const int panels, int64_t words, bool accumulate, bool pairs) {
+ATTENTION_INLINE void product_part(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b,
+                                   int64_t b_stride, const int m, const int panels, int64_t words, bool accumulate,
+                                   bool pairs) {
     enum { PER_PANEL = PANEL / VF };
     vf sum[6][4 * PER_PANEL];
     for (int i = 0; i < m; i++) {
-        for (int j = 0; j < panels * PER_PANEL; j++) sum[i][j] = accumulate ? vf_load(c + i * c_stride + j * VF) : vf_zero();
+        for (int j = 0; j < panels * PER_PANEL; j++)
+            sum[i][j] = accumulate ? vf_load(c + i * c_stride + j * VF) : vf_zero();
     }
     for (int64_t w = 0; w < words; w++) {
         vf row[4 * PER_PANEL];
@@ -252,22 +271,31 @@ static inline int product_panels(int m) {
 #endif
 }
 
-ATTENTION_INLINE void product_rows(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                   const int m, int panels, int64_t words, bool accumulate, bool pairs) {
+ATTENTION_INLINE void product_rows(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b,
+                                   int64_t b_stride, const int m, int panels, int64_t words, bool accumulate,
+                                   bool pairs) {
     switch (panels) {
-    case 4:  product_part(c, c_stride, a, a_stride, b, b_stride, m, product_panels(m) >= 4 ? 4 : 1, words, accumulate, pairs); break;
-    case 2:  product_part(c, c_stride, a, a_stride, b, b_stride, m, product_panels(m) >= 2 ? 2 : 1, words, accumulate, pairs); break;
+    case 4:
+        product_part(c, c_stride, a, a_stride, b, b_stride, m, product_panels(m) >= 4 ? 4 : 1, words, accumulate,
+                     pairs);
+        break;
+    case 2:
+        product_part(c, c_stride, a, a_stride, b, b_stride, m, product_panels(m) >= 2 ? 2 : 1, words, accumulate,
+                     pairs);
+        break;
     default: product_part(c, c_stride, a, a_stride, b, b_stride, m, 1, words, accumulate, pairs);
     }
 }
 
-ATTENTION_INLINE void product_in_registers(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                           int64_t m, int panels, int64_t words, bool accumulate, bool pairs) {
+ATTENTION_INLINE void product_in_registers(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b,
+                                           int64_t b_stride, int64_t m, int panels, int64_t words, bool accumulate,
+                                           bool pairs) {
     int64_t most = m - m % 6;
     for (int j = 0; most && j < panels;) {
         int n = panels - j >= product_panels(6) ? product_panels(6) : panels - j >= 2 && product_panels(6) >= 2 ? 2 : 1;
         for (int64_t i = 0; i < most; i += 6) {
-            product_rows(c + i * c_stride + j * PANEL, c_stride, a + i * a_stride, a_stride, b + j * PANEL, b_stride, 6, n, words, accumulate, pairs);
+            product_rows(c + i * c_stride + j * PANEL, c_stride, a + i * a_stride, a_stride, b + j * PANEL, b_stride, 6,
+                         n, words, accumulate, pairs);
         }
         j += n;
     }
@@ -277,11 +305,25 @@ ATTENTION_INLINE void product_in_registers(float *c, int64_t c_stride, const flo
     for (int j = 0; rest && j < panels;) {
         int fit = product_panels(rest), n = panels - j >= fit ? fit : panels - j >= 2 && fit >= 2 ? 2 : 1;
         switch (rest) {
-        case 1: product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 1, n, words, accumulate, pairs); break;
-        case 2: product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 2, n, words, accumulate, pairs); break;
-        case 3: product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 3, n, words, accumulate, pairs); break;
-        case 4: product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 4, n, words, accumulate, pairs); break;
-        default: product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 5, n, words, accumulate, pairs);
+        case 1:
+            product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 1, n, words,
+                         accumulate, pairs);
+            break;
+        case 2:
+            product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 2, n, words,
+                         accumulate, pairs);
+            break;
+        case 3:
+            product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 3, n, words,
+                         accumulate, pairs);
+            break;
+        case 4:
+            product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 4, n, words,
+                         accumulate, pairs);
+            break;
+        default:
+            product_rows(c_rest + j * PANEL, c_stride, a_rest, a_stride, b + j * PANEL, b_stride, 5, n, words,
+                         accumulate, pairs);
         }
         j += n;
     }
@@ -291,19 +333,25 @@ ATTENTION_INLINE void product_in_registers(float *c, int64_t c_stride, const flo
 
 /* Tiles 0..3 hold C, 4 and 5 rows of A, 6 and 7 panels of B, all 16 x 16 words. */
 static void tiles_begin(void) {
-    struct { uint8_t palette, start_row, reserved[14]; uint16_t columns[16]; uint8_t rows[16]; } config = {.palette = 1};
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t columns[16];
+        uint8_t rows[16];
+    } config = {.palette = 1};
     for (int i = 0; i < 8; i++) {
         config.columns[i] = 64;   /* bytes */
         config.rows[i] = 16;
     }
-    __asm__ volatile("" : : "r"(&config) : "memory");   /* the intrinsic does not say how much it reads: without this stores may be left out */
+    /* the intrinsic does not say how much it reads: without this stores may be left out */
+    __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
 }
 static void tiles_end(void) { _tile_release(); }
 
 /* 16 or 32 rows by 1 or 2 panels. */
-ATTENTION_INLINE void product_part_in_tiles(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                            const bool two_rows, const bool two_panels, int64_t words, bool accumulate) {
+ATTENTION_INLINE void product_part_in_tiles(float *c, int64_t c_stride, const float *a, int64_t a_stride,
+                                            const float *b, int64_t b_stride, const bool two_rows,
+                                            const bool two_panels, int64_t words, bool accumulate) {
     int64_t c_bytes = c_stride * 4, a_bytes = a_stride * 4, b_bytes = b_stride * 4;
     float *c2 = c + 16 * c_stride;
     if (accumulate) {
@@ -334,8 +382,8 @@ ATTENTION_INLINE void product_part_in_tiles(float *c, int64_t c_stride, const fl
 }
 
 /* A and C have rows up to a multiple of 16. */
-static void product_in_tiles(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                             int64_t m, int panels, int64_t words, bool accumulate) {
+static void product_in_tiles(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b,
+                             int64_t b_stride, int64_t m, int panels, int64_t words, bool accumulate) {
     __asm__ volatile("" ::: "memory");   /* the compiler need not know that tile loads read memory */
     words = round_up(words, 16);
     for (int j = 0; j < panels; j += 2) {
@@ -343,10 +391,18 @@ static void product_in_tiles(float *c, int64_t c_stride, const float *a, int64_t
         for (int64_t i = 0; i < m; i += 32) {
             float *c_part = c + i * c_stride + j * PANEL;
             const float *a_part = a + i * a_stride, *b_part = b + j * PANEL;
-            if (m - i > 16 && two_panels) product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, true, true, words, accumulate);
-            else if (m - i > 16) product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, true, false, words, accumulate);
-            else if (two_panels) product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, false, true, words, accumulate);
-            else product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, false, false, words, accumulate);
+            if (m - i > 16 && two_panels)
+                product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, true, true, words,
+                                      accumulate);
+            else if (m - i > 16)
+                product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, true, false, words,
+                                      accumulate);
+            else if (two_panels)
+                product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, false, true, words,
+                                      accumulate);
+            else
+                product_part_in_tiles(c_part, c_stride, a_part, a_stride, b_part, b_stride, false, false, words,
+                                      accumulate);
         }
     }
     __asm__ volatile("" ::: "memory");
@@ -357,13 +413,15 @@ static void tiles_begin(void) {}
 static void tiles_end(void) {}
 #endif
 
-static __attribute__((noinline)) void product_of_floats(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                                        int64_t m, int panels, int64_t words, bool accumulate) {
+static __attribute__((noinline)) void product_of_floats(float *c, int64_t c_stride, const float *a, int64_t a_stride,
+                                                        const float *b, int64_t b_stride, int64_t m, int panels,
+                                                        int64_t words, bool accumulate) {
     product_in_registers(c, c_stride, a, a_stride, b, b_stride, m, panels, words, accumulate, false);
 }
 #if ATTENTION_PAIRS
-static __attribute__((noinline)) void product_of_pairs(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                                                       int64_t m, int panels, int64_t words, bool accumulate) {
+static __attribute__((noinline)) void product_of_pairs(float *c, int64_t c_stride, const float *a, int64_t a_stride,
+                                                       const float *b, int64_t b_stride, int64_t m, int panels,
+                                                       int64_t words, bool accumulate) {
 #if ATTENTION_TILES
     product_in_tiles(c, c_stride, a, a_stride, b, b_stride, m, panels, words, accumulate);
 #else
@@ -372,10 +430,10 @@ static __attribute__((noinline)) void product_of_pairs(float *c, int64_t c_strid
 }
 #endif
 
-/* C [m][panels] (+)= A [m][words] B [words][panels]. Tiles of pairs need A and C readable, and C writable, to a multiple of 16 rows,
- * and words to a multiple of 16, finite in B where A has zeros. */
-static inline void product(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b, int64_t b_stride,
-                           int64_t m, int panels, int64_t words, bool accumulate, bool pairs) {
+/* C [m][panels] (+)= A [m][words] B [words][panels]. Tiles of pairs need A and C readable, and C writable, to a
+ * multiple of 16 rows, and words to a multiple of 16, finite in B where A has zeros. */
+static inline void product(float *c, int64_t c_stride, const float *a, int64_t a_stride, const float *b,
+                           int64_t b_stride, int64_t m, int panels, int64_t words, bool accumulate, bool pairs) {
 #if ATTENTION_PAIRS
     if (pairs) {
         product_of_pairs(c, c_stride, a, a_stride, b, b_stride, m, panels, words, accumulate);
@@ -387,10 +445,11 @@ static inline void product(float *c, int64_t c_stride, const float *a, int64_t a
     product_of_floats(c, c_stride, a, a_stride, b, b_stride, m, panels, words, accumulate);
 }
 
-/* ---- exp2 ------------------------------------------------------------------------------------------------------------------ */
+/* ---- exp2 -------------------------------------------------------------------------------------------------------- */
 
-/* 2^x for x <= 0, or a little above: 2^n 2^f with n = round(x) and 2^f a polynomial of degree 6 that is the best in relative error for |f| <= 1/2
- * (3e-9) given its first term 1. Exactly 1 at 0; 0 below -125, -inf included. NaN stays NaN. */
+/* 2^x for x <= 0, or a little above: 2^n 2^f with n = round(x) and 2^f a polynomial of degree 6 that is the best in
+ * relative error for |f| <= 1/2 (3e-9) given its first term 1. Exactly 1 at 0; 0 below -125, -inf included. NaN stays
+ * NaN. */
 ATTENTION_INLINE vf exp2_or_zero(vf x) {
     vf shift = vf_set(0x1.8p23f), shifted = vf_add(x, shift);   /* n in the low bits */
     vf f = vf_sub(x, vf_sub(shifted, shift));
@@ -402,10 +461,12 @@ ATTENTION_INLINE vf exp2_or_zero(vf x) {
     p = vf_fma(p, f, vf_set(0x1.62e430p-1f));
     p = vf_fma(p, f, vf_set(1.0f));
 #if VF == 16
-    vf y = _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
+    vf y = _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23)));
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, vf_set(-125.0f), _CMP_NLT_UQ), y);
 #else
-    vf y = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
+    vf y = _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(shifted), 23)));
     return _mm256_and_ps(_mm256_cmp_ps(x, vf_set(-125.0f), _CMP_NLT_UQ), y);
 #endif
 }

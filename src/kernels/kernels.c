@@ -1,4 +1,5 @@
-/* The tables of the variants, assembled from their parts. A variant takes a part from one before where it has nothing better. */
+/* The tables of the variants, assembled from their parts. A variant takes a part from one before where it has nothing
+ * better. */
 #include "kernels/kernels.h"
 
 #include <pthread.h>
@@ -17,10 +18,22 @@ static void assemble(void) {
         *table = (struct kernels){(enum isa)isa, matmul_reference, attention_reference, rows_reference, moe_reference};
 #if defined(__x86_64__)
         switch ((enum isa)isa) {
-        case ISA_AVX2: table->matmul = matmul_avx2, table->attention = attention_avx2, table->rows = rows_avx2, table->moe = moe_avx2; break;
-        case ISA_AVX512: table->matmul = matmul_avx512, table->attention = attention_avx512, table->rows = rows_avx512, table->moe = moe_avx512; break;
-        case ISA_AVX512_BF16: table->matmul = matmul_avx512bf16, table->attention = attention_avx512bf16, table->rows = rows_avx512, table->moe = moe_avx512; break;
-        case ISA_AMX: table->matmul = matmul_amx, table->attention = attention_amx, table->rows = rows_avx512, table->moe = moe_avx512; break;
+        case ISA_AVX2:
+            table->matmul = matmul_avx2, table->attention = attention_avx2, table->rows = rows_avx2,
+            table->moe = moe_avx2;
+            break;
+        case ISA_AVX512:
+            table->matmul = matmul_avx512, table->attention = attention_avx512, table->rows = rows_avx512,
+            table->moe = moe_avx512;
+            break;
+        case ISA_AVX512_BF16:
+            table->matmul = matmul_avx512bf16, table->attention = attention_avx512bf16, table->rows = rows_avx512,
+            table->moe = moe_avx512;
+            break;
+        case ISA_AMX:
+            table->matmul = matmul_amx, table->attention = attention_amx, table->rows = rows_avx512,
+            table->moe = moe_avx512;
+            break;
         case ISA_REFERENCE: case ISA_COUNT: break;
         }
 #endif

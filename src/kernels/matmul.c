@@ -21,7 +21,8 @@ static void pack_task(void *context, int thread, int threads) {
     }
 }
 
-void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b, enum dtype compute) {
+void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b,
+                 enum dtype compute) {
     struct pack_call call = {kernels, packed, b, compute};
     pool_run(pool, pack_task, &call);
 }

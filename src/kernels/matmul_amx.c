@@ -1,14 +1,16 @@
-/* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 and the packing of B are those of matmul_avx512.c:
- * 16 pairs of k by 16 columns of its panels are a tile of B.
+/* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 and the packing of B are
+ * those of matmul_avx512.c: 16 pairs of k by 16 columns of its panels are a tile of B.
  *
  * A tile of A is packed as [k / 32][height][16 pairs], height 32 or, for blocks of up to 16 rows, their number.
  *
- * E4M3 codes become pairs in the vectors where there are few rows, otherwise before the tiles. A part of 128 k is four steps from 0; vectors promote it while the tiles compute the next. */
+ * E4M3 codes become pairs in the vectors where there are few rows, otherwise before the tiles. A part of 128 k is four
+ * steps from 0; vectors promote it while the tiles compute the next. */
 #if defined(__x86_64__)
 #include "kernels/matmul.h"
 #include "kernels/matmul_codes.h"
 
-enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL, STREAM_AHEAD = 2048 };   /* bytes, except the first two */
+/* bytes, except the first two */
+enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL, STREAM_AHEAD = 2048 };
 
 /* palette 1: bytes per row and rows of the eight tiles */
 struct tile_configuration {
@@ -27,7 +29,8 @@ static void configure(int height) {
         configuration.row_bytes[tile] = 64;
         configuration.rows[tile] = (uint8_t)(height > 16 || tile == 2 || tile == 3 || tile >= 6 ? 16 : height);
     }
-    __asm__ volatile("" : : "r"(&configuration) : "memory");   /* the intrinsic does not say how much it reads, and a local's stores may be left out */
+    /* the intrinsic does not say how much it reads, and a local's stores may be left out */
+    __asm__ volatile("" : : "r"(&configuration) : "memory");
     _tile_loadconfig(&configuration);
 }
 
@@ -37,16 +40,19 @@ static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
 
 /* What tdpbf16ps computes, with vector instructions: per tile of 16 pairs of k
  *
- *     e = sum of a[2p] b[2p],  o = sum of a[2p + 1] b[2p + 1]  (chains of fused multiply-adds from 0, p upwards),   c = c + (e + o)
+ *     e = sum of a[2p] b[2p],  o = sum of a[2p + 1] b[2p + 1]  (chains of fused multiply-adds from 0, p upwards),   c =
+ * c + (e + o)
  *
- * with subnormals as zeros on both sides. The bits are those of the tiles (a test holds them together on machines that have them), and few rows
- * read B as one stream at the full memory speed, which tile loads do not reach. */
+ * with subnormals as zeros on both sides. The bits are those of the tiles (a test holds them together on machines that
+ * have them), and few rows read B as one stream at the full memory speed, which tile loads do not reach. */
 enum { FEW = 2, FEW_AHEAD = 768 /* bytes: best by measurement */, FLUSH_SUBNORMALS = 0x8040 };
 
-static always_inline void multiply_few(const int rows, int64_t k, const uint32_t *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride) {
+static always_inline void multiply_few(const int rows, int64_t k, const uint32_t *a, const char *b, const float *c_in,
+                                       int64_t in_stride, float *c_out, int64_t out_stride) {
     vf c[FEW][2];
     const unsigned control = _mm_getcsr();
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+        c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
     _mm_setcsr(control | FLUSH_SUBNORMALS);
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K, a += rows * 16) {
         vf even[FEW][2], odd[FEW][2];
@@ -64,10 +70,12 @@ static always_inline void multiply_few(const int rows, int64_t k, const uint32_t
                 odd[r][1] = vf_fma(y, vf_odd(b1), odd[r][1]);
             }
         }
-        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = vf_add(c[r][j], vf_add(even[r][j], odd[r][j]));
+        UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+            c[r][j] = vf_add(c[r][j], vf_add(even[r][j], odd[r][j]));
     }
     _mm_setcsr(control);
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+        vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
 }
 
 /* The next lines of what follows; `at` is the position in its first row. */
@@ -82,7 +90,8 @@ static inline void prefetch_part(struct matmul_ahead *ahead, int64_t *at, int64_
     }
 }
 
-/* B of one step into the first-level cache, by ordinary loads: from memory they bring it faster than the loads of tiles do, and faster than prefetches alone. */
+/* B of one step into the first-level cache, by ordinary loads: from memory they bring it faster than the loads of tiles
+ * do, and faster than prefetches alone. */
 static always_inline void fetch_step(const char *b) {
     UNROLL for (int i = 0; i < AMX_K / 2 * B_ROW; i += 64) {
         __builtin_prefetch(b + STREAM_AHEAD + i);
@@ -92,14 +101,17 @@ static always_inline void fetch_step(const char *b) {
 
 static always_inline void hold(vf *x) { __asm__ volatile("" : "+v"(*x)); }
 
-/* The same with codes, each part promoted onto c. Numbers of A that were quantised cannot make subnormals with codes; others need the flags for the sums, and for them alone. */
-static always_inline void multiply_few_codes(const int rows, const bool flush, int64_t k, const uint32_t *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,
-                                             const struct matmul_scales *scales) {
+/* The same with codes, each part promoted onto c. Numbers of A that were quantised cannot make subnormals with codes;
+ * others need the flags for the sums, and for them alone. */
+static always_inline void multiply_few_codes(const int rows, const bool flush, int64_t k, const uint32_t *a,
+                                             const char *b, const float *c_in, int64_t in_stride, float *c_out,
+                                             int64_t out_stride, const struct matmul_scales *scales) {
     vf c[FEW][2];
     const unsigned control = _mm_getcsr();
     const struct code_tables tables = code_tables();
     const float *scale_a = scales->a, *scale_b = scales->b;
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+        c[r][j] = c_in ? vf_load(c_in + r * in_stride + 16 * j) : vf_zero();
     for (int64_t k0 = 0; k0 < k;) {
         const int64_t end = matmul_min(k0 + FP8_TILE, k);
         vf part[FEW][2];
@@ -118,7 +130,9 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
         for (int s = 0; s < steps; s++) {
             vf even[FEW][2], odd[FEW][2];
             UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
-            if (flush) UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&even[r][j]), hold(&odd[r][j]);
+            if (flush)
+                UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&even[r][j]),
+                    hold(&odd[r][j]);
             UNROLL for (int p = 0; p < AMX_K / 2; p++, b += 2 * PANEL) {
                 vi b0, b1;
                 __builtin_prefetch(b + FEW_AHEAD);
@@ -131,7 +145,8 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
                     odd[r][1] = vf_fma(odd_k, vf_odd(b1), odd[r][1]);
                 }
             }
-            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) part[r][j] = vf_add(part[r][j], vf_add(even[r][j], odd[r][j]));
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+                part[r][j] = vf_add(part[r][j], vf_add(even[r][j], odd[r][j]));
         }
         if (flush) {
             UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&part[r][j]);
@@ -148,10 +163,13 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
         scale_a += scales->a_stride;
         scale_b += scales->b_stride;
     }
-    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
+    UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++)
+        vf_store(c_out + r * out_stride + 16 * j, c[r][j]);
 }
 
-static always_inline void few_codes(int height, bool flush, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_scales *scales) {
+static always_inline void few_codes(int height, bool flush, int64_t k, const void *a, const void *b, const float *c_in,
+                                    int64_t in_stride, float *c_out, int64_t out_stride,
+                                    const struct matmul_scales *scales) {
     if (height == 1) multiply_few_codes(1, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
     else multiply_few_codes(FEW, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
 }
@@ -164,8 +182,9 @@ static void few_rounded(int height, int rows, TILE_PARAMETERS) {
     few_codes(height, true, k, a, b, c_in, in_stride, c_out, out_stride, scales);
 }
 
-static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in, int64_t in_stride, float *c_out,
-                         int64_t out_stride, const struct matmul_ahead *ahead, const struct matmul_scales *scales) {
+static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, const void *b_packed, const float *c_in,
+                         int64_t in_stride, float *c_out, int64_t out_stride, const struct matmul_ahead *ahead,
+                         const struct matmul_scales *scales) {
     const char *a = a_packed, *b = b_packed;
     (void)scales;
     switch (height) {
@@ -183,7 +202,8 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
             _tile_zero(0);
             _tile_zero(1);
         }
-        /* Two steps at a time on separate registers, so that the loads of one need not wait for the products of the other. */
+        /* Two steps at a time on separate registers, so that the loads of one need not wait for the products of the
+         * other. */
         int64_t steps = (k + AMX_K - 1) / AMX_K;
         const bool streaming = ahead->rows > 0;   /* otherwise B was packed into the caches a moment ago */
         for (; steps > 0; steps -= 2) {
@@ -220,10 +240,11 @@ static void multiply_amx(int height, int rows, int64_t k, const void *a_packed, 
         _tile_zero(2);
         _tile_zero(3);
     }
-    /* The part of the panel stays in the first-level cache while the tiles of A pass by it: their loads carry the hint not to stay there.
-     * The partial sums of the next tile follow these. */
+    /* The part of the panel stays in the first-level cache while the tiles of A pass by it: their loads carry the hint
+     * not to stay there. The partial sums of the next tile follow these. */
     const char *sums = c_in ? (const char *)(c_in + AMX_ROWS * PANEL) : NULL;
-    int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64) : 0;
+    int64_t sums_bytes = c_in && in_stride == PANEL ? matmul_round_up((AMX_ROWS * PANEL * 4 * AMX_K + k - 1) / k, 64)
+                                                    : 0;
     struct matmul_ahead next = *ahead;
     int64_t at = 0, ahead_lines = ((next.row_bytes + 63) / 64 * next.rows * AMX_K + k - 1) / k;   /* in each step */
     for (int64_t k0 = 0; k0 < k; k0 += AMX_K) {
@@ -258,7 +279,8 @@ struct promotion {
 /* The next `rows` rows: c = fma(part, scale_a scale_b, c). */
 static always_inline void promote_rows(struct promotion *p, const int rows, const bool columns) {
     UNROLL for (int r = 0; r < rows; r++) {
-        const vf scale = vf_mul(vf_set(p->scale_a[r]), p->b0), second = columns ? vf_mul(vf_set(p->scale_a[r]), p->b1) : scale;
+        const vf scale = vf_mul(vf_set(p->scale_a[r]), p->b0),
+                 second = columns ? vf_mul(vf_set(p->scale_a[r]), p->b1) : scale;
         vf_store(p->out, vf_fma(vf_load(p->part + r * PANEL), scale, vf_load(p->in)));
         vf_store(p->out + VF, vf_fma(vf_load(p->part + r * PANEL + VF), second, vf_load(p->in + VF)));
         p->in += p->in_stride;
@@ -270,9 +292,12 @@ static always_inline void promote_rows(struct promotion *p, const int rows, cons
 
 enum { STEP_ROWS = AMX_ROWS * AMX_K / FP8_TILE };   /* rows to promote for each step of the next part */
 
-/* B as pairs. Between the steps of a part the part before it is promoted, so that the tiles need not wait for the vectors. */
-static always_inline void multiply_codes_as(int height, int rows, int64_t k, const char *a, const char *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,
-                                            const struct matmul_ahead *ahead, const struct matmul_scales *scales, const bool lower, const bool columns) {
+/* B as pairs. Between the steps of a part the part before it is promoted, so that the tiles need not wait for the
+ * vectors. */
+static always_inline void multiply_codes_as(int height, int rows, int64_t k, const char *a, const char *b,
+                                            const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,
+                                            const struct matmul_ahead *ahead, const struct matmul_scales *scales,
+                                            const bool lower, const bool columns) {
     static const _Alignas(64) float zeros[PANEL];
     _Alignas(64) float part[AMX_ROWS * PANEL], kept[AMX_ROWS * PANEL];
     const int64_t a_step = (int64_t)height * A_ROW;
@@ -340,20 +365,24 @@ static void multiply_codes(int height, int rows, TILE_PARAMETERS) {
     const bool columns = scales->b_stride > 1;
     if (rows > height) rows = height;
     if (rows > 16) {
-        if (columns) multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, true, true);
+        if (columns)
+            multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, true, true);
         else multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, true, false);
     } else {
-        if (columns) multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, false, true);
+        if (columns)
+            multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, false, true);
         else multiply_codes_as(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, false, false);
     }
 }
 
-static always_inline void pack_a_as(uint32_t *to, int height, const struct matrix *a, enum dtype dtype, int64_t row, int rows, int64_t k0, int64_t k1) {
+static always_inline void pack_a_as(uint32_t *to, int height, const struct matrix *a, enum dtype dtype, int64_t row,
+                                    int rows, int64_t k0, int64_t k1) {
     if (!a->transposed) {
         for (int r = 0; r < height; r++)
             for (int64_t k = k0; k < k1; k += AMX_K)
                 vi_store(to + ((k - k0) / AMX_K * height + r) * 16,
-                         r < rows ? load_units(a->data, dtype, (row + r) * a->stride + k, k1 - k, UNIT_PAIR) : vi_zero());
+                         r < rows ? load_units(a->data, dtype, (row + r) * a->stride + k, k1 - k, UNIT_PAIR)
+                                  : vi_zero());
         return;
     }
     for (int64_t k = k0; k < k1; k += AMX_K, to += height * 16) {
@@ -361,7 +390,9 @@ static always_inline void pack_a_as(uint32_t *to, int height, const struct matri
             vi x[16];
             int valid = lanes(rows - g, 16);
             UNROLL for (int p = 0; p < 16; p++)
-                x[p] = valid && k + 2 * p < k1 ? gather_units(a->data, dtype, a->stride, k + 2 * p, k1, row + g, valid, UNIT_PAIR) : vi_zero();
+                x[p] = valid && k + 2 * p < k1
+                           ? gather_units(a->data, dtype, a->stride, k + 2 * p, k1, row + g, valid, UNIT_PAIR)
+                           : vi_zero();
             vi_transpose(x);
             if (height - g >= 16) {
                 UNROLL for (int r = 0; r < 16; r++) vi_store(to + (g + r) * 16, x[r]);
@@ -372,60 +403,90 @@ static always_inline void pack_a_as(uint32_t *to, int height, const struct matri
     }
 }
 
-static void pack_a_amx(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_amx(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a,
+                       int64_t row, int rows, int64_t k0, int64_t k1) {
     (void)scales, (void)scale_stride;
     if (a->dtype == DTYPE_BF16) pack_a_as(packed, height, a, DTYPE_BF16, row, rows, k0, k1);
     else pack_a_as(packed, height, a, DTYPE_F32, row, rows, k0, k1);
 }
 
-static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a,
+                         int64_t row, int rows, int64_t k0, int64_t k1) {
     pack_a_quantised(pack_a_amx, true, 2, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
-static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n,
+                           int columns, int64_t ahead) {
     pack_quantised_as(expanded, scales, b, k0, k1, n, columns, ahead, UNIT_PAIR);
 }
 
 /* The two kinds with codes differ in A: quantised, or rounded. */
-#define KIND_CODES(K) \
-    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2, .b_bytes = 1, .codes = true, .direct_rows = FEW, \
-    .m_block = 512, .n_block = 512, .k_block = K, .stream_c = true, \
-    .height = height_of, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .expand = expand_codes_pairs, .begin = configure, .end = release
+#define KIND_CODES(K)                                                                                                  \
+    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = CODES_MULTIPLE, .a_bytes = 2,            \
+    .b_bytes = 1, .codes = true, .direct_rows = FEW, .m_block = 512, .n_block = 512, .k_block = K, .stream_c = true,   \
+    .height = height_of, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes,         \
+    .expand = expand_codes_pairs, .begin = configure, .end = release
 /* Parts and sums take room in the first-level cache beside B. */
-static const struct matmul_kind kind_codes = {KIND_CODES(256), .k_whole = 512, .quantised = true, .pack_a = pack_a_codes, .multiply_single = few_quantised};
-static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx, .multiply_single = few_rounded};
+static const struct matmul_kind kind_codes = {KIND_CODES(256), .k_whole = 512, .quantised = true,
+                                              .pack_a = pack_a_codes, .multiply_single = few_quantised};
+static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx,
+                                                   .multiply_single = few_rounded};
 static const struct matmul_kind kind = {
-    .tile_rows = AMX_ROWS, .panel = PANEL, .a_multiple = AMX_K, .b_multiple = AMX_K, .a_bytes = 2, .b_bytes = 2, .with_codes = &kind_bf16_codes,
-    .m_block = 512, .n_block = 512, .k_block = 512, .stream_c = true,
-    .height = height_of, .pack_a = pack_a_amx, .pack_b = pack_b_pairs, .multiply = multiply_amx, .multiply_single = multiply_amx, .begin = configure, .end = release,
+    .tile_rows = AMX_ROWS,
+    .panel = PANEL,
+    .a_multiple = AMX_K,
+    .b_multiple = AMX_K,
+    .a_bytes = 2,
+    .b_bytes = 2,
+    .with_codes = &kind_bf16_codes,
+    .m_block = 512,
+    .n_block = 512,
+    .k_block = 512,
+    .stream_c = true,
+    .height = height_of,
+    .pack_a = pack_a_amx,
+    .pack_b = pack_b_pairs,
+    .multiply = multiply_amx,
+    .multiply_single = multiply_amx,
+    .begin = configure,
+    .end = release,
 };
 
 /* The kind of a compute type; F32 is matmul_avx512.c's. */
-static const struct matmul_kind *kind_of(enum dtype compute) { return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind : NULL; }
+static const struct matmul_kind *kind_of(enum dtype compute) {
+    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind : NULL;
+}
 
-static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_avx512.packed_bytes(k, n, compute); }
+static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
+    return matmul_avx512.packed_bytes(k, n, compute);
+}
 static size_t packed_columns_bytes(int64_t k, int64_t n) { return matmul_avx512.packed_columns_bytes(k, n); }
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
+                      int64_t n1) {
     matmul_avx512.pack_part(packed, b, compute, k0, k1, n0, n1);
 }
 static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
     const struct matmul_kind *own = kind_of(compute);
     return own ? matmul_kind_scratch_bytes(own, m, k, threads) : matmul_avx512.scratch_bytes(m, k, compute, threads);
 }
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
+static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
+                int count, void *scratch) {
     const struct matmul_kind *own = kind_of(compute);
     if (own) matmul_kind_run(own, pool, a, products, count, scratch);
     else matmul_avx512.run(pool, a, compute, products, count, scratch);
 }
 static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
     const struct matmul_kind *own = kind_of(compute);
-    return own ? matmul_kind_grouped_scratch_bytes(own, max_m, max_k, threads) : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
+    return own ? matmul_kind_grouped_scratch_bytes(own, max_m, max_k, threads)
+               : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
 }
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
+                        void *scratch) {
     const struct matmul_kind *own = kind_of(compute);
     if (own) matmul_kind_run_grouped(own, pool, groups, count, scratch);
     else matmul_avx512.run_grouped(pool, compute, groups, count, scratch);
 }
 
-const struct matmul_kernels matmul_amx = {packed_bytes, pack_part, scratch_bytes, run, grouped_scratch_bytes, run_grouped, packed_columns_bytes};
+const struct matmul_kernels matmul_amx = {packed_bytes,          pack_part,   scratch_bytes,       run,
+                                          grouped_scratch_bytes, run_grouped, packed_columns_bytes};
 #endif

@@ -2,5 +2,6 @@
 #if defined(__x86_64__)
 #include "kernels/matmul_fma.h"
 
-const struct matmul_kernels matmul_avx512 = {packed_bytes, pack_part, scratch_bytes, run, grouped_scratch_bytes, run_grouped, packed_columns_bytes};
+const struct matmul_kernels matmul_avx512 = {packed_bytes,          pack_part,   scratch_bytes,       run,
+                                             grouped_scratch_bytes, run_grouped, packed_columns_bytes};
 #endif

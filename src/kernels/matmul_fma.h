@@ -1,7 +1,9 @@
-/* The table of a variant that multiplies with fused multiply-adds, for all compute types: included by matmul_avx2.c and matmul_avx512.c.
+/* The table of a variant that multiplies with fused multiply-adds, for all compute types: included by matmul_avx2.c and
+ * matmul_avx512.c.
  *
- * Compute type BF16: A is rounded when it is packed and kept as fp32, B is kept as pairs of bf16 and expanded: in the tile where a block has
- * one tile, otherwise once for all tiles. Both walk k one by one, so that every number of rows gives the same bits. E4M3 codes go the same way. */
+ * Compute type BF16: A is rounded when it is packed and kept as fp32, B is kept as pairs of bf16 and expanded: in the
+ * tile where a block has one tile, otherwise once for all tiles. Both walk k one by one, so that every number of rows
+ * gives the same bits. E4M3 codes go the same way. */
 #include "kernels/matmul.h"
 #include "kernels/matmul_codes.h"
 
@@ -23,60 +25,99 @@ static void expand_pairs(void *expanded, const void *b, int64_t k) {
     }
 }
 
-static void pack_a_f32(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_f32(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a,
+                       int64_t row, int rows, int64_t k0, int64_t k1) {
     (void)scales, (void)scale_stride;
     pack_tile(packed, height, a, row, rows, k0, k1, k1, UNIT_F32);
 }
-static void pack_a_rounded(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_rounded(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a,
+                           int64_t row, int rows, int64_t k0, int64_t k1) {
     (void)scales, (void)scale_stride;
     pack_tile(packed, height, a, row, rows, k0, k1, k1, UNIT_ROUNDED);
 }
-static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a, int64_t row, int rows, int64_t k0, int64_t k1) {
+static void pack_a_codes(void *packed, float *scales, int64_t scale_stride, int height, const struct matrix *a,
+                         int64_t row, int rows, int64_t k0, int64_t k1) {
     pack_a_quantised(pack_a_rounded, false, 4, packed, scales, scale_stride, height, a, row, rows, k0, k1);
 }
 
-static void pack_b_f32(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+static void pack_b_f32(void *packed, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n,
+                       int columns, int64_t ahead) {
     (void)scales;
     pack_panel_as(packed, b, k0, k1, n, columns, ahead, 1, UNIT_F32);
 }
 
 static const struct matmul_kind kind_f32 = {
-    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 1, .a_bytes = 4, .b_bytes = 4,
-    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
-    .height = tile_height, .pack_a = pack_a_f32, .pack_b = pack_b_f32, .multiply = multiply_f32, .multiply_single = stream_f32,
+    .tile_rows = TILE_ROWS,
+    .panel = PANEL,
+    .a_multiple = 1,
+    .b_multiple = 1,
+    .a_bytes = 4,
+    .b_bytes = 4,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24),
+    .n_block = 512,
+    .k_block = 512,
+    .height = tile_height,
+    .pack_a = pack_a_f32,
+    .pack_b = pack_b_f32,
+    .multiply = multiply_f32,
+    .multiply_single = stream_f32,
 };
-static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n, int columns, int64_t ahead) {
+static void pack_quantised(void *expanded, float *scales, const struct matrix *b, int64_t k0, int64_t k1, int64_t n,
+                           int columns, int64_t ahead) {
     pack_quantised_as(expanded, scales, b, k0, k1, n, columns, ahead, UNIT_F32);
 }
 
 /* The two kinds with codes differ in A: quantised, or rounded. */
-#define KIND_CODES \
-    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = CODES_MULTIPLE, .a_bytes = 4, .b_bytes = 1, .codes = true, \
-    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512, \
-    .height = tile_height, .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes, .multiply_single = stream_codes, .expand = expand_codes_f32
+#define KIND_CODES                                                                                                     \
+    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = CODES_MULTIPLE, .a_bytes = 4, .b_bytes = 1, \
+    .codes = true, .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512, .height = tile_height, \
+    .pack_b = pack_b_codes, .pack_quantised = pack_quantised, .multiply = multiply_codes,                              \
+    .multiply_single = stream_codes, .expand = expand_codes_f32
 static const struct matmul_kind kind_codes = {KIND_CODES, .quantised = true, .pack_a = pack_a_codes};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES, .pack_a = pack_a_rounded};
 static const struct matmul_kind kind_bf16 = {
-    .tile_rows = TILE_ROWS, .panel = PANEL, .a_multiple = 1, .b_multiple = 32, .a_bytes = 4, .b_bytes = 2, .with_codes = &kind_bf16_codes,
-    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24), .n_block = 512, .k_block = 512,
-    .height = tile_height, .pack_a = pack_a_rounded, .pack_b = pack_b_pairs, .multiply = multiply_f32, .multiply_single = stream_expand, .expand = expand_pairs,
+    .tile_rows = TILE_ROWS,
+    .panel = PANEL,
+    .a_multiple = 1,
+    .b_multiple = 32,
+    .a_bytes = 4,
+    .b_bytes = 2,
+    .with_codes = &kind_bf16_codes,
+    .m_block = TILE_ROWS * (VF == 16 ? 16 : 24),
+    .n_block = 512,
+    .k_block = 512,
+    .height = tile_height,
+    .pack_a = pack_a_rounded,
+    .pack_b = pack_b_pairs,
+    .multiply = multiply_f32,
+    .multiply_single = stream_expand,
+    .expand = expand_pairs,
 };
 
-static const struct matmul_kind *kind_of(enum dtype compute) { return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32; }
+static const struct matmul_kind *kind_of(enum dtype compute) {
+    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32;
+}
 
-static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) { return matmul_kind_packed_bytes(kind_of(compute), k, n, false); }
+static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
+    return matmul_kind_packed_bytes(kind_of(compute), k, n, false);
+}
 static size_t packed_columns_bytes(int64_t k, int64_t n) { return matmul_kind_packed_bytes(&kind_codes, k, n, true); }
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
+                      int64_t n1) {
     if (compute == DTYPE_F8_E4M3) pack_panels_codes(&kind_codes, packed, b, k0, k1, n0, n1);
     else pack_panels(kind_of(compute), packed, b, compute == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32, k0, k1, n0, n1);
 }
-static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) { return matmul_kind_scratch_bytes(kind_of(compute), m, k, threads); }
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
+static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
+    return matmul_kind_scratch_bytes(kind_of(compute), m, k, threads);
+}
+static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
+                int count, void *scratch) {
     matmul_kind_run(kind_of(compute), pool, a, products, count, scratch);
 }
 static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
     return matmul_kind_grouped_scratch_bytes(kind_of(compute), max_m, max_k, threads);
 }
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
+                        void *scratch) {
     matmul_kind_run_grouped(kind_of(compute), pool, groups, count, scratch);
 }

@@ -1,4 +1,5 @@
-/* Matrix products in plain C. B is packed as its rows, fp32 even where the compute type is BF16, or as rows of codes with their scales behind; panels have no meaning here. */
+/* Matrix products in plain C. B is packed as its rows, fp32 even where the compute type is BF16, or as rows of codes
+ * with their scales behind; panels have no meaning here. */
 #include <math.h>
 
 #include "kernels/matmul.h"
@@ -16,9 +17,12 @@ static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
     if (compute == DTYPE_F8_E4M3) return codes_bytes(k, n) + (size_t)(tiles(k) * tiles(n)) * sizeof(float);
     return (size_t)(k * n) * sizeof(float);
 }
-static size_t packed_columns_bytes(int64_t k, int64_t n) { return codes_bytes(k, n) + (size_t)(tiles(k) * n) * sizeof(float); }
+static size_t packed_columns_bytes(int64_t k, int64_t n) {
+    return codes_bytes(k, n) + (size_t)(tiles(k) * n) * sizeof(float);
+}
 
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0, int64_t n1) {
+static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
+                      int64_t n1) {
     if (compute != DTYPE_F8_E4M3) {
         float *to = packed;
         for (int64_t k = k0; k < k1; k++)
@@ -33,7 +37,8 @@ static void pack_part(void *packed, const struct matrix *b, enum dtype compute, 
         float scale = 1.0f;
         for (int64_t n = n0; n < n1; n++) {
             if (b->column_scales) scale = scales[k / FP8_TILE * b->cols + n] = matmul_b_scale(b, k, n);
-            else if (n % FP8_TILE == 0) scale = scales[k / FP8_TILE * tiles(b->cols) + n / FP8_TILE] = matmul_b_scale(b, k, n);
+            else if (n % FP8_TILE == 0)
+                scale = scales[k / FP8_TILE * tiles(b->cols) + n / FP8_TILE] = matmul_b_scale(b, k, n);
             for (int64_t i = k; i < matmul_tile_end(k, k1); i++) codes[i * b->cols + n] = matmul_b_code(b, scale, i, n);
         }
     }
@@ -70,14 +75,19 @@ static void add_parts(const struct call *call, float *sum, int64_t i, int64_t j0
     const float *scales = codes ? (const float *)(const void *)(codes + codes_bytes(k, n)) : NULL;
     for (int64_t k0 = 0; k0 < k; k0 += FP8_TILE) {
         const int64_t k1 = matmul_tile_end(k0, k);
-        float a[FP8_TILE], part[COLUMNS] = {0}, scale_a = matmul_a_tile(call->a, call->compute, i, k0, k1, a), scale_b[COLUMNS];
+        float a[FP8_TILE], part[COLUMNS] = {0}, scale_a = matmul_a_tile(call->a, call->compute, i, k0, k1, a),
+                           scale_b[COLUMNS];
         for (int64_t j = 0; j < count; j++) {
-            if (codes) scale_b[j] = columns ? scales[k0 / FP8_TILE * n + j0 + j] : scales[k0 / FP8_TILE * tiles(n) + j0 / FP8_TILE];
+            if (codes)
+                scale_b[j] = columns ? scales[k0 / FP8_TILE * n + j0 + j]
+                                     : scales[k0 / FP8_TILE * tiles(n) + j0 / FP8_TILE];
             else scale_b[j] = columns || j == 0 ? matmul_b_scale(&product->unpacked, k0, j0 + j) : scale_b[0];
         }
         for (int64_t p = k0; p < k1; p++) {
             float row[COLUMNS];
-            for (int64_t j = 0; j < count; j++) row[j] = e4m3_to_float(codes ? codes[p * n + j0 + j] : matmul_b_code(&product->unpacked, scale_b[j], p, j0 + j));
+            for (int64_t j = 0; j < count; j++)
+                row[j] = e4m3_to_float(codes ? codes[p * n + j0 + j]
+                                             : matmul_b_code(&product->unpacked, scale_b[j], p, j0 + j));
             matmul_step(part, a[p - k0], row, count);
         }
         for (int64_t j = 0; j < count; j++) sum[j] = fmaf(part[j], scale_a * scale_b[j], sum[j]);
@@ -91,7 +101,8 @@ static void task(void *context, int thread, int threads) {
     int64_t m = call->a->rows, n = product->n, pieces = (n + COLUMNS - 1) / COLUMNS, begin, end;
     pool_share(m * pieces, 1, thread, threads, &begin, &end);
     for (int64_t piece = begin; piece < end; piece++) {
-        int64_t i = piece / pieces, j0 = piece % pieces * COLUMNS, count = n - j0 < COLUMNS ? n - j0 : COLUMNS, at = i * product->c_stride + j0;
+        int64_t i = piece / pieces, j0 = piece % pieces * COLUMNS, count = n - j0 < COLUMNS ? n - j0 : COLUMNS,
+                at = i * product->c_stride + j0;
         float sum[COLUMNS] = {0};
         if (product->accumulate)
             for (int64_t j = 0; j < count; j++) sum[j] = ((const float *)product->c)[at + j];
@@ -104,7 +115,8 @@ static void task(void *context, int thread, int threads) {
     }
 }
 
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count, void *scratch) {
+static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
+                int count, void *scratch) {
     (void)scratch;
     for (int i = 0; i < count; i++) {
         struct call call = {a, compute, &products[i]};
@@ -112,8 +124,10 @@ static void run(struct pool *pool, const struct matrix *a, enum dtype compute, c
     }
 }
 
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count, void *scratch) {
+static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
+                        void *scratch) {
     for (int i = 0; i < count; i++) run(pool, &groups[i].a, compute, groups[i].products, groups[i].count, scratch);
 }
 
-const struct matmul_kernels matmul_reference = {packed_bytes, pack_part, scratch_bytes, run, scratch_bytes, run_grouped, packed_columns_bytes};
+const struct matmul_kernels matmul_reference = {packed_bytes,  pack_part,   scratch_bytes,       run,
+                                                scratch_bytes, run_grouped, packed_columns_bytes};

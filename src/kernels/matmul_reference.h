@@ -1,5 +1,6 @@
-/* The meaning of a matrix product, over `real` (float for the reference kernels, double for the tests): every output is one chain of fused
- * multiply-adds over k in order. The includer defines `real` and real_fma. Products of E4M3 codes are defined in float alone. */
+/* The meaning of a matrix product, over `real` (float for the reference kernels, double for the tests): every output is
+ * one chain of fused multiply-adds over k in order. The includer defines `real` and real_fma. Products of E4M3 codes
+ * are defined in float alone. */
 #ifndef DEEPSEEK_KERNELS_MATMUL_REFERENCE_H
 #define DEEPSEEK_KERNELS_MATMUL_REFERENCE_H
 
@@ -9,7 +10,9 @@
 #include "kernels/kernels.h"
 
 /* Where element (i, j) lies. */
-static inline int64_t matmul_at(const struct matrix *matrix, int64_t i, int64_t j) { return matrix->transposed ? j * matrix->stride + i : i * matrix->stride + j; }
+static inline int64_t matmul_at(const struct matrix *matrix, int64_t i, int64_t j) {
+    return matrix->transposed ? j * matrix->stride + i : i * matrix->stride + j;
+}
 
 /* The scale of code (i, j) of an F8_E4M3 array. */
 static inline float matmul_stored_scale(const struct matrix *matrix, int64_t i, int64_t j) {
@@ -21,7 +24,9 @@ static inline float matmul_stored_scale(const struct matrix *matrix, int64_t i, 
 static inline float matmul_element(const struct matrix *matrix, enum dtype compute, int64_t i, int64_t j) {
     const int64_t at = matmul_at(matrix, i, j);
     if (matrix->dtype == DTYPE_BF16) return bf16_to_float(((const uint16_t *)matrix->data)[at]);
-    float x = matrix->dtype == DTYPE_F8_E4M3 ? e4m3_to_float(((const uint8_t *)matrix->data)[at]) * matmul_stored_scale(matrix, i, j) : ((const float *)matrix->data)[at];
+    float x = matrix->dtype == DTYPE_F8_E4M3
+                  ? e4m3_to_float(((const uint8_t *)matrix->data)[at]) * matmul_stored_scale(matrix, i, j)
+                  : ((const float *)matrix->data)[at];
     return compute == DTYPE_BF16 ? bf16_to_float(bf16_from_float(x)) : x;
 }
 
@@ -30,7 +35,7 @@ static inline void matmul_step(real *sum, float a, const float *b, int64_t n) {
     for (int64_t j = 0; j < n; j++) sum[j] = real_fma((real)a, (real)b[j], sum[j]);
 }
 
-/* ---- codes ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- codes ------------------------------------------------------------------------------------------------------- */
 
 /* The scale of the numbers in rows i0..i1 and columns j0..j1. */
 static inline float matmul_tile_scale(const struct matrix *matrix, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
@@ -40,33 +45,45 @@ static inline float matmul_tile_scale(const struct matrix *matrix, int64_t i0, i
     return fp8_scale(amax, matrix->least_amax, matrix->power_of_two);
 }
 
-static inline int64_t matmul_tile_end(int64_t begin, int64_t end) { return end - begin > FP8_TILE ? begin + FP8_TILE : end; }
+static inline int64_t matmul_tile_end(int64_t begin, int64_t end) {
+    return end - begin > FP8_TILE ? begin + FP8_TILE : end;
+}
 
-/* Of a right-hand side: the scale of column j where k is k0 .. k0 + 128, k0 a multiple of 128, and the code of element (i, j) with it. */
+/* Of a right-hand side: the scale of column j where k is k0 .. k0 + 128, k0 a multiple of 128, and the code of element
+ * (i, j) with it. */
 static inline float matmul_b_scale(const struct matrix *b, int64_t k0, int64_t j) {
     if (b->dtype == DTYPE_F8_E4M3) return matmul_stored_scale(b, k0, j);
     const int64_t n0 = j / FP8_TILE * FP8_TILE;
-    return b->column_scales ? matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), j, j + 1) : matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), n0, matmul_tile_end(n0, b->cols));
+    return b->column_scales ? matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), j, j + 1)
+                            : matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), n0, matmul_tile_end(n0, b->cols));
 }
 static inline uint8_t matmul_b_code(const struct matrix *b, float scale, int64_t i, int64_t j) {
-    return b->dtype == DTYPE_F8_E4M3 ? ((const uint8_t *)b->data)[matmul_at(b, i, j)] : e4m3_from_float(matmul_element(b, DTYPE_F32, i, j) / scale);
+    return b->dtype == DTYPE_F8_E4M3 ? ((const uint8_t *)b->data)[matmul_at(b, i, j)]
+                                     : e4m3_from_float(matmul_element(b, DTYPE_F32, i, j) / scale);
 }
 
-/* Of a left-hand side: row i where k is k0..k1, a tile or less, as the products see it; returns its scale. Compute type BF16: rounded, scale 1. */
-static inline float matmul_a_tile(const struct matrix *a, enum dtype compute, int64_t i, int64_t k0, int64_t k1, float *to) {
+/* Of a left-hand side: row i where k is k0..k1, a tile or less, as the products see it; returns its scale. Compute type
+ * BF16: rounded, scale 1. */
+static inline float matmul_a_tile(const struct matrix *a, enum dtype compute, int64_t i, int64_t k0, int64_t k1,
+                                  float *to) {
     const float scale = compute == DTYPE_BF16 ? 1.0f : matmul_tile_scale(a, i, i + 1, k0, k1);
-    for (int64_t k = k0; k < k1; k++) to[k - k0] = compute == DTYPE_BF16 ? matmul_element(a, DTYPE_BF16, i, k) : e4m3_to_float(e4m3_from_float(matmul_element(a, DTYPE_F32, i, k) / scale));
+    for (int64_t k = k0; k < k1; k++)
+        to[k - k0] = compute == DTYPE_BF16 ? matmul_element(a, DTYPE_BF16, i, k)
+                                           : e4m3_to_float(e4m3_from_float(matmul_element(a, DTYPE_F32, i, k) / scale));
     return scale;
 }
 
 /* The sum of one part of at most 128 products of bf16 numbers, as the variants compute it:
  *   CHAIN   reference, AVX2, AVX-512: fused multiply-adds, k upwards, from 0
- *   PAIRS   the dot instruction of AVX512-BF16: for each pair of k, fma(a0, b0, fma(a1, b1, c)); subnormals, read or made, are zeros
- *   TILES   AMX: for each 16 pairs from 0 a chain of the even k and one of the odd, then c + (even + odd); subnormals are zeros */
+ *   PAIRS   the dot instruction of AVX512-BF16: for each pair of k, fma(a0, b0, fma(a1, b1, c)); subnormals, read or
+ * made, are zeros TILES   AMX: for each 16 pairs from 0 a chain of the even k and one of the odd, then c + (even +
+ * odd); subnormals are zeros */
 enum matmul_order { MATMUL_CHAIN, MATMUL_PAIRS, MATMUL_TILES };
 
 static inline float matmul_flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }
-static inline float matmul_flush_fma(float a, float b, float c) { return matmul_flush(fmaf(matmul_flush(a), matmul_flush(b), c)); }
+static inline float matmul_flush_fma(float a, float b, float c) {
+    return matmul_flush(fmaf(matmul_flush(a), matmul_flush(b), c));
+}
 
 static inline float matmul_part(enum matmul_order order, const float *a, const float *b, int64_t k) {
     float c = 0.0f;

@@ -3,14 +3,16 @@
 
 #include <string.h>
 
-/* What decides the order of dropping, smallest first: the affinity, whose bits are in order because it is not negative, then the slot from the last to the first. */
+/* What decides the order of dropping, smallest first: the affinity, whose bits are in order because it is not negative,
+ * then the slot from the last to the first. */
 static uint64_t drop_key(float s, int64_t slot) {
     uint32_t bits;
     memcpy(&bits, &s, sizeof bits);
     return (uint64_t)bits << 32 | (UINT32_MAX - (uint32_t)slot);
 }
 
-/* The key of which exactly `count` of the keys are smaller, count < n; all keys differ. Byte by byte from the highest: those that share the answer's bytes so far are counted by their next. */
+/* The key of which exactly `count` of the keys are smaller, count < n; all keys differ. Byte by byte from the highest:
+ * those that share the answer's bytes so far are counted by their next. */
 static uint64_t key_of_rank(const uint64_t *keys, int64_t n, int64_t count) {
     uint64_t prefix = 0, known = 0;
     for (int shift = 56; shift >= 0; shift -= 8) {
@@ -25,7 +27,8 @@ static uint64_t key_of_rank(const uint64_t *keys, int64_t n, int64_t count) {
 }
 
 /* Marks the places of dropped slots with -1. */
-static void drop(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s, const struct moe_dropping *dropping, uint64_t *keys) {
+static void drop(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s,
+                 const struct moe_dropping *dropping, uint64_t *keys) {
     const int64_t own = gate->experts / dropping->devices;
     for (int device = 0; device < dropping->devices; device++) {
         int64_t assigned = 0, candidates = 0;
@@ -37,20 +40,25 @@ static void drop(const struct moe_gate *gate, struct moe_routing *routing, int64
         }
         const int64_t over = assigned - dropping->budget;
         if (over <= 0 || candidates == 0) continue;
-        const uint64_t kept = over < candidates ? key_of_rank(keys, candidates, over) : UINT64_MAX;   /* the smallest key that stays */
+        /* the smallest key that stays */
+        const uint64_t kept = over < candidates ? key_of_rank(keys, candidates, over) : UINT64_MAX;
         for (int64_t i = 0; i < candidates; i++)
             if (keys[i] < kept) routing->place[UINT32_MAX - (uint32_t)keys[i]] = -1;
     }
 }
 
-size_t moe_sort_scratch(const struct moe_gate *gate, int64_t tokens) { return (size_t)(tokens * gate->top_k) * sizeof(uint64_t); }
+size_t moe_sort_scratch(const struct moe_gate *gate, int64_t tokens) {
+    return (size_t)(tokens * gate->top_k) * sizeof(uint64_t);
+}
 
-void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s, const struct moe_dropping *dropping, void *scratch) {
+void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s,
+              const struct moe_dropping *dropping, void *scratch) {
     const int64_t slots = tokens * gate->top_k;
     memset(routing->place, 0, (size_t)slots * sizeof *routing->place);
     if (dropping) drop(gate, routing, tokens, s, dropping, scratch);
 
-    /* first[e + 1] counts, then points to where the next row of expert e goes, and ends as the first row of expert e + 1. */
+    /* first[e + 1] counts, then points to where the next row of expert e goes, and ends as the first row of expert e
+     * + 1. */
     int32_t *first = routing->first, rows = 0;
     memset(first, 0, (size_t)(gate->experts + 1) * sizeof *first);
     for (int64_t slot = 0; slot < slots; slot++)

@@ -1,4 +1,5 @@
-/* The gate, the weighted SwiGLU and the sum over experts (spec/v1-v3.md sections 2.3, 2.8, 2.9, 7.7 to 7.9): the meaning. */
+/* The gate, the weighted SwiGLU and the sum over experts (spec/v1-v3.md sections 2.3, 2.8, 2.9, 7.7 to 7.9): the
+ * meaning. */
 #ifndef DEEPSEEK_KERNELS_MOE_REFERENCE_H
 #define DEEPSEEK_KERNELS_MOE_REFERENCE_H
 
@@ -26,7 +27,8 @@ static inline real group_score(const real *c, int64_t count, int best) {
     return best == 2 && count > 1 ? first + second : first;
 }
 
-/* s = exp(z) / sum exp(z), or 1 / (1 + exp(-z)). Then experts are chosen one after the other from c = s + bias, in which what can no longer be chosen becomes minus infinity. */
+/* s = exp(z) / sum exp(z), or 1 / (1 + exp(-z)). Then experts are chosen one after the other from c = s + bias, in
+ * which what can no longer be chosen becomes minus infinity. */
 static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work) {
     const int64_t n = gate->experts, own = n / gate->groups;
     if (gate->sigmoid) {
@@ -39,7 +41,8 @@ static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_
     for (int64_t i = 0; i < n; i++) work[i] = gate_candidate(gate->bias ? s[i] + (real)gate->bias[i] : s[i]);
     if (gate->top_groups < gate->groups) {
         real *best = work + gate_row(n);   /* of each group; minus infinity once it is kept */
-        for (int group = 0; group < gate->groups; group++) best[group] = gate_candidate(group_score(work + group * own, own, gate->group_best));
+        for (int group = 0; group < gate->groups; group++)
+            best[group] = gate_candidate(group_score(work + group * own, own, gate->group_best));
         for (int i = 0; i < gate->top_groups; i++) best[first_largest(best, gate->groups)] = -(real)INFINITY;
         for (int64_t i = 0; i < n; i++)
             if (best[i / own] > -(real)INFINITY) work[i] = -(real)INFINITY;
@@ -72,7 +75,8 @@ static inline void combine_part(const struct move_call *c, int64_t begin, int64_
 static inline void moe_swiglu_forward_part(const struct moe_swiglu_call *c, int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; row++)
         for (int64_t i = 0; i < c->width; i++) {
-            const real a = real_load(c->gate_up, c->dtype, 2 * row * c->width + i), b = real_load(c->gate_up, c->dtype, (2 * row + 1) * c->width + i);
+            const real a = real_load(c->gate_up, c->dtype, 2 * row * c->width + i),
+                       b = real_load(c->gate_up, c->dtype, (2 * row + 1) * c->width + i);
             real_store(c->h, c->dtype, row * c->width + i, a / (1 + real_exp(-a)) * b * c->g[c->source[row]]);
         }
 }
@@ -84,7 +88,8 @@ static inline void moe_swiglu_backward_part(const struct moe_swiglu_call *c, int
         real sum = 0;
         for (int64_t i = 0; i < c->width; i++) {
             const int64_t at = row * c->width + i, a_at = at + row * c->width, b_at = a_at + c->width;
-            const real a = real_load(c->gate_up, c->dtype, a_at), b = real_load(c->gate_up, c->dtype, b_at), dh = real_load(c->h, c->dtype, at);
+            const real a = real_load(c->gate_up, c->dtype, a_at), b = real_load(c->gate_up, c->dtype, b_at),
+                       dh = real_load(c->h, c->dtype, at);
             const real s = 1 / (1 + real_exp(-a)), silu = a * s;
             sum += dh * (silu * b);
             real_store(c->gate_up, c->dtype, a_at, dh * g * b * s * (1 + a * (1 - s)));

@@ -7,7 +7,7 @@
 #include "kernels/moe_split.h"
 #include "kernels/rows_simd.h"
 
-/* ---- the gate ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- the gate ---------------------------------------------------------------------------------------------------- */
 
 /* Lanes that are not below `least`, as bits. */
 #if VF == 16
@@ -16,7 +16,8 @@ static inline unsigned lanes_from(vf x, vf least) { return (unsigned)(uint16_t)~
 static inline unsigned lanes_from(vf x, vf least) { return (unsigned)_mm256_movemask_ps(vf_less(x, least)) ^ 255u; }
 #endif
 
-/* The largest of x, which holds no NaN and is padded with minus infinity to whole vectors, and where it stands first. */
+/* The largest of x, which holds no NaN and is padded with minus infinity to whole
+ * vectors, and where it stands first. */
 ROWS_INLINE int64_t first_largest(const float *x, int64_t count, float *value) {
     vf m = vf_load(x);
     for (int64_t i = VF; i < count; i += VF) m = vf_max(m, vf_load(x + i));
@@ -76,9 +77,11 @@ ROWS_INLINE float gate_exponentials(float *s, const float *z, int64_t n) {
 ROWS_INLINE vf gate_sigmoid(vf z) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_zero(), z)))); }
 
 /* As in moe_reference.h. */
-static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32_t *chosen, const float *z, float *work) {
+static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32_t *chosen, const float *z,
+                                    float *work) {
     const int64_t n = gate->experts, own = n / gate->groups;
-    const vf total = vf_set(gate->sigmoid ? 1.0f : gate_exponentials(s, z, n)), least = vf_set(GATE_LEAST);   /* vf_max gives its second argument where one is NaN */
+    /* vf_max gives its second argument where one is NaN */
+    const vf total = vf_set(gate->sigmoid ? 1.0f : gate_exponentials(s, z, n)), least = vf_set(GATE_LEAST);
     float value;
     for (int64_t i = 0; i < n; i += VF) {
         if (i + VF <= n) {
@@ -87,9 +90,11 @@ static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32
             vf_store(work + i, vf_max(gate->bias ? vf_add(x, vf_load(gate->bias + i)) : x, least));
         } else {
             const int rest = (int)(n - i);
-            const vf x = gate->sigmoid ? gate_sigmoid(vf_load_part(z + i, rest)) : vf_div(vf_load_part(s + i, rest), total);
+            const vf x = gate->sigmoid ? gate_sigmoid(vf_load_part(z + i, rest))
+                                       : vf_div(vf_load_part(s + i, rest), total);
             vf_store_part(s + i, x, rest);
-            vf_store_part(work + i, vf_max(gate->bias ? vf_add(x, vf_load_part(gate->bias + i, rest)) : x, least), rest);
+            vf_store_part(work + i, vf_max(gate->bias ? vf_add(x, vf_load_part(gate->bias + i, rest)) : x, least),
+                          rest);
         }
     }
     pad_row(work, n);
@@ -125,21 +130,27 @@ ROWS_INLINE vf gate_scores_backward(bool sigmoid, vf ds, vf s, vf mean) {
     return sigmoid ? vf_mul(vf_mul(ds, s), vf_sub(vf_set(1.0f), s)) : vf_mul(s, vf_sub(ds, mean));
 }
 
-static inline void gate_backward_row(const struct moe_gate *gate, float *dz, const float *ds, const float *s, float mean) {
+static inline void gate_backward_row(const struct moe_gate *gate, float *dz, const float *ds, const float *s,
+                                     float mean) {
     const vf pull = vf_set(mean);
     const int64_t experts = gate->experts;
     int64_t i = 0;
-    for (; i + VF <= experts; i += VF) vf_store(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load(ds + i) : vf_zero(), vf_load(s + i), pull));
+    for (; i + VF <= experts; i += VF)
+        vf_store(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load(ds + i) : vf_zero(), vf_load(s + i), pull));
     if (i < experts) {
         const int n = (int)(experts - i);
-        vf_store_part(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load_part(ds + i, n) : vf_zero(), vf_load_part(s + i, n), pull), n);
+        vf_store_part(
+            dz + i,
+            gate_scores_backward(gate->sigmoid, ds ? vf_load_part(ds + i, n) : vf_zero(), vf_load_part(s + i, n), pull),
+            n);
     }
 }
 
-/* ---- the sum over experts ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the sum over experts ---------------------------------------------------------------------------------------- */
 
 /* Four vectors of a token at a time, so that the rows are read in whole cache lines. */
-ROWS_INLINE void combine_rows(const struct move_call *c, enum dtype y_dtype, enum dtype x_dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void combine_rows(const struct move_call *c, enum dtype y_dtype, enum dtype x_dtype, int64_t begin,
+                              int64_t end) {
     for (int64_t t = begin; t < end; t++) {
         const int32_t *place = c->place + t * c->top_k;
         const int64_t at = t * c->width;
@@ -149,7 +160,8 @@ ROWS_INLINE void combine_rows(const struct move_call *c, enum dtype y_dtype, enu
             for (int j = 0; j < 4; j++) sum[j] = c->base ? vf_load_as(c->base, y_dtype, at + i + j * VF) : vf_zero();
             for (int k = 0; k < c->top_k; k++) {
                 if (place[k] < 0) continue;
-                for (int j = 0; j < 4; j++) sum[j] = vf_add(sum[j], vf_load_as(c->x, x_dtype, place[k] * c->width + i + j * VF));
+                for (int j = 0; j < 4; j++)
+                    sum[j] = vf_add(sum[j], vf_load_as(c->x, x_dtype, place[k] * c->width + i + j * VF));
             }
             for (int j = 0; j < 4; j++) vf_store_as(c->y, y_dtype, at + i + j * VF, sum[j]);
         }
@@ -167,7 +179,7 @@ static inline void combine_part(const struct move_call *c, int64_t begin, int64_
     ROWS_WITH_DTYPE(Y, c->y_dtype, ROWS_WITH_DTYPE(X, c->x_dtype, combine_rows(c, Y, X, begin, end)));
 }
 
-/* ---- SwiGLU times the weight ---------------------------------------------------------------------------------------------------------------- */
+/* ---- SwiGLU times the weight ------------------------------------------------------------------------------------- */
 
 /* h = g silu(a) b */
 ROWS_INLINE vf weighted_swiglu(vf a, vf b, vf g) {
@@ -179,15 +191,22 @@ ROWS_INLINE void swiglu_forward_rows(const struct moe_swiglu_call *c, enum dtype
         const vf g = vf_set(c->g[c->source[row]]);
         const int64_t h = row * c->width, a = 2 * h, b = a + c->width;
         int64_t i = 0;
-        for (; i + VF <= c->width; i += VF) vf_store_as(c->h, dtype, h + i, weighted_swiglu(vf_load_as(c->gate_up, dtype, a + i), vf_load_as(c->gate_up, dtype, b + i), g));
+        for (; i + VF <= c->width; i += VF)
+            vf_store_as(c->h, dtype, h + i,
+                        weighted_swiglu(vf_load_as(c->gate_up, dtype, a + i), vf_load_as(c->gate_up, dtype, b + i), g));
         if (i < c->width) {
             const int n = (int)(c->width - i);
-            vf_store_as_part(c->h, dtype, h + i, weighted_swiglu(vf_load_as_part(c->gate_up, dtype, a + i, n), vf_load_as_part(c->gate_up, dtype, b + i, n), g), n);
+            vf_store_as_part(c->h, dtype, h + i,
+                             weighted_swiglu(vf_load_as_part(c->gate_up, dtype, a + i, n),
+                                             vf_load_as_part(c->gate_up, dtype, b + i, n), g),
+                             n);
         }
     }
 }
 
-static inline void moe_swiglu_forward_part(const struct moe_swiglu_call *c, int64_t begin, int64_t end) { ROWS_WITH_DTYPE(T, c->dtype, swiglu_forward_rows(c, T, begin, end)); }
+static inline void moe_swiglu_forward_part(const struct moe_swiglu_call *c, int64_t begin, int64_t end) {
+    ROWS_WITH_DTYPE(T, c->dtype, swiglu_forward_rows(c, T, begin, end));
+}
 
 /* s = 1 / (1 + exp(-a));  db = dh g a s;  da = dh g b s (1 + a (1 - s));  h = g a s b;  adds dh a s b to sum */
 ROWS_INLINE void weighted_swiglu_gradient(vf *a, vf *b, vf *h, vf g, vf *sum) {
@@ -206,7 +225,8 @@ ROWS_INLINE void swiglu_backward_rows(const struct moe_swiglu_call *c, enum dtyp
         vf sum = vf_zero();
         int64_t i = 0;
         for (; i + VF <= c->width; i += VF) {
-            vf a = vf_load_as(c->gate_up, dtype, a_at + i), b = vf_load_as(c->gate_up, dtype, b_at + i), h = vf_load_as(c->h, dtype, h_at + i);
+            vf a = vf_load_as(c->gate_up, dtype, a_at + i), b = vf_load_as(c->gate_up, dtype, b_at + i),
+               h = vf_load_as(c->h, dtype, h_at + i);
             weighted_swiglu_gradient(&a, &b, &h, g, &sum);
             vf_store_as(c->gate_up, dtype, a_at + i, a);
             vf_store_as(c->gate_up, dtype, b_at + i, b);
@@ -214,7 +234,8 @@ ROWS_INLINE void swiglu_backward_rows(const struct moe_swiglu_call *c, enum dtyp
         }
         if (i < c->width) {
             const int n = (int)(c->width - i);
-            vf a = vf_load_as_part(c->gate_up, dtype, a_at + i, n), b = vf_load_as_part(c->gate_up, dtype, b_at + i, n), h = vf_load_as_part(c->h, dtype, h_at + i, n);
+            vf a = vf_load_as_part(c->gate_up, dtype, a_at + i, n), b = vf_load_as_part(c->gate_up, dtype, b_at + i, n),
+               h = vf_load_as_part(c->h, dtype, h_at + i, n);
             weighted_swiglu_gradient(&a, &b, &h, g, &sum);
             vf_store_as_part(c->gate_up, dtype, a_at + i, a, n);
             vf_store_as_part(c->gate_up, dtype, b_at + i, b, n);
@@ -224,6 +245,8 @@ ROWS_INLINE void swiglu_backward_rows(const struct moe_swiglu_call *c, enum dtyp
     }
 }
 
-static inline void moe_swiglu_backward_part(const struct moe_swiglu_call *c, int64_t begin, int64_t end) { ROWS_WITH_DTYPE(T, c->dtype, swiglu_backward_rows(c, T, begin, end)); }
+static inline void moe_swiglu_backward_part(const struct moe_swiglu_call *c, int64_t begin, int64_t end) {
+    ROWS_WITH_DTYPE(T, c->dtype, swiglu_backward_rows(c, T, begin, end));
+}
 
 #endif

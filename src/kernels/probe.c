@@ -16,7 +16,7 @@ static double seconds(void) {
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
 }
 
-/* ---- arithmetic ---------------------------------------------------------------------------------------------------------------- */
+/* ---- arithmetic -------------------------------------------------------------------------------------------------- */
 
 /* What the reference kernels do: the C library's fma. */
 void probe_rounds_fmaf(int64_t rounds) {
@@ -45,7 +45,8 @@ double probe_matmul_peak(struct pool *pool, enum isa isa, enum dtype compute) {
 #if defined(__x86_64__)
     if (isa >= ISA_AVX2) call.rounds = probe_rounds_avx2, flops = PROBE_AVX2_FLOPS;
     if (isa >= ISA_AVX512) call.rounds = probe_rounds_avx512, flops = PROBE_AVX512_FLOPS;
-    if (isa >= ISA_AVX512_BF16 && compute == DTYPE_BF16) call.rounds = probe_rounds_avx512bf16, flops = PROBE_AVX512BF16_FLOPS;
+    if (isa >= ISA_AVX512_BF16 && compute == DTYPE_BF16)
+        call.rounds = probe_rounds_avx512bf16, flops = PROBE_AVX512BF16_FLOPS;
     if (isa >= ISA_AMX && compute == DTYPE_BF16) call.rounds = probe_rounds_amx, flops = PROBE_AMX_FLOPS;
 #else
     (void)isa, (void)compute;
@@ -67,7 +68,7 @@ double probe_matmul_peak(struct pool *pool, enum isa isa, enum dtype compute) {
     return best;
 }
 
-/* ---- memory -------------------------------------------------------------------------------------------------------------------- */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 enum { LINE_WORDS = 8, AHEAD_WORDS = 256, STREAMS = 4 };
 
@@ -77,7 +78,8 @@ struct memory_call {
     bool write;
 };
 
-/* Each thread writes its part once, so that the pages exist near it, then reads it as four sequential streams, the pattern that reads fastest. */
+/* Each thread writes its part once, so that the pages exist near it, then reads it as four sequential streams, the
+ * pattern that reads fastest. */
 static void memory_task(void *context, int thread, int threads) {
     const struct memory_call *call = context;
     int64_t begin, end;
@@ -111,7 +113,8 @@ double probe_memory_read(struct pool *pool) {
 #endif
     if (bytes < (int64_t)256 << 20) bytes = (int64_t)256 << 20;
     if (bytes > memory / 4) bytes = memory / 4;
-    const uint64_t available = memory_available("");   /* under a limit of a control group, too little left would end the process */
+    /* under a limit of a control group, too little left would end the process */
+    const uint64_t available = memory_available("");
     if (available / 2 < (uint64_t)bytes) bytes = (int64_t)(available / 2);
     if (bytes > (int64_t)1 << 30) bytes = (int64_t)1 << 30;
     bytes = bytes / 4096 * 4096;

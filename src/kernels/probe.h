@@ -6,12 +6,12 @@
 #include "base/number.h"
 #include "base/pool.h"
 
-/* FLOP/s of the instruction that the variant's matrix products use for this compute type (F32 or BF16), on all threads, in registers alone: the best of
- * several short runs. About 50 ms. */
+/* FLOP/s of the instruction that the variant's matrix products use for this compute type (F32 or BF16), on all threads,
+ * in registers alone: the best of several short runs. About 50 ms. */
 double probe_matmul_peak(struct pool *pool, enum isa isa, enum dtype compute);
 
-/* Bytes per second of reading memory in sequence on all threads, each its own part of a buffer larger than the last-level cache: the median of several
- * passes. 0 when there is no memory for the buffer. Below half a second. */
+/* Bytes per second of reading memory in sequence on all threads, each its own part of a buffer larger than the
+ * last-level cache: the median of several passes. 0 when there is no memory for the buffer. Below half a second. */
 double probe_memory_read(struct pool *pool);
 
 /* For probe.c: so many rounds of the instruction, each `probe_*_flops` FLOPs. */

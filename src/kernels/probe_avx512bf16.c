@@ -11,7 +11,8 @@ void probe_rounds_avx512bf16(int64_t rounds) {
 #else
 #define UNROLL _Pragma("GCC unroll 24")
 #endif
-    UNROLL for (int j = 0; j < 24; j++) sum[j] = vf_set((float)j);   /* all different, or the compiler makes one of them */
+    /* all different, or the compiler makes one of them */
+    UNROLL for (int j = 0; j < 24; j++) sum[j] = vf_set((float)j);
     for (int64_t i = 0; i < rounds; i++) {
         UNROLL for (int j = 0; j < 24; j++) sum[j] = _mm512_dpbf16_ps(sum[j], x, y);
     }

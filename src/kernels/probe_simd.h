@@ -1,4 +1,5 @@
-/* Independent fused multiply-adds in registers: as many accumulators as leave two registers for the operands' copies. */
+/* Independent fused multiply-adds in registers: as many accumulators as leave two
+ * registers for the operands' copies. */
 #include "kernels/probe.h"
 #include "kernels/simd.h"
 
@@ -11,7 +12,8 @@ static inline void fma_rounds(int64_t rounds) {
 #else
 #define UNROLL _Pragma("GCC unroll 24")
 #endif
-    UNROLL for (int j = 0; j < ACCUMULATORS; j++) sum[j] = vf_set((float)j);   /* all different, or the compiler makes one of them */
+    /* all different, or the compiler makes one of them */
+    UNROLL for (int j = 0; j < ACCUMULATORS; j++) sum[j] = vf_set((float)j);
     for (int64_t i = 0; i < rounds; i++) {
         UNROLL for (int j = 0; j < ACCUMULATORS; j++) sum[j] = vf_fma(x, y, sum[j]);
     }

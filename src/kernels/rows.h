@@ -1,4 +1,5 @@
-/* The kernels that work row by row or element by element, one table per instruction set (kernels.h says what they compute).
+/* The kernels that work row by row or element by element, one table per instruction set (kernels.h says what they
+ * compute).
  *
  *   rows_SUBJECT.h             how the work is split: shared by all variants, over `real`
  *   rows_SUBJECT_reference.h   the loops over `real` (float in the table, double in the tests): the meaning

@@ -1,4 +1,5 @@
-/* What a recording graph keeps in eight or twelve bits, and what quantisation to E4M3 loses (spec/v1-v3.md sections 4.1 and 4.2): tiles of one row by 128. Split by rows. All variants give the same bytes. */
+/* What a recording graph keeps in eight or twelve bits, and what quantisation to E4M3 loses (spec/v1-v3.md sections 4.1
+ * and 4.2): tiles of one row by 128. Split by rows. All variants give the same bytes. */
 #ifndef DEEPSEEK_KERNELS_ROWS_COMPRESS_H
 #define DEEPSEEK_KERNELS_ROWS_COMPRESS_H
 
@@ -7,7 +8,8 @@
 #include "kernels/fp8.h"
 #include "kernels/rows_split.h"
 
-/* Compressed, a tensor is its rows of codes, then, from a multiple of four bytes on, the scales [rows, tiles]. Two codes a, b of twelve bits are the bytes of a + 4096 b. */
+/* Compressed, a tensor is its rows of codes, then, from a multiple of four bytes on, the scales [rows, tiles]. Two
+ * codes a, b of twelve bits are the bytes of a + 4096 b. */
 struct compress_call {
     uint8_t *codes;
     float *scales;
@@ -19,9 +21,12 @@ struct compress_call {
 
 static inline int64_t compress_tiles(int64_t width) { return (width + FP8_TILE - 1) / FP8_TILE; }
 static inline int64_t compress_row_bytes(int64_t width, bool e5m6) { return e5m6 ? (3 * width + 1) / 2 : width; }
-static inline int64_t compress_scales_at(int64_t rows, int64_t width, bool e5m6) { return (rows * compress_row_bytes(width, e5m6) + 3) / 4 * 4; }
+static inline int64_t compress_scales_at(int64_t rows, int64_t width, bool e5m6) {
+    return (rows * compress_row_bytes(width, e5m6) + 3) / 4 * 4;
+}
 
-/* E4M3: amax / 448. E5M6: the power of two that brings amax, rounded to a mantissa of six bits, to [2^15, 2^16), the largest that the format holds; so what was expanded is compressed to the same again. */
+/* E4M3: amax / 448. E5M6: the power of two that brings amax, rounded to a mantissa of six bits, to [2^15, 2^16), the
+ * largest that the format holds; so what was expanded is compressed to the same again. */
 static inline float compress_scale(float amax, bool e5m6) {
     if (!e5m6 || amax == 0) return fp8_scale(amax, 0, false);
     const uint32_t u = bits_from_float(amax), exponent = (u + 0xFFFF + (u >> 17 & 1)) >> 23;
@@ -29,12 +34,20 @@ static inline float compress_scale(float amax, bool e5m6) {
 }
 
 /* The variant's loops over one tile of n <= 128 numbers, from element `at` of x on; codes are those of the tile. */
-static inline float compress_tile(uint8_t *codes, const void *x, enum dtype dtype, int64_t at, int64_t n, bool e5m6);   /* gives the scale */
-static inline void expand_tile(void *y, enum dtype dtype, int64_t at, int64_t n, const uint8_t *codes, float scale, bool e5m6);
-static inline void count_tile(struct fp8_counts *counts, const void *x, enum dtype dtype, int64_t at, int64_t n, float least_amax, bool power_of_two);
+/* gives the scale */
+static inline float compress_tile(uint8_t *codes, const void *x, enum dtype dtype, int64_t at, int64_t n, bool e5m6);
+static inline void expand_tile(void *y, enum dtype dtype, int64_t at, int64_t n, const uint8_t *codes, float scale,
+                               bool e5m6);
+static inline void count_tile(struct fp8_counts *counts, const void *x, enum dtype dtype, int64_t at, int64_t n,
+                              float least_amax, bool power_of_two);
 
-static inline struct compress_call compress_call(void *compressed, void *numbers, enum dtype dtype, int64_t rows, int64_t width, bool e5m6) {
-    return (struct compress_call){compressed, (float *)(void *)((char *)compressed + compress_scales_at(rows, width, e5m6)), numbers, dtype, rows, width, e5m6};
+static inline struct compress_call compress_call(void *compressed, void *numbers, enum dtype dtype, int64_t rows,
+                                                 int64_t width, bool e5m6) {
+    return (struct compress_call){
+        compressed, (float *)(void *)((char *)compressed + compress_scales_at(rows, width, e5m6)),
+        numbers,    dtype,
+        rows,       width,
+        e5m6};
 }
 
 static void compress_task(void *context, int thread, int threads) {
@@ -45,7 +58,8 @@ static void compress_task(void *context, int thread, int threads) {
     for (int64_t row = begin; row < end; row++)
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t at = tile * FP8_TILE, n = c->width - at < FP8_TILE ? c->width - at : FP8_TILE;
-            c->scales[row * tiles + tile] = compress_tile(c->codes + row * row_bytes + compress_row_bytes(at, c->e5m6), c->numbers, c->dtype, row * c->width + at, n, c->e5m6);
+            c->scales[row * tiles + tile] = compress_tile(c->codes + row * row_bytes + compress_row_bytes(at, c->e5m6),
+                                                          c->numbers, c->dtype, row * c->width + at, n, c->e5m6);
         }
 }
 
@@ -57,7 +71,9 @@ static void expand_task(void *context, int thread, int threads) {
     for (int64_t row = begin; row < end; row++)
         for (int64_t tile = 0; tile < tiles; tile++) {
             const int64_t at = tile * FP8_TILE, n = c->width - at < FP8_TILE ? c->width - at : FP8_TILE;
-            expand_tile(c->numbers, c->dtype, row * c->width + at, n, c->codes + row * row_bytes + compress_row_bytes(at, c->e5m6), c->scales[row * tiles + tile], c->e5m6);
+            expand_tile(c->numbers, c->dtype, row * c->width + at, n,
+                        c->codes + row * row_bytes + compress_row_bytes(at, c->e5m6), c->scales[row * tiles + tile],
+                        c->e5m6);
         }
 }
 
@@ -65,12 +81,14 @@ static inline size_t rows_compressed_bytes(int64_t rows, int64_t width, bool e5m
     return (size_t)(compress_scales_at(rows, width, e5m6) + rows * compress_tiles(width) * (int64_t)sizeof(float));
 }
 
-static inline void rows_compress(struct pool *pool, void *y, const void *x, enum dtype dtype, int64_t rows, int64_t width, bool e5m6) {
+static inline void rows_compress(struct pool *pool, void *y, const void *x, enum dtype dtype, int64_t rows,
+                                 int64_t width, bool e5m6) {
     struct compress_call call = compress_call(y, (void *)x, dtype, rows, width, e5m6);
     rows_run(pool, compress_task, &call, rows * width);
 }
 
-static inline void rows_expand(struct pool *pool, void *y, enum dtype dtype, const void *x, int64_t rows, int64_t width, bool e5m6) {
+static inline void rows_expand(struct pool *pool, void *y, enum dtype dtype, const void *x, int64_t rows, int64_t width,
+                               bool e5m6) {
     struct compress_call call = compress_call((void *)x, y, dtype, rows, width, e5m6);
     rows_run(pool, expand_task, &call, rows * width);
 }
@@ -91,13 +109,16 @@ static void count_task(void *context, int thread, int threads) {
     pool_share(c->rows, 1, thread, threads, &begin, &end);
     for (int64_t row = begin; row < end; row++)
         for (int64_t at = 0; at < c->width; at += FP8_TILE)
-            count_tile(&counts, c->x, c->dtype, row * c->stride + at, c->width - at < FP8_TILE ? c->width - at : FP8_TILE, c->least_amax, c->power_of_two);
-    __atomic_fetch_add(&c->counts->numbers, (end - begin) * c->width, __ATOMIC_RELAXED);   /* integers: in any order the same sum */
+            count_tile(&counts, c->x, c->dtype, row * c->stride + at,
+                       c->width - at < FP8_TILE ? c->width - at : FP8_TILE, c->least_amax, c->power_of_two);
+    /* integers: in any order the same sum */
+    __atomic_fetch_add(&c->counts->numbers, (end - begin) * c->width, __ATOMIC_RELAXED);
     __atomic_fetch_add(&c->counts->underflows, counts.underflows, __ATOMIC_RELAXED);
     __atomic_fetch_add(&c->counts->overflows, counts.overflows, __ATOMIC_RELAXED);
 }
 
-static inline void rows_count_fp8(struct pool *pool, struct fp8_counts *counts, const void *x, enum dtype dtype, int64_t stride, int64_t rows, int64_t width, float least_amax, bool power_of_two) {
+static inline void rows_count_fp8(struct pool *pool, struct fp8_counts *counts, const void *x, enum dtype dtype,
+                                  int64_t stride, int64_t rows, int64_t width, float least_amax, bool power_of_two) {
     struct count_call call = {counts, x, dtype, stride, rows, width, least_amax, power_of_two};
     rows_run(pool, count_task, &call, rows * width);
 }

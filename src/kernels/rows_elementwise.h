@@ -5,11 +5,13 @@
 #include "kernels/rows_split.h"
 
 /* The variant's loops, over elements begin..end. */
-static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin, int64_t end);
+static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin,
+                                int64_t end);
 static inline void add_part(real *y, const real *a, const void *b, enum dtype b_dtype, int64_t begin, int64_t end);
-static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end);
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
-                                        int64_t begin, int64_t end);
+static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin,
+                                       int64_t end);
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up,
+                                        enum dtype dtype, int64_t begin, int64_t end);
 
 struct convert_call {
     void *y;
@@ -25,7 +27,8 @@ static void convert_task(void *context, int thread, int threads) {
     convert_part(c->y, c->y_dtype, c->x, c->x_dtype, begin, end);
 }
 
-static inline void rows_convert(struct pool *pool, void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count) {
+static inline void rows_convert(struct pool *pool, void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype,
+                                int64_t count) {
     struct convert_call call = {.y = y, .x = x, .y_dtype = y_dtype, .x_dtype = x_dtype, .count = count};
     rows_run(pool, convert_task, &call, count);
 }
@@ -45,7 +48,8 @@ static void add_task(void *context, int thread, int threads) {
     add_part(c->y, c->a, c->b, c->b_dtype, begin, end);
 }
 
-static inline void rows_add(struct pool *pool, real *y, const real *a, const void *b, enum dtype b_dtype, int64_t count) {
+static inline void rows_add(struct pool *pool, real *y, const real *a, const void *b, enum dtype b_dtype,
+                            int64_t count) {
     struct add_call call = {.y = y, .a = a, .b = b, .b_dtype = b_dtype, .count = count};
     rows_run(pool, add_task, &call, count);
 }
@@ -64,7 +68,8 @@ static void swiglu_forward_task(void *context, int thread, int threads) {
     swiglu_forward_part(c->h, c->gate, c->up, c->dtype, begin, end);
 }
 
-static inline void rows_swiglu_forward(struct pool *pool, void *h, const void *gate, const void *up, enum dtype dtype, int64_t count) {
+static inline void rows_swiglu_forward(struct pool *pool, void *h, const void *gate, const void *up, enum dtype dtype,
+                                       int64_t count) {
     struct swiglu_call call = {.h = h, .gate = gate, .up = up, .dtype = dtype, .count = count};
     rows_run(pool, swiglu_forward_task, &call, 2 * count);   /* exp takes time */
 }
@@ -76,9 +81,10 @@ static void swiglu_backward_task(void *context, int thread, int threads) {
     swiglu_backward_part(c->dgate, c->dup, c->dh, c->gate, c->up, c->dtype, begin, end);
 }
 
-static inline void rows_swiglu_backward(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up,
-                                        enum dtype dtype, int64_t count) {
-    struct swiglu_call call = {.dgate = dgate, .dup = dup, .dh = dh, .gate = gate, .up = up, .dtype = dtype, .count = count};
+static inline void rows_swiglu_backward(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate,
+                                        const void *up, enum dtype dtype, int64_t count) {
+    struct swiglu_call call = {
+        .dgate = dgate, .dup = dup, .dh = dh, .gate = gate, .up = up, .dtype = dtype, .count = count};
     rows_run(pool, swiglu_backward_task, &call, 2 * count);
 }
 

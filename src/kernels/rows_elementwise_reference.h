@@ -5,7 +5,8 @@
 #include "kernels/rows_elementwise.h"
 #include "kernels/rows_real.h"
 
-static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin, int64_t end) {
+static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin,
+                                int64_t end) {
     for (int64_t i = begin; i < end; i++) real_store(y, y_dtype, i, real_load(x, x_dtype, i));
 }
 
@@ -15,7 +16,8 @@ static inline void add_part(real *y, const real *a, const void *b, enum dtype b_
 }
 
 /* h = silu(gate) up,  silu(a) = a / (1 + exp(-a)) */
-static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin,
+                                       int64_t end) {
     for (int64_t i = begin; i < end; i++) {
         real a = real_load(gate, dtype, i);
         real_store(h, dtype, i, a / (1 + real_exp(-a)) * real_load(up, dtype, i));
@@ -23,8 +25,8 @@ static inline void swiglu_forward_part(void *h, const void *gate, const void *up
 }
 
 /* s = 1 / (1 + exp(-gate));  dup = dh gate s;  dgate = dh up s (1 + gate (1 - s)) */
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
-                                        int64_t begin, int64_t end) {
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up,
+                                        enum dtype dtype, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
         real a = real_load(gate, dtype, i), b = real_load(up, dtype, i), d = real_load(dh, dtype, i);
         real s = 1 / (1 + real_exp(-a));

@@ -5,13 +5,15 @@
 #include "kernels/rows_elementwise.h"
 #include "kernels/rows_simd.h"
 
-ROWS_INLINE void convert_span(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void convert_span(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin,
+                              int64_t end) {
     int64_t i = begin;
     for (; i + VF <= end; i += VF) vf_store_as(y, y_dtype, i, vf_load_as(x, x_dtype, i));
     if (i < end) vf_store_as_part(y, y_dtype, i, vf_load_as_part(x, x_dtype, i, (int)(end - i)), (int)(end - i));
 }
 
-static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin, int64_t end) {
+static inline void convert_part(void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t begin,
+                                int64_t end) {
     ROWS_WITH_DTYPE(Y, y_dtype, ROWS_WITH_DTYPE(X, x_dtype, convert_span(y, Y, x, X, begin, end)));
 }
 
@@ -35,16 +37,19 @@ ROWS_INLINE vf swiglu(vf gate, vf up) {
     return vf_mul(vf_div(gate, vf_add(vf_set(1.0f), e)), up);
 }
 
-ROWS_INLINE void swiglu_forward_span(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void swiglu_forward_span(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin,
+                                     int64_t end) {
     int64_t i = begin;
-    for (; i + VF <= end; i += VF) vf_store_as(h, dtype, i, swiglu(vf_load_as(gate, dtype, i), vf_load_as(up, dtype, i)));
+    for (; i + VF <= end; i += VF)
+        vf_store_as(h, dtype, i, swiglu(vf_load_as(gate, dtype, i), vf_load_as(up, dtype, i)));
     if (i < end) {
         int n = (int)(end - i);
         vf_store_as_part(h, dtype, i, swiglu(vf_load_as_part(gate, dtype, i, n), vf_load_as_part(up, dtype, i, n)), n);
     }
 }
 
-static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin, int64_t end) {
+static inline void swiglu_forward_part(void *h, const void *gate, const void *up, enum dtype dtype, int64_t begin,
+                                       int64_t end) {
     ROWS_WITH_DTYPE(T, dtype, swiglu_forward_span(h, gate, up, T, begin, end));
 }
 
@@ -56,8 +61,8 @@ ROWS_INLINE void swiglu_gradient(vf dh, vf gate, vf up, vf *dgate, vf *dup) {
     *dgate = vf_mul(vf_mul(vf_mul(dh, up), s), vf_fma(gate, vf_sub(one, s), one));
 }
 
-ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
-                                      int64_t begin, int64_t end) {
+ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, const void *gate, const void *up,
+                                      enum dtype dtype, int64_t begin, int64_t end) {
     vf a, b;
     int64_t i = begin;
     for (; i + VF <= end; i += VF) {
@@ -67,14 +72,15 @@ ROWS_INLINE void swiglu_backward_span(void *dgate, void *dup, const void *dh, co
     }
     if (i < end) {
         int n = (int)(end - i);
-        swiglu_gradient(vf_load_as_part(dh, dtype, i, n), vf_load_as_part(gate, dtype, i, n), vf_load_as_part(up, dtype, i, n), &a, &b);
+        swiglu_gradient(vf_load_as_part(dh, dtype, i, n), vf_load_as_part(gate, dtype, i, n),
+                        vf_load_as_part(up, dtype, i, n), &a, &b);
         vf_store_as_part(dgate, dtype, i, a, n);
         vf_store_as_part(dup, dtype, i, b, n);
     }
 }
 
-static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up, enum dtype dtype,
-                                        int64_t begin, int64_t end) {
+static inline void swiglu_backward_part(void *dgate, void *dup, const void *dh, const void *gate, const void *up,
+                                        enum dtype dtype, int64_t begin, int64_t end) {
     ROWS_WITH_DTYPE(T, dtype, swiglu_backward_span(dgate, dup, dh, gate, up, T, begin, end));
 }
 

@@ -25,13 +25,15 @@ static void embedding_forward_task(void *context, int thread, int threads) {
     }
 }
 
-static inline void rows_embedding_forward(struct pool *pool, real *x, const void *table, enum dtype table_dtype, const int32_t *ids,
-                                          int64_t rows, int64_t width) {
-    struct embedding_call call = {.x = x, .table = table, .table_dtype = table_dtype, .ids = ids, .rows = rows, .width = width};
+static inline void rows_embedding_forward(struct pool *pool, real *x, const void *table, enum dtype table_dtype,
+                                          const int32_t *ids, int64_t rows, int64_t width) {
+    struct embedding_call call = {
+        .x = x, .table = table, .table_dtype = table_dtype, .ids = ids, .rows = rows, .width = width};
     rows_run(pool, embedding_forward_task, &call, rows * width);
 }
 
-/* dtable[ids[t]] += dx[t] for t in order. A thread takes columns, so that rows that share an id meet on one thread in one order. */
+/* dtable[ids[t]] += dx[t] for t in order. A thread takes columns, so that rows that share an id meet on one thread in
+ * one order. */
 static void embedding_backward_task(void *context, int thread, int threads) {
     const struct embedding_call *c = context;
     int64_t begin, end;
@@ -42,7 +44,8 @@ static void embedding_backward_task(void *context, int thread, int threads) {
     }
 }
 
-static inline void rows_embedding_backward(struct pool *pool, real *dtable, const real *dx, const int32_t *ids, int64_t rows, int64_t width) {
+static inline void rows_embedding_backward(struct pool *pool, real *dtable, const real *dx, const int32_t *ids,
+                                           int64_t rows, int64_t width) {
     struct embedding_call call = {.dtable = dtable, .dx = dx, .ids = ids, .rows = rows, .width = width};
     rows_run(pool, embedding_backward_task, &call, rows * width);
 }

@@ -14,7 +14,8 @@ static inline int32_t largest_logit(const real *logits, int64_t vocab) {
 }
 
 /* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
-static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight, enum dtype gradient_dtype, int32_t *best) {
+static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target, const real *weight,
+                                     enum dtype gradient_dtype, int32_t *best) {
     if (best) *best = largest_logit(logits, vocab);
     real largest = logits[0], sum = 0;
     for (int64_t v = 1; v < vocab; v++)
@@ -23,7 +24,8 @@ static inline real cross_entropy_row(real *logits, int64_t vocab, int32_t target
     real loss = real_log(sum) + (largest - logits[target]);
     if (weight) {
         const enum dtype dtype = gradient_dtype == DTYPE_BF16 ? DTYPE_BF16 : ROWS_REAL_DTYPE;
-        for (int64_t v = 0; v < vocab; v++) real_store(logits, dtype, v, *weight * (real_exp(logits[v] - largest) / sum - (v == target ? 1 : 0)));
+        for (int64_t v = 0; v < vocab; v++)
+            real_store(logits, dtype, v, *weight * (real_exp(logits[v] - largest) / sum - (v == target ? 1 : 0)));
     }
     return loss;
 }

@@ -10,7 +10,8 @@
 
 #define LOSS_BLOCK 1024   /* logits; a multiple of 4 VF */
 
-/* Up to four vectors of a block that ends at `count`; lanes past the end are -inf, which neither the maximum nor the sum sees. */
+/* Up to four vectors of a block that ends at `count`; lanes past the end are -inf, which neither the maximum nor the
+ * sum sees. */
 ROWS_INLINE vf loss_load(const float *x, int64_t i, int64_t count) {
     if (i + VF <= count) return vf_load(x + i);
     if (i >= count) return vf_set(-INFINITY);
@@ -51,7 +52,8 @@ ROWS_INLINE float exp_of_one(float x) {
 /* scale exp(logits - shift), over the logits */
 ROWS_INLINE void loss_gradient(float *logits, enum dtype dtype, int64_t vocab, vf shift, vf scale) {
     int64_t v = 0;
-    for (; v + VF <= vocab; v += VF) vf_store_as(logits, dtype, v, vf_mul(scale, vf_exp(vf_sub(vf_load(logits + v), shift))));
+    for (; v + VF <= vocab; v += VF)
+        vf_store_as(logits, dtype, v, vf_mul(scale, vf_exp(vf_sub(vf_load(logits + v), shift))));
     if (v < vocab) {
         int n = (int)(vocab - v);
         vf_store_as_part(logits, dtype, v, vf_mul(scale, vf_exp(vf_sub(vf_load_part(logits + v, n), shift))), n);
@@ -75,7 +77,8 @@ static inline int32_t largest_logit(const float *logits, int64_t vocab) {
 }
 
 /* loss = log sum_v exp(logits[v]) - logits[target];  dlogits[v] = weight (softmax(logits)[v] - [v = target]) */
-static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight, enum dtype gradient_dtype, int32_t *best) {
+static inline float cross_entropy_row(float *logits, int64_t vocab, int32_t target, const float *weight,
+                                      enum dtype gradient_dtype, int32_t *best) {
     int64_t block = 0;
     float largest = -INFINITY, shift = 0.0f;   /* shift is the maximum so far, 0 while that is -inf */
     double sum = 0.0;                          /* of exp(logit - shift) */

@@ -34,8 +34,17 @@ static void rmsnorm_forward_task(void *context, int thread, int threads) {
 static inline void rows_rmsnorm_forward(struct pool *pool, void *y, enum dtype y_dtype, int64_t y_stride, real *rstd,
                                         const void *x, enum dtype x_dtype, int64_t x_stride,
                                         const real *w, int64_t rows, int64_t width, float eps) {
-    struct rmsnorm_call call = {.y = y, .y_dtype = y_dtype, .y_stride = y_stride, .rstd = rstd, .x = x, .x_dtype = x_dtype, .x_stride = x_stride,
-                                .w = w, .rows = rows, .width = width, .eps = (real)eps};
+    struct rmsnorm_call call = {.y = y,
+                                .y_dtype = y_dtype,
+                                .y_stride = y_stride,
+                                .rstd = rstd,
+                                .x = x,
+                                .x_dtype = x_dtype,
+                                .x_stride = x_stride,
+                                .w = w,
+                                .rows = rows,
+                                .width = width,
+                                .eps = (real)eps};
     rows_run(pool, rmsnorm_forward_task, &call, rows * width);
 }
 
@@ -67,11 +76,23 @@ static void rmsnorm_weight_task(void *context, int thread, int threads) {
 }
 
 static inline void rows_rmsnorm_backward(struct pool *pool, real *dx, int64_t dx_stride, real *dw, const void *dy,
-                                         enum dtype dy_dtype, int64_t dy_stride, const void *x, enum dtype x_dtype, int64_t x_stride,
-                                         const real *w, const real *rstd, int64_t rows, int64_t width, void *scratch) {
-    struct rmsnorm_call call = {.dx = dx, .dx_stride = dx_stride, .dw = dw, .dy = dy, .dy_dtype = dy_dtype, .dy_stride = dy_stride,
-                                .x = x, .x_dtype = x_dtype, .x_stride = x_stride, .w = w, .rstd = (real *)rstd, .rows = rows,
-                                .width = width, .partial = scratch};
+                                         enum dtype dy_dtype, int64_t dy_stride, const void *x, enum dtype x_dtype,
+                                         int64_t x_stride, const real *w, const real *rstd, int64_t rows, int64_t width,
+                                         void *scratch) {
+    struct rmsnorm_call call = {.dx = dx,
+                                .dx_stride = dx_stride,
+                                .dw = dw,
+                                .dy = dy,
+                                .dy_dtype = dy_dtype,
+                                .dy_stride = dy_stride,
+                                .x = x,
+                                .x_dtype = x_dtype,
+                                .x_stride = x_stride,
+                                .w = w,
+                                .rstd = (real *)rstd,
+                                .rows = rows,
+                                .width = width,
+                                .partial = scratch};
     rows_run(pool, rmsnorm_backward_task, &call, rows * width);
     rows_run(pool, rmsnorm_weight_task, &call, rmsnorm_blocks(rows) * width);
 }

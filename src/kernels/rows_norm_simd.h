@@ -23,16 +23,20 @@ ROWS_INLINE float row_squares(const void *x, enum dtype dtype, int64_t at, int64
 }
 
 /* y = x r w,  r = 1 / sqrt(mean(x^2) + eps) */
-ROWS_INLINE void rmsnorm_forward_rows(const struct rmsnorm_call *c, enum dtype y_dtype, enum dtype x_dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void rmsnorm_forward_rows(const struct rmsnorm_call *c, enum dtype y_dtype, enum dtype x_dtype,
+                                      int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
         int64_t x_at = t * c->x_stride, y_at = t * c->y_stride, i = 0;
         float rstd = 1.0f / sqrtf(row_squares(c->x, x_dtype, x_at, c->width) / (float)c->width + c->eps);
         vf r = vf_set(rstd);
         for (; i + VF <= c->width; i += VF)
-            vf_store_as(c->y, y_dtype, y_at + i, vf_mul(vf_mul(vf_load_as(c->x, x_dtype, x_at + i), r), vf_load(c->w + i)));
+            vf_store_as(c->y, y_dtype, y_at + i,
+                        vf_mul(vf_mul(vf_load_as(c->x, x_dtype, x_at + i), r), vf_load(c->w + i)));
         if (i < c->width) {
             int n = (int)(c->width - i);
-            vf_store_as_part(c->y, y_dtype, y_at + i, vf_mul(vf_mul(vf_load_as_part(c->x, x_dtype, x_at + i, n), r), vf_load_part(c->w + i, n)), n);
+            vf_store_as_part(c->y, y_dtype, y_at + i,
+                             vf_mul(vf_mul(vf_load_as_part(c->x, x_dtype, x_at + i, n), r), vf_load_part(c->w + i, n)),
+                             n);
         }
         if (c->rstd) c->rstd[t] = rstd;
     }
@@ -46,7 +50,9 @@ static inline void rmsnorm_forward_part(const struct rmsnorm_call *c, int64_t be
 ROWS_INLINE float rmsnorm_row_pull(const struct rmsnorm_call *c, enum dtype dy_dtype, enum dtype x_dtype, int64_t t) {
     vf s0 = vf_zero(), s1 = vf_zero(), s2 = vf_zero(), s3 = vf_zero();
     int64_t i = 0, dy = t * c->dy_stride, x = t * c->x_stride;
-#define TERM(at, sum) vf_fma(vf_mul(vf_load(c->w + (at)), vf_load_as(c->dy, dy_dtype, dy + (at))), vf_load_as(c->x, x_dtype, x + (at)), sum)
+#define TERM(at, sum)                                                                                                  \
+    vf_fma(vf_mul(vf_load(c->w + (at)), vf_load_as(c->dy, dy_dtype, dy + (at))), vf_load_as(c->x, x_dtype, x + (at)),  \
+           sum)
     for (; i + 4 * VF <= c->width; i += 4 * VF) {
         s0 = TERM(i, s0);
         s1 = TERM(i + VF, s1);
@@ -57,16 +63,19 @@ ROWS_INLINE float rmsnorm_row_pull(const struct rmsnorm_call *c, enum dtype dy_d
 #undef TERM
     if (i < c->width) {
         int n = (int)(c->width - i);
-        s1 = vf_fma(vf_mul(vf_load_part(c->w + i, n), vf_load_as_part(c->dy, dy_dtype, dy + i, n)), vf_load_as_part(c->x, x_dtype, x + i, n), s1);
+        s1 = vf_fma(vf_mul(vf_load_part(c->w + i, n), vf_load_as_part(c->dy, dy_dtype, dy + i, n)),
+                    vf_load_as_part(c->x, x_dtype, x + i, n), s1);
     }
     return rows_sum4(s0, s1, s2, s3);
 }
 
 /* dx += r (w dy) - x pull,  pull = r^3 mean(w dy x);  dw += dy (x r) */
-ROWS_INLINE void rmsnorm_backward_rows(const struct rmsnorm_call *c, float *dw, enum dtype dy_dtype, enum dtype x_dtype, int64_t begin, int64_t end) {
+ROWS_INLINE void rmsnorm_backward_rows(const struct rmsnorm_call *c, float *dw, enum dtype dy_dtype, enum dtype x_dtype,
+                                       int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; t++) {
         float rstd = c->rstd[t];
-        vf r = vf_set(rstd), pull = vf_set(rstd * rstd * rstd * (rmsnorm_row_pull(c, dy_dtype, x_dtype, t) / (float)c->width));
+        vf r = vf_set(rstd),
+           pull = vf_set(rstd * rstd * rstd * (rmsnorm_row_pull(c, dy_dtype, x_dtype, t) / (float)c->width));
         int64_t i = 0, dy_at = t * c->dy_stride, x_at = t * c->x_stride;
         float *dx = c->dx + t * c->dx_stride;
         for (; i + VF <= c->width; i += VF) {

@@ -6,11 +6,12 @@
 
 /* The variant's loops. */
 static inline void rows_adamw(real *p, const real *g, real *m, real *v, int64_t count, const struct adamw_step *step);
-static inline void rows_adamw_bf16(real *p, const real *g, uint16_t *m, uint16_t *v, int64_t count, const struct adamw_step *step);
+static inline void rows_adamw_bf16(real *p, const real *g, uint16_t *m, uint16_t *v, int64_t count,
+                                   const struct adamw_step *step);
 static inline double sum_of_squares_block(const real *x, int64_t count);
 
-/* Blocks of SQUARES_BLOCK elements are summed in double and added in order; a region handles SQUARES_BLOCKS of them, so that their sums
- * fit on the stack. */
+/* Blocks of SQUARES_BLOCK elements are summed in double and added in order; a region handles SQUARES_BLOCKS of them, so
+ * that their sums fit on the stack. */
 #define SQUARES_BLOCK 8192
 #define SQUARES_BLOCKS 1024
 

@@ -20,7 +20,8 @@ static inline void rows_adamw(real *p, const real *g, real *m, real *v, int64_t 
     for (int64_t i = 0; i < count; i++) adamw_element(p + i, g[i], m + i, v + i, step);
 }
 
-static inline void rows_adamw_bf16(real *p, const real *g, uint16_t *m, uint16_t *v, int64_t count, const struct adamw_step *step) {
+static inline void rows_adamw_bf16(real *p, const real *g, uint16_t *m, uint16_t *v, int64_t count,
+                                   const struct adamw_step *step) {
     for (int64_t i = 0; i < count; i++) {
         real moment = real_load(m, DTYPE_BF16, i), square = real_load(v, DTYPE_BF16, i);
         adamw_element(p + i, g[i], &moment, &square, step);

@@ -19,7 +19,8 @@ ROWS_INLINE void adamw_vector(vf *p, vf g, vf *m, vf *v, const struct adamw_cons
 }
 
 /* m and v of dtype F32 or BF16 */
-ROWS_INLINE void adamw_span(float *p, const float *g, void *m, void *v, enum dtype dtype, int64_t count, const struct adamw_constants *c) {
+ROWS_INLINE void adamw_span(float *p, const float *g, void *m, void *v, enum dtype dtype, int64_t count,
+                            const struct adamw_constants *c) {
     vf pi, mi, vi_;
     int64_t i = 0;
     for (; i + VF <= count; i += VF) {
@@ -36,27 +37,41 @@ ROWS_INLINE void adamw_span(float *p, const float *g, void *m, void *v, enum dty
 }
 
 /* Not inlined: it must run between the two writes of the control register in adamw_flushed. */
-static __attribute__((noinline)) void adamw_loop(float *p, const float *g, void *m, void *v, enum dtype dtype, int64_t count, const struct adamw_step *step) {
+static __attribute__((noinline)) void adamw_loop(float *p, const float *g, void *m, void *v, enum dtype dtype,
+                                                 int64_t count, const struct adamw_step *step) {
     const struct adamw_constants c = {
-        .grad_scale = vf_set(step->grad_scale), .beta1 = vf_set(step->beta1), .rest1 = vf_set(1.0f - step->beta1),
-        .beta2 = vf_set(step->beta2), .rest2 = vf_set(1.0f - step->beta2), .decay = vf_set(step->learning_rate * step->weight_decay),
-        .rate = vf_set(step->learning_rate / step->bias_correction1), .root_scale = vf_div(vf_set(1.0f), vf_sqrt(vf_set(step->bias_correction2))),
+        .grad_scale = vf_set(step->grad_scale),
+        .beta1 = vf_set(step->beta1),
+        .rest1 = vf_set(1.0f - step->beta1),
+        .beta2 = vf_set(step->beta2),
+        .rest2 = vf_set(1.0f - step->beta2),
+        .decay = vf_set(step->learning_rate * step->weight_decay),
+        .rate = vf_set(step->learning_rate / step->bias_correction1),
+        .root_scale = vf_div(vf_set(1.0f), vf_sqrt(vf_set(step->bias_correction2))),
         .eps = vf_set(step->eps),
     };
     ROWS_WITH_DTYPE(M, dtype, adamw_span(p, g, m, v, M, count, &c));
 }
 
-/* Numbers below 2^-126 count as zero here. The moments of a parameter that gets no gradient (the embedding of a rare token) decay into the subnormal
- * range and stay there, and each operation on one costs the processor some 150 cycles. */
-static inline void adamw_flushed(float *p, const float *g, void *m, void *v, enum dtype dtype, int64_t count, const struct adamw_step *step) {
+/* Numbers below 2^-126 count as zero here. The moments of a parameter that gets no gradient (the embedding of a rare
+ * token) decay into the subnormal range and stay there, and each operation on one costs
+ * the processor some 150 cycles. */
+static inline void adamw_flushed(float *p, const float *g, void *m, void *v, enum dtype dtype, int64_t count,
+                                 const struct adamw_step *step) {
     unsigned control = _mm_getcsr();
     _mm_setcsr(control | 0x8040);   /* flush results to zero, take operands as zero */
     adamw_loop(p, g, m, v, dtype, count, step);
     _mm_setcsr(control);
 }
 
-static inline void rows_adamw(float *p, const float *g, float *m, float *v, int64_t count, const struct adamw_step *step) { adamw_flushed(p, g, m, v, DTYPE_F32, count, step); }
-static inline void rows_adamw_bf16(float *p, const float *g, uint16_t *m, uint16_t *v, int64_t count, const struct adamw_step *step) { adamw_flushed(p, g, m, v, DTYPE_BF16, count, step); }
+static inline void rows_adamw(float *p, const float *g, float *m, float *v, int64_t count,
+                              const struct adamw_step *step) {
+    adamw_flushed(p, g, m, v, DTYPE_F32, count, step);
+}
+static inline void rows_adamw_bf16(float *p, const float *g, uint16_t *m, uint16_t *v, int64_t count,
+                                   const struct adamw_step *step) {
+    adamw_flushed(p, g, m, v, DTYPE_BF16, count, step);
+}
 
 static inline double sum_of_squares_block(const float *x, int64_t count) {
     vd s0 = vd_zero(), s1 = vd_zero(), s2 = vd_zero(), s3 = vd_zero();

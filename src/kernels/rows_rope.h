@@ -24,10 +24,21 @@ static void rope_task(void *context, int thread, int threads) {
     rope_part(c, begin, end);
 }
 
-static inline void rows_rope(struct pool *pool, void *x, enum dtype dtype, int64_t stride, int64_t rows, int heads, int head_dim,
-                             int offset, int dims, const real *table, const int32_t *positions, bool interleaved, bool inverse) {
-    struct rope_call call = {.x = x, .dtype = dtype, .stride = stride, .rows = rows, .heads = heads, .head_dim = head_dim,
-                             .offset = offset, .dims = dims, .table = table, .positions = positions, .interleaved = interleaved, .inverse = inverse};
+static inline void rows_rope(struct pool *pool, void *x, enum dtype dtype, int64_t stride, int64_t rows, int heads,
+                             int head_dim, int offset, int dims, const real *table, const int32_t *positions,
+                             bool interleaved, bool inverse) {
+    struct rope_call call = {.x = x,
+                             .dtype = dtype,
+                             .stride = stride,
+                             .rows = rows,
+                             .heads = heads,
+                             .head_dim = head_dim,
+                             .offset = offset,
+                             .dims = dims,
+                             .table = table,
+                             .positions = positions,
+                             .interleaved = interleaved,
+                             .inverse = inverse};
     rows_run(pool, rope_task, &call, rows * heads * dims);
 }
 

@@ -13,7 +13,8 @@ ROWS_INLINE void rotate(vf *a, vf *b, vf cosine, vf sine) {
 }
 
 /* One head, from element `at` on; `sign` is 1, or -1 for the inverse. */
-ROWS_INLINE void rope_split_head(void *x, enum dtype dtype, int64_t at, int half, const float *cosine, const float *sine, vf sign) {
+ROWS_INLINE void rope_split_head(void *x, enum dtype dtype, int64_t at, int half, const float *cosine,
+                                 const float *sine, vf sign) {
     int i = 0;
     for (; i + VF <= half; i += VF) {
         vf a = vf_load_as(x, dtype, at + i), b = vf_load_as(x, dtype, at + half + i);
@@ -30,7 +31,8 @@ ROWS_INLINE void rope_split_head(void *x, enum dtype dtype, int64_t at, int half
     }
 }
 
-ROWS_INLINE void rope_interleaved_head(void *x, enum dtype dtype, int64_t at, int half, const float *cosine, const float *sine, vf sign) {
+ROWS_INLINE void rope_interleaved_head(void *x, enum dtype dtype, int64_t at, int half, const float *cosine,
+                                       const float *sine, vf sign) {
     vf a, b, even, odd;
     int i = 0;
     for (; i + VF <= half; i += VF) {

@@ -1,19 +1,21 @@
 /* How the row kernels split their work over the pool, and their table.
  *
- * What is split are outputs, or blocks of a size fixed here; so the bits do not depend on the split. Work that takes about as long as
- * waking the threads stays on the calling thread. A file that includes this defines `real` first. */
+ * What is split are outputs, or blocks of a size fixed here; so the bits do not depend on the split. Work that takes
+ * about as long as waking the threads stays on the calling thread. A file that includes this defines `real` first. */
 #ifndef DEEPSEEK_KERNELS_ROWS_SPLIT_H
 #define DEEPSEEK_KERNELS_ROWS_SPLIT_H
 
 #include "kernels/kernels.h"
 
 #define ROWS_ALONE 16384   /* elements: up to here one thread does everything */
-#define ROWS_GRAIN 64      /* elements: threads that split one row or array meet at multiples of this (a cache line of bytes at least) */
+/* elements: threads that split one row or array meet at multiples of this (a cache line of bytes at least) */
+#define ROWS_GRAIN 64
 #define ROWS_BLOCK 32      /* rows of a partial sum over rows */
 
 #define ROWS_REAL_DTYPE (sizeof(real) == sizeof(double) ? DTYPE_F64 : DTYPE_F32)
 
-static inline void rows_run(struct pool *pool, void (*task)(void *context, int thread, int threads), void *context, int64_t elements) {
+static inline void rows_run(struct pool *pool, void (*task)(void *context, int thread, int threads), void *context,
+                            int64_t elements) {
     pool_run(elements <= ROWS_ALONE ? NULL : pool, task, context);
 }
 

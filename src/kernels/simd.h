@@ -1,10 +1,13 @@
-/* Vectors of floats: one notation over AVX2 (8 lanes) and AVX-512 (16 lanes), for the implementation headers NAME_simd.h.
+/* Vectors of floats: one notation over AVX2 (8 lanes) and AVX-512 (16 lanes), for the implementation headers
+ * NAME_simd.h.
  *
- * Everything here gives the same bits on every machine that runs the variant: bf16 is rounded with integer arithmetic as in
- * base/number.h, the horizontal sum has one written order, and exp and log are computed here and not by the C library.
+ * Everything here gives the same bits on every machine that runs the variant: bf16 is rounded with integer arithmetic
+ * as in base/number.h, the horizontal sum has one written order, and exp and log are computed here and not by the C
+ * library.
  *
  *   vf            VF floats                       vm           one truth value per lane
- *   ..._part      only the first n lanes, 0 <= n <= VF: the others read as zero and are not written, no byte of them is touched
+ *   ..._part      only the first n lanes, 0 <= n <= VF: the others read as zero and are not written, no byte of them is
+ * touched
  *   ..._as        memory of dtype F32 or BF16, element index i; the dtype should be a constant after inlining */
 #ifndef DEEPSEEK_KERNELS_SIMD_H
 #define DEEPSEEK_KERNELS_SIMD_H
@@ -41,14 +44,22 @@ static inline vf vf_fnma(vf a, vf b, vf c) { return _mm512_fnmadd_ps(a, b, c); }
 static inline vf vf_fms(vf a, vf b, vf c) { return _mm512_fmsub_ps(a, b, c); }     /* a b - c */
 static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }                /* b where either is NaN */
 static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
-static inline vf vf_abs(vf a) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7FFFFFFF))); }
+static inline vf vf_abs(vf a) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7FFFFFFF)));
+}
 
 static inline vm vf_less(vf a, vf b) { return _mm512_cmp_ps_mask(a, b, _CMP_LT_OQ); }
 static inline vf vf_select(vm m, vf yes, vf no) { return _mm512_mask_blend_ps(m, no, yes); }
 
-static inline vf vf_from_bf16_codes(__m256i codes) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16)); }
-static inline vf vf_load_bf16(const uint16_t *p) { return vf_from_bf16_codes(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
-static inline vf vf_load_bf16_part(const uint16_t *p, int n) { return vf_from_bf16_codes(_mm256_maskz_loadu_epi16(vm_first(n), p)); }
+static inline vf vf_from_bf16_codes(__m256i codes) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(codes), 16));
+}
+static inline vf vf_load_bf16(const uint16_t *p) {
+    return vf_from_bf16_codes(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+static inline vf vf_load_bf16_part(const uint16_t *p, int n) {
+    return vf_from_bf16_codes(_mm256_maskz_loadu_epi16(vm_first(n), p));
+}
 
 /* The codes of the lanes, u + 0x7FFF + (bit 16 of u) shifted down; NaN keeps its upper bits and becomes quiet. */
 static inline __m256i vf_bf16_codes(vf x) {
@@ -59,7 +70,9 @@ static inline __m256i vf_bf16_codes(vf x) {
     return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x40)));
 }
 static inline void vf_store_bf16(uint16_t *p, vf x) { _mm256_storeu_si256((__m256i *)(void *)p, vf_bf16_codes(x)); }
-static inline void vf_store_bf16_part(uint16_t *p, vf x, int n) { _mm256_mask_storeu_epi16(p, vm_first(n), vf_bf16_codes(x)); }
+static inline void vf_store_bf16_part(uint16_t *p, vf x, int n) {
+    _mm256_mask_storeu_epi16(p, vm_first(n), vf_bf16_codes(x));
+}
 
 static inline __m256 vf_low_half(vf x) { return _mm512_castps512_ps256(x); }
 static inline __m256 vf_high_half(vf x) { return _mm512_extractf32x8_ps(x, 1); }
@@ -94,7 +107,9 @@ static inline vf vf_set(float x) { return _mm256_set1_ps(x); }
 static inline vf vf_load(const float *p) { return _mm256_loadu_ps(p); }
 static inline void vf_store(float *p, vf x) { _mm256_storeu_ps(p, x); }
 
-static inline vi vi_first(int n) { return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)); }
+static inline vi vi_first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
 static inline vm vm_first(int n) { return _mm256_castsi256_ps(vi_first(n)); }
 static inline vf vf_load_part(const float *p, int n) { return _mm256_maskload_ps(p, vi_first(n)); }
 static inline void vf_store_part(float *p, vf x, int n) { _mm256_maskstore_ps(p, vi_first(n), x); }
@@ -114,8 +129,12 @@ static inline vf vf_abs(vf a) { return _mm256_and_ps(a, _mm256_castsi256_ps(_mm2
 static inline vm vf_less(vf a, vf b) { return _mm256_cmp_ps(a, b, _CMP_LT_OQ); }
 static inline vf vf_select(vm m, vf yes, vf no) { return _mm256_blendv_ps(no, yes, m); }
 
-static inline vf vf_from_bf16_codes(__m128i codes) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16)); }
-static inline vf vf_load_bf16(const uint16_t *p) { return vf_from_bf16_codes(_mm_loadu_si128((const __m128i *)(const void *)p)); }
+static inline vf vf_from_bf16_codes(__m128i codes) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(codes), 16));
+}
+static inline vf vf_load_bf16(const uint16_t *p) {
+    return vf_from_bf16_codes(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
 static inline vf vf_load_bf16_part(const uint16_t *p, int n) {
     uint16_t codes[VF] = {0};
     for (int i = 0; i < n; i++) codes[i] = p[i];
@@ -144,7 +163,8 @@ static inline __m128 vf_high_half(vf x) { return _mm256_extractf128_ps(x, 1); }
 static inline vf vf_round(vf x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 /* p 2^n with one rounding, for integral |n| <= 250: in two factors, of which the first is exact */
 static inline vf vf_scale_by_power(vf p, vf n) {
-    vi whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), rest = _mm256_sub_epi32(whole, half), bias = _mm256_set1_epi32(127);
+    vi whole = _mm256_cvtps_epi32(n), half = _mm256_srai_epi32(whole, 1), rest = _mm256_sub_epi32(whole, half),
+       bias = _mm256_set1_epi32(127);
     vf a = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23));
     vf b = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23));
     return _mm256_mul_ps(_mm256_mul_ps(p, a), b);
@@ -152,25 +172,28 @@ static inline vf vf_scale_by_power(vf p, vf n) {
 
 /* Pairs of neighbours: a = x0 x1 x2 x3 .. and b = the next VF  <->  even = x0 x2 .., odd = x1 x3 .. */
 static inline void vf_unzip(vf a, vf b, vf *even, vf *odd) {
-    vf low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);   /* x0..3 x8..11, x4..7 x12..15 */
+    /* x0..3 x8..11, x4..7 x12..15 */
+    vf low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
     *even = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0));
     *odd = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1));
 }
 static inline void vf_zip(vf even, vf odd, vf *a, vf *b) {
-    vf low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);              /* x0..3 x8..11, x4..7 x12..15 */
+    /* x0..3 x8..11, x4..7 x12..15 */
+    vf low = _mm256_unpacklo_ps(even, odd), high = _mm256_unpackhi_ps(even, odd);
     *a = _mm256_permute2f128_ps(low, high, 0x20);
     *b = _mm256_permute2f128_ps(low, high, 0x31);
 }
 
 #endif
 
-/* ---- memory by dtype ---------------------------------------------------------------------------------------------------------- */
+/* ---- memory by dtype --------------------------------------------------------------------------------------------- */
 
 static inline vf vf_load_as(const void *base, enum dtype dtype, int64_t i) {
     return dtype == DTYPE_BF16 ? vf_load_bf16((const uint16_t *)base + i) : vf_load((const float *)base + i);
 }
 static inline vf vf_load_as_part(const void *base, enum dtype dtype, int64_t i, int n) {
-    return dtype == DTYPE_BF16 ? vf_load_bf16_part((const uint16_t *)base + i, n) : vf_load_part((const float *)base + i, n);
+    return dtype == DTYPE_BF16 ? vf_load_bf16_part((const uint16_t *)base + i, n)
+                               : vf_load_part((const float *)base + i, n);
 }
 static inline void vf_store_as(void *base, enum dtype dtype, int64_t i, vf x) {
     if (dtype == DTYPE_BF16) vf_store_bf16((uint16_t *)base + i, x);
@@ -184,7 +207,7 @@ static inline void vf_store_as_part(void *base, enum dtype dtype, int64_t i, vf 
 /* The values that a store as bf16 and a load would give. */
 static inline vf vf_round_to_bf16(vf x) { return vf_from_bf16_codes(vf_bf16_codes(x)); }
 
-/* ---- across the lanes ----------------------------------------------------------------------------------------------------------- */
+/* ---- across the lanes -------------------------------------------------------------------------------------------- */
 
 /* Halves are added (or compared) lane by lane until one lane is left: 16 -> 8 -> 4 -> 2 -> 1. */
 static inline __m128 vf_four_sums(vf x) {
@@ -237,11 +260,12 @@ static inline double vd_sum(vd x) {
     return sum;
 }
 
-/* ---- exp and log ---------------------------------------------------------------------------------------------------------------- */
+/* ---- exp and log ------------------------------------------------------------------------------------------------- */
 
-/* exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts, exp(r) by a polynomial of degree 6 that is the best in
- * relative error for |r| <= ln(2)/2 (3.1e-9) given the first two terms 1 + r. At most 1.01 ulp off. -inf gives 0, overflow inf, NaN NaN.
- * Results below 2^-126 are 0: making a subnormal costs the processor some 150 cycles, and a masked score is as far below as can be. */
+/* exp(x) = 2^n exp(r), n = round(x / ln 2), r = x - n ln 2 with ln 2 in two parts, exp(r) by a polynomial of degree 6
+ * that is the best in relative error for |r| <= ln(2)/2 (3.1e-9) given the first two terms 1 + r. At most 1.01 ulp off.
+ * -inf gives 0, overflow inf, NaN NaN. Results below 2^-126 are 0: making a subnormal costs the processor some 150
+ * cycles, and a masked score is as far below as can be. */
 static inline vf vf_exp(vf x) {
     const float least = -0x1.5d589ep+6f;                     /* the last float above ln 2^-126 = -87.336545 */
     vm tiny = vf_less(x, vf_set(least));

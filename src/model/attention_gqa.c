@@ -11,7 +11,8 @@ struct gqa { struct parameter *q, *k, *v, *o; };
 
 static enum status gqa_declare(struct model *model, struct layer *layer, struct error *error) {
     const struct config *config = &model->config;
-    const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
+    const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim,
+                  kv = config->num_key_value_heads * config->head_dim;
     struct gqa *gqa = layer->attention_weights = arena_alloc(&model->arena, sizeof *gqa);
     if (!gqa) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
     gqa->q = model_declare(model, layer->index, "self_attn.q_proj.weight", query, d);
@@ -19,7 +20,9 @@ static enum status gqa_declare(struct model *model, struct layer *layer, struct 
     gqa->v = model_declare(model, layer->index, "self_attn.v_proj.weight", kv, d);
     gqa->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, query);
     if (gqa->o) gqa->o->x_power_of_two = true;   /* in FP8, as MLA's */
-    return gqa->q && gqa->k && gqa->v && gqa->o ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    return gqa->q && gqa->k && gqa->v && gqa->o
+               ? STATUS_OK
+               : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
 static struct attention_shape gqa_shape(const struct model *model) {
@@ -44,7 +47,11 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
     struct tensor *qkv[3];
     op_linear(graph, x, (struct parameter *[]){gqa->q, gqa->k, gqa->v}, 3, qkv);
 
-    struct rope rope = {.table = pass->rope, .heads = (int)config->num_attention_heads, .head_dim = (int)config->head_dim, .dims = (int)config->head_dim, .positions = pass->row_numbers};
+    struct rope rope = {.table = pass->rope,
+                        .heads = (int)config->num_attention_heads,
+                        .head_dim = (int)config->head_dim,
+                        .dims = (int)config->head_dim,
+                        .positions = pass->row_numbers};
     struct tensor *q = op_rope(graph, qkv[0], &rope);
     rope.heads = (int)config->num_key_value_heads;
     struct tensor *k = op_rope(graph, qkv[1], &rope);
@@ -58,4 +65,5 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
     return y;
 }
 
-const struct block attention_gqa_block = {.name = "gqa", .declare = gqa_declare, .forward = gqa_forward, .state_bytes = gqa_state_bytes};
+const struct block attention_gqa_block = {
+    .name = "gqa", .declare = gqa_declare, .forward = gqa_forward, .state_bytes = gqa_state_bytes};

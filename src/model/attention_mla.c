@@ -1,11 +1,12 @@
 /* Multi-head latent attention (spec/v1-v3.md sections 2.4 to 2.7 and 7.6; arXiv 2405.04434).
  *
- *   q = W_q x, or W_qb RMSNorm(W_qa x);   [c_raw | k_r_raw] = W_kva x;   c = RMSNorm(c_raw);   rope on the last channels of every head's q and on k_r, which all heads share
- *   expanded:  [k_n,h | v_h] = W_kvb,h c;   o_h = softmax(scale (q_n,h . k_n,h + q_r,h . k_r), causal) v_h;   y = W_o o
- *   absorbed:  [UK_h ; UV_h] = W_kvb,h;   the same with q_n,h . UK_h c = (UK_h^T q_n,h) . c and o_h = UV_h (sum of c)
+ *   q = W_q x, or W_qb RMSNorm(W_qa x);   [c_raw | k_r_raw] = W_kva x;   c = RMSNorm(c_raw);   rope on the last
+ * channels of every head's q and on k_r, which all heads share expanded:  [k_n,h | v_h] = W_kvb,h c;   o_h =
+ * softmax(scale (q_n,h . k_n,h + q_r,h . k_r), causal) v_h;   y = W_o o absorbed:  [UK_h ; UV_h] = W_kvb,h;   the same
+ * with q_n,h . UK_h c = (UK_h^T q_n,h) . c and o_h = UV_h (sum of c)
  *
- * Training is expanded. At inference every token is absorbed, in prefill as in decoding; on request spans of several tokens are expanded.
- * State of a sequence: the store of c and k_r that the attention kernel defines. */
+ * Training is expanded. At inference every token is absorbed, in prefill as in decoding; on request spans of several
+ * tokens are expanded. State of a sequence: the store of c and k_r that the attention kernel defines. */
 #include <math.h>
 
 #include "model/blocks.h"
@@ -42,23 +43,33 @@ static void mla_set_expanded_prefill(const struct layer *layer, bool expanded) {
 
 static enum status mla_declare(struct model *model, struct layer *layer, struct error *error) {
     const struct config *config = &model->config;
-    const int64_t d = config->hidden_size, heads = config->num_attention_heads, query = heads * (config->qk_nope_head_dim + config->qk_rope_head_dim);
+    const int64_t d = config->hidden_size, heads = config->num_attention_heads,
+                  query = heads * (config->qk_nope_head_dim + config->qk_rope_head_dim);
     struct mla *mla = layer->attention_weights = arena_alloc(&model->arena, sizeof *mla);
     if (!mla) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
     *mla = (struct mla){.heads = (int)heads};
     bool complete = true;
     if (config->q_lora_rank) {
-        complete = complete && (mla->q_a = model_declare(model, layer->index, "self_attn.q_a_proj.weight", config->q_lora_rank, d));
-        complete = complete && (mla->q_a_norm = model_declare(model, layer->index, "self_attn.q_a_layernorm.weight", config->q_lora_rank, 0));
-        complete = complete && (mla->q_b = model_declare(model, layer->index, "self_attn.q_b_proj.weight", query, config->q_lora_rank));
+        complete = complete &&
+                   (mla->q_a = model_declare(model, layer->index, "self_attn.q_a_proj.weight", config->q_lora_rank, d));
+        complete = complete && (mla->q_a_norm = model_declare(model, layer->index, "self_attn.q_a_layernorm.weight",
+                                                              config->q_lora_rank, 0));
+        complete = complete && (mla->q_b = model_declare(model, layer->index, "self_attn.q_b_proj.weight", query,
+                                                         config->q_lora_rank));
     } else {
         complete = complete && (mla->q = model_declare(model, layer->index, "self_attn.q_proj.weight", query, d));
     }
-    complete = complete && (mla->kv_a = model_declare(model, layer->index, "self_attn.kv_a_proj_with_mqa.weight", config->kv_lora_rank + config->qk_rope_head_dim, d));
-    complete = complete && (mla->kv_a_norm = model_declare(model, layer->index, "self_attn.kv_a_layernorm.weight", config->kv_lora_rank, 0));
-    complete = complete && (mla->kv_b = model_declare(model, layer->index, "self_attn.kv_b_proj.weight", heads * (config->qk_nope_head_dim + config->v_head_dim), config->kv_lora_rank));
-    complete = complete && (mla->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, heads * config->v_head_dim));
-    if (complete) mla->o->x_power_of_two = true;   /* in FP8: what is kept of it is read in tiles of both directions (section 4.1) */
+    complete = complete && (mla->kv_a = model_declare(model, layer->index, "self_attn.kv_a_proj_with_mqa.weight",
+                                                      config->kv_lora_rank + config->qk_rope_head_dim, d));
+    complete = complete && (mla->kv_a_norm = model_declare(model, layer->index, "self_attn.kv_a_layernorm.weight",
+                                                           config->kv_lora_rank, 0));
+    complete = complete && (mla->kv_b = model_declare(model, layer->index, "self_attn.kv_b_proj.weight",
+                                                      heads * (config->qk_nope_head_dim + config->v_head_dim),
+                                                      config->kv_lora_rank));
+    complete = complete &&
+               (mla->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, heads * config->v_head_dim));
+    /* in FP8: what is kept of it is read in tiles of both directions (section 4.1) */
+    if (complete) mla->o->x_power_of_two = true;
     complete = complete && declare_views(model, mla->kv_b);
     return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
@@ -70,8 +81,13 @@ static float softmax_scale(const struct config *config) {
 static struct latent_shape mla_shape(const struct model *model) {
     const struct config *config = &model->config;
     return (struct latent_shape){
-        .heads = (int)config->num_attention_heads, .nope = config->qk_nope_head_dim, .rotary = config->qk_rope_head_dim, .value = config->v_head_dim, .rank = config->kv_lora_rank,
-        .scale = softmax_scale(config), .cache = model->cache,
+        .heads = (int)config->num_attention_heads,
+        .nope = config->qk_nope_head_dim,
+        .rotary = config->qk_rope_head_dim,
+        .value = config->v_head_dim,
+        .rank = config->kv_lora_rank,
+        .scale = softmax_scale(config),
+        .cache = model->cache,
     };
 }
 
@@ -85,7 +101,8 @@ static size_t mla_state_bytes(const struct model *model, const struct layer *lay
 }
 
 /* c -> k, v of every head -> attention, all of it on the tape */
-static struct tensor *attend_expanded(struct forward *pass, const struct layer *layer, struct tensor *q, struct tensor *c, struct tensor *k_r) {
+static struct tensor *attend_expanded(struct forward *pass, const struct layer *layer, struct tensor *q,
+                                      struct tensor *c, struct tensor *k_r) {
     struct graph *graph = pass->graph;
     const struct config *config = &pass->model->config;
     const struct mla *mla = layer->attention_weights;
@@ -116,8 +133,13 @@ static struct tensor *mla_forward(struct forward *pass, const struct layer *laye
         op_linear(graph, normed, (struct parameter *[]){mla->q_b}, 1, &q);
     }
     const struct rope rope = {
-        .table = pass->rope, .heads = (int)config->num_attention_heads, .head_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim),
-        .offset = (int)config->qk_nope_head_dim, .dims = (int)config->qk_rope_head_dim, .interleaved = true, .positions = pass->row_numbers,
+        .table = pass->rope,
+        .heads = (int)config->num_attention_heads,
+        .head_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim),
+        .offset = (int)config->qk_nope_head_dim,
+        .dims = (int)config->qk_rope_head_dim,
+        .interleaved = true,
+        .positions = pass->row_numbers,
     };
     q = op_rope(graph, q, &rope);
     op_latent(graph, first[1], mla->kv_a_norm, LATENT_EPS, pass->rope, pass->row_numbers, &c, &k_r);
@@ -138,5 +160,10 @@ static struct tensor *mla_forward(struct forward *pass, const struct layer *laye
 }
 
 const struct block attention_mla_block = {
-    .name = "mla", .declare = mla_declare, .forward = mla_forward, .state_bytes = mla_state_bytes, .holds = mla_holds, .set_expanded_prefill = mla_set_expanded_prefill,
+    .name = "mla",
+    .declare = mla_declare,
+    .forward = mla_forward,
+    .state_bytes = mla_state_bytes,
+    .holds = mla_holds,
+    .set_expanded_prefill = mla_set_expanded_prefill,
 };

@@ -4,29 +4,41 @@
 #include <stdio.h>
 #include <string.h>
 
-enum status block_scales_find(const struct safetensors_entry **scales, const struct safetensors *st, const struct safetensors_entry *codes, struct error *error) {
+enum status block_scales_find(const struct safetensors_entry **scales, const struct safetensors *st,
+                              const struct safetensors_entry *codes, struct error *error) {
     char name[SAFETENSORS_MAX_NAME + sizeof SCALE_SUFFIX], found[160];
     snprintf(name, sizeof name, "%s" SCALE_SUFFIX, codes->name);
     safetensors_describe(codes, found, sizeof found);
-    if (codes->rank != 2) return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected two dimensions of numbers in FP8", safetensors_shard_path(st, codes->shard), codes->name, found);
+    if (codes->rank != 2)
+        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected two dimensions of numbers in FP8",
+                         safetensors_shard_path(st, codes->shard), codes->name, found);
     const long long rows = (long long)scale_blocks(codes->shape[0]), columns = (long long)scale_blocks(codes->shape[1]);
     const struct safetensors_entry *entry = safetensors_find(st, name);
     if (!entry)
-        return error_set(error, STATUS_NOT_FOUND, "%s: tensor %s: found %s, but no tensor %s, expected F32 [%lld, %lld] with the scales of its blocks of 128 x 128", safetensors_shard_path(st, codes->shard), codes->name, found, name, rows, columns);
+        return error_set(error, STATUS_NOT_FOUND,
+                         "%s: tensor %s: found %s, but no tensor %s, expected F32 [%lld, %lld] with the scales of its "
+                         "blocks of 128 x 128",
+                         safetensors_shard_path(st, codes->shard), codes->name, found, name, rows, columns);
     if (entry->dtype != DTYPE_F32 || entry->rank != 2 || entry->shape[0] != rows || entry->shape[1] != columns) {
         safetensors_describe(entry, found, sizeof found);
-        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected F32 [%lld, %lld]: a scale for each block of 128 x 128 of %s", safetensors_shard_path(st, entry->shard), name, found, rows, columns, codes->name);
+        return error_set(
+            error, STATUS_INVALID,
+            "%s: tensor %s: found %s, expected F32 [%lld, %lld]: a scale for each block of 128 x 128 of %s",
+            safetensors_shard_path(st, entry->shard), name, found, rows, columns, codes->name);
     }
     *scales = entry;
     return STATUS_OK;
 }
 
-enum status block_scales_read(float *out, const struct safetensors *st, const struct safetensors_entry *scales, struct error *error) {
+enum status block_scales_read(float *out, const struct safetensors *st, const struct safetensors_entry *scales,
+                              struct error *error) {
     const int64_t count = scales->shape[0] * scales->shape[1];
     memcpy(out, scales->data, (size_t)count * sizeof *out);
     for (int64_t i = 0; i < count; i++)
         if (!(out[i] > 0 && bits_from_float(out[i]) < 0x7F800000u))
-            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found %g, expected a scale above 0 that is finite", safetensors_shard_path(st, scales->shard), scales->name, (long long)(i / scales->shape[1]),
+            return error_set(error, STATUS_INVALID,
+                             "%s: tensor %s: [%lld, %lld]: found %g, expected a scale above 0 that is finite",
+                             safetensors_shard_path(st, scales->shard), scales->name, (long long)(i / scales->shape[1]),
                              (long long)(i % scales->shape[1]), (double)out[i]);
     return STATUS_OK;
 }
@@ -34,7 +46,8 @@ enum status block_scales_read(float *out, const struct safetensors *st, const st
 bool block_scales_named(const struct safetensors *st, const char *name) {
     char weight[SAFETENSORS_MAX_NAME + 1];
     const size_t length = strlen(name), tail = strlen(SCALE_SUFFIX);
-    if (length <= tail || length - tail > SAFETENSORS_MAX_NAME || strcmp(name + length - tail, SCALE_SUFFIX) != 0) return false;
+    if (length <= tail || length - tail > SAFETENSORS_MAX_NAME || strcmp(name + length - tail, SCALE_SUFFIX) != 0)
+        return false;
     memcpy(weight, name, length - tail);
     weight[length - tail] = 0;
     const struct safetensors_entry *entry = safetensors_find(st, weight);

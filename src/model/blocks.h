@@ -10,14 +10,19 @@ extern const struct block ffn_dense_block;       /* model/ffn_dense.c */
 extern const struct block ffn_moe_block;         /* model/ffn_moe.c */
 extern const struct residual residual_add;       /* model/residual_add.c */
 
-/* Declares "model.layers.<layer>.<name>" (or just <name> where layer is negative) with a shape of one or two dimensions (columns 0: one). NULL: no memory. */
+/* Declares "model.layers.<layer>.<name>" (or just <name> where layer is negative) with a shape of one or two dimensions
+ * (columns 0: one). NULL: no memory. */
 struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns);
 
-/* One job for each span of the pass: the layer's state of its sequence as the store, none where there is no sequence. In the graph's arena; NULL after a failure. */
+/* One job for each span of the pass: the layer's state of its sequence as the store, none where there is no sequence.
+ * In the graph's arena; NULL after a failure. */
 struct attention_job *model_attention_jobs(const struct forward *pass, const struct layer *layer);
 
-/* How FP8 training keeps a tensor between forward and backward (spec/v1-v3.md section 4.1); the other compute types keep it as it is. */
-static inline enum tensor_compression model_compression(const struct model *model, enum tensor_compression wanted) { return model->compute == DTYPE_F8_E4M3 ? wanted : COMPRESS_NONE; }
+/* How FP8 training keeps a tensor between forward and backward (spec/v1-v3.md section 4.1); the other compute types
+ * keep it as it is. */
+static inline enum tensor_compression model_compression(const struct model *model, enum tensor_compression wanted) {
+    return model->compute == DTYPE_F8_E4M3 ? wanted : COMPRESS_NONE;
+}
 
 /* The pass of one layer: both halves. */
 struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream);
@@ -27,14 +32,18 @@ bool model_prepare(struct forward *pass);
 /* MTP modules (model/mtp.c): what they have before their layer, and behind it. False: no memory. */
 bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer);
 bool mtp_declare_output(struct model *model, struct mtp_module *module, int layer);
-/* The MTP part of a training pass of `sequences` rows of `length` tokens, behind the trunk, whose output is h. best (may be NULL) [rows]: the trunk's guesses, to compare with. */
-void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective, const int32_t *best);
+/* The MTP part of a training pass of `sequences` rows of `length` tokens, behind the trunk, whose output is h. best
+ * (may be NULL) [rows]: the trunk's guesses, to compare with. */
+void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens,
+               const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective,
+               const int32_t *best);
 
 /* The routed experts of a layer, [n_routed_experts]; NULL where it has none. */
 const struct expert *moe_experts(const struct layer *layer);
 
 /* Sets the offsets of the packed copies of a matrix's views, which lie one after the other. */
-void model_place_views(const struct model *model, const struct parameter *parameter, struct parameter_view *views, int count);
+void model_place_views(const struct model *model, const struct parameter *parameter, struct parameter_view *views,
+                       int count);
 
 /* Bytes of the packed copies: side 0 alone (sides 1, inference) or both (training). */
 size_t model_packed_bytes(const struct model *model, int sides);

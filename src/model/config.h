@@ -1,8 +1,9 @@
 /* config.json -> struct config -> the layer plan.
  *
- * Both spellings are read: as published, and as transformers 5 saves it (rope_parameters, layer_types, dtype). An unknown key is a warning that
- * names it; a known key whose value asks for something that is not implemented is an error. A generation is data: this file alone knows
- * model types; the rest of the program sees layers with an attention kind, an FFN kind and a residual kind. */
+ * Both spellings are read: as published, and as transformers 5 saves it (rope_parameters, layer_types, dtype). An
+ * unknown key is a warning that names it; a known key whose value asks for something that is not implemented is an
+ * error. A generation is data: this file alone knows model types; the rest of the program sees layers with an attention
+ * kind, an FFN kind and a residual kind. */
 #ifndef DEEPSEEK_MODEL_CONFIG_H
 #define DEEPSEEK_MODEL_CONFIG_H
 
@@ -37,7 +38,8 @@ struct rope_scaling {
 enum topk_method { TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY, TOPK_NOAUX_TC };
 enum scoring_func { SCORING_SOFTMAX, SCORING_SIGMOID };
 
-/* quantization_config of FP8 checkpoints (section 6.3): E4M3 codes with an fp32 multiplier for each block of 128 x 128. */
+/* quantization_config of FP8 checkpoints (section 6.3): E4M3 codes with an fp32 multiplier
+ * for each block of 128 x 128. */
 struct quantization { bool fp8; bool power_of_two; /* scale_fmt ue8m0: of activations, too */ };
 
 #define CONFIG_MAX_NEXTN 4
@@ -46,10 +48,12 @@ struct quantization { bool fp8; bool power_of_two; /* scale_fmt ue8m0: of activa
 
 struct config {
     const char *model_type;      /* "llama", "deepseek", "deepseek_v2", "deepseek_v3" */
-    const char *architecture;    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM" */
+    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM" */
+    const char *architecture;
     int64_t hidden_size, intermediate_size, num_hidden_layers;
     int64_t num_nextn_predict_layers;   /* MTP modules; 0: none. At most CONFIG_MAX_NEXTN */
-    int64_t num_attention_heads, num_key_value_heads, head_dim;   /* with MLA as many key/value heads as heads, and head_dim is qk_rope_head_dim */
+    /* with MLA as many key/value heads as heads, and head_dim is qk_rope_head_dim */
+    int64_t num_attention_heads, num_key_value_heads, head_dim;
     int64_t vocab_size;          /* 0 in a training config that leaves it to the tokenizer */
     int64_t max_position_embeddings;
     double rms_norm_eps, rope_theta, initializer_range;
@@ -60,8 +64,11 @@ struct config {
     int64_t kv_lora_rank, qk_nope_head_dim, qk_rope_head_dim, v_head_dim;
 
     /* mixture of experts; n_routed_experts 0: none */
-    int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace, moe_layer_freq;
-    int64_t n_group, topk_group; /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them TOPK_GROUP_LIMITED_GREEDY and TOPK_NOAUX_TC let a token use; 1 and 1 where nothing is said */
+    int64_t n_routed_experts, n_shared_experts, num_experts_per_tok, moe_intermediate_size, first_k_dense_replace,
+        moe_layer_freq;
+    /* groups of consecutive experts (devices, in balance losses and dropping), and how many of them
+     * TOPK_GROUP_LIMITED_GREEDY and TOPK_NOAUX_TC let a token use; 1 and 1 where nothing is said */
+    int64_t n_group, topk_group;
     enum topk_method topk_method;
     enum scoring_func scoring_func;
     bool norm_topk_prob;
@@ -76,39 +83,51 @@ struct config {
     struct layer_plan *layers;   /* [num_hidden_layers + num_nextn_predict_layers] */
     const char *const *warnings; /* unknown keys and the like */
     int warning_count;
-    json_t *source;              /* the JSON it was read from, without `train`: config.json is written from it. Owned. */
+    /* the JSON it was read from, without `train`: config.json is written from it. Owned. */
+    json_t *source;
 };
 
-/* `origin` names the source in messages. Keys "train" are ignored here (train/settings.h reads them). Strings live in `arena`. */
-enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena, struct error *error);
+/* `origin` names the source in messages. Keys "train" are ignored here (train/settings.h reads them). Strings live in
+ * `arena`. */
+enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena,
+                         struct error *error);
 /* The JSON of a folder's config.json, or of the path of one. */
 enum status config_read(json_t **root, const char *path, struct error *error);
 /* The same, parsed. */
 enum status config_load(struct config *config, const char *path, struct arena *arena, struct error *error);
 void config_release(struct config *config);   /* the JSON; the rest is the arena's */
 
-/* config.json as transformers reads it, deterministic. dtype: of the tensors beside it; F8_E4M3: of an FP8 checkpoint, with its quantization_config (the others have none). Returns a new reference. */
+/* config.json as transformers reads it, deterministic. dtype: of the tensors beside it; F8_E4M3: of an FP8 checkpoint,
+ * with its quantization_config (the others have none). Returns a new reference. */
 json_t *config_to_json(const struct config *config, enum dtype dtype);
 
 /* Rows of the layer plan, those of MTP modules included. */
-static inline int64_t config_layers(const struct config *config) { return config->num_hidden_layers + config->num_nextn_predict_layers; }
+static inline int64_t config_layers(const struct config *config) {
+    return config->num_hidden_layers + config->num_nextn_predict_layers;
+}
 
 /* Closed forms from the layer plan alone, no memory needed. */
 struct config_sizes {
     int64_t parameters;                      /* all */
     int64_t active_parameters;               /* those a token meets, embedding and head included */
-    int64_t active_without_embedding;        /* the same without the input embedding, which is looked up: what the papers of V2 and V3 quote */
-    int64_t matrix_parameters;               /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
+    /* the same without the input embedding, which is looked up: what the papers of V2 and V3 quote */
+    int64_t active_without_embedding;
+    /* active parameters that a token multiplies: 2 FLOPs each forward, 6 in training */
+    int64_t matrix_parameters;
     int64_t other_parameters;                /* of norms, and the gates' biases */
     int64_t resting_parameters;              /* of the experts that a token does not meet */
     int64_t mtp_parameters;                  /* of the MTP modules' own, which the others do not count */
     int64_t mtp_copies;                      /* of embedding and head, that checkpoints hold for each module */
     int64_t mtp_matrix_parameters;           /* what a token multiplies in all modules, the head once for each */
     double mtp_attention_flops_per_position; /* of training */
-    int64_t fp8_bytes, mtp_fp8_bytes;        /* of an FP8 checkpoint: codes and scales; embedding, head, gates, norms and eh_proj in bf16, the gates' biases in fp32; of the modules with their copies */
+    /* of an FP8 checkpoint: codes and scales; embedding, head, gates, norms and eh_proj in bf16, the gates' biases in
+     * fp32; of the modules with their copies */
+    int64_t fp8_bytes, mtp_fp8_bytes;
     int64_t cache_elements_per_token;        /* all layers */
-    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;   /* fp8: 0 where a layer cannot have it */
-    /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim + v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */
+    /* fp8: 0 where a layer cannot have it */
+    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;
+    /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim +
+     * v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */
     double attention_flops_per_position, inference_attention_flops_per_position;
 };
 void config_sizes(const struct config *config, struct config_sizes *sizes);

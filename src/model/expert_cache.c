@@ -12,7 +12,12 @@
 #include "model/blocks.h"
 
 /* An expert of the model: where its parts lie, and the slot that has it, or none. */
-struct place { struct reader_file *file; uint64_t offset; uint32_t bytes_before /* in the part's first block */, align /* of its numbers */; bool codes; };
+struct place {
+    struct reader_file *file;
+    uint64_t offset;
+    uint32_t bytes_before /* in the part's first block */, align /* of its numbers */;
+    bool codes;
+};
 struct holding { struct place places[EXPERT_PARTS]; int32_t slot; };
 
 #define NONE (-1)
@@ -54,16 +59,19 @@ struct cache {
     struct error failure;          /* the last one */
 };
 
-static const struct parameter *part_of(const struct expert *expert, int part) { return part == EXPERT_GATE ? expert->gate : part == EXPERT_UP ? expert->up : expert->down; }
+static const struct parameter *part_of(const struct expert *expert, int part) {
+    return part == EXPERT_GATE ? expert->gate : part == EXPERT_UP ? expert->up : expert->down;
+}
 
-/* ---- where everything is ---------------------------------------------------------------------------------------------------------- */
+/* ---- where everything is ----------------------------------------------------------------------------------------- */
 
 static size_t whole_blocks(size_t bytes) { return (bytes + READER_BLOCK - 1) / READER_BLOCK * READER_BLOCK; }
 
 /* Room for a part: its numbers may begin anywhere in their first block. */
 static size_t part_room(size_t bytes) { return whole_blocks(bytes) + READER_BLOCK; }
 
-/* The largest bytes of each part, over the model. The number of layers with experts; *odd: a part of a type that products cannot read. */
+/* The largest bytes of each part, over the model. The number of layers with experts; *odd: a part of a type that
+ * products cannot read. */
 static int measure_parts(const struct model *model, size_t bytes[EXPERT_PARTS], const struct safetensors_entry **odd) {
     int layers = 0;
     memset(bytes, 0, EXPERT_PARTS * sizeof *bytes);
@@ -74,7 +82,8 @@ static int measure_parts(const struct model *model, size_t bytes[EXPERT_PARTS], 
         layers++;
         for (int64_t e = 0; e < model->config.n_routed_experts; e++)
             for (int part = 0; part < EXPERT_PARTS; part++) {
-                const struct safetensors_entry *entry = safetensors_find(model->checkpoint, part_of(&experts[e], part)->name);
+                const struct safetensors_entry *entry = safetensors_find(model->checkpoint,
+                                                                         part_of(&experts[e], part)->name);
                 if (entry->bytes > bytes[part]) bytes[part] = entry->bytes;
                 if (entry->dtype == DTYPE_F16) *odd = entry;
             }
@@ -109,12 +118,15 @@ uint64_t expert_cache_automatic(const struct model *model, uint64_t available) {
                 routed += model->kernels->matmul.packed_bytes(p->shape[1], p->shape[0], parameter_packed_type(p));
             }
     }
-    const uint64_t resident = all > routed ? all - routed : 0, slot = slot_bytes_of(bytes), least = slot * (uint64_t)model->config.num_experts_per_tok, most = slot * (uint64_t)(layers * model->config.n_routed_experts);
+    const uint64_t resident = all > routed ? all - routed : 0, slot = slot_bytes_of(bytes),
+                   least = slot * (uint64_t)model->config.num_experts_per_tok,
+                   most = slot * (uint64_t)(layers * model->config.n_routed_experts);
     const uint64_t left = resident + kept < available ? available - kept - resident : 0;
-    return left < least ? least : left > most ? most : left;   /* with too little for one token's experts of a layer it is tried all the same */
+    /* with too little for one token's experts of a layer it is tried all the same */
+    return left < least ? least : left > most ? most : left;
 }
 
-/* ---- the list by last use ------------------------------------------------------------------------------------------------------------ */
+/* ---- the list by last use ---------------------------------------------------------------------------------------- */
 
 static void leave_list(struct cache *cache, int32_t i) {
     const struct slot *slot = &cache->slots[i];
@@ -138,9 +150,11 @@ static void make_oldest(struct cache *cache, int32_t i) {
     cache->oldest = i;
 }
 
-/* ---- reads ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reads ------------------------------------------------------------------------------------------------------- */
 
-static uint8_t *part_memory(const struct cache *cache, int32_t slot, int part) { return cache->memory + (size_t)slot * cache->slot_bytes + cache->part_offset[part]; }
+static uint8_t *part_memory(const struct cache *cache, int32_t slot, int part) {
+    return cache->memory + (size_t)slot * cache->slot_bytes + cache->part_offset[part];
+}
 
 static void empty(struct cache *cache, int32_t i) {
     struct slot *slot = &cache->slots[i];
@@ -157,11 +171,19 @@ static void forget_failed(struct cache *cache, int32_t i) {
 }
 
 static void fail(struct cache *cache, const struct slot *slot, int part, const struct reader_read *read, int reason) {
-    const char *name = part_of(&cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts], part)->name;
+    const char *name =
+        part_of(&cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts], part)->name;
     char buffer[128];
-    if (reason == NOT_A_NUMBER) error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a code that is NaN, expected numbers", read->file->path, name);
-    else if (reason == READER_ENDED) error_set(&cache->failure, STATUS_IO, "%s: tensor %s: the file ended while it was read, it has become shorter since the model was opened", read->file->path, name);
-    else error_set(&cache->failure, STATUS_IO, "%s: tensor %s: cannot read: %s", read->file->path, name, strerror_r(reason, buffer, sizeof buffer));
+    if (reason == NOT_A_NUMBER)
+        error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a code that is NaN, expected numbers",
+                  read->file->path, name);
+    else if (reason == READER_ENDED)
+        error_set(&cache->failure, STATUS_IO,
+                  "%s: tensor %s: the file ended while it was read, it has become shorter since the model was opened",
+                  read->file->path, name);
+    else
+        error_set(&cache->failure, STATUS_IO, "%s: tensor %s: cannot read: %s", read->file->path, name,
+                  strerror_r(reason, buffer, sizeof buffer));
 }
 
 /* On a thread of the reader. */
@@ -173,10 +195,12 @@ static void piece_done(struct reader_read *read, int reason) {
     int part = 0;
     while (index % records >= cache->first_read[part + 1]) part++;
     struct slot *slot = &cache->slots[i];
-    const struct place *place = &cache->holdings[slot->expert].places[part];   /* a slot that is loading stays what it is */
+    /* a slot that is loading stays what it is */
+    const struct place *place = &cache->holdings[slot->expert].places[part];
     if (!reason && place->codes) {
         const size_t skipped = index % records == cache->first_read[part] ? place->bytes_before : 0;
-        if (block_codes_find_nan((const uint8_t *)read->to + skipped, (int64_t)(read->least - skipped)) >= 0) reason = NOT_A_NUMBER;
+        if (block_codes_find_nan((const uint8_t *)read->to + skipped, (int64_t)(read->least - skipped)) >= 0)
+            reason = NOT_A_NUMBER;
     }
     pthread_mutex_lock(&cache->mutex);
     if (reason) {
@@ -198,7 +222,9 @@ static void piece_done(struct reader_read *read, int reason) {
 }
 
 /* Pieces of a part begin at multiples of READER_PIECE from its first block. */
-static int pieces_of(const struct place *place, size_t bytes) { return (int)((whole_blocks(place->bytes_before + bytes) + READER_PIECE - 1) / READER_PIECE); }
+static int pieces_of(const struct place *place, size_t bytes) {
+    return (int)((whole_blocks(place->bytes_before + bytes) + READER_PIECE - 1) / READER_PIECE);
+}
 
 static void load(struct cache *cache, int32_t i, unsigned parts) {
     struct slot *slot = &cache->slots[i];
@@ -206,27 +232,36 @@ static void load(struct cache *cache, int32_t i, unsigned parts) {
         if (!(parts & ~slot->ready & ~slot->loading & 1u << part)) continue;
         const struct place *place = &cache->holdings[slot->expert].places[part];
         const size_t wanted = place->bytes_before + cache->part_bytes[part], bytes = whole_blocks(wanted);
-        struct reader_read *reads = cache->reads + (ptrdiff_t)i * cache->first_read[EXPERT_PARTS] + cache->first_read[part];
+        struct reader_read *reads = cache->reads + (ptrdiff_t)i * cache->first_read[EXPERT_PARTS] +
+                                    cache->first_read[part];
         const int pieces = pieces_of(place, cache->part_bytes[part]);
         slot->loading |= 1u << part;
         slot->left[part] = pieces;
         for (int piece = 0; piece < pieces; piece++) {
             const size_t begin = (size_t)piece * READER_PIECE, end = begin + READER_PIECE;
             reads[piece] = (struct reader_read){
-                .file = place->file, .offset = place->offset - place->bytes_before + begin, .bytes = (end < bytes ? end : bytes) - begin, .least = (end < wanted ? end : wanted) - begin,
-                .to = part_memory(cache, i, part) + begin, .done = piece_done, .context = cache,
+                .file = place->file,
+                .offset = place->offset - place->bytes_before + begin,
+                .bytes = (end < bytes ? end : bytes) - begin,
+                .least = (end < wanted ? end : wanted) - begin,
+                .to = part_memory(cache, i, part) + begin,
+                .done = piece_done,
+                .context = cache,
             };
             reader_submit(cache->reader, &reads[piece]);
         }
     }
 }
 
-/* ---- walks ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- walks ------------------------------------------------------------------------------------------------------- */
 
-/* A slot for an expert that has none: the one used least recently, unless this announcement has asked for it. NONE: all are in use. */
+/* A slot for an expert that has none: the one used least recently, unless this announcement has asked for it. NONE: all
+ * are in use. */
 static int32_t place_expert(struct cache *cache, int32_t expert, uint64_t announcement) {
     int32_t i = cache->oldest;
-    while (i != NONE && (cache->slots[i].users || cache->slots[i].loading || (announcement && cache->slots[i].announced == announcement))) i = cache->slots[i].newer;
+    while (i != NONE && (cache->slots[i].users || cache->slots[i].loading ||
+                         (announcement && cache->slots[i].announced == announcement)))
+        i = cache->slots[i].newer;
     if (i == NONE) return NONE;
     struct slot *slot = &cache->slots[i];
     if (slot->expert != NONE) cache->holdings[slot->expert].slot = NONE;
@@ -249,8 +284,11 @@ static int64_t with_rows(const int32_t *first, int64_t count) {
     return wanted;
 }
 
-/* Parts that are brought for one that is needed: the whole expert, unless it would have to go before its other parts are used. */
-static unsigned brought(const struct cache *cache, int64_t wanted, unsigned parts) { return wanted <= cache->slot_count ? ALL_PARTS : parts; }
+/* Parts that are brought for one that is needed: the whole expert, unless it would have to go before its other parts
+ * are used. */
+static unsigned brought(const struct cache *cache, int64_t wanted, unsigned parts) {
+    return wanted <= cache->slot_count ? ALL_PARTS : parts;
+}
 
 static void announce(struct expert_source *source, const struct expert *experts, const int32_t *first, int64_t count) {
     struct cache *cache = (struct cache *)source;
@@ -308,7 +346,8 @@ static void begin(struct expert_source *source, struct expert_walk *walk) {
     walk->brought = brought(cache, with_rows(walk->first, walk->count), walk->parts);
     pthread_mutex_lock(&cache->mutex);
     for (int64_t e = 0; e < walk->count; e++) {   /* what is there stays there */
-        walk->states[e] = (struct expert_state){NONE, walk->first[e] < walk->first[e + 1] ? EXPERT_WANTED : EXPERT_LEFT_OUT};
+        walk->states[e] = (struct expert_state){NONE,
+                                                walk->first[e] < walk->first[e + 1] ? EXPERT_WANTED : EXPERT_LEFT_OUT};
         if (walk->states[e].state == EXPERT_WANTED && cache->holdings[base + e].slot != NONE) reserve(cache, walk, e);
     }
     pthread_mutex_unlock(&cache->mutex);
@@ -324,7 +363,9 @@ static bool give_up_one(struct cache *cache, struct expert_walk *walk, int64_t e
     return false;
 }
 
-static bool is_ready(const struct slot *slot, const struct expert_walk *walk) { return !slot->failed && (slot->ready & walk->parts) == walk->parts; }
+static bool is_ready(const struct slot *slot, const struct expert_walk *walk) {
+    return !slot->failed && (slot->ready & walk->parts) == walk->parts;
+}
 
 static int64_t take(struct expert_source *source, struct expert_walk *walk, int64_t end) {
     struct cache *cache = (struct cache *)source;
@@ -347,9 +388,11 @@ static int64_t take(struct expert_source *source, struct expert_walk *walk, int6
                 taken = -1;
             }
         }
-        /* What was there before at once; of what comes, half of it together: to wake the threads for every single one costs more. */
+        /* What was there before at once; of what comes, half of it together: to wake the threads for every single one
+         * costs more. */
         for (int64_t e = walk->done; e < end && taken >= 0 && (walk->fresh || 2 * ready >= reserved); e++)
-            if (walk->states[e].state == EXPERT_RESERVED && is_ready(&cache->slots[walk->states[e].slot], walk)) walk->states[e].state = EXPERT_TAKEN, taken++;
+            if (walk->states[e].state == EXPERT_RESERVED && is_ready(&cache->slots[walk->states[e].slot], walk))
+                walk->states[e].state = EXPERT_TAKEN, taken++;
         walk->fresh = false;
         if (taken) break;
         if (left && (reserved || !give_up_one(cache, walk, end))) pthread_cond_wait(&cache->changed, &cache->mutex);
@@ -358,7 +401,8 @@ static int64_t take(struct expert_source *source, struct expert_walk *walk, int6
     return taken;
 }
 
-static const void *data(struct expert_source *source, const struct expert_walk *walk, int64_t expert, enum expert_part part) {
+static const void *data(struct expert_source *source, const struct expert_walk *walk, int64_t expert,
+                        enum expert_part part) {
     const struct cache *cache = (const struct cache *)source;
     const int32_t slot = walk->states[expert].slot;
     const struct place *place = &cache->holdings[first_of_layer(cache, walk->experts) + expert].places[part];
@@ -378,14 +422,16 @@ static void end_walk(struct expert_source *source, struct expert_walk *walk) {
     struct cache *cache = (struct cache *)source;
     pthread_mutex_lock(&cache->mutex);
     for (int64_t e = 0; e < walk->count; e++)
-        if (walk->states[e].state == EXPERT_RESERVED || walk->states[e].state == EXPERT_TAKEN) release(cache, walk, e, EXPERT_LEFT_OUT);
+        if (walk->states[e].state == EXPERT_RESERVED || walk->states[e].state == EXPERT_TAKEN)
+            release(cache, walk, e, EXPERT_LEFT_OUT);
     pthread_mutex_unlock(&cache->mutex);
 }
 
-/* ---- making and measuring ---------------------------------------------------------------------------------------------------------------- */
+/* ---- making and measuring ---------------------------------------------------------------------------------------- */
 
 static enum status no_memory(const struct cache *cache, struct error *error) {
-    return error_set(error, STATUS_NO_MEMORY, "a cache of experts of %.2f GB: the system has no more memory", (double)cache->memory_bytes / 1e9);
+    return error_set(error, STATUS_NO_MEMORY, "a cache of experts of %.2f GB: the system has no more memory",
+                     (double)cache->memory_bytes / 1e9);
 }
 
 static enum status find_places(struct cache *cache, struct model *model, struct error *error) {
@@ -393,11 +439,13 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
     cache->holdings = calloc((size_t)(cache->layer_count * cache->experts), sizeof *cache->holdings);
     int shards = 0, layer = 0;
     for (int64_t i = 0; i < safetensors_count(model->checkpoint); i++)
-        if (safetensors_at(model->checkpoint, i)->shard >= shards) shards = safetensors_at(model->checkpoint, i)->shard + 1;
+        if (safetensors_at(model->checkpoint, i)->shard >= shards)
+            shards = safetensors_at(model->checkpoint, i)->shard + 1;
     cache->files = calloc((size_t)shards, sizeof *cache->files);
     if (!cache->layers || !cache->holdings || !cache->files) return no_memory(cache, error);
     for (; cache->file_count < shards; cache->file_count++) {
-        const enum status status = reader_file_open(&cache->files[cache->file_count], safetensors_shard_path(model->checkpoint, cache->file_count), error);
+        const enum status status = reader_file_open(
+            &cache->files[cache->file_count], safetensors_shard_path(model->checkpoint, cache->file_count), error);
         if (status) return status;
     }
     for (int64_t i = 0; i < config_layers(&model->config); i++) {
@@ -407,12 +455,20 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
             struct holding *holding = &cache->holdings[layer * cache->experts + e];
             holding->slot = NONE;
             for (int part = 0; part < EXPERT_PARTS; part++) {
-                struct parameter *p = part == EXPERT_GATE ? experts[e].gate : part == EXPERT_UP ? experts[e].up : experts[e].down;
+                struct parameter *p = part == EXPERT_GATE ? experts[e].gate
+                                      : part == EXPERT_UP ? experts[e].up
+                                                          : experts[e].down;
                 const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
                 const uint64_t offset = safetensors_offset(model->checkpoint, entry);
-                holding->places[part] = (struct place){&cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK), (uint32_t)dtype_bytes(entry->dtype, 1), entry->dtype == DTYPE_F8_E4M3};
-                if (entry->bytes != cache->part_bytes[part])   /* an expert's matrices may differ in type, the experts may not */
-                    return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s has %llu bytes and another expert's has %zu: a cache of experts needs experts of one type", safetensors_shard_path(model->checkpoint, entry->shard), p->name,
+                holding->places[part] = (struct place){
+                    &cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK),
+                    (uint32_t)dtype_bytes(entry->dtype, 1), entry->dtype == DTYPE_F8_E4M3};
+                /* an expert's matrices may differ in type, the experts may not */
+                if (entry->bytes != cache->part_bytes[part])
+                    return error_set(error, STATUS_UNSUPPORTED,
+                                     "%s: tensor %s has %llu bytes and another expert's has %zu: a cache of experts "
+                                     "needs experts of one type",
+                                     safetensors_shard_path(model->checkpoint, entry->shard), p->name,
                                      (unsigned long long)entry->bytes, cache->part_bytes[part]);
                 p->absent = true;
             }
@@ -427,22 +483,33 @@ enum status expert_cache_create(struct expert_cache **out, struct model *model, 
     const struct safetensors_entry *odd;
     const int layers = measure_parts(model, part_bytes, &odd);
     const size_t slot_bytes = layers ? slot_bytes_of(part_bytes) : 0;
-    if (!layers) return error_set(error, STATUS_INVALID, "a cache of experts: this model (%s) has no routed experts", model->config.model_type);
+    if (!layers)
+        return error_set(error, STATUS_INVALID, "a cache of experts: this model (%s) has no routed experts",
+                         model->config.model_type);
     if (bytes < slot_bytes)
-        return error_set(error, STATUS_INVALID, "a cache of experts: found %llu bytes, expected at least %zu, room for one expert of this model", (unsigned long long)bytes, slot_bytes);
-    if (odd) return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected F32, BF16 or FP8: a cache of experts multiplies by them as they are stored", safetensors_shard_path(model->checkpoint, odd->shard), odd->name, dtype_name(odd->dtype));
+        return error_set(
+            error, STATUS_INVALID,
+            "a cache of experts: found %llu bytes, expected at least %zu, room for one expert of this model",
+            (unsigned long long)bytes, slot_bytes);
+    if (odd)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "%s: tensor %s: found %s, expected F32, BF16 or FP8: a cache of experts multiplies by them as "
+                         "they are stored",
+                         safetensors_shard_path(model->checkpoint, odd->shard), odd->name, dtype_name(odd->dtype));
     struct cache *cache = calloc(1, sizeof *cache);
     if (!cache) return error_set(error, STATUS_NO_MEMORY, "no memory for a cache of experts");
     pthread_mutex_init(&cache->mutex, NULL);
     pthread_cond_init(&cache->changed, NULL);
-    cache->common.source = (struct expert_source){.announce = announce, .begin = begin, .take = take, .data = data, .give = give, .end = end_walk};
+    cache->common.source = (struct expert_source){
+        .announce = announce, .begin = begin, .take = take, .data = data, .give = give, .end = end_walk};
     cache->layer_count = layers;
     cache->experts = model->config.n_routed_experts;
     cache->slot_bytes = slot_bytes;
     for (int part = 0; part < EXPERT_PARTS; part++) {
         cache->part_bytes[part] = part_bytes[part];
         if (part) cache->part_offset[part] = cache->part_offset[part - 1] + part_room(part_bytes[part - 1]);
-        cache->first_read[part + 1] = cache->first_read[part] + (int)((part_room(part_bytes[part]) + READER_PIECE - 1) / READER_PIECE);
+        cache->first_read[part + 1] = cache->first_read[part] +
+                                      (int)((part_room(part_bytes[part]) + READER_PIECE - 1) / READER_PIECE);
     }
     const uint64_t most = (uint64_t)layers * (uint64_t)cache->experts, slots = bytes / slot_bytes;
     cache->slot_count = (int32_t)(slots < most ? slots : most);
@@ -457,7 +524,9 @@ enum status expert_cache_create(struct expert_cache **out, struct model *model, 
         expert_cache_destroy(&cache->common);
         return status;
     }
-    for (int32_t i = 0; i < cache->slot_count; i++) cache->slots[i] = (struct slot){.expert = NONE, .older = i - 1, .newer = i + 1 < cache->slot_count ? i + 1 : NONE};
+    for (int32_t i = 0; i < cache->slot_count; i++)
+        cache->slots[i] = (struct slot){
+            .expert = NONE, .older = i - 1, .newer = i + 1 < cache->slot_count ? i + 1 : NONE};
     cache->oldest = 0;
     cache->newest = cache->slot_count - 1;
     *out = &cache->common;
@@ -489,15 +558,18 @@ struct expert_cache_counts expert_cache_counts(struct expert_cache *common) {
 }
 
 int64_t expert_cache_slots(const struct expert_cache *common) { return ((const struct cache *)common)->slot_count; }
-int64_t expert_cache_experts(const struct expert_cache *common) { return ((const struct cache *)common)->layer_count * ((const struct cache *)common)->experts; }
+int64_t expert_cache_experts(const struct expert_cache *common) {
+    return ((const struct cache *)common)->layer_count * ((const struct cache *)common)->experts;
+}
 
-/* ---- the disk's speed ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the disk's speed -------------------------------------------------------------------------------------------- */
 
 /* Another expert into a slot, as a layer would ask for it. */
 static void load_some_expert(struct cache *cache, int32_t i, uint64_t draw) {
     const uint64_t experts = (uint64_t)cache->layer_count * (uint64_t)cache->experts;
     int32_t expert = (int32_t)random_below(4, 0, draw, experts);
-    while (cache->holdings[expert].slot != NONE && (uint64_t)cache->slot_count < experts) expert = (int32_t)(((uint64_t)expert + 1) % experts);
+    while (cache->holdings[expert].slot != NONE && (uint64_t)cache->slot_count < experts)
+        expert = (int32_t)(((uint64_t)expert + 1) % experts);
     if (cache->slots[i].expert != NONE) empty(cache, i);
     if (cache->holdings[expert].slot != NONE) empty(cache, cache->holdings[expert].slot);   /* all of them are there */
     cache->slots[i].expert = expert;
@@ -507,11 +579,14 @@ static void load_some_expert(struct cache *cache, int32_t i, uint64_t draw) {
 
 #define MEASURED_BYTES ((size_t)512 << 20)   /* of slots: more than the processor's caches hold, as in passes */
 
-/* Into slots in turn; before the clock starts each of them once, so that the system has given their pages. Enough are asked for at a time that no reading thread has to wait. */
+/* Into slots in turn; before the clock starts each of them once, so that the system has given their pages. Enough are
+ * asked for at a time that no reading thread has to wait. */
 enum status expert_cache_measure(struct expert_cache *common, double seconds, double *speed, struct error *error) {
     struct cache *cache = (struct cache *)common;
-    const int32_t enough = 1 + 2 * READER_DEPTH / cache->first_read[EXPERT_PARTS], wanted = 1 + (int32_t)(MEASURED_BYTES / cache->slot_bytes);
-    const int32_t most = wanted > 2 * enough ? wanted : 2 * enough, slots = most < cache->slot_count ? most : cache->slot_count, window = enough < slots ? enough : slots;
+    const int32_t enough = 1 + 2 * READER_DEPTH / cache->first_read[EXPERT_PARTS],
+                  wanted = 1 + (int32_t)(MEASURED_BYTES / cache->slot_bytes);
+    const int32_t most = wanted > 2 * enough ? wanted : 2 * enough,
+                  slots = most < cache->slot_count ? most : cache->slot_count, window = enough < slots ? enough : slots;
     enum status status = STATUS_OK;
     for (int i = 0; i < cache->file_count; i++) reader_file_drop(&cache->files[i]);
     pthread_mutex_lock(&cache->mutex);
@@ -520,7 +595,8 @@ enum status expert_cache_measure(struct expert_cache *common, double seconds, do
     cache->failure.code = STATUS_OK;
     for (int64_t n = 0; !status && (n <= slots || clock_seconds() - began < seconds); n++) {
         if (n == slots) began = clock_seconds(), bytes = cache->counts.bytes_read;
-        while (cache->slots[n % slots].loading || (n >= window && cache->slots[(n - window) % slots].loading)) pthread_cond_wait(&cache->changed, &cache->mutex);
+        while (cache->slots[n % slots].loading || (n >= window && cache->slots[(n - window) % slots].loading))
+            pthread_cond_wait(&cache->changed, &cache->mutex);
         if (cache->failure.code) {
             if (error) *error = cache->failure;
             status = cache->failure.code;

@@ -10,7 +10,9 @@ static enum status ffn_declare(struct model *model, struct layer *layer, struct 
     ffn->gate = model_declare(model, layer->index, "mlp.gate_proj.weight", f, d);
     ffn->up = model_declare(model, layer->index, "mlp.up_proj.weight", f, d);
     ffn->down = model_declare(model, layer->index, "mlp.down_proj.weight", d, f);
-    return ffn->gate && ffn->up && ffn->down ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    return ffn->gate && ffn->up && ffn->down
+               ? STATUS_OK
+               : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
 static struct tensor *ffn_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
@@ -19,7 +21,8 @@ static struct tensor *ffn_forward(struct forward *pass, const struct layer *laye
     op_linear(pass->graph, x, (struct parameter *[]){ffn->gate, ffn->up}, 2, gate_up);
     struct tensor *h = op_swiglu(pass->graph, gate_up[0], gate_up[1]);
     for (int i = 0; i < 2 && h; i++) gate_up[i]->compression = model_compression(pass->model, COMPRESS_E4M3);
-    if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;   /* of what was rounded, whatever else is computed again */
+    /* of what was rounded, whatever else is computed again */
+    if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;
     op_linear(pass->graph, h, (struct parameter *[]){ffn->down}, 1, &y);
     return y;
 }

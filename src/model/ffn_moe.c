@@ -1,51 +1,76 @@
-/* DeepSeekMoE: routed experts and shared ones (spec/v1-v3.md sections 2.3, 2.8 and 2.9).  y = sum over the chosen j of g_j E_j(u) + E_shared(u)
+/* DeepSeekMoE: routed experts and shared ones (spec/v1-v3.md sections 2.3, 2.8 and 2.9).  y = sum over the chosen j of
+ * g_j E_j(u) + E_shared(u)
  *
- * In FP8 (section 4.1) what goes to the experts and the gradient that comes to their down projection have scales that are powers of two, and SwiGLU's inputs are kept in E4M3. */
+ * In FP8 (section 4.1) what goes to the experts and the gradient that comes to their down projection have scales that
+ * are powers of two, and SwiGLU's inputs are kept in E4M3. */
 #include "base/random.h"
 #include "model/blocks.h"
 
-struct moe { struct parameter *router, *bias; /* V3's, else NULL */ struct expert *experts; /* [n_routed_experts] */ struct expert shared; /* one matrix each, of n_shared_experts widths; NULL without */ };
+struct moe {
+    struct parameter *router, *bias; /* V3's, else NULL */
+    struct expert *experts; /* [n_routed_experts] */
+    struct expert shared; /* one matrix each, of n_shared_experts widths; NULL without */
+};
 
-static bool declare_expert(struct model *model, const struct layer *layer, const char *prefix, int64_t width, struct expert *expert) {
+static bool declare_expert(struct model *model, const struct layer *layer, const char *prefix, int64_t width,
+                           struct expert *expert) {
     const int64_t d = model->config.hidden_size;
-    const char *gate = arena_printf(&model->arena, "%s.gate_proj.weight", prefix), *up = arena_printf(&model->arena, "%s.up_proj.weight", prefix), *down = arena_printf(&model->arena, "%s.down_proj.weight", prefix);
-    return gate && up && down && (expert->gate = model_declare(model, layer->index, gate, width, d)) && (expert->up = model_declare(model, layer->index, up, width, d)) &&
+    const char *gate = arena_printf(&model->arena, "%s.gate_proj.weight", prefix),
+               *up = arena_printf(&model->arena, "%s.up_proj.weight", prefix),
+               *down = arena_printf(&model->arena, "%s.down_proj.weight", prefix);
+    return gate && up && down && (expert->gate = model_declare(model, layer->index, gate, width, d)) &&
+           (expert->up = model_declare(model, layer->index, up, width, d)) &&
            (expert->down = model_declare(model, layer->index, down, d, width));
 }
 
 static enum status moe_declare(struct model *model, struct layer *layer, struct error *error) {
     const struct config *config = &model->config;
     struct moe *moe = layer->ffn_weights = arena_alloc(&model->arena, sizeof *moe);
-    bool complete = moe && (moe->experts = arena_alloc(&model->arena, (size_t)config->n_routed_experts * sizeof *moe->experts));
+    bool complete = moe && (moe->experts = arena_alloc(&model->arena,
+                                                       (size_t)config->n_routed_experts * sizeof *moe->experts));
     if (complete) moe->shared = (struct expert){0}, moe->bias = NULL;
-    complete = complete && (moe->router = model_declare(model, layer->index, "mlp.gate.weight", config->n_routed_experts, config->hidden_size));
+    complete = complete && (moe->router = model_declare(model, layer->index, "mlp.gate.weight",
+                                                        config->n_routed_experts, config->hidden_size));
     if (complete) moe->router->compute = DTYPE_F32;
     if (complete && config->topk_method == TOPK_NOAUX_TC) {
-        complete = (moe->bias = model_declare(model, layer->index, "mlp.gate.e_score_correction_bias", config->n_routed_experts, 0));
+        complete = (moe->bias = model_declare(model, layer->index, "mlp.gate.e_score_correction_bias",
+                                              config->n_routed_experts, 0));
         if (complete) moe->bias->trainable = false;
     }
     for (int64_t e = 0; complete && e < config->n_routed_experts; e++) {
         const char *prefix = arena_printf(&model->arena, "mlp.experts.%lld", (long long)e);
         complete = prefix && declare_expert(model, layer, prefix, config->moe_intermediate_size, &moe->experts[e]);
-        if (complete) moe->experts[e].gate->x_power_of_two = moe->experts[e].up->x_power_of_two = moe->experts[e].down->dy_power_of_two = true;
+        if (complete)
+            moe->experts[e].gate->x_power_of_two = moe->experts[e].up->x_power_of_two =
+                moe->experts[e].down->dy_power_of_two = true;
     }
-    if (complete && config->n_shared_experts) complete = declare_expert(model, layer, "mlp.shared_experts", config->n_shared_experts * config->moe_intermediate_size, &moe->shared);
+    if (complete && config->n_shared_experts)
+        complete = declare_expert(model, layer, "mlp.shared_experts",
+                                  config->n_shared_experts * config->moe_intermediate_size, &moe->shared);
     return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
 }
 
 static struct moe_gate gate_of(const struct config *config, const struct moe *moe) {
-    const bool loss_free = config->topk_method == TOPK_NOAUX_TC, grouped = loss_free || config->topk_method == TOPK_GROUP_LIMITED_GREEDY;
+    const bool loss_free = config->topk_method == TOPK_NOAUX_TC,
+               grouped = loss_free || config->topk_method == TOPK_GROUP_LIMITED_GREEDY;
     const bool normalised = config->norm_topk_prob && config->num_experts_per_tok > 1;
     return (struct moe_gate){
-        .experts = config->n_routed_experts, .top_k = (int)config->num_experts_per_tok,
-        .groups = grouped ? (int)config->n_group : 1, .top_groups = grouped ? (int)config->topk_group : 1, .group_best = loss_free ? 2 : 1,
-        .sigmoid = config->scoring_func == SCORING_SIGMOID, .bias = moe->bias ? moe->bias->value : NULL,
-        .normalised = normalised, .scale = normalised && !loss_free ? 1 : (float)config->routed_scaling_factor,   /* V2's file normalises instead of scaling (section 2.8) */
+        .experts = config->n_routed_experts,
+        .top_k = (int)config->num_experts_per_tok,
+        .groups = grouped ? (int)config->n_group : 1,
+        .top_groups = grouped ? (int)config->topk_group : 1,
+        .group_best = loss_free ? 2 : 1,
+        .sigmoid = config->scoring_func == SCORING_SIGMOID,
+        .bias = moe->bias ? moe->bias->value : NULL,
+        /* V2's file normalises instead of scaling (section 2.8) */
+        .normalised = normalised,
+        .scale = normalised && !loss_free ? 1 : (float)config->routed_scaling_factor,
     };
 }
 
-/* Section 3.2: what a device may be sent of a micro-batch is its share of the assignments times capacity_factor, rounded down; a device is a group of experts.
- * A sequence is spared when the random number of (seed, step, its number in the step) is below `undropped`: in every layer alike. False: no memory. */
+/* Section 3.2: what a device may be sent of a micro-batch is its share of the assignments times capacity_factor,
+ * rounded down; a device is a group of experts. A sequence is spared when the random number of (seed, step, its number
+ * in the step) is below `undropped`: in every layer alike. False: no memory. */
 static bool dropping_of(const struct forward *pass, struct moe_dropping *dropping) {
     const struct config *config = &pass->model->config;
     const struct objective *objective = pass->objective;
@@ -56,7 +81,8 @@ static bool dropping_of(const struct forward *pass, struct moe_dropping *droppin
     }
     for (int i = 0; i < pass->batch->span_count; i++) {
         const struct span *span = &pass->batch->spans[i];
-        const double u = random_uniform(objective->seed, random_stream("undropped") + objective->step, (uint64_t)(objective->first_sequence + i));
+        const double u = random_uniform(objective->seed, random_stream("undropped") + objective->step,
+                                        (uint64_t)(objective->first_sequence + i));
         memset(spared + span->row, u < objective->undropped, (size_t)span->count);
     }
     const double share = (double)(pass->batch->rows * config->num_experts_per_tok) / (double)config->n_group;
@@ -64,13 +90,17 @@ static bool dropping_of(const struct forward *pass, struct moe_dropping *droppin
     return true;
 }
 
-/* The balance losses and the load of a layer, where the step asks for them; a pass that does not record reports loads alone. */
-static void balance(const struct forward *pass, const struct layer *layer, const struct moe_gate *gate, const struct routed *routed) {
+/* The balance losses and the load of a layer, where the step asks for them; a pass that does not record reports loads
+ * alone. */
+static void balance(const struct forward *pass, const struct layer *layer, const struct moe_gate *gate,
+                    const struct routed *routed) {
     struct objective *objective = pass->objective;
     const struct config *config = &pass->model->config;
     const struct loss_weights none = {0}, *weights = pass->graph->recording ? &objective->weights : &none;
     struct expert_load *load = objective->loads ? &objective->loads[layer->index] : NULL;
-    if (!load && weights->balance_expert == 0 && weights->balance_device == 0 && weights->balance_communication == 0 && weights->balance_sequence == 0) return;
+    if (!load && weights->balance_expert == 0 && weights->balance_device == 0 && weights->balance_communication == 0 &&
+        weights->balance_sequence == 0)
+        return;
     const double share = 1.0 / (double)(objective->sequences > 0 ? objective->sequences : 1);
     int64_t *first = arena_alloc(&pass->graph->arena, (size_t)(pass->batch->span_count + 1) * sizeof *first);
     if (!first) {
@@ -80,13 +110,21 @@ static void balance(const struct forward *pass, const struct layer *layer, const
     for (int i = 0; i < pass->batch->span_count; i++) first[i] = pass->batch->spans[i].row;
     first[pass->batch->span_count] = pass->batch->rows;
     const struct moe_balance losses = {
-        .experts = gate->experts, .top_k = gate->top_k, .devices = (int)config->n_group, .device_limit = (int)config->topk_group,
-        .weights = {weights->balance_expert * share, weights->balance_device * share, weights->balance_communication * share, weights->balance_sequence * share},
+        .experts = gate->experts,
+        .top_k = gate->top_k,
+        .devices = (int)config->n_group,
+        .device_limit = (int)config->topk_group,
+        .weights = {weights->balance_expert * share, weights->balance_device * share,
+                    weights->balance_communication * share, weights->balance_sequence * share},
     };
     const struct moe_report report = {
-        .first = first, .sequences = pass->batch->span_count, .scale = share,
-        .sums = {&objective->balance_expert, &objective->balance_device, &objective->balance_communication, &objective->balance_sequence},
-        .counts = load ? load->counts : NULL, .dropped = load ? &load->dropped : NULL,
+        .first = first,
+        .sequences = pass->batch->span_count,
+        .scale = share,
+        .sums = {&objective->balance_expert, &objective->balance_device, &objective->balance_communication,
+                 &objective->balance_sequence},
+        .counts = load ? load->counts : NULL,
+        .dropped = load ? &load->dropped : NULL,
     };
     op_balance(pass->graph, routed, gate, &losses, &report);
 }
@@ -111,7 +149,8 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
         op_linear(graph, x, (struct parameter *[]){moe->shared.gate, moe->shared.up}, 2, gate_up);
         struct tensor *h = op_swiglu(graph, gate_up[0], gate_up[1]);
         for (int i = 0; i < 2 && h; i++) gate_up[i]->compression = model_compression(pass->model, COMPRESS_E4M3);
-        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;   /* of what was rounded, whatever else is computed again */
+        /* of what was rounded, whatever else is computed again */
+        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;
         op_linear(graph, h, (struct parameter *[]){moe->shared.down}, 1, &shared);
     }
     struct tensor *gate_up = op_experts_up(graph, x, &routed, &gate, moe->experts);
@@ -119,6 +158,8 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
     return op_experts_down(graph, gate_up, &routed, shared, &gate, moe->experts);
 }
 
-const struct expert *moe_experts(const struct layer *layer) { return layer->ffn == &ffn_moe_block ? ((const struct moe *)layer->ffn_weights)->experts : NULL; }
+const struct expert *moe_experts(const struct layer *layer) {
+    return layer->ffn == &ffn_moe_block ? ((const struct moe *)layer->ffn_weights)->experts : NULL;
+}
 
 const struct block ffn_moe_block = {.name = "moe", .declare = moe_declare, .forward = moe_forward};

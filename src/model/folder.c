@@ -1,7 +1,10 @@
-/* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6, spec/formats.md section 6.6).
+/* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6,
+ * spec/formats.md section 6.6).
  *
- * FP8 checkpoints are seen from their tensors: a matrix in E4M3 has scales beside it (model/block_scales.h). At inference it stays in codes, one byte for each weight; in training it is dequantised. A matrix that is not
- * in FP8 is multiplied in bf16, as the released code does. What config.json says of quantization chooses the compute type and how activations are rounded. */
+ * FP8 checkpoints are seen from their tensors: a matrix in E4M3 has scales beside it (model/block_scales.h). At
+ * inference it stays in codes, one byte for each weight; in training it is dequantised. A matrix that is not in FP8 is
+ * multiplied in bf16, as the released code does. What config.json says of quantization chooses the compute type and how
+ * activations are rounded. */
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,11 +21,12 @@
 #define MAX_WARNINGS 16
 #define COMPARED_BYTES ((uint64_t)1 << 20)   /* of the copies of embedding and head that MTP modules have */
 
-/* ---- matching names, shapes and types before any data is touched ------------------------------------------------------------------- */
+/* ---- matching names, shapes and types before any data is touched ------------------------------------------------- */
 
 static bool loadable(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16; }
 
-static enum status match(const struct model *model, const struct safetensors *st, const char *folder, struct error *error) {
+static enum status match(const struct model *model, const struct safetensors *st, const char *folder,
+                         struct error *error) {
     int missing = 0, shown = 0;
     char names[NAMES_BYTES] = "", more[40] = "";
     for (int i = 0; i < model->parameter_count; i++) {
@@ -30,7 +34,8 @@ static enum status match(const struct model *model, const struct safetensors *st
         const struct safetensors_entry *entry = safetensors_find(st, p->name);
         if (!entry) {
             const size_t used = strlen(names);
-            if (shown == missing++ && used + strlen(p->name) + 3 <= sizeof names) shown += snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name) > 0;
+            if (shown == missing++ && used + strlen(p->name) + 3 <= sizeof names)
+                shown += snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name) > 0;
             continue;
         }
         char found[160];
@@ -38,8 +43,14 @@ static enum status match(const struct model *model, const struct safetensors *st
         bool same = entry->rank == p->rank;
         for (int d = 0; same && d < p->rank; d++) same = entry->shape[d] == p->shape[d];
         if (!same) {
-            if (p->rank == 1) return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected shape [%lld] from config.json", safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0]);
-            return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected shape [%lld, %lld] from config.json", safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0], (long long)p->shape[1]);
+            if (p->rank == 1)
+                return error_set(error, STATUS_INVALID,
+                                 "%s: tensor %s: found %s, expected shape [%lld] from config.json",
+                                 safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0]);
+            return error_set(error, STATUS_INVALID,
+                             "%s: tensor %s: found %s, expected shape [%lld, %lld] from config.json",
+                             safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0],
+                             (long long)p->shape[1]);
         }
         const struct safetensors_entry *scales;
         const bool multiplied = model_multiplies(model, p);
@@ -47,11 +58,15 @@ static enum status match(const struct model *model, const struct safetensors *st
             const enum status status = block_scales_find(&scales, st, entry, error);
             if (status) return status;
         } else if (!loadable(entry->dtype)) {
-            return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16%s F16%s", safetensors_shard_path(st, entry->shard), p->name, found, multiplied ? "," : " or", multiplied ? " or F8_E4M3" : "");
+            return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16%s F16%s",
+                             safetensors_shard_path(st, entry->shard), p->name, found, multiplied ? "," : " or",
+                             multiplied ? " or F8_E4M3" : "");
         }
     }
     if (missing > shown) snprintf(more, sizeof more, " and %d more", missing - shown);
-    if (missing) return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder, missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, more);
+    if (missing)
+        return error_set(error, STATUS_NOT_FOUND, "%s: %d tensor%s that config.json asks for %s missing: %s%s", folder,
+                         missing, missing == 1 ? "" : "s", missing == 1 ? "is" : "are", names, more);
     return STATUS_OK;
 }
 
@@ -81,34 +96,50 @@ static void warn_of_copies(struct model *model, const struct safetensors *st) {
     for (int64_t k = 0; k < model->config.num_nextn_predict_layers; k++)
         for (int i = 0; i < 2; i++) {
             char name[80];
-            snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + k), copies[i]);
+            snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + k),
+                     copies[i]);
             const char *original = i ? model->head->name : model->embedding->name;
             const struct safetensors_entry *copy = safetensors_find(st, name), *main = safetensors_find(st, original);
-            if (!copy || !main || (copy->dtype == main->dtype && copy->bytes == main->bytes && memcmp(copy->data, main->data, copy->bytes < COMPARED_BYTES ? copy->bytes : COMPARED_BYTES) == 0)) continue;
-            warn(model, arena_printf(&model->arena, "tensor %s is not a copy of %s, which is used in its place", name, original));
+            if (!copy || !main ||
+                (copy->dtype == main->dtype && copy->bytes == main->bytes &&
+                 memcmp(copy->data, main->data, copy->bytes < COMPARED_BYTES ? copy->bytes : COMPARED_BYTES) == 0))
+                continue;
+            warn(model, arena_printf(&model->arena, "tensor %s is not a copy of %s, which is used in its place", name,
+                                     original));
         }
 }
 
 static void warn_of_unused(struct model *model, const struct safetensors *st) {
     model->warnings = arena_alloc(&model->arena, MAX_WARNINGS * sizeof *model->warnings);
     if (!model->warnings) return;
-    for (int i = 0; i < safetensors_warnings(st); i++) warn(model, arena_string(&model->arena, safetensors_warning(st, i)));
+    for (int i = 0; i < safetensors_warnings(st); i++)
+        warn(model, arena_string(&model->arena, safetensors_warning(st, i)));
     const int64_t modules = declared_modules(model);
     int64_t unused = 0, of_modules = 0;
     const char *first = NULL;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const char *name = safetensors_at(st, i)->name;
         const int64_t module = layer_of(name) - model->config.num_hidden_layers;   /* negative: of the trunk */
-        if (model_parameter(model, name) || block_scales_named(st, name) || strstr(name, "rotary_emb.inv_freq")) continue;   /* the last: a buffer that old files carry */
-        if (module >= model->config.num_nextn_predict_layers && module < modules) continue;   /* of a module that is not loaded */
-        if (module >= 0 && module < modules && (strstr(name, ".embed_tokens.") || strstr(name, ".shared_head.head."))) continue;
+        /* the last: a buffer that old files carry */
+        if (model_parameter(model, name) || block_scales_named(st, name) || strstr(name, "rotary_emb.inv_freq"))
+            continue;
+        /* of a module that is not loaded */
+        if (module >= model->config.num_nextn_predict_layers && module < modules) continue;
+        if (module >= 0 && module < modules && (strstr(name, ".embed_tokens.") || strstr(name, ".shared_head.head.")))
+            continue;
         if (module >= modules) of_modules++;
         else if (!unused++) first = name;
     }
     if (of_modules)
-        warn(model, arena_printf(&model->arena, "%lld tensor%s of layers from %lld on %s not used: config.json has %lld layers and %lld modules of multi-token prediction (num_nextn_predict_layers)", (long long)of_modules, of_modules == 1 ? "" : "s",
-                                 (long long)(model->config.num_hidden_layers + modules), of_modules == 1 ? "is" : "are", (long long)model->config.num_hidden_layers, (long long)modules));
-    if (unused) warn(model, arena_printf(&model->arena, "%lld tensor%s of the checkpoint not used by this model, first: %s", (long long)unused, unused == 1 ? "" : "s", first));
+        warn(model, arena_printf(&model->arena,
+                                 "%lld tensor%s of layers from %lld on %s not used: config.json has %lld layers and "
+                                 "%lld modules of multi-token prediction (num_nextn_predict_layers)",
+                                 (long long)of_modules, of_modules == 1 ? "" : "s",
+                                 (long long)(model->config.num_hidden_layers + modules), of_modules == 1 ? "is" : "are",
+                                 (long long)model->config.num_hidden_layers, (long long)modules));
+    if (unused)
+        warn(model, arena_printf(&model->arena, "%lld tensor%s of the checkpoint not used by this model, first: %s",
+                                 (long long)unused, unused == 1 ? "" : "s", first));
     warn_of_copies(model, st);
 }
 
@@ -116,13 +147,19 @@ static void warn_of_unused(struct model *model, const struct safetensors *st) {
 static void warn_of_formats(struct model *model, const struct safetensors *st, enum model_use use) {
     int codes = 0;
     if (!model->warnings) return;
-    for (int i = 0; i < model->parameter_count; i++) codes += safetensors_find(st, model->parameters[i]->name)->dtype == DTYPE_F8_E4M3;
-    if (codes && !model->config.quantization.fp8) warn(model, arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
-    if (!codes && model->config.quantization.fp8) warn(model, "config.json has a quantization_config, but no matrix is in FP8");
-    else if (!codes && use == MODEL_INFERENCE && model->compute == DTYPE_F8_E4M3) warn(model, "compute type fp8: no matrix is in FP8, products are those of bf16 (`deepseek quantize` writes FP8)");
+    for (int i = 0; i < model->parameter_count; i++)
+        codes += safetensors_find(st, model->parameters[i]->name)->dtype == DTYPE_F8_E4M3;
+    if (codes && !model->config.quantization.fp8)
+        warn(model,
+             arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
+    if (!codes && model->config.quantization.fp8)
+        warn(model, "config.json has a quantization_config, but no matrix is in FP8");
+    else if (!codes && use == MODEL_INFERENCE && model->compute == DTYPE_F8_E4M3)
+        warn(model,
+             "compute type fp8: no matrix is in FP8, products are those of bf16 (`deepseek quantize` writes FP8)");
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 struct widening { float *out; const struct safetensors_entry *entry; const float *scales; int64_t count; };
 
@@ -137,11 +174,15 @@ static void widen(const struct widening *w, int64_t begin, int64_t end) {
         break;
     case DTYPE_F8_E4M3: {
         const int64_t columns = entry->shape[1], across = scale_blocks(columns);
-        for (int64_t i = begin; i < end; i++) w->out[i] = e4m3_to_float(entry->data[i]) * w->scales[i / columns / SCALE_BLOCK * across + i % columns / SCALE_BLOCK];
+        for (int64_t i = begin; i < end; i++)
+            w->out[i] = e4m3_to_float(entry->data[i]) *
+                        w->scales[i / columns / SCALE_BLOCK * across + i % columns / SCALE_BLOCK];
         break;
     }
     default:
-        for (int64_t i = begin; i < end; i++) memcpy(&u16, entry->data + 2 * i, 2), w->out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(u16) : f16_to_float(u16);
+        for (int64_t i = begin; i < end; i++)
+            memcpy(&u16, entry->data + 2 * i, 2),
+                w->out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(u16) : f16_to_float(u16);
     }
 }
 
@@ -152,13 +193,15 @@ static void widen_part(void *context, int thread, int threads) {
     widen(w, begin, end);
 }
 
-static void widen_all(const struct model *model, float *out, const struct safetensors_entry *entry, const float *scales, int64_t count) {
+static void widen_all(const struct model *model, float *out, const struct safetensors_entry *entry, const float *scales,
+                      int64_t count) {
     struct widening task = {out, entry, scales, count};
     pool_run(model->pool, widen_part, &task);
 }
 
 /* The scales of a matrix of codes, in the arena. */
-static enum status read_scales(struct model *model, const float **out, const struct safetensors_entry *entry, struct error *error) {
+static enum status read_scales(struct model *model, const float **out, const struct safetensors_entry *entry,
+                               struct error *error) {
     const struct safetensors_entry *scales;
     const enum status status = block_scales_find(&scales, model->checkpoint, entry, error);
     if (status) return status;
@@ -182,15 +225,20 @@ static enum status check_codes(const struct model *model, const struct safetenso
     pool_run(model->pool, scan_part, &scan);
     if (!atomic_load(&scan.nan)) return STATUS_OK;
     const int64_t first = block_codes_find_nan(scan.codes, scan.count);
-    return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", safetensors_shard_path(model->checkpoint, entry->shard), entry->name, (long long)(first / entry->shape[1]),
-                     (long long)(first % entry->shape[1]), scan.codes[first]);
+    return error_set(error, STATUS_INVALID,
+                     "%s: tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers",
+                     safetensors_shard_path(model->checkpoint, entry->shard), entry->name,
+                     (long long)(first / entry->shape[1]), (long long)(first % entry->shape[1]), scan.codes[first]);
 }
 
 /* Norms, and the biases of the gates: all of them pass through here. */
-static enum status check_finite(const struct model *model, const struct safetensors_entry *entry, const float *values, int64_t count, struct error *error) {
+static enum status check_finite(const struct model *model, const struct safetensors_entry *entry, const float *values,
+                                int64_t count, struct error *error) {
     for (int64_t i = 0; i < count; i++)
         if ((bits_from_float(values[i]) & 0x7FFFFFFFu) >= 0x7F800000u)
-            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld]: found %g, expected finite numbers", safetensors_shard_path(model->checkpoint, entry->shard), entry->name, (long long)i, (double)values[i]);
+            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld]: found %g, expected finite numbers",
+                             safetensors_shard_path(model->checkpoint, entry->shard), entry->name, (long long)i,
+                             (double)values[i]);
     return STATUS_OK;
 }
 
@@ -199,7 +247,8 @@ static bool usable_in_place(const struct safetensors_entry *entry) {
     return entry->dtype != DTYPE_F16 && (uintptr_t)entry->data % (entry->dtype == DTYPE_F32 ? 4 : 2) == 0;
 }
 
-/* Matrices that share an input are multiplied in one compute type. So a block that has a matrix outside of FP8 (or a checkpoint without any) has products in bf16, where those in FP8 still stay in codes. */
+/* Matrices that share an input are multiplied in one compute type. So a block that has a matrix outside of FP8 (or a
+ * checkpoint without any) has products in bf16, where those in FP8 still stay in codes. */
 static enum status choose_compute(struct model *model, struct error *error) {
     if (model->compute != DTYPE_F8_E4M3) return STATUS_OK;
     const size_t layers = (size_t)config_layers(&model->config);
@@ -218,22 +267,28 @@ static enum status choose_compute(struct model *model, struct error *error) {
 }
 
 /* A routed expert that stays in the file. */
-static enum status bind_absent(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
+static enum status bind_absent(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
+                               struct error *error) {
     p->stored_dtype = entry->dtype;
-    return p->codes ? read_scales(model, &p->scales, entry, error) : STATUS_OK;   /* codes are looked at when they come */
+    /* codes are looked at when they come */
+    return p->codes ? read_scales(model, &p->scales, entry, error) : STATUS_OK;
 }
 
 /* Inference: norms widened, the embedding read where it lies, matrices packed for the compute type, now or later. */
-static enum status bind_for_inference(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
+static enum status bind_for_inference(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
+                                      struct error *error) {
     float *wide = NULL;
     enum status status = STATUS_OK;
     const bool packed = model_multiplies(model, p), later = model->page_bytes[1] > model->pack_at_once;
     if (p->codes) {
         if ((status = read_scales(model, &p->scales, entry, error))) return status;
-        if ((!later || p->view_count) && (status = check_codes(model, entry, error))) return status;   /* those that are packed later are looked at then */
+        /* those that are packed later are looked at then */
+        if ((!later || p->view_count) && (status = check_codes(model, entry, error))) return status;
     } else if (p->rank == 1 || !usable_in_place(entry)) {
-        wide = packed ? malloc((size_t)p->count * sizeof *wide) : arena_alloc(&model->arena, (size_t)p->count * sizeof *wide);
-        if (!wide) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld elements", p->name, (long long)p->count);
+        wide = packed ? malloc((size_t)p->count * sizeof *wide)
+                      : arena_alloc(&model->arena, (size_t)p->count * sizeof *wide);
+        if (!wide)
+            return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld elements", p->name, (long long)p->count);
         widen_all(model, wide, entry, NULL, p->count);
     }
     if (p->rank == 1) {
@@ -253,10 +308,13 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     return STATUS_OK;
 }
 
-static enum status bind_for_training(struct model *model, struct parameter *p, const struct safetensors_entry *entry, struct error *error) {
+static enum status bind_for_training(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
+                                     struct error *error) {
     const float *scales = NULL;
     enum status status = STATUS_OK;
-    if (entry->dtype == DTYPE_F8_E4M3 && ((status = read_scales(model, &scales, entry, error)) || (status = check_codes(model, entry, error)))) return status;
+    if (entry->dtype == DTYPE_F8_E4M3 &&
+        ((status = read_scales(model, &scales, entry, error)) || (status = check_codes(model, entry, error))))
+        return status;
     widen_all(model, p->value, entry, scales, p->count);
     return p->rank == 1 ? check_finite(model, entry, p->value, p->count, error) : STATUS_OK;
 }
@@ -273,14 +331,22 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
     }
     if (use == MODEL_INFERENCE && (status = choose_compute(model, error))) return status;
     if (use == MODEL_INFERENCE) {
-        const uint64_t bytes = model->expert_cache_bytes ? model->expert_cache_bytes : model_packed_bytes(model, 1) > model->pack_at_once ? expert_cache_automatic(model, memory_available("")) : 0;
+        const uint64_t bytes = model->expert_cache_bytes ? model->expert_cache_bytes
+                               : model_packed_bytes(model, 1) > model->pack_at_once
+                                   ? expert_cache_automatic(model, memory_available(""))
+                                   : 0;
         if (bytes && (status = expert_cache_create(&model->expert_cache, model, bytes, error))) return status;
     }
-    if ((status = use == MODEL_TRAINING ? model_allocate_training(model, error) : model_allocate_packed(model, 1, error))) return status;
+    if ((status = use == MODEL_TRAINING ? model_allocate_training(model, error)
+                                        : model_allocate_packed(model, 1, error)))
+        return status;
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
         const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
-        if ((status = (use == MODEL_TRAINING ? bind_for_training : p->absent ? bind_absent : bind_for_inference)(model, p, entry, error))) return status;
+        if ((status = (use == MODEL_TRAINING ? bind_for_training
+                       : p->absent           ? bind_absent
+                                             : bind_for_inference)(model, p, entry, error)))
+            return status;
     }
     if (use == MODEL_INFERENCE) return model_pack_later(model, error);
     model_repack(model);
@@ -299,16 +365,22 @@ enum status model_check_folder(const char *folder, struct error *error) {
     const size_t length = strlen(folder);
     if (file_is_folder(folder)) {
         if (!has(folder, "checkpoints", file_is_folder)) return STATUS_OK;
-        if (has(folder, "model/config.json", file_exists)) return error_set(error, STATUS_INVALID, "%s: the folder of a training run, its model is %s%smodel", folder, folder, folder[length - 1] == '/' ? "" : "/");
-        if (has(folder, "lock", file_exists)) return error_set(error, STATUS_INVALID, "%s: the folder of a training run that has not saved a model yet, %s", folder, expected);
+        if (has(folder, "model/config.json", file_exists))
+            return error_set(error, STATUS_INVALID, "%s: the folder of a training run, its model is %s%smodel", folder,
+                             folder, folder[length - 1] == '/' ? "" : "/");
+        if (has(folder, "lock", file_exists))
+            return error_set(error, STATUS_INVALID,
+                             "%s: the folder of a training run that has not saved a model yet, %s", folder, expected);
         return STATUS_OK;
     }
     if (!file_exists(folder)) return error_set(error, STATUS_NOT_FOUND, "%s: no such folder, %s", folder, expected);
-    if (length > 5 && strcmp(folder + length - 5, ".json") == 0) return error_set(error, STATUS_INVALID, "%s: a config and no model folder, %s", folder, expected);
+    if (length > 5 && strcmp(folder + length - 5, ".json") == 0)
+        return error_set(error, STATUS_INVALID, "%s: a config and no model folder, %s", folder, expected);
     return error_set(error, STATUS_INVALID, "%s: a file, %s", folder, expected);
 }
 
-enum status model_open(struct model **out, const char *folder, const struct kernels *kernels, struct pool *pool, const struct model_options *options, struct error *error) {
+enum status model_open(struct model **out, const char *folder, const struct kernels *kernels, struct pool *pool,
+                       const struct model_options *options, struct error *error) {
     struct arena arena = {0};   /* for the config; the model takes it over */
     struct config config;
     enum status status = model_check_folder(folder, error);
@@ -317,7 +389,10 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         arena_free(&arena);
         return status;
     }
-    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute : config.quantization.fp8 ? DTYPE_F8_E4M3 : config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute
+                            : config.quantization.fp8       ? DTYPE_F8_E4M3
+                            : config.dtype == DTYPE_BF16    ? DTYPE_BF16
+                                                            : DTYPE_F32;
     if (options->use == MODEL_INFERENCE && !options->mtp) config.num_nextn_predict_layers = 0;
     struct model *model;
     if ((status = model_create(&model, &config, kernels, pool, type, error))) {
@@ -327,7 +402,9 @@ enum status model_open(struct model **out, const char *folder, const struct kern
     }
     model->config_arena = arena;
     model->expert_cache_bytes = options->use == MODEL_INFERENCE ? options->expert_cache : 0;
-    if ((options->expanded_prefill && (status = model_set_expanded_prefill(model, true, error))) || (options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) || (status = model_load(model, folder, options->use, error))) {
+    if ((options->expanded_prefill && (status = model_set_expanded_prefill(model, true, error))) ||
+        (options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) ||
+        (status = model_load(model, folder, options->use, error))) {
         model_destroy(model);
         return status;
     }
@@ -335,13 +412,14 @@ enum status model_open(struct model **out, const char *folder, const struct kern
     return STATUS_OK;
 }
 
-/* ---- writing --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static enum status write_json(json_t *root, const char *folder, const char *name, struct error *error) {
     char path[4096];
     enum status status;
     if (!root) return error_set(error, STATUS_NO_MEMORY, "%s/%s: no memory", folder, name);
-    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path) status = error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
+    if (snprintf(path, sizeof path, "%s/%s", folder, name) >= (int)sizeof path)
+        status = error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
     else status = json_save_path(root, path, error);
     json_decref(root);
     return status;
@@ -360,7 +438,9 @@ static json_t *generation_config(const struct config *config) {
 }
 
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error) {
-    if (!model->embedding->value) return error_set(error, STATUS_INVALID, "%s: a model opened for inference has no fp32 values to export", folder);
+    if (!model->embedding->value)
+        return error_set(error, STATUS_INVALID, "%s: a model opened for inference has no fp32 values to export",
+                         folder);
     enum status status = folder_create(folder, error);
     if (status) return status;
     const int64_t count = model->parameter_count, copies = 2 * model->config.num_nextn_predict_layers;
@@ -369,13 +449,19 @@ enum status model_export(const struct model *model, const char *folder, enum dty
     struct safetensors_source *sources = calloc((size_t)(count + copies), sizeof *sources);
     char (*names)[80] = calloc((size_t)copies + 1, sizeof *names);
     uint16_t *narrow = dtype == DTYPE_BF16 ? malloc((size_t)elements * sizeof *narrow) : NULL;
-    if (!sources || !names || (dtype == DTYPE_BF16 && !narrow)) status = error_set(error, STATUS_NO_MEMORY, "%s: no memory to export %lld parameters", folder, (long long)elements);
+    if (!sources || !names || (dtype == DTYPE_BF16 && !narrow))
+        status = error_set(error, STATUS_NO_MEMORY, "%s: no memory to export %lld parameters", folder,
+                           (long long)elements);
     uint16_t *at = narrow;
     int64_t embedding = 0, head = 0;
     for (int64_t i = 0; !status && i < count; i++) {
         const struct parameter *p = model->parameters[i];
         const bool bias = p->rank == 1 && !p->trainable;   /* of a gate: BF16 would lose its steps */
-        sources[i] = (struct safetensors_source){.name = p->name, .dtype = bias ? DTYPE_F32 : dtype, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = p->value};
+        sources[i] = (struct safetensors_source){.name = p->name,
+                                                 .dtype = bias ? DTYPE_F32 : dtype,
+                                                 .rank = p->rank,
+                                                 .shape = {p->shape[0], p->shape[1]},
+                                                 .data = p->value};
         if (p == model->embedding) embedding = i;
         if (p == model->head) head = i;
         if (narrow && !bias) {
@@ -384,8 +470,10 @@ enum status model_export(const struct model *model, const char *folder, enum dty
             at += p->count;
         }
     }
-    for (int64_t i = 0; !status && i < copies; i++) {   /* what published checkpoints hold of the trunk for each MTP module */
-        snprintf(names[i], sizeof *names, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + i / 2), i % 2 ? "shared_head.head.weight" : "embed_tokens.weight");
+    /* what published checkpoints hold of the trunk for each MTP module */
+    for (int64_t i = 0; !status && i < copies; i++) {
+        snprintf(names[i], sizeof *names, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + i / 2),
+                 i % 2 ? "shared_head.head.weight" : "embed_tokens.weight");
         sources[count + i] = sources[i % 2 ? head : embedding];
         sources[count + i].name = names[i];
     }

@@ -1,6 +1,7 @@
 /* The model: a layer plan, its blocks, and the binding of checkpoint tensors to parameters.
  *
- * A block (model/attention_gqa.c, model/ffn_dense.c) declares its parameters and defines its forward once, for training, prefill and decoding. */
+ * A block (model/attention_gqa.c, model/ffn_dense.c) declares its parameters and defines its forward once, for
+ * training, prefill and decoding. */
 #ifndef DEEPSEEK_MODEL_MODEL_H
 #define DEEPSEEK_MODEL_MODEL_H
 
@@ -12,7 +13,7 @@ struct model;
 struct layer;
 struct objective;
 
-/* ---- one ragged batch: which tokens of which sequences this pass computes -------------------------------------------------- */
+/* ---- one ragged batch: which tokens of which sequences this pass computes ---------------------------------------- */
 
 struct sequence;    /* decoding state of one sequence, below */
 
@@ -30,7 +31,7 @@ struct batch {
     int span_count;
 };
 
-/* ---- blocks ---------------------------------------------------------------------------------------------------------------- */
+/* ---- blocks ------------------------------------------------------------------------------------------------------ */
 
 struct forward {                 /* what a block sees of a pass */
     struct graph *graph;
@@ -45,17 +46,22 @@ struct forward {                 /* what a block sees of a pass */
 struct block {
     const char *name;
     enum status (*declare)(struct model *model, struct layer *layer, struct error *error);
-    struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);   /* x: normalised input; result is added to the residual */
-    size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);   /* of one sequence; NULL: keeps nothing */
+    /* x: normalised input; result is added to the residual */
+    struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);
+    /* of one sequence; NULL: keeps nothing */
+    size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);
     bool (*holds)(enum dtype cache);   /* can its state be of this type? NULL with state_bytes: F32 and BF16 */
-    void (*set_expanded_prefill)(const struct layer *layer, bool expanded);   /* before loading; NULL: has no other form for prefill */
+    /* before loading; NULL: has no other form for prefill */
+    void (*set_expanded_prefill)(const struct layer *layer, bool expanded);
 };
 
-/* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one block, `end` leaves [rows, hidden]. */
+/* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one
+ * block, `end` leaves [rows, hidden]. */
 struct residual {
     const char *name;
     struct tensor *(*begin)(struct forward *pass, struct tensor *embedded);
-    struct tensor *(*half)(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *stream);
+    struct tensor *(*half)(struct forward *pass, const struct layer *layer, const struct block *block,
+                           struct parameter *norm, struct tensor *stream);
     struct tensor *(*end)(struct forward *pass, struct tensor *stream);
 };
 
@@ -69,34 +75,45 @@ struct layer {
 };
 
 /* A module of multi-token prediction (model/mtp.c; spec/v1-v3.md section 2.10), depth k = 1, 2, ...: at position i
- *   h^k_i = RMS( Block( W_eh [ RMS(Emb(t_{i+k}); enorm) ; RMS(h^{k-1}_i; hnorm) ] ); norm )      logits = W_head h^k_i,  of t_{i+k+1}
- * h^0 is the trunk's output after the final norm. Embedding and head are the trunk's; what a checkpoint has of them under the module's names are copies, which are not read, and written by exports. */
+ *   h^k_i = RMS( Block( W_eh [ RMS(Emb(t_{i+k}); enorm) ; RMS(h^{k-1}_i; hnorm) ] ); norm )      logits = W_head h^k_i,
+ * of t_{i+k+1} h^0 is the trunk's output after the final norm. Embedding and head are the trunk's; what a checkpoint
+ * has of them under the module's names are copies, which are not read, and written by exports. */
 struct mtp_module {
     struct layer *layer;                     /* model->layers[num_hidden_layers + k - 1] */
     struct parameter *enorm, *hnorm, *eh_proj, *norm;   /* eh_proj: in the activations' type, not in FP8 */
 };
 
-/* ---- the model ------------------------------------------------------------------------------------------------------------- */
+/* ---- the model --------------------------------------------------------------------------------------------------- */
 
 enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
 
 /* How a model is opened. */
 struct model_options {
     enum model_use use;
-    int compute;                 /* enum dtype of the products, F32, BF16 or F8_E4M3; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16, FP8 -> F8_E4M3) */
-    int cache;                   /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the activations' type */
-    bool mtp;                    /* inference: with the MTP modules; without, the model has none (training always has them) */
-    uint64_t expert_cache;       /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: where the weights do not fit into memory, of what is left there (model/expert_cache.h) */
-    bool expanded_prefill;       /* MLA: spans of several tokens are computed in the expanded form. Fewer FLOPs for long prompts, but not the bits of decoding. */
+    /* enum dtype of the products, F32, BF16 or F8_E4M3; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16,
+     * FP8 -> F8_E4M3) */
+    int compute;
+    /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the activations' type */
+    int cache;
+    /* inference: with the MTP modules; without, the model has none (training always has them) */
+    bool mtp;
+    /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: where the weights do
+     * not fit into memory, of what is left there (model/expert_cache.h) */
+    uint64_t expert_cache;
+    /* MLA: spans of several tokens are computed in the expanded form. Fewer FLOPs for long prompts, but not the bits of
+     * decoding. */
+    bool expanded_prefill;
 };
 
-/* What a training pass computes twice to save memory: nothing; results that are cheap to compute again (norms, SwiGLU products); or everything but the
- * residual stream between half-blocks. The gradients' bits are the same, but in fp8: what is computed again is not rounded by being kept (tensor.compression). */
+/* What a training pass computes twice to save memory: nothing; results that are cheap to compute again (norms, SwiGLU
+ * products); or everything but the residual stream between half-blocks. The gradients' bits are the same, but in fp8:
+ * what is computed again is not rounded by being kept (tensor.compression). */
 enum recompute { RECOMPUTE_NONE, RECOMPUTE_CHEAP, RECOMPUTE_BLOCKS };
 
 /* Packed copies that are made while the model is in use (model/packing.c). */
 struct packing {
-    struct packing_item { struct parameter *parameter; int64_t first; } *items;   /* matrices in the order of the forward, the number of each one's first piece */
+    /* matrices in the order of the forward, the number of each one's first piece */
+    struct packing_item { struct parameter *parameter; int64_t first; } *items;
     int count;                   /* of the matrices */
     atomic_int ready;            /* those whose copies are complete */
     atomic_int released;         /* those whose file pages have been given back, too */
@@ -123,7 +140,9 @@ struct model {
     struct parameter **sorted;       /* the same by name */
     struct parameter *embedding, *final_norm, *head;
     enum recompute recompute;
-    size_t pack_at_once;             /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit for the reference kernels, unless changed before loading */
+    /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit
+     * for the reference kernels, unless changed before loading */
+    size_t pack_at_once;
     struct packing packing;
     uint64_t expert_cache_bytes;     /* model_options.expert_cache */
     struct expert_cache *expert_cache;   /* NULL: all weights are in memory */
@@ -136,7 +155,8 @@ struct model {
 };
 
 /* Declares all parameters (shapes and names, no memory for values). Takes over `config`. */
-enum status model_create(struct model **model, struct config *config, const struct kernels *kernels, struct pool *pool, enum dtype compute, struct error *error);
+enum status model_create(struct model **model, struct config *config, const struct kernels *kernels, struct pool *pool,
+                         enum dtype compute, struct error *error);
 void model_destroy(struct model *model);
 struct parameter *model_parameter(const struct model *model, const char *name);
 
@@ -144,47 +164,59 @@ struct parameter *model_parameter(const struct model *model, const char *name);
 enum status model_allocate_training(struct model *model, struct error *error);
 /* Normal(0, initializer_range) for matrices, ones for norms; a function of (seed, parameter name, index) alone. */
 void model_initialise(struct model *model, uint64_t seed);
-/* Refreshes the packed copies after values changed (all parameters; the optimizer does it piece by piece through parameter_repack). */
+/* Refreshes the packed copies after values changed (all parameters; the optimizer does it piece by piece through
+ * parameter_repack). */
 void model_repack(struct model *model);
 /* Rows r0..r1 (multiples of MATMUL_GRAIN, or the end) of one matrix into its packed copies, on the calling thread. */
 void parameter_repack(const struct model *model, const struct parameter *parameter, int64_t r0, int64_t r1);
 
-/* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32 values (training), or packs for the compute type
- * (inference): at once where the copies are small or the file's numbers cannot be multiplied where they lie (F16, odd addresses), else later, while the model is in use.
- * The files must not change while the model lives. */
+/* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32
+ * values (training), or packs for the compute type (inference): at once where the copies are small or the file's
+ * numbers cannot be multiplied where they lie (F16, odd addresses), else later, while the model is in use. The files
+ * must not change while the model lives. */
 #define MODEL_PACK_AT_ONCE ((size_t)64 << 20)
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error);
-/* Codes of large FP8 checkpoints are looked at while they are packed: STATUS_INVALID once a NaN has been found among them. Asked before each pass. */
+/* Codes of large FP8 checkpoints are looked at while they are packed: STATUS_INVALID once a NaN has been found among
+ * them. Asked before each pass. */
 enum status model_sound(const struct model *model, struct error *error);
 /* Have all packed copies been made? */
 bool model_packed(const struct model *model);
-/* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece, at least one; INFINITY: all of them. */
+/* Makes packed copies that are still to be made, on all threads, for `seconds` and the rest of a piece, at least one;
+ * INFINITY: all of them. */
 void model_pack(struct model *model, double seconds);
 /* After a pass that took so long: packs for less than a tenth of it. After the model's first pass it packs nothing. */
 void model_pack_behind(struct model *model, double pass_seconds);
-/* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's folder, a config, one of its files) is named. */
+/* Is `folder` the path of a model folder, as far as one sees without reading it? What people give in its place (a run's
+ * folder, a config, one of its files) is named. */
 enum status model_check_folder(const char *folder, struct error *error);
 /* config + weights in one call. */
-enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool, const struct model_options *options, struct error *error);
-/* Before loading: the type of the sequences' state. An error names the first layer that cannot have it. model_create sets the compute type. */
+enum status model_open(struct model **model, const char *folder, const struct kernels *kernels, struct pool *pool,
+                       const struct model_options *options, struct error *error);
+/* Before loading: the type of the sequences' state. An error names the first layer that cannot have it. model_create
+ * sets the compute type. */
 enum status model_set_cache(struct model *model, enum dtype cache, struct error *error);
 /* Before loading, too: model_options.expanded_prefill. An error where no layer knows it. */
 enum status model_set_expanded_prefill(struct model *model, bool expanded, struct error *error);
-/* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype` (F32 or BF16). The tokenizer's files are the caller's. */
+/* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype`
+ * (F32 or BF16). The tokenizer's files are the caller's. */
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error);
 
-/* ---- sequences ------------------------------------------------------------------------------------------------------------- */
+/* ---- sequences --------------------------------------------------------------------------------------------------- */
 
-/* What a sequence keeps beside the layers' state so that MTP modules can draft (infer/draft.c): the ids of its last positions, and the inputs of each module's last rows. Zeros: nothing yet.
- * Nobody tells it of a rewind: what lies beyond the sequence's length is forgotten when it is used next. */
+/* What a sequence keeps beside the layers' state so that MTP modules can draft (infer/draft.c): the ids of its last
+ * positions, and the inputs of each module's last rows. Zeros: nothing yet. Nobody tells it of a rewind: what lies
+ * beyond the sequence's length is forgotten when it is used next. */
 #define MTP_ROWS 32
 #define MTP_IDS 1024
 struct mtp_state {
-    int64_t first_id, end_id;    /* the ids of these positions are known, that of p in ids[p % MTP_IDS]; they may reach beyond the sequence's length */
+    /* the ids of these positions are known, that of p in ids[p % MTP_IDS]; they may reach
+     * beyond the sequence's length */
+    int64_t first_id, end_id;
     int32_t ids[MTP_IDS];
     struct mtp_rows {            /* of depth k = index + 1; rows have the numbers of the trunk's positions */
         int64_t base, length;    /* rows base..length-1 stand in the module's layer state, from slot 0 on */
-        int64_t first, end;      /* the inputs h^{k-1} of these rows are held, that of row p in slot p % MTP_ROWS of mtp_input */
+        /* the inputs h^{k-1} of these rows are held, that of row p in slot p % MTP_ROWS of mtp_input */
+        int64_t first, end;
     } rows[CONFIG_MAX_NEXTN];
 };
 
@@ -197,55 +229,79 @@ struct sequence {
     struct mtp_state *mtp;       /* NULL: the model has no modules */
 };
 
-enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity, struct error *error);
+enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity,
+                            struct error *error);
 void sequence_destroy(struct sequence *sequence);
-void sequence_rewind(struct sequence *sequence, int64_t length);   /* length <= sequence->length: forgets the tokens after it */
-void sequence_copy(struct sequence *to, const struct sequence *from);   /* of the same model and capacity: `to` then holds the same tokens */
+/* length <= sequence->length: forgets the tokens after it */
+void sequence_rewind(struct sequence *sequence, int64_t length);
+/* of the same model and capacity: `to` then holds the same tokens */
+void sequence_copy(struct sequence *to, const struct sequence *from);
 void *sequence_state(const struct sequence *sequence, const struct layer *layer);
-void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row);   /* [hidden_size] in the activations' type */
+/* [hidden_size] in the activations' type */
+void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row);
 
-/* ---- passes ---------------------------------------------------------------------------------------------------------------- */
+/* ---- passes ------------------------------------------------------------------------------------------------------ */
 
-/* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's sequences (not while planning). */
+/* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's
+ * sequences (not while planning). */
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
-/* The MTP module of depth k = 1, 2, ... over rows of its own: `hidden` [rows, hidden_size] is h^{k-1} of the batch's positions, ids are t_{i+k}. Gives h^k after the module's norm, which the head multiplies. Spans with a
- * sequence use the module's part of its state, for positions 0..span.position+count-1; the sequences' lengths stay as they are. May follow model_forward on the same graph. */
-struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden, const struct batch *batch);
+/* The MTP module of depth k = 1, 2, ... over rows of its own: `hidden` [rows, hidden_size] is h^{k-1} of the batch's
+ * positions, ids are t_{i+k}. Gives h^k after the module's norm, which the head multiplies. Spans with a sequence use
+ * the module's part of its state, for positions 0..span.position+count-1; the sequences' lengths stay as they are. May
+ * follow model_forward on the same graph. */
+struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden,
+                                 const struct batch *batch);
 
 /* Parts of the training loss beside the main one; a weight of 0 leaves a part out. */
 struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
 
-/* What an optimizer step is asked for, and what its micro-batches report. loss = main + sum of weight x part (spec/v1-v3.md section 3.1). */
+/* What an optimizer step is asked for, and what its micro-batches report. loss = main + sum of weight x part
+ * (spec/v1-v3.md section 3.1). */
 struct objective {
     struct loss_weights weights;
     int64_t predicted;           /* targets of the whole step: the main loss is their mean */
-    int64_t predicted_mtp[CONFIG_MAX_NEXTN];   /* the same of each MTP depth: positions 0..T-1-depth whose target is not negative. The MTP loss is the mean over the depths of their means */
-    int64_t sequences;           /* of the whole step: balance losses are means over them, summed over the layers with a router, those of MTP modules with a weight included */
-    /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device, lowest affinity first; 0: none.
-     * `undropped` of the sequences are spared: which ones is a function of (seed, step, number of the sequence in the step). */
+    /* the same of each MTP depth: positions 0..T-1-depth whose target is not negative. The MTP loss is the mean over
+     * the depths of their means */
+    int64_t predicted_mtp[CONFIG_MAX_NEXTN];
+    /* of the whole step: balance losses are means over them, summed over the layers with a router, those of MTP modules
+     * with a weight included */
+    int64_t sequences;
+    /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device,
+     * lowest affinity first; 0: none. `undropped` of the sequences are spared: which ones is a function of (seed, step,
+     * number of the sequence in the step). */
     double capacity_factor, undropped;
     uint64_t seed, step;
-    /* Sums over the micro-batches; the caller sets them to zero before the first. Without weight a part is not computed, and stays 0. */
+    /* Sums over the micro-batches; the caller sets them to zero before the first. Without weight a part is not
+     * computed, and stays 0. */
     int64_t first_sequence;      /* number of the next micro-batch's first sequence in the step */
     double main_sum;             /* of the losses of all targets */
     double mtp_sum[CONFIG_MAX_NEXTN];
     double balance_expert, balance_device, balance_communication, balance_sequence;   /* unweighted */
-    /* Where the graph does not record and `compare_mtp` is set: positions at which both a module's guess and the model's own (their largest logits) are of the same token, and how often they agree. */
+    /* Where the graph does not record and `compare_mtp` is set: positions at which both a module's guess and the
+     * model's own (their largest logits) are of the same token, and how often they agree. */
     bool compare_mtp;
     int64_t mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
-    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not counted), and how many were dropped. A pass that does not record reports them, too, and then
-     * asks for no balance loss and no dropping. */
+    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not
+     * counted), and how many were dropped. A pass that does not record reports them, too, and then asks for no balance
+     * loss and no dropping. */
     struct expert_load { int64_t *counts; /* [n_routed_experts]; NULL in other layers */ int64_t dropped; } *loads;
 };
 
-/* Losses of a micro-batch of `sequences` rows of `length` tokens: forward, and, when the graph records, backward into the parameters' gradients. On a graph that does not
- * record the main loss alone is computed (with compare_mtp also the MTP losses), and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences * length] receives each position's own. */
-enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length,
+/* Losses of a micro-batch of `sequences` rows of `length` tokens: forward, and, when the graph records, backward into
+ * the parameters' gradients. On a graph that does not record the main loss alone is computed (with compare_mtp also the
+ * MTP losses), and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences *
+ * length] receives each position's own. */
+enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens,
+                                    const int32_t *targets, int64_t sequences, int64_t length,
                                     struct objective *objective, float *position_losses, struct error *error);
 
-/* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). objective: as in training, NULL: the main loss alone. */
-size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective, double *flops);
-/* Where the model has MTP modules: all of them behind the trunk, on the same graph, each with as many rows and logits. */
-size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position, int64_t logit_rows);
+/* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). objective: as in
+ * training, NULL: the main loss alone. */
+size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective,
+                           double *flops);
+/* Where the model has MTP modules: all of them behind the trunk, on the same graph, each
+ * with as many rows and logits. */
+size_t model_plan_inference(struct model *model, int64_t rows, int64_t sequences, int64_t max_position,
+                            int64_t logit_rows);
 
 #endif

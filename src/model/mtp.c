@@ -1,9 +1,12 @@
-/* Multi-token prediction (spec/v1-v3.md sections 2.10 and 7.11; arXiv 2412.19437, section 2.2). Module k = 1, 2, ... at position i:
+/* Multi-token prediction (spec/v1-v3.md sections 2.10 and 7.11; arXiv 2412.19437, section 2.2). Module k = 1, 2, ... at
+ * position i:
  *
- *   x = W_eh [ RMSNorm(Emb(t_{i+k}); enorm) ; RMSNorm(h^{k-1}_i; hnorm) ]     h^k_i = RMSNorm(Block(x)_i; norm)     logits = W_head h^k_i, of t_{i+k+1}
+ *   x = W_eh [ RMSNorm(Emb(t_{i+k}); enorm) ; RMSNorm(h^{k-1}_i; hnorm) ]     h^k_i = RMSNorm(Block(x)_i; norm) logits
+ * = W_head h^k_i, of t_{i+k+1}
  *
- * Embedding first, as checkpoints have it. h^0 is the trunk's output after its last norm. In training the loss is the mean over the depths of each one's mean over its targets;
- * nothing is detached, so its gradients reach the trunk, the embedding and the head. */
+ * Embedding first, as checkpoints have it. h^0 is the trunk's output after its last norm. In training the loss is the
+ * mean over the depths of each one's mean over its targets; nothing is detached, so its gradients reach the trunk, the
+ * embedding and the head. */
 #include "model/blocks.h"
 
 bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer) {
@@ -17,7 +20,8 @@ bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer
 }
 
 bool mtp_declare_output(struct model *model, struct mtp_module *module, int layer) {
-    return (module->norm = model_declare(model, layer, "shared_head.norm.weight", model->config.hidden_size, 0)) != NULL;
+    return (module->norm = model_declare(model, layer, "shared_head.norm.weight", model->config.hidden_size, 0)) !=
+           NULL;
 }
 
 /* The stream that goes into the module's layer, in fp32 as every residual stream. */
@@ -27,7 +31,8 @@ static struct tensor *module_input(struct forward *pass, const struct mtp_module
     const float eps = (float)model->config.rms_norm_eps;
     const struct tensor *scope = scope_begin(graph);
     struct tensor *embedded = op_embedding(graph, model->embedding, pass->batch->ids, pass->batch->rows), *projected;
-    struct tensor *e = op_rmsnorm(graph, embedded, module->enorm, eps), *h = op_rmsnorm(graph, hidden, module->hnorm, eps), *eh = op_concat(graph, e, h);
+    struct tensor *e = op_rmsnorm(graph, embedded, module->enorm, eps),
+                  *h = op_rmsnorm(graph, hidden, module->hnorm, eps), *eh = op_concat(graph, e, h);
     op_linear(graph, eh, (struct parameter *[]){module->eh_proj}, 1, &projected);
     struct tensor *x = op_widen(graph, projected);
     if (graph->status != STATUS_OK) return NULL;
@@ -36,7 +41,8 @@ static struct tensor *module_input(struct forward *pass, const struct mtp_module
     return x;
 }
 
-static struct tensor *forward_module(struct graph *graph, struct model *model, int depth, struct tensor *hidden, const struct batch *batch, struct objective *objective) {
+static struct tensor *forward_module(struct graph *graph, struct model *model, int depth, struct tensor *hidden,
+                                     const struct batch *batch, struct objective *objective) {
     const struct mtp_module *module = &model->mtp[depth - 1];
     const struct residual *residual = module->layer->residual;
     struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
@@ -50,24 +56,37 @@ static struct tensor *forward_module(struct graph *graph, struct model *model, i
     return h;
 }
 
-struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden, const struct batch *batch) {
+struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden,
+                                 const struct batch *batch) {
     return forward_module(graph, model, depth, hidden, batch, NULL);
 }
 
-/* ---- training ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------------------------------- */
 
-/* One depth of a training pass. Position i = 0..length-1-k of every sequence is a row; the previous depth had one row more of each. */
-struct depth_pass { int32_t *rows, *ids, *targets; float *weights, *losses; int32_t *best; struct span *spans; struct batch batch; };
+/* One depth of a training pass. Position i = 0..length-1-k of every sequence is a row; the previous depth had one row
+ * more of each. */
+struct depth_pass {
+    int32_t *rows, *ids, *targets;
+    float *weights, *losses;
+    int32_t *best;
+    struct span *spans;
+    struct batch batch;
+};
 
-static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, double weight, bool guesses) {
+static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, const int32_t *tokens,
+                          const int32_t *targets, int64_t sequences, int64_t length, double weight, bool guesses) {
     const int64_t each = length - k, rows = sequences * each;
     *pass = (struct depth_pass){
-        .rows = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->rows), .ids = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->ids),
-        .targets = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->targets), .weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->weights),
-        .losses = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->losses), .best = guesses ? arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->best) : NULL,
+        .rows = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->rows),
+        .ids = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->ids),
+        .targets = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->targets),
+        .weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->weights),
+        .losses = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->losses),
+        .best = guesses ? arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->best) : NULL,
         .spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *pass->spans),
     };
-    if (!pass->rows || !pass->ids || !pass->targets || !pass->weights || !pass->losses || !pass->spans || (guesses && !pass->best)) {
+    if (!pass->rows || !pass->ids || !pass->targets || !pass->weights || !pass->losses || !pass->spans ||
+        (guesses && !pass->best)) {
         graph->status = STATUS_NO_MEMORY;
         return false;
     }
@@ -87,7 +106,8 @@ static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, c
 }
 
 /* The loss of a depth, and how often its guess is the trunk's of the same token, which stands k rows further on. */
-static void report_depth(const struct depth_pass *pass, int k, int64_t length, struct objective *objective, const int32_t *best) {
+static void report_depth(const struct depth_pass *pass, int k, int64_t length, struct objective *objective,
+                         const int32_t *best) {
     const int64_t each = length - k;
     for (int64_t row = 0; row < pass->batch.rows; row++) {
         objective->mtp_sum[k - 1] += (double)pass->losses[row];
@@ -97,16 +117,21 @@ static void report_depth(const struct depth_pass *pass, int k, int64_t length, s
     }
 }
 
-void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens, const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective, const int32_t *best) {
+void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens,
+               const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective,
+               const int32_t *best) {
     const int depths = (int)model->config.num_nextn_predict_layers;
     struct tensor *hidden = h;
     for (int k = 1; k <= depths && k < length; k++) {
         const int64_t predicted = objective->predicted_mtp[k - 1];
         struct depth_pass pass;
-        if (!prepare_depth(graph, &pass, k, tokens, targets, sequences, length, predicted > 0 ? objective->weights.mtp / depths / (double)predicted : 0, best != NULL)) return;
+        if (!prepare_depth(graph, &pass, k, tokens, targets, sequences, length,
+                           predicted > 0 ? objective->weights.mtp / depths / (double)predicted : 0, best != NULL))
+            return;
         struct tensor *rows = op_rows(graph, hidden, pass.rows, pass.batch.rows);
         tensor_done(graph, hidden);
-        hidden = forward_module(graph, model, k, rows, &pass.batch, graph->recording || objective->loads ? objective : NULL);
+        hidden = forward_module(graph, model, k, rows, &pass.batch,
+                                graph->recording || objective->loads ? objective : NULL);
         tensor_done(graph, rows);
         if (graph->status != STATUS_OK) return;
         op_cross_entropy(graph, hidden, model->head, pass.targets, pass.weights, pass.losses, pass.best);

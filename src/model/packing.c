@@ -1,8 +1,10 @@
 /* Packed copies of a checkpoint's matrices, made while the model is already in use.
  *
- * A large model begins to compute from the pages of its file: a product packs each part of a matrix on its way into the cache (kernels/matmul_driver.h). After each
- * pass the copies go on growing for a tenth of the time that the pass took, in the order of the forward, and a matrix whose copy is complete is read there from
- * then on. Both ways give the same bits, so the clock may decide. Where the system makes a piece wait (for a fresh page, for the processor), later passes make up for it. */
+ * A large model begins to compute from the pages of its file: a product packs each part of a matrix on its way into the
+ * cache (kernels/matmul_driver.h). After each pass the copies go on growing for a tenth of the time that the pass took,
+ * in the order of the forward, and a matrix whose copy is complete is read there from then on. Both ways give the same
+ * bits, so the clock may decide. Where the system makes a piece wait (for a fresh page, for the processor), later
+ * passes make up for it. */
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -19,7 +21,8 @@ static int64_t pieces_of(int64_t columns) { return (columns + MATMUL_GRAIN - 1) 
 
 static int64_t piece_count(const struct parameter *p) {
     int64_t pieces = p->view_count ? 0 : pieces_of(p->shape[0]);
-    for (int i = 0; i < p->view_count; i++) pieces += pieces_of(p->views[i].transposed ? p->views[i].rows : p->shape[1]);
+    for (int i = 0; i < p->view_count; i++)
+        pieces += pieces_of(p->views[i].transposed ? p->views[i].rows : p->shape[1]);
     return pieces;
 }
 
@@ -32,11 +35,15 @@ static void pack_piece(struct model *model, const struct parameter *p, int64_t p
     }
     const struct matrix b = p->view_count ? matrix_of_view(p, &p->views[view]) : matrix_of_parameter(p, true);
     const int64_t begin = piece * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
-    if (p->codes && !p->view_count && atomic_load_explicit(&p->unpacked, memory_order_relaxed)) {   /* nobody has looked at them yet */
+    /* nobody has looked at them yet */
+    if (p->codes && !p->view_count && atomic_load_explicit(&p->unpacked, memory_order_relaxed)) {
         const int64_t rows = (end < b.cols ? end : b.cols) - begin;
-        if (block_codes_find_nan((const uint8_t *)p->stored + begin * p->shape[1], rows * p->shape[1]) >= 0) atomic_store(&model->packing.damaged, p);
+        if (block_codes_find_nan((const uint8_t *)p->stored + begin * p->shape[1], rows * p->shape[1]) >= 0)
+            atomic_store(&model->packing.damaged, p);
     }
-    model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b, p->view_count ? view_compute(p) : parameter_packed_type(p), 0, b.rows, begin, end < b.cols ? end : b.cols);
+    model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b,
+                                     p->view_count ? view_compute(p) : parameter_packed_type(p), 0, b.rows, begin,
+                                     end < b.cols ? end : b.cols);
 }
 
 struct whole { struct model *model; const struct parameter *parameter; };
@@ -57,7 +64,9 @@ enum status model_sound(const struct model *model, struct error *error) {
     const struct parameter *p = atomic_load(&model->packing.damaged);
     if (!p) return STATUS_OK;
     const int64_t first = block_codes_find_nan(p->stored, p->count), columns = p->shape[1];
-    return error_set(error, STATUS_INVALID, "tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", p->name, (long long)(first / columns), (long long)(first % columns), ((const uint8_t *)p->stored)[first]);
+    return error_set(error, STATUS_INVALID,
+                     "tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", p->name,
+                     (long long)(first / columns), (long long)(first % columns), ((const uint8_t *)p->stored)[first]);
 }
 
 bool model_packed(const struct model *model) { return model->packing.ready == model->packing.count; }
@@ -65,7 +74,8 @@ bool model_packed(const struct model *model) { return model->packing.ready == mo
 enum status model_pack_later(struct model *model, struct error *error) {
     struct packing *packing = &model->packing;
     packing->items = arena_alloc(&model->arena, (size_t)model->parameter_count * sizeof *packing->items);
-    if (!packing->items) return error_set(error, STATUS_NO_MEMORY, "no memory for the list of %d matrices", model->parameter_count);
+    if (!packing->items)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for the list of %d matrices", model->parameter_count);
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
         if (!atomic_load(&p->unpacked)) continue;
@@ -75,11 +85,13 @@ enum status model_pack_later(struct model *model, struct error *error) {
     return STATUS_OK;
 }
 
-/* Gives back file pages of complete matrices, `bytes` at most: to unmap a large matrix at once would take as long as a token. */
+/* Gives back file pages of complete matrices, `bytes` at most: to unmap a large matrix at once would take as long as a
+ * token. */
 static void release_pages(struct packing *packing, size_t bytes) {
     while (bytes > 0 && packing->released < packing->ready) {
         const struct parameter *p = packing->items[packing->released].parameter;
-        const size_t left = dtype_bytes(p->stored_dtype, (size_t)p->count) - packing->released_bytes, part = left < bytes ? left : bytes;
+        const size_t left = dtype_bytes(p->stored_dtype, (size_t)p->count) - packing->released_bytes,
+                     part = left < bytes ? left : bytes;
         file_map_release((const uint8_t *)p->stored + packing->released_bytes, part);
         bytes -= part;
         packing->released_bytes += part;
@@ -96,7 +108,8 @@ static void pack_pieces(void *context, int thread, int threads) {
     const struct pack_run *run = context;
     struct packing *packing = &run->model->packing;
     int i = packing->ready;
-    double now = clock_seconds(), last = 0;   /* what a piece takes, so that one that would come too late is not begun */
+    /* what a piece takes, so that one that would come too late is not begun */
+    double now = clock_seconds(), last = 0;
     for (bool at_least_one = thread == 0; at_least_one || now + last < run->deadline; at_least_one = false) {
         const int64_t piece = atomic_fetch_add(&packing->next, 1);
         if (piece >= packing->pieces) return;
@@ -122,7 +135,9 @@ static void pack_for(struct model *model, double seconds) {
 }
 
 /* Of several engines on one model one packs at a time; the others go on. */
-static bool begin_packing(struct model *model) { return model->packing.released < model->packing.count && !atomic_flag_test_and_set(&model->packing.busy); }
+static bool begin_packing(struct model *model) {
+    return model->packing.released < model->packing.count && !atomic_flag_test_and_set(&model->packing.busy);
+}
 static void end_packing(struct model *model) { atomic_flag_clear(&model->packing.busy); }
 
 void model_pack(struct model *model, double seconds) {

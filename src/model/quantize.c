@@ -17,7 +17,7 @@
 #define STRIP_ELEMENTS ((int64_t)4 << 20)   /* made before they are written; one row of blocks at least */
 #define COPIED_FILE_LIMIT ((size_t)256 << 20)
 
-/* ---- what becomes of a tensor ---------------------------------------------------------------------------------------------------------- */
+/* ---- what becomes of a tensor ------------------------------------------------------------------------------------ */
 
 enum action { COPY, ROUND, WIDEN, QUANTISE, DEQUANTISE };   /* as it is; to BF16; to F32; to FP8; FP8 to BF16 */
 
@@ -29,8 +29,17 @@ static bool ends_with(const char *text, const char *end) {
 /* The linear layers that V3's checkpoints have in FP8, under the names of all generations. */
 static bool is_linear(const char *name) {
     static const char *const ends[] = {
-        ".q_proj.weight", ".k_proj.weight", ".v_proj.weight", ".o_proj.weight", ".q_a_proj.weight", ".q_b_proj.weight", ".kv_a_proj_with_mqa.weight", ".kv_b_proj.weight",
-        ".gate_proj.weight", ".up_proj.weight", ".down_proj.weight",
+        ".q_proj.weight",
+        ".k_proj.weight",
+        ".v_proj.weight",
+        ".o_proj.weight",
+        ".q_a_proj.weight",
+        ".q_b_proj.weight",
+        ".kv_a_proj_with_mqa.weight",
+        ".kv_b_proj.weight",
+        ".gate_proj.weight",
+        ".up_proj.weight",
+        ".down_proj.weight",
     };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (ends_with(name, ends[i])) return strncmp(name, "model.layers.", 13) == 0;
@@ -42,12 +51,13 @@ static bool is_float(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == D
 static enum action action_for(const struct safetensors_entry *entry, enum dtype to) {
     if (entry->dtype == DTYPE_F8_E4M3) return DEQUANTISE;
     if (!is_float(entry->dtype) || ends_with(entry->name, "rotary_emb.inv_freq")) return COPY;
-    if (ends_with(entry->name, ".e_score_correction_bias")) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;   /* BF16 has no room for its steps */
+    /* BF16 has no room for its steps */
+    if (ends_with(entry->name, ".e_score_correction_bias")) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
     if (to == DTYPE_F8_E4M3 && entry->rank == 2 && is_linear(entry->name)) return QUANTISE;
     return entry->dtype == DTYPE_BF16 ? COPY : ROUND;
 }
 
-/* ---- one tensor ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- one tensor -------------------------------------------------------------------------------------------------- */
 
 struct job {                   /* of the whole folder */
     struct safetensors *st;
@@ -91,7 +101,8 @@ static void note_bad(struct making *m, int64_t element) {
 /* scale = amax / 448 of what the matrix has of the block, code = e4m3(w / scale) */
 static void quantise_block(struct making *m, int64_t block_row, int64_t block_column) {
     const int64_t r0 = block_row * SCALE_BLOCK, r1 = r0 + SCALE_BLOCK < m->rows ? r0 + SCALE_BLOCK : m->rows;
-    const int64_t c0 = block_column * SCALE_BLOCK, width = c0 + SCALE_BLOCK < m->columns ? SCALE_BLOCK : m->columns - c0;
+    const int64_t c0 = block_column * SCALE_BLOCK,
+                  width = c0 + SCALE_BLOCK < m->columns ? SCALE_BLOCK : m->columns - c0;
     float x[SCALE_BLOCK][SCALE_BLOCK];
     int32_t largest = 0;
     for (int64_t r = r0; r < r1; r++) {
@@ -155,14 +166,16 @@ static void make_part(void *context, int thread, int threads) {
 
 static enum status told(struct job *job, uint64_t bytes, struct error *error) {
     job->done += (double)bytes;
-    if (job->watch && job->watch->progress && !job->watch->progress(job->watch->context, job->done, job->total)) return error_set(error, STATUS_INTERRUPTED, "stopped");
+    if (job->watch && job->watch->progress && !job->watch->progress(job->watch->context, job->done, job->total))
+        return error_set(error, STATUS_INTERRUPTED, "stopped");
     return STATUS_OK;
 }
 
 static enum status copy(const struct making *m, struct safetensors_sink *sink, struct error *error) {
     enum status status = STATUS_OK;
     for (uint64_t at = 0; at < m->entry->bytes && !status;) {
-        const uint64_t left = m->entry->bytes - at, part = left < (uint64_t)STRIP_ELEMENTS ? left : (uint64_t)STRIP_ELEMENTS;
+        const uint64_t left = m->entry->bytes - at,
+                       part = left < (uint64_t)STRIP_ELEMENTS ? left : (uint64_t)STRIP_ELEMENTS;
         safetensors_put(sink, m->entry->data + at, part);
         file_map_release(m->entry->data + at, part);
         status = told(m->job, part, error);
@@ -173,7 +186,9 @@ static enum status copy(const struct making *m, struct safetensors_sink *sink, s
 
 /* Rows (or elements of what has no blocks) of a strip. */
 static int64_t strip_of(const struct making *m) {
-    const int64_t unit = m->action == QUANTISE ? SCALE_BLOCK : 1, wide = m->action == QUANTISE || m->action == DEQUANTISE ? m->columns : 1, strip = STRIP_ELEMENTS / (wide > 0 ? wide : 1) / unit * unit;
+    const int64_t unit = m->action == QUANTISE ? SCALE_BLOCK : 1,
+                  wide = m->action == QUANTISE || m->action == DEQUANTISE ? m->columns : 1,
+                  strip = STRIP_ELEMENTS / (wide > 0 ? wide : 1) / unit * unit;
     return strip > 0 ? strip : unit;
 }
 
@@ -190,7 +205,9 @@ static enum status produce(void *context, struct safetensors_sink *sink, struct 
         pool_run(m->job->pool, make_part, m);
         const int64_t bad = atomic_load(&m->bad);
         if (bad != INT64_MAX)
-            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found %s, expected finite numbers", safetensors_shard_path(m->job->st, m->entry->shard), m->entry->name, (long long)(bad / wide), (long long)(bad % wide),
+            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found %s, expected finite numbers",
+                             safetensors_shard_path(m->job->st, m->entry->shard), m->entry->name,
+                             (long long)(bad / wide), (long long)(bad % wide),
                              m->action == DEQUANTISE ? "the code of NaN" : "NaN or an infinity");
         safetensors_put(sink, m->job->strip, dtype_bytes(m->dtype, (size_t)((m->row1 - m->row0) * wide)));
         const uint8_t *from = m->entry->data + dtype_bytes(m->entry->dtype, (size_t)(m->row0 * wide));
@@ -201,7 +218,7 @@ static enum status produce(void *context, struct safetensors_sink *sink, struct 
     return status;
 }
 
-/* ---- the folder's tensors ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the folder's tensors ---------------------------------------------------------------------------------------- */
 
 /* In the order of the old files, so that they are read from their beginning to their end. */
 static int by_place(const void *a, const void *b) {
@@ -220,25 +237,36 @@ static enum status prepare(struct making *m, enum dtype to, struct error *error)
     m->columns = 1;
     for (int d = entry->rank == 2; d < entry->rank; d++) m->columns *= entry->shape[d];
     if (m->action == DEQUANTISE && to == DTYPE_F8_E4M3)
-        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected a folder in BF16, F16 or F32: this one is in FP8 already", safetensors_shard_path(m->job->st, entry->shard), entry->name, found);
-    m->dtype = m->action == COPY ? entry->dtype : m->action == WIDEN ? DTYPE_F32 : m->action == QUANTISE ? DTYPE_F8_E4M3 : DTYPE_BF16;
+        return error_set(error, STATUS_INVALID,
+                         "%s: tensor %s: found %s, expected a folder in BF16, F16 or F32: this one is in FP8 already",
+                         safetensors_shard_path(m->job->st, entry->shard), entry->name, found);
+    m->dtype = m->action == COPY       ? entry->dtype
+               : m->action == WIDEN    ? DTYPE_F32
+               : m->action == QUANTISE ? DTYPE_F8_E4M3
+                                       : DTYPE_BF16;
     if (m->action != QUANTISE && m->action != DEQUANTISE) return STATUS_OK;
     const struct safetensors_entry *scales = NULL;
-    const enum status status = m->action == DEQUANTISE ? block_scales_find(&scales, m->job->st, entry, error) : STATUS_OK;
+    const enum status status = m->action == DEQUANTISE ? block_scales_find(&scales, m->job->st, entry, error)
+                                                       : STATUS_OK;
     if (status) return status;
     const size_t count = (size_t)(scale_blocks(m->rows) * scale_blocks(m->columns));
-    if (!(m->scales = malloc((count ? count : 1) * sizeof *m->scales)) || (m->action == QUANTISE && asprintf(&m->scale_name, "%s" SCALE_SUFFIX, entry->name) < 0)) {
+    if (!(m->scales = malloc((count ? count : 1) * sizeof *m->scales)) ||
+        (m->action == QUANTISE && asprintf(&m->scale_name, "%s" SCALE_SUFFIX, entry->name) < 0)) {
         m->scale_name = NULL;
         return error_set(error, STATUS_NO_MEMORY, "no memory for the scales of %s", entry->name);
     }
     return scales ? block_scales_read(m->scales, m->job->st, scales, error) : STATUS_OK;
 }
 
-static enum status convert_tensors(struct job *job, const char *out, enum dtype to, struct quantize_counts *counts, struct error *error) {
+static enum status convert_tensors(struct job *job, const char *out, enum dtype to, struct quantize_counts *counts,
+                                   struct error *error) {
     const int64_t all = safetensors_count(job->st);
     struct making *makings = calloc((size_t)all + 1, sizeof *makings);
     struct safetensors_source *sources = calloc(2 * (size_t)all + 1, sizeof *sources);
-    enum status status = makings && sources ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "%s: no memory for the list of %lld tensors", out, (long long)all);
+    enum status status = makings && sources
+                             ? STATUS_OK
+                             : error_set(error, STATUS_NO_MEMORY, "%s: no memory for the list of %lld tensors", out,
+                                         (long long)all);
     int64_t count = 0, made = 0;
     size_t strip = (size_t)STRIP_ELEMENTS;
     for (int64_t i = 0; i < all && !status; i++) {
@@ -252,18 +280,31 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
         struct making *m = &makings[i];
         if ((status = prepare(m, to, error))) break;
         struct safetensors_source *source = &sources[made++];
-        *source = (struct safetensors_source){ .name = m->entry->name, .dtype = m->dtype, .rank = m->entry->rank, .produce = produce, .context = m };
+        *source = (struct safetensors_source){
+            .name = m->entry->name, .dtype = m->dtype, .rank = m->entry->rank, .produce = produce, .context = m};
         memcpy(source->shape, m->entry->shape, sizeof source->shape);
-        if (m->action == QUANTISE) sources[made++] = (struct safetensors_source){ .name = m->scale_name, .dtype = DTYPE_F32, .rank = 2, .shape = { scale_blocks(m->rows), scale_blocks(m->columns) }, .data = m->scales, .late = true };
+        if (m->action == QUANTISE)
+            sources[made++] = (struct safetensors_source){.name = m->scale_name,
+                                                          .dtype = DTYPE_F32,
+                                                          .rank = 2,
+                                                          .shape = {scale_blocks(m->rows), scale_blocks(m->columns)},
+                                                          .data = m->scales,
+                                                          .late = true};
         const bool blocks = m->action == QUANTISE || m->action == DEQUANTISE;
-        const size_t bytes = m->action == COPY ? 0 : dtype_bytes(m->dtype, (size_t)strip_of(m) * (size_t)(blocks ? m->columns : 1));
+        const size_t bytes = m->action == COPY
+                                 ? 0
+                                 : dtype_bytes(m->dtype, (size_t)strip_of(m) * (size_t)(blocks ? m->columns : 1));
         if (bytes > strip) strip = bytes;
         counts->matrices += blocks;
-        counts->new_bytes += dtype_bytes(m->dtype, (size_t)(m->rows * m->columns)) + (m->action == QUANTISE ? dtype_bytes(DTYPE_F32, (size_t)(scale_blocks(m->rows) * scale_blocks(m->columns))) : 0);
+        counts->new_bytes += dtype_bytes(m->dtype, (size_t)(m->rows * m->columns)) +
+                             (m->action == QUANTISE
+                                  ? dtype_bytes(DTYPE_F32, (size_t)(scale_blocks(m->rows) * scale_blocks(m->columns)))
+                                  : 0);
         job->total += (double)m->entry->bytes;
     }
     counts->tensors = made;
-    if (!status && !(job->strip = malloc(strip))) status = error_set(error, STATUS_NO_MEMORY, "no memory for %zu bytes of a matrix", strip);
+    if (!status && !(job->strip = malloc(strip)))
+        status = error_set(error, STATUS_NO_MEMORY, "no memory for %zu bytes of a matrix", strip);
     if (!status) status = safetensors_write_sharded(out, sources, made, 0, NULL, error);
     for (int64_t i = 0; i < count; i++) {
         free(makings[i].scales);
@@ -275,7 +316,7 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
     return status;
 }
 
-/* ---- the other files ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the other files --------------------------------------------------------------------------------------------- */
 
 static enum status write_config(json_t *root, const char *out, enum dtype to, bool softmax_gate, struct error *error) {
     char *path;
@@ -284,12 +325,15 @@ static enum status write_config(json_t *root, const char *out, enum dtype to, bo
     json_object_del(root, "quantization_config");
     json_object_set_new(root, json_object_get(root, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16"));
     if (to == DTYPE_F8_E4M3) {
-        about = json_pack("{s:s, s:s, s:s, s:[i,i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method", "fp8", "weight_block_size", SCALE_BLOCK, SCALE_BLOCK);
+        about = json_pack("{s:s, s:s, s:s, s:[i,i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method",
+                          "fp8", "weight_block_size", SCALE_BLOCK, SCALE_BLOCK);
         /* In transformers the gate of V2 is a linear layer like any other, that of V3 is not. */
-        if (about && softmax_gate) json_object_set_new(about, "modules_to_not_convert", json_pack("[s,s]", "lm_head", "mlp.gate"));
+        if (about && softmax_gate)
+            json_object_set_new(about, "modules_to_not_convert", json_pack("[s,s]", "lm_head", "mlp.gate"));
         json_object_set(root, "quantization_config", about);
     }
-    const enum status status = to == DTYPE_F8_E4M3 && !about ? error_set(error, STATUS_NO_MEMORY, "%s: no memory", path) : json_save_path(root, path, error);
+    const enum status status = to == DTYPE_F8_E4M3 && !about ? error_set(error, STATUS_NO_MEMORY, "%s: no memory", path)
+                                                             : json_save_path(root, path, error);
     json_decref(about);
     free(path);
     return status;
@@ -297,7 +341,9 @@ static enum status write_config(json_t *root, const char *out, enum dtype to, bo
 
 /* What belongs to a model beside its config and its weights. */
 static bool goes_along(const char *name) {
-    static const char *const begins[] = { "tokenizer", "special_tokens_map", "added_tokens", "generation_config", "chat_template", "vocab.", "merges.", "LICENSE" };
+    static const char *const begins[] = {
+        "tokenizer", "special_tokens_map", "added_tokens", "generation_config", "chat_template", "vocab.", "merges.",
+        "LICENSE"};
     for (size_t i = 0; i < sizeof begins / sizeof *begins; i++)
         if (strncmp(name, begins[i], strlen(begins[i])) == 0) return true;
     return ends_with(name, ".jinja");
@@ -325,21 +371,25 @@ static enum status copy_files(const char *folder, const char *out, struct error 
     return status;
 }
 
-/* ---- all of it ------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- all of it --------------------------------------------------------------------------------------------------- */
 
 static enum status check_out(const char *out, struct error *error) {
     if (!file_exists(out)) return STATUS_OK;
-    if (!file_is_folder(out)) return error_set(error, STATUS_INVALID, "%s: a file, expected a new or an empty folder", out);
+    if (!file_is_folder(out))
+        return error_set(error, STATUS_INVALID, "%s: a file, expected a new or an empty folder", out);
     DIR *directory = opendir(out);
     if (!directory) return error_set(error, STATUS_IO, "%s: cannot list the folder: %s", out, strerror(errno));
     const struct dirent *entry;
     while ((entry = readdir(directory)) && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0)) {}
     closedir(directory);
-    return entry ? error_set(error, STATUS_INVALID, "%s: the folder is not empty, expected a new or an empty one", out) : STATUS_OK;
+    return entry ? error_set(error, STATUS_INVALID, "%s: the folder is not empty, expected a new or an empty one", out)
+                 : STATUS_OK;
 }
 
-/* Is there anything to do? What counts is how the tensors are stored; where config.json says FP8 and none is, the new one says what is true. */
-static enum status check_formats(const struct safetensors *st, const char *folder, enum dtype to, bool said, struct error *error) {
+/* Is there anything to do? What counts is how the tensors are stored; where config.json says FP8 and none is, the new
+ * one says what is true. */
+static enum status check_formats(const struct safetensors *st, const char *folder, enum dtype to, bool said,
+                                 struct error *error) {
     bool fp8 = false, others = false;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const struct safetensors_entry *entry = safetensors_at(st, i);
@@ -348,11 +398,13 @@ static enum status check_formats(const struct safetensors *st, const char *folde
         others = others || action == ROUND || action == WIDEN || action == QUANTISE;
     }
     if (to == DTYPE_F8_E4M3 && fp8) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
-    if (to == DTYPE_BF16 && !fp8 && !others && !said) return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
+    if (to == DTYPE_BF16 && !fp8 && !others && !said)
+        return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
     return STATUS_OK;
 }
 
-enum status model_quantize(const char *folder, const char *out, enum dtype to, struct pool *pool, const struct quantize_watch *watch, struct quantize_counts *counts, struct error *error) {
+enum status model_quantize(const char *folder, const char *out, enum dtype to, struct pool *pool,
+                           const struct quantize_watch *watch, struct quantize_counts *counts, struct error *error) {
     struct arena arena = { 0 };
     struct config config = { 0 };
     struct job job = { .pool = pool, .watch = watch };
@@ -373,7 +425,9 @@ enum status model_quantize(const char *folder, const char *out, enum dtype to, s
     if (!status) {
         status = convert_tensors(&job, aside, to, counts, error);
         if (!status) status = copy_files(folder, aside, error);
-        if (!status) status = write_config(root, aside, to, config.n_routed_experts > 0 && config.scoring_func == SCORING_SOFTMAX, error);
+        if (!status)
+            status = write_config(root, aside, to,
+                                  config.n_routed_experts > 0 && config.scoring_func == SCORING_SOFTMAX, error);
         if (!status) status = folder_rename(aside, out, error);
         if (status) (void)folder_remove(aside, NULL);
     }

@@ -6,7 +6,8 @@ static struct tensor *same(struct forward *pass, struct tensor *x) {
     return x;
 }
 
-static struct tensor *add_half(struct forward *pass, const struct layer *layer, const struct block *block, struct parameter *norm, struct tensor *x) {
+static struct tensor *add_half(struct forward *pass, const struct layer *layer, const struct block *block,
+                               struct parameter *norm, struct tensor *x) {
     struct tensor *normed = op_rmsnorm(pass->graph, x, norm, (float)pass->model->config.rms_norm_eps);
     if (pass->graph->status != STATUS_OK) return NULL;
     normed->recompute = pass->model->recompute >= RECOMPUTE_CHEAP;

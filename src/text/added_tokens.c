@@ -14,7 +14,8 @@ static int by_content(const void *a, const void *b) {
     return order ? order : (x->length > y->length) - (x->length < y->length);
 }
 
-enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count, struct error *error) {
+enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count,
+                                struct error *error) {
     *added = (struct added_tokens){ .count = count };
     for (int pass = 0; pass < 2; pass++) {
         struct added_set *set = &added->passes[pass];
@@ -38,9 +39,12 @@ enum status added_tokens_create(struct added_tokens *added, const struct added_t
         const struct added_set *set = &added->passes[pass];
         for (int i = 0; i < set->count; i++) {
             const struct added_token *token = &set->tokens[i];
-            bool twice = (i > 0 && by_content(token - 1, token) == 0) || (pass == 1 && bsearch(token, added->passes[0].tokens, (size_t)added->passes[0].count, sizeof *token, by_content));
+            bool twice = (i > 0 && by_content(token - 1, token) == 0) ||
+                         (pass == 1 && bsearch(token, added->passes[0].tokens, (size_t)added->passes[0].count,
+                                               sizeof *token, by_content));
             if (!twice) continue;
-            error_set(error, STATUS_INVALID, "found the added token \"%.*s\" twice, expected it once", (int)token->length, (const char *)token->content);
+            error_set(error, STATUS_INVALID, "found the added token \"%.*s\" twice, expected it once",
+                      (int)token->length, (const char *)token->content);
             added_tokens_free(added);
             return STATUS_INVALID;
         }
@@ -75,7 +79,8 @@ static int bound(const struct added_token *tokens, int from, int to, size_t dept
     return from;
 }
 
-/* The tokens [low, high) agree with the text in their first `depth` bytes. Those that end here come first among them; then the range narrows to those that go on with the text. */
+/* The tokens [low, high) agree with the text in their first `depth` bytes. Those that end here come first among them;
+ * then the range narrows to those that go on with the text. */
 const struct added_token *added_set_at(const struct added_set *set, const uint8_t *text, size_t size) {
     const struct added_token *longest = NULL, *tokens = set->tokens;
     int low = set->first[text[0]], high = set->first[text[0] + 1];
@@ -84,7 +89,8 @@ const struct added_token *added_set_at(const struct added_set *set, const uint8_
         if (low == high || depth == size) break;
         uint8_t byte = text[depth];
         if (tokens[low].content[depth] == byte && tokens[high - 1].content[depth] == byte) continue;
-        /* Steps that double from both ends: what a depth costs is the logarithm of what it takes from the range, so that many tokens with a common beginning cost little more than one. */
+        /* Steps that double from both ends: what a depth costs is the logarithm of what it takes from the range, so
+         * that many tokens with a common beginning cost little more than one. */
         int step = 1, from = low, to = high;
         while (from + step < high && tokens[from + step - 1].content[depth] < byte) from += step, step *= 2;
         low = bound(tokens, from, from + step < high ? from + step : high, depth, byte);
@@ -95,7 +101,7 @@ const struct added_token *added_set_at(const struct added_set *set, const uint8_
     return longest;
 }
 
-/* ---- neighbours ---------------------------------------------------------------------------------------------------------------- */
+/* ---- neighbours -------------------------------------------------------------------------------------------------- */
 
 /* The classes of the character that begins at, or ends at, a place of text[0..size); 0 at the edges. */
 static unsigned class_behind(const uint8_t *text, size_t size, size_t at, size_t *length) {
@@ -116,7 +122,7 @@ static unsigned class_before(const uint8_t *text, size_t at, size_t *length) {
     return 0;
 }
 
-/* ---- search -------------------------------------------------------------------------------------------------------------------- */
+/* ---- search ------------------------------------------------------------------------------------------------------ */
 
 void added_search_begin(struct added_search *search, const struct added_set *set, const void *text, size_t size) {
     *search = (struct added_search){ .set = set, .text = text, .size = set->count ? size : 0 };
@@ -130,17 +136,21 @@ const struct added_token *added_search_next(struct added_search *search, size_t 
         size_t at = search->at;
         const struct added_token *token = NULL;
         for (; at < size; at++) {
-            if (set->first[text[at]] != set->first[text[at] + 1] && (token = added_set_at(set, text + at, size - at))) break;
+            if (set->first[text[at]] != set->first[text[at] + 1] && (token = added_set_at(set, text + at, size - at)))
+                break;
         }
         if (!token) break;
         size_t from = at, to = at + token->length;
         search->at = to;
         /* A match beside a word is dropped, and the search goes on behind it. */
-        if (token->single_word && ((class_before(text, from, &step) & UNICODE_WORD) || (class_behind(text, size, to, &step) & UNICODE_WORD))) continue;
-        while (token->lstrip && from > search->covered && (class_before(text, from, &step) & UNICODE_SPACE)) from -= step;
+        if (token->single_word &&
+            ((class_before(text, from, &step) & UNICODE_WORD) || (class_behind(text, size, to, &step) & UNICODE_WORD)))
+            continue;
+        while (token->lstrip && from > search->covered && (class_before(text, from, &step) & UNICODE_SPACE))
+            from -= step;
         while (token->rstrip && (class_behind(text, size, to, &step) & UNICODE_SPACE)) to += step;
-        /* The blanks behind the match before may have taken the beginning of this one: they are not taken twice. A token with lstrip then begins behind them, and of one
-         * that lies among them nothing is left. */
+        /* The blanks behind the match before may have taken the beginning of this one: they are not taken twice. A
+         * token with lstrip then begins behind them, and of one that lies among them nothing is left. */
         if (token->lstrip && to <= search->covered) continue;
         *begin = from > search->covered ? from : search->covered;
         *end = search->covered = to > search->covered ? to : search->covered;

@@ -1,5 +1,6 @@
 /* Added tokens: the search that cuts a text at markers before anything else (spec/formats.md section 2.6).
- * Two passes: first the tokens that are not `normalized`, then, inside what is left, those that are; each is leftmost-longest. */
+ * Two passes: first the tokens that are not `normalized`, then, inside what is left, those that are; each is
+ * leftmost-longest. */
 #ifndef DEEPSEEK_TEXT_ADDED_TOKENS_H
 #define DEEPSEEK_TEXT_ADDED_TOKENS_H
 
@@ -9,7 +10,8 @@
 
 #include "base/error.h"
 
-#define ADDED_CONTENT_LIMIT 256   /* bytes of one added token, several times what real ones have: the search may look so far from each place of a text */
+/* bytes of one added token, several times what real ones have: the search may look so far from each place of a text */
+#define ADDED_CONTENT_LIMIT 256
 
 struct added_token {
     const uint8_t *content;
@@ -32,7 +34,8 @@ struct added_set {
 struct added_tokens { struct added_set passes[2]; int count; /* of both */ };
 
 /* Takes a copy of the list; the contents stay the caller's. Two equal contents are an error that names them. */
-enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count, struct error *error);
+enum status added_tokens_create(struct added_tokens *added, const struct added_token *tokens, int count,
+                                struct error *error);
 void added_tokens_free(struct added_tokens *added);
 const struct added_token *added_tokens_find(const struct added_tokens *added, const void *content, size_t length);
 
@@ -42,7 +45,8 @@ const struct added_token *added_set_at(const struct added_set *set, const uint8_
 /* One pass over a stretch. Between covered and *begin of the next match lies text without a token. */
 struct added_search { const struct added_set *set; const uint8_t *text; size_t size, at, covered; };
 void added_search_begin(struct added_search *search, const struct added_set *set, const void *text, size_t size);
-/* The next token with the blanks that belong to it: text[*begin .. *end); NULL: no further one. `covered` is where it ends. */
+/* The next token with the blanks that belong to it: text[*begin .. *end); NULL: no further one. `covered` is where it
+ * ends. */
 const struct added_token *added_search_next(struct added_search *search, size_t *begin, size_t *end);
 
 #endif

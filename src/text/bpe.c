@@ -27,10 +27,14 @@ void bpe_free(struct bpe *bpe) {
     *bpe = (struct bpe){ 0 };
 }
 
-/* ---- the table of merges ------------------------------------------------------------------------------------------------------- */
+/* ---- the table of merges ----------------------------------------------------------------------------------------- */
 
-static inline uint64_t pair_key(int32_t left, int32_t right) { return (uint64_t)1 << 2 * BPE_ID_BITS | (uint64_t)left << BPE_ID_BITS | (uint64_t)right; }
-static inline size_t pair_slot(const struct bpe *bpe, uint64_t key) { return (size_t)(key * 0x9E3779B97F4A7C15u >> (64 - bpe->slot_bits)); }
+static inline uint64_t pair_key(int32_t left, int32_t right) {
+    return (uint64_t)1 << 2 * BPE_ID_BITS | (uint64_t)left << BPE_ID_BITS | (uint64_t)right;
+}
+static inline size_t pair_slot(const struct bpe *bpe, uint64_t key) {
+    return (size_t)(key * 0x9E3779B97F4A7C15u >> (64 - bpe->slot_bits));
+}
 
 static inline uint32_t pair_rank(const struct bpe *bpe, int32_t left, int32_t right) {
     uint64_t key = pair_key(left, right), mask = ((uint64_t)1 << bpe->slot_bits) - 1;
@@ -54,12 +58,13 @@ void bpe_finish(struct bpe *bpe) {
     for (int left = 0; left < 256; left++) {
         for (int right = 0; right < 256; right++) {
             bool known = bpe->byte_ids[left] >= 0 && bpe->byte_ids[right] >= 0;
-            bpe->byte_ranks[left][right] = known ? pair_rank(bpe, bpe->byte_ids[left], bpe->byte_ids[right]) : BPE_NO_RANK;
+            bpe->byte_ranks[left][right] = known ? pair_rank(bpe, bpe->byte_ids[left], bpe->byte_ids[right])
+                                                 : BPE_NO_RANK;
         }
     }
 }
 
-/* ---- short pieces: look for the lowest rank again and again -------------------------------------------------------------------- */
+/* ---- short pieces: look for the lowest rank again and again ------------------------------------------------------ */
 
 static size_t encode_short(const struct bpe *bpe, const uint8_t *piece, size_t size, int32_t *ids) {
     uint32_t ranks[SHORT_PIECE];   /* of the pair that begins here */
@@ -82,9 +87,13 @@ static size_t encode_short(const struct bpe *bpe, const uint8_t *piece, size_t s
     }
 }
 
-/* ---- long pieces: a linked list of tokens and a heap of pairs, O(n log n) ------------------------------------------------------ */
+/* ---- long pieces: a linked list of tokens and a heap of pairs, O(n log n) ---------------------------------------- */
 
-struct link { int32_t id; uint32_t previous, next; uint32_t rank; /* of the pair with the next one, as it stands in the heap */ };
+struct link {
+    int32_t id;
+    uint32_t previous, next;
+    uint32_t rank; /* of the pair with the next one, as it stands in the heap */
+};
 #define NO_LINK UINT32_MAX
 
 /* A binary heap of rank << 32 | place, the smallest on top: the lowest rank, among equals the leftmost. */
@@ -103,11 +112,13 @@ static void heap_push(uint64_t *heap, size_t at, uint64_t item) {
     heap[at] = item;
 }
 
-static size_t encode_long(const struct bpe *bpe, const uint8_t *piece, size_t size, struct link *links, uint64_t *heap, int32_t *out) {
+static size_t encode_long(const struct bpe *bpe, const uint8_t *piece, size_t size, struct link *links, uint64_t *heap,
+                          int32_t *out) {
     size_t waiting = 0;
     for (size_t i = 0; i < size; i++) {
         uint32_t rank = i + 1 < size ? bpe->byte_ranks[piece[i]][piece[i + 1]] : BPE_NO_RANK;
-        links[i] = (struct link){ bpe->byte_ids[piece[i]], i > 0 ? (uint32_t)i - 1 : NO_LINK, i + 1 < size ? (uint32_t)i + 1 : NO_LINK, rank };
+        links[i] = (struct link){bpe->byte_ids[piece[i]], i > 0 ? (uint32_t)i - 1 : NO_LINK,
+                                 i + 1 < size ? (uint32_t)i + 1 : NO_LINK, rank};
         if (rank != BPE_NO_RANK) heap[waiting++] = (uint64_t)rank << 32 | i;
     }
     for (size_t i = waiting / 2; i-- > 0;) heap_sink(heap, waiting, i);
@@ -145,20 +156,25 @@ static size_t encode_long(const struct bpe *bpe, const uint8_t *piece, size_t si
     return count;
 }
 
-enum status bpe_encode(const struct bpe *bpe, struct bpe_scratch *scratch, const uint8_t *piece, size_t size, int32_t *out, size_t *count, struct error *error) {
+enum status bpe_encode(const struct bpe *bpe, struct bpe_scratch *scratch, const uint8_t *piece, size_t size,
+                       int32_t *out, size_t *count, struct error *error) {
     if (size <= SHORT_PIECE) {
         *count = size > 0 ? encode_short(bpe, piece, size, out) : 0;
         return STATUS_OK;
     }
     if (size >= BPE_PIECE_LIMIT)
-        return error_set(error, STATUS_UNSUPPORTED, "a stretch of %zu bytes without a boundary for the tokenizer, expected less than %zu", size, BPE_PIECE_LIMIT);
-    /* Each merge takes one pair from the heap and adds at most two, and there are fewer merges than bytes: 2 * size pairs at most wait at once. */
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "a stretch of %zu bytes without a boundary for the tokenizer, expected less than %zu", size,
+                         BPE_PIECE_LIMIT);
+    /* Each merge takes one pair from the heap and adds at most two, and there are fewer merges than bytes: 2 * size
+     * pairs at most wait at once. */
     size_t needed = size * (sizeof(struct link) + 2 * sizeof(uint64_t));
     if (needed > scratch->size) {
         free(scratch->memory);
         scratch->size = 0;
         scratch->memory = malloc(needed + needed / 2);
-        if (!scratch->memory) return error_set(error, STATUS_NO_MEMORY, "no memory left to merge a piece of %zu bytes", size);
+        if (!scratch->memory)
+            return error_set(error, STATUS_NO_MEMORY, "no memory left to merge a piece of %zu bytes", size);
         scratch->size = needed + needed / 2;
     }
     uint64_t *heap = scratch->memory;

@@ -1,5 +1,6 @@
-/* Byte pair encoding: the merges of a vocabulary, and how a piece of text becomes ids (Sennrich et al., "Neural machine translation of rare words with subword units", 2016).
- * The pair with the lowest rank is merged first, among equals the leftmost, until no pair of neighbours has a rank. */
+/* Byte pair encoding: the merges of a vocabulary, and how a piece of text becomes ids (Sennrich et al., "Neural machine
+ * translation of rare words with subword units", 2016). The pair with the lowest rank is merged first, among equals the
+ * leftmost, until no pair of neighbours has a rank. */
 #ifndef DEEPSEEK_TEXT_BPE_H
 #define DEEPSEEK_TEXT_BPE_H
 
@@ -9,7 +10,8 @@
 #include "base/error.h"
 
 #define BPE_ID_BITS 21                          /* a slot of the table of merges holds two ids and a rank in 64 bits */
-#define BPE_LIMIT (1 << BPE_ID_BITS)            /* ids and merges are below it: sixteen times the largest vocabularies of today */
+/* ids and merges are below it: sixteen times the largest vocabularies of today */
+#define BPE_LIMIT (1 << BPE_ID_BITS)
 #define BPE_NO_RANK UINT32_MAX
 #define BPE_PIECE_LIMIT ((size_t)1 << 31)       /* bytes of one piece */
 
@@ -28,7 +30,8 @@ struct bpe_scratch { void *memory; size_t size; };
 
 enum status bpe_create(struct bpe *bpe, const int32_t byte_ids[256], int64_t capacity, struct error *error);
 void bpe_free(struct bpe *bpe);
-/* Merge number `count` joins left and right; of two merges of the same pair the later one counts, as in the tokenizers library. */
+/* Merge number `count` joins left and right; of two merges of the same pair the later one counts, as in the tokenizers
+ * library. */
 void bpe_add(struct bpe *bpe, int32_t left, int32_t right, int32_t result);
 /* A merge that can never apply takes its rank. */
 void bpe_add_idle(struct bpe *bpe);
@@ -36,7 +39,8 @@ void bpe_add_idle(struct bpe *bpe);
 void bpe_finish(struct bpe *bpe);
 
 /* The ids of a piece, in out[0 .. size); *count of them. Every byte of it must be in the vocabulary. */
-enum status bpe_encode(const struct bpe *bpe, struct bpe_scratch *scratch, const uint8_t *piece, size_t size, int32_t *out, size_t *count, struct error *error);
+enum status bpe_encode(const struct bpe *bpe, struct bpe_scratch *scratch, const uint8_t *piece, size_t size,
+                       int32_t *out, size_t *count, struct error *error);
 void bpe_scratch_free(struct bpe_scratch *scratch);
 
 #endif

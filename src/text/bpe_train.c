@@ -1,11 +1,15 @@
-/* Training a byte-level BPE (bpe_train.h): the different pieces of a corpus are counted, then the most frequent pair of neighbours is merged, again and again.
+/* Training a byte-level BPE (bpe_train.h): the different pieces of a corpus are counted, then the most frequent pair of
+ * neighbours is merged, again and again.
  *
- * Counting. Every thread has a table of pieces of its own; their sums do not depend on who counted what. Memory grows with the different pieces, never with the corpus.
+ * Counting. Every thread has a table of pieces of its own; their sums do not depend on who counted what. Memory grows
+ * with the different pieces, never with the corpus.
  *
- * Merging. The different pieces lie behind each other in one array of cells, a cell for each byte. A token writes its id into its first and its last cell, so both of its neighbours
- * are found without links; a cell at a piece's end belongs to no token. Each pair of ids has its count and the list of cells where it was seen. Since a merge makes a new id, a pair
- * appears in one step alone, and its count only falls afterwards: a queue whose entries are corrected when they come up yields the greatest. A step touches the places of its pair and
- * nothing else, so all steps together take time in proportion to the cells. */
+ * Merging. The different pieces lie behind each other in one array of cells, a cell for each byte. A token writes its
+ * id into its first and its last cell, so both of its neighbours are found without links; a cell at a piece's end
+ * belongs to no token. Each pair of ids has its count and the list of cells where it was seen. Since a merge makes a
+ * new id, a pair appears in one step alone, and its count only falls afterwards: a queue whose entries are corrected
+ * when they come up yields the greatest. A step touches the places of its pair and nothing else, so all steps together
+ * take time in proportion to the cells. */
 #include "text/bpe_train.h"
 
 #include <pthread.h>
@@ -30,7 +34,7 @@
 #define CELLS_LIMIT ((uint64_t)UINT32_MAX)
 #define PROGRESS_EVERY 256                 /* merges */
 
-/* ---- the different pieces and how often they occur ---------------------------------------------------------------------------- */
+/* ---- the different pieces and how often they occur --------------------------------------------------------------- */
 
 struct word { uint64_t hash, count; size_t at, length; };   /* its bytes are shard.bytes[at..at+length) */
 
@@ -109,12 +113,13 @@ static bool table_add(struct table *table, const void *text, size_t length, uint
     return true;
 }
 
-/* ---- the trainer -------------------------------------------------------------------------------------------------------------- */
+/* ---- the trainer ------------------------------------------------------------------------------------------------- */
 
 struct bpe_trainer {
     struct bpe_settings settings;     /* its texts are copies */
     struct bpe_special *specials;
-    char **special_bytes;             /* [special_count] what a token would have to be to be spelled like the special one; NULL: no token can be */
+    /* [special_count] what a token would have to be to be spelled like the special one; NULL: no token can be */
+    char **special_bytes;
     size_t *special_lengths;
     struct table *tables;             /* [table_count] one per thread; sum_tables brings all into the first */
     int table_count;
@@ -131,7 +136,13 @@ static void bytes_in_order(uint8_t bytes[BYTES]) {
 
 struct bpe_settings bpe_settings_default(int64_t vocab_size) {
     static const struct bpe_special specials[] = { { BPE_BOS, true }, { BPE_EOS, true }, { BPE_PAD, true } };
-    return (struct bpe_settings){ .pipeline = PIPELINE_V3, .vocab_size = vocab_size, .specials = specials, .special_count = 3, .bos = BPE_BOS, .eos = BPE_EOS, .add_bos = true };
+    return (struct bpe_settings){.pipeline = PIPELINE_V3,
+                                 .vocab_size = vocab_size,
+                                 .specials = specials,
+                                 .special_count = 3,
+                                 .bos = BPE_BOS,
+                                 .eos = BPE_EOS,
+                                 .add_bos = true};
 }
 
 static int find_special(const struct bpe_settings *settings, const char *content) {
@@ -148,24 +159,36 @@ static enum status check_settings(const struct bpe_settings *settings, struct er
         size_t length = strlen(content), bad = 0, step;
         bool ill_formed;
         if (!length) return error_set(error, STATUS_INVALID, "special token %d is empty, expected some text", i);
-        if (!utf8_valid((const uint8_t *)content, length, &bad)) return error_set(error, STATUS_INVALID, "special token %d: byte %zu is not UTF-8", i, bad);
+        if (!utf8_valid((const uint8_t *)content, length, &bad))
+            return error_set(error, STATUS_INVALID, "special token %d: byte %zu is not UTF-8", i, bad);
         uint32_t first = utf8_next((const uint8_t *)content, length, &step, &ill_formed);
-        if (length > ADDED_CONTENT_LIMIT) return error_set(error, STATUS_INVALID, "special token %d has %zu bytes, expected at most %d", i, length, ADDED_CONTENT_LIMIT);
+        if (length > ADDED_CONTENT_LIMIT)
+            return error_set(error, STATUS_INVALID, "special token %d has %zu bytes, expected at most %d", i, length,
+                             ADDED_CONTENT_LIMIT);
         if (step == length && first < BYTE_ALPHABET_END && byte_of[first] >= 0)
-            return error_set(error, STATUS_INVALID, "special token %d is \"%s\", which is the vocabulary's name of a byte; expected another character or a longer text", i, content);
-        if (find_special(settings, content) != i) return error_set(error, STATUS_INVALID, "special token \"%s\" is given twice", content);
+            return error_set(error, STATUS_INVALID,
+                             "special token %d is \"%s\", which is the vocabulary's name of a byte; expected another "
+                             "character or a longer text",
+                             i, content);
+        if (find_special(settings, content) != i)
+            return error_set(error, STATUS_INVALID, "special token \"%s\" is given twice", content);
     }
-    if (settings->bos && find_special(settings, settings->bos) < 0) return error_set(error, STATUS_INVALID, "bos \"%s\" is not among the special tokens", settings->bos);
-    if (settings->eos && find_special(settings, settings->eos) < 0) return error_set(error, STATUS_INVALID, "eos \"%s\" is not among the special tokens", settings->eos);
-    if (settings->add_bos && !settings->bos) return error_set(error, STATUS_INVALID, "texts cannot begin with a bos token: there is none");
+    if (settings->bos && find_special(settings, settings->bos) < 0)
+        return error_set(error, STATUS_INVALID, "bos \"%s\" is not among the special tokens", settings->bos);
+    if (settings->eos && find_special(settings, settings->eos) < 0)
+        return error_set(error, STATUS_INVALID, "eos \"%s\" is not among the special tokens", settings->eos);
+    if (settings->add_bos && !settings->bos)
+        return error_set(error, STATUS_INVALID, "texts cannot begin with a bos token: there is none");
     int64_t least = settings->special_count + BYTES;
     if (settings->vocab_size < least || settings->vocab_size > BPE_LIMIT)
-        return error_set(error, STATUS_INVALID, "vocab_size: found %lld, expected %lld (%d special tokens and 256 bytes) to %d", (long long)settings->vocab_size, (long long)least,
-                         settings->special_count, BPE_LIMIT);
+        return error_set(error, STATUS_INVALID,
+                         "vocab_size: found %lld, expected %lld (%d special tokens and 256 bytes) to %d",
+                         (long long)settings->vocab_size, (long long)least, settings->special_count, BPE_LIMIT);
     return STATUS_OK;
 }
 
-/* The bytes that the characters of a special token spell; *bytes is NULL where one of them spells none. False without memory. */
+/* The bytes that the characters of a special token spell; *bytes is NULL where one of them spells none. False without
+ * memory. */
 static bool special_as_bytes(const char *content, char **bytes, size_t *length) {
     int16_t byte_of[BYTE_ALPHABET_END];
     byte_alphabet_reverse(byte_of);
@@ -200,8 +223,11 @@ enum status bpe_trainer_create(struct bpe_trainer **out, const struct bpe_settin
         enough = trainer->specials && trainer->special_bytes && trainer->special_lengths;
     }
     for (size_t i = 0; i < count && enough; i++) {
-        trainer->specials[i] = (struct bpe_special){ strdup(settings->specials[i].content), settings->specials[i].special };
-        enough = trainer->specials[i].content && special_as_bytes(trainer->specials[i].content, &trainer->special_bytes[i], &trainer->special_lengths[i]);
+        trainer->specials[i] = (struct bpe_special){strdup(settings->specials[i].content),
+                                                    settings->specials[i].special};
+        enough = trainer->specials[i].content &&
+                 special_as_bytes(trainer->specials[i].content, &trainer->special_bytes[i],
+                                  &trainer->special_lengths[i]);
     }
     if (!enough || bpe_trainer_prepare(trainer, 1, error)) {
         bpe_trainer_destroy(trainer);
@@ -228,9 +254,10 @@ void bpe_trainer_destroy(struct bpe_trainer *trainer) {
     free(trainer);
 }
 
-/* ---- counting ----------------------------------------------------------------------------------------------------------------- */
+/* ---- counting ---------------------------------------------------------------------------------------------------- */
 
-/* The nearest place at or before `at` where a character may begin. More than three bytes that continue a character continue none. */
+/* The nearest place at or before `at` where a character may begin. More than three bytes that continue a character
+ * continue none. */
 static size_t character_boundary(const uint8_t *text, size_t size, size_t at) {
     if (at >= size) return size;
     for (size_t back = 0; back <= 3 && back <= at; back++)
@@ -238,7 +265,8 @@ static size_t character_boundary(const uint8_t *text, size_t size, size_t at) {
     return at;
 }
 
-/* pieces_safe_cut for a text that may be ill-formed: then a window around `limit` is repaired first. 0: no cut seen, or no memory. */
+/* pieces_safe_cut for a text that may be ill-formed: then a window around `limit` is repaired first. 0: no cut seen, or
+ * no memory. */
 static size_t cut_before(enum pipeline pipeline, const uint8_t *text, size_t size, size_t limit) {
     size_t begin = character_boundary(text, size, limit > CUT_WINDOW ? limit - CUT_WINDOW : 0);
     size_t end = character_boundary(text, size, size - limit > CUT_WINDOW ? limit + CUT_WINDOW : size), bad;
@@ -253,11 +281,15 @@ static size_t cut_before(enum pipeline pipeline, const uint8_t *text, size_t siz
     if (!sound) return 0;
     char one[4];
     bool ill_formed;
-    for (size_t at = begin; at < limit; at += step) before += utf8_put(utf8_next(text + at, end - at, &step, &ill_formed), one);
+    for (size_t at = begin; at < limit; at += step)
+        before += utf8_put(utf8_next(text + at, end - at, &step, &ill_formed), one);
     size_t last = character_boundary(sound, length, length - 1), cut = 0, at = begin;
-    /* A run of blanks that reaches the window's end may go on behind it: then nothing is known about places before it. */
-    if (end == size || !(unicode_class(utf8_next(sound + last, length - last, &step, &ill_formed)) & UNICODE_SPACE)) cut = pieces_safe_cut(pipeline, sound, length, before);
-    for (size_t passed = 0; passed < cut; at += step) passed += utf8_put(utf8_next(text + at, end - at, &step, &ill_formed), one);
+    /* A run of blanks that reaches the window's end may go on behind it: then nothing is
+     * known about places before it. */
+    if (end == size || !(unicode_class(utf8_next(sound + last, length - last, &step, &ill_formed)) & UNICODE_SPACE))
+        cut = pieces_safe_cut(pipeline, sound, length, before);
+    for (size_t passed = 0; passed < cut; at += step)
+        passed += utf8_put(utf8_next(text + at, end - at, &step, &ill_formed), one);
     free(sound);
     return cut ? at : 0;
 }
@@ -272,7 +304,8 @@ enum status bpe_trainer_prepare(struct bpe_trainer *trainer, int threads, struct
     return STATUS_OK;
 }
 
-enum status bpe_trainer_count(struct bpe_trainer *trainer, int thread, const void *text, size_t size, uint64_t *replaced, struct error *error) {
+enum status bpe_trainer_count(struct bpe_trainer *trainer, int thread, const void *text, size_t size,
+                              uint64_t *replaced, struct error *error) {
     struct table *table = &trainer->tables[thread];
     struct pieces pieces;
     size_t bad;
@@ -387,8 +420,10 @@ static void count_task(void *context, int thread, int threads) {
     }
 }
 
-enum status bpe_trainer_add(struct bpe_trainer *trainer, struct pool *pool, const void *text, size_t size, uint64_t *replaced, struct error *error) {
-    if (size <= BLOCK) return bpe_trainer_count(trainer, 0, text, size, replaced, error);   /* not worth waking others up */
+enum status bpe_trainer_add(struct bpe_trainer *trainer, struct pool *pool, const void *text, size_t size,
+                            uint64_t *replaced, struct error *error) {
+    /* not worth waking others up */
+    if (size <= BLOCK) return bpe_trainer_count(trainer, 0, text, size, replaced, error);
     struct counting counting = { .trainer = trainer, .text = text, .size = size };
     enum status status = bpe_trainer_prepare(trainer, pool_threads(pool), error);
     if (status) return status;
@@ -406,13 +441,14 @@ enum status bpe_trainer_add(struct bpe_trainer *trainer, struct pool *pool, cons
     return status;
 }
 
-/* ---- merging ------------------------------------------------------------------------------------------------------------------ */
+/* ---- merging ----------------------------------------------------------------------------------------------------- */
 
 enum { CELL_END = -1, CELL_INSIDE = -2 };   /* a piece's end; inside a token, neither its first nor its last byte */
 
 struct cell { int32_t id; uint32_t weight; };   /* weight: how often the piece occurs */
 
-struct pair { uint64_t key; int64_t count; uint32_t *places; uint32_t place_count; };   /* key: left id << 32 | right id; places: first cells, ascending */
+/* key: left id << 32 | right id; places: first cells, ascending */
+struct pair { uint64_t key; int64_t count; uint32_t *places; uint32_t place_count; };
 struct queued { int64_t count; uint64_t key; uint32_t pair; };
 struct sighting { uint32_t pair, place; };
 struct token { uint32_t length; int32_t left, right; };   /* left -1: a byte or a special token */
@@ -446,7 +482,9 @@ struct merging {
     int64_t merge_count, merge_capacity;
 };
 
-static enum status no_memory(struct error *error) { return error_set(error, STATUS_NO_MEMORY, "no memory to merge pairs"); }
+static enum status no_memory(struct error *error) {
+    return error_set(error, STATUS_NO_MEMORY, "no memory to merge pairs");
+}
 
 /* Makes room for one more item in a growing array. */
 static bool room_for(void *array, size_t count, size_t *capacity, size_t item) {
@@ -484,13 +522,15 @@ static size_t pair_slot(const struct merging *m, uint64_t key) {
 
 static uint32_t find_pair(const struct merging *m, uint64_t key) {
     size_t slot = pair_slot(m, key);
-    while (m->pairs[m->slots[slot] - 1].key != key) slot = (slot + 1) & m->slot_mask;   /* called for pairs that exist */
+    /* called for pairs that exist */
+    while (m->pairs[m->slots[slot] - 1].key != key) slot = (slot + 1) & m->slot_mask;
     return m->slots[slot] - 1;
 }
 
 /* A new pair without places; NONE without memory. */
 static uint32_t make_pair(struct merging *m, uint64_t key) {
-    if (!room_for(&m->pairs, m->pair_count, &m->pair_capacity, sizeof *m->pairs) || m->pair_count >= NONE - 1) return NONE;
+    if (!room_for(&m->pairs, m->pair_count, &m->pair_capacity, sizeof *m->pairs) || m->pair_count >= NONE - 1)
+        return NONE;
     m->pairs[m->pair_count++] = (struct pair){ .key = key };
     if (!m->slots || m->pair_count > (m->slot_mask + 1) / 2) {
         size_t capacity = m->slots ? 2 * (m->slot_mask + 1) : 4096;
@@ -512,7 +552,9 @@ static uint32_t make_pair(struct merging *m, uint64_t key) {
 }
 
 /* Is a merged before b? */
-static bool comes_first(const struct queued *a, const struct queued *b) { return a->count != b->count ? a->count > b->count : a->key < b->key; }
+static bool comes_first(const struct queued *a, const struct queued *b) {
+    return a->count != b->count ? a->count > b->count : a->key < b->key;
+}
 
 static bool queue_put(struct merging *m, uint32_t pair) {
     if (!room_for(&m->queue, m->queue_count, &m->queue_capacity, sizeof *m->queue)) return false;
@@ -581,11 +623,14 @@ static enum status lay_out(struct merging *m, struct error *error) {
     for (int s = 0; s < SHARDS; s++) {
         const struct shard *shard = &m->trainer->tables[0].shards[s];
         for (size_t i = 0; i < shard->word_count; i++)
-            if (shard->words[i].length > 1) cells += (shard->words[i].length + 1) * ((shard->words[i].count - 1) / UINT32_MAX + 1);
+            if (shard->words[i].length > 1)
+                cells += (shard->words[i].length + 1) * ((shard->words[i].count - 1) / UINT32_MAX + 1);
     }
     if (cells > CELLS_LIMIT)
-        return error_set(error, STATUS_UNSUPPORTED, "the different pieces of the text have %llu bytes together, expected at most %llu: train on less text", (unsigned long long)cells,
-                         (unsigned long long)CELLS_LIMIT);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "the different pieces of the text have %llu bytes together, expected at most %llu: train on less text",
+            (unsigned long long)cells, (unsigned long long)CELLS_LIMIT);
     if (!(m->cells = malloc((size_t)cells * sizeof *m->cells))) return no_memory(error);
     uint8_t bytes[BYTES];
     int32_t id_of[BYTES];
@@ -599,7 +644,9 @@ static enum status lay_out(struct merging *m, struct error *error) {
             if (word->length < 2) continue;
             for (uint64_t left = word->count, weight; left > 0; left -= weight) {
                 weight = left < UINT32_MAX ? left : UINT32_MAX;
-                for (size_t k = 0; k < word->length; k++) m->cells[m->cell_count++] = (struct cell){ id_of[(uint8_t)shard->bytes[word->at + k]], (uint32_t)weight };
+                for (size_t k = 0; k < word->length; k++)
+                    m->cells[m->cell_count++] = (struct cell){id_of[(uint8_t)shard->bytes[word->at + k]],
+                                                              (uint32_t)weight};
                 m->cells[m->cell_count++] = (struct cell){ CELL_END, 0 };
             }
         }
@@ -625,7 +672,8 @@ static enum status first_pairs(struct merging *m, struct error *error) {
     return enough ? STATUS_OK : no_memory(error);
 }
 
-/* The token that a pair becomes: a new one, or a special token that is spelled like it, as in the reference. -1 without memory. */
+/* The token that a pair becomes: a new one, or a special token that is spelled like it, as in the reference. -1 without
+ * memory. */
 static int32_t make_token(struct merging *m, int32_t left, int32_t right) {
     size_t first = m->tokens[left].length, length = first + m->tokens[right].length;
     if (length > m->spelling_capacity - m->spelling_count) {
@@ -640,7 +688,9 @@ static int32_t make_token(struct merging *m, int32_t left, int32_t right) {
     memcpy(bytes + first, m->spelling + m->spelled[right], length - first);
     int32_t id = 0;
     while (id < m->trainer->settings.special_count &&
-           !(m->trainer->special_bytes[id] && m->trainer->special_lengths[id] == length && memcmp(m->trainer->special_bytes[id], bytes, length) == 0)) id++;
+           !(m->trainer->special_bytes[id] && m->trainer->special_lengths[id] == length &&
+             memcmp(m->trainer->special_bytes[id], bytes, length) == 0))
+        id++;
     if (id == m->trainer->settings.special_count) id = (int32_t)m->size++;
     m->tokens[id] = (struct token){ (uint32_t)length, left, right };
     m->spelled[id] = m->spelling_count;
@@ -662,14 +712,18 @@ static bool merge_places(struct merging *m, uint32_t number, int32_t id) {
         int32_t left = m->cells[place - 1].id, right = m->cells[after].id;
         if (left >= 0) {
             struct side *side = &m->neighbours[left].left;
-            if (side->step != step) *side = (struct side){ step, find_pair(m, (uint64_t)left << 32 | (uint32_t)a), make_pair(m, (uint64_t)left << 32 | (uint32_t)id) };
+            if (side->step != step)
+                *side = (struct side){step, find_pair(m, (uint64_t)left << 32 | (uint32_t)a),
+                                      make_pair(m, (uint64_t)left << 32 | (uint32_t)id)};
             if (side->made == NONE) return false;
             m->pairs[side->old].count -= weight;
             if (!see_pair(m, side->made, weight, place - m->tokens[left].length)) return false;
         }
         if (right >= 0) {
             struct side *side = &m->neighbours[right].right;
-            if (side->step != step) *side = (struct side){ step, find_pair(m, (uint64_t)b << 32 | (uint32_t)right), make_pair(m, (uint64_t)id << 32 | (uint32_t)right) };
+            if (side->step != step)
+                *side = (struct side){step, find_pair(m, (uint64_t)b << 32 | (uint32_t)right),
+                                      make_pair(m, (uint64_t)id << 32 | (uint32_t)right)};
             if (side->made == NONE) return false;
             m->pairs[side->old].count -= weight;
             if (!see_pair(m, side->made, weight, place)) return false;
@@ -680,7 +734,8 @@ static bool merge_places(struct merging *m, uint32_t number, int32_t id) {
     return settle_pairs(m, first);
 }
 
-static enum status merge_pairs(struct merging *m, bool (*progress)(void *context, int64_t done, int64_t total), void *context, struct error *error) {
+static enum status merge_pairs(struct merging *m, bool (*progress)(void *context, int64_t done, int64_t total),
+                               void *context, struct error *error) {
     const struct bpe_settings *settings = &m->trainer->settings;
     size_t vocabulary = (size_t)settings->vocab_size;
     uint8_t bytes[BYTES];
@@ -710,10 +765,13 @@ static enum status merge_pairs(struct merging *m, bool (*progress)(void *context
         m->merges[m->merge_count++] = key;
         int32_t id = make_token(m, (int32_t)(key >> 32), (int32_t)(key & UINT32_MAX));
         if (id < 0 || !merge_places(m, number, id)) status = no_memory(error);
-        if (!status && progress && m->merge_count % PROGRESS_EVERY == 0 && !progress(context, m->size - first, settings->vocab_size - first))
-            status = error_set(error, STATUS_INTERRUPTED, "interrupted after %lld of %lld merges", (long long)(m->size - first), (long long)(settings->vocab_size - first));
+        if (!status && progress && m->merge_count % PROGRESS_EVERY == 0 &&
+            !progress(context, m->size - first, settings->vocab_size - first))
+            status = error_set(error, STATUS_INTERRUPTED, "interrupted after %lld of %lld merges",
+                               (long long)(m->size - first), (long long)(settings->vocab_size - first));
     }
-    if (!status && progress && !progress(context, m->size - first, settings->vocab_size - first)) status = error_set(error, STATUS_INTERRUPTED, "interrupted");
+    if (!status && progress && !progress(context, m->size - first, settings->vocab_size - first))
+        status = error_set(error, STATUS_INTERRUPTED, "interrupted");
     return status;
 }
 
@@ -722,7 +780,8 @@ static uint64_t count_tokens(const struct merging *m) {
     uint64_t tokens = 0;
     for (int s = 0; s < SHARDS; s++) {
         const struct shard *shard = &m->trainer->tables[0].shards[s];
-        for (size_t i = 0; i < shard->word_count; i++) tokens += shard->words[i].length == 1 ? shard->words[i].count : 0;
+        for (size_t i = 0; i < shard->word_count; i++)
+            tokens += shard->words[i].length == 1 ? shard->words[i].count : 0;
     }
     for (uint64_t place = 1; place < m->cell_count;) {
         int32_t id = m->cells[place].id;
@@ -747,7 +806,7 @@ static void merging_free(struct merging *m) {
     free(m->merges);
 }
 
-/* ---- the result --------------------------------------------------------------------------------------------------------------- */
+/* ---- the result -------------------------------------------------------------------------------------------------- */
 
 static void put_string(FILE *out, const char *text) { json_put_string(out, text, strlen(text)); }
 
@@ -786,7 +845,9 @@ static enum status put_indented(FILE *out, const json_t *value, struct error *er
 
 static void put_post_processor(FILE *out, const struct bpe_settings *settings) {
     if (!settings->add_bos) {
-        fputs("{\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": false,\n    \"use_regex\": true\n  }", out);
+        fputs("{\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": false,\n    "
+              "\"use_regex\": true\n  }",
+              out);
         return;
     }
     static const char *const names[] = { "single", "pair" };
@@ -796,7 +857,8 @@ static void put_post_processor(FILE *out, const struct bpe_settings *settings) {
         for (int i = 0; i < texts; i++) {
             fprintf(out, "%s\n      { \"SpecialToken\": { \"id\": ", i ? "," : "");
             put_string(out, settings->bos);
-            fprintf(out, ", \"type_id\": %d } },\n      { \"Sequence\": { \"id\": \"%c\", \"type_id\": %d } }", i, 'A' + i, i);
+            fprintf(out, ", \"type_id\": %d } },\n      { \"Sequence\": { \"id\": \"%c\", \"type_id\": %d } }", i,
+                    'A' + i, i);
         }
         fputs("\n    ],\n", out);
     }
@@ -819,20 +881,26 @@ static enum status put_tokenizer(FILE *out, const struct merging *m, struct erro
         fprintf(out, "%s\n    {\n      \"id\": %d,\n      \"content\": ", i ? "," : "", i);
         put_string(out, settings->specials[i].content);
         /* As in V3's file: markers of a chat, which are not special, are looked for in the second pass. */
-        fprintf(out, ",\n      \"single_word\": false,\n      \"lstrip\": false,\n      \"rstrip\": false,\n      \"normalized\": %s,\n      \"special\": %s\n    }", special ? "false" : "true",
-                special ? "true" : "false");
+        fprintf(out,
+                ",\n      \"single_word\": false,\n      \"lstrip\": false,\n      \"rstrip\": false,\n      "
+                "\"normalized\": %s,\n      \"special\": %s\n    }",
+                special ? "false" : "true", special ? "true" : "false");
     }
     fprintf(out, "%s],\n  \"normalizer\": %s,\n  \"pre_tokenizer\": ", settings->special_count ? "\n  " : "",
-            settings->pipeline == PIPELINE_V3 ? "{\n    \"type\": \"Sequence\",\n    \"normalizers\": []\n  }" : "null");
+            settings->pipeline == PIPELINE_V3 ? "{\n    \"type\": \"Sequence\",\n    \"normalizers\": []\n  }"
+                                              : "null");
     json_t *pipeline = pipeline_to_json(settings->pipeline);
     enum status status = pipeline ? put_indented(out, pipeline, error) : no_memory(error);
     json_decref(pipeline);
     if (status) return status;
     fputs(",\n  \"post_processor\": ", out);
     put_post_processor(out, settings);
-    fputs(",\n  \"decoder\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": true,\n    \"use_regex\": true\n  },\n"
-          "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
-          "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {", out);
+    fputs(",\n  \"decoder\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": "
+          "true,\n    \"use_regex\": true\n  },\n"
+          "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n    "
+          "\"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+          "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {",
+          out);
     for (int64_t id = 0; id < m->size; id++) {
         fprintf(out, "%s\n      ", id ? "," : "");
         if (id < settings->special_count) put_string(out, settings->specials[id].content);
@@ -859,13 +927,14 @@ static enum status put_tokenizer(FILE *out, const struct merging *m, struct erro
 static void put_config(FILE *out, const struct bpe_settings *settings) {
     fprintf(out, "{\n  \"add_bos_token\": %s,\n  \"add_eos_token\": false", settings->add_bos ? "true" : "false");
     const char *const keys[] = { "bos_token", "eos_token", "pad_token" };
-    const char *const values[] = { settings->bos, settings->eos, find_special(settings, BPE_PAD) >= 0 ? BPE_PAD : NULL };
+    const char *const values[] = {settings->bos, settings->eos, find_special(settings, BPE_PAD) >= 0 ? BPE_PAD : NULL};
     for (int i = 0; i < 3; i++) {
         if (!values[i]) continue;
         fprintf(out, ",\n  \"%s\": ", keys[i]);
         put_string(out, values[i]);
     }
-    fputs(",\n  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n", out);
+    fputs(",\n  \"clean_up_tokenization_spaces\": false,\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\"\n}\n",
+          out);
 }
 
 static enum status make_tokenizer(const struct merging *m, struct tokenizer **tokenizer, struct error *error) {
@@ -877,13 +946,16 @@ static enum status make_tokenizer(const struct merging *m, struct tokenizer **to
     out = status ? NULL : open_memstream(&config, &config_size);
     if (out) put_config(out, &m->trainer->settings);
     if (!status && (!out || (ferror(out) | fclose(out)))) status = no_memory(error);
-    if (!status) status = tokenizer_parse(tokenizer, json, json_size, config, config_size, "the trained tokenizer", error);
+    if (!status)
+        status = tokenizer_parse(tokenizer, json, json_size, config, config_size, "the trained tokenizer", error);
     free(json);
     free(config);
     return status;
 }
 
-enum status bpe_trainer_finish(struct bpe_trainer *trainer, bool (*progress)(void *context, int64_t done, int64_t total), void *context, struct tokenizer **tokenizer, struct error *error) {
+enum status bpe_trainer_finish(struct bpe_trainer *trainer,
+                               bool (*progress)(void *context, int64_t done, int64_t total), void *context,
+                               struct tokenizer **tokenizer, struct error *error) {
     *tokenizer = NULL;
     struct merging merging = { .trainer = trainer };
     enum status status = sum_tables(trainer, NULL, error);

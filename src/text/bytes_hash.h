@@ -1,5 +1,6 @@
-/* Bytes eight at a time: loading, comparing, and a fast 64-bit hash of a few of them for tables in memory (products of 64 bits folded to one word, after wyhash). It stands in no file.
- * Keys can be chosen that collide, so tables of what a file holds count their steps. */
+/* Bytes eight at a time: loading, comparing, and a fast 64-bit hash of a few of them for tables in memory (products of
+ * 64 bits folded to one word, after wyhash). It stands in no file. Keys can be chosen that collide, so tables of what a
+ * file holds count their steps. */
 #ifndef DEEPSEEK_TEXT_BYTES_HASH_H
 #define DEEPSEEK_TEXT_BYTES_HASH_H
 
@@ -8,7 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Steps from slot to slot that filling a half-empty table of `count` entries may take: it takes about `count`, and with keys chosen to collide count^2 / 2. */
+/* Steps from slot to slot that filling a half-empty table of `count` entries may take: it takes about `count`, and with
+ * keys chosen to collide count^2 / 2. */
 static inline uint64_t probes_allowed(int64_t count) { return 64 * (uint64_t)count + 65536; }
 
 static inline uint64_t load_8(const uint8_t *p) { uint64_t v; memcpy(&v, p, 8); return v; }

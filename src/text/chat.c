@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- segments -------------------------------------------------------------------------------------------------------------------- */
+/* ---- segments ---------------------------------------------------------------------------------------------------- */
 
 struct writer {
     const struct chat_style *style;
@@ -37,7 +37,8 @@ static void put_words(struct writer *w, const char *words) { put_text(w, words, 
 
 /* Encodes the text that is waiting. */
 static void flush_text(struct writer *w) {
-    if (!w->status && w->size) w->status = tokenizer_encode(w->style->tokenizer, w->text, w->size, false, w->ids, &w->replaced, w->error);
+    if (!w->status && w->size)
+        w->status = tokenizer_encode(w->style->tokenizer, w->text, w->size, false, w->ids, &w->replaced, w->error);
     w->size = 0;
 }
 
@@ -46,7 +47,7 @@ static void put_token(struct writer *w, int32_t id) {
     if (!w->status && id >= 0) w->status = token_list_push(w->ids, id, w->error);
 }
 
-/* ---- markers --------------------------------------------------------------------------------------------------------------------- */
+/* ---- markers ----------------------------------------------------------------------------------------------------- */
 
 static const char *const token_names[CHAT_TOKENS] = {
     [CHAT_TOKEN_USER] = "<｜User｜>",
@@ -68,11 +69,13 @@ const char *chat_token_name(enum chat_token token) { return token_names[token]; 
 
 static void put_marker(struct writer *w, enum chat_token token) {
     if (!w->status && w->style->tokens[token] < 0)
-        w->status = error_set(w->error, STATUS_UNSUPPORTED, "the tokenizer has no token %s, and chat format %s needs it here", token_names[token], chat_format_name(w->style->format));
+        w->status = error_set(w->error, STATUS_UNSUPPORTED,
+                              "the tokenizer has no token %s, and chat format %s needs it here", token_names[token],
+                              chat_format_name(w->style->format));
     put_token(w, w->style->tokens[token]);
 }
 
-/* ---- formats --------------------------------------------------------------------------------------------------------------------- */
+/* ---- formats ----------------------------------------------------------------------------------------------------- */
 
 static void write_plain(struct writer *w, const struct chat_message *message, bool last, bool open) {
     (void)last, (void)open;
@@ -123,7 +126,8 @@ static void put_calls(struct writer *w, const struct chat_message *message) {
     put_marker(w, CHAT_TOKEN_CALLS_END);
 }
 
-/* V2.5 to V3.2-Exp. Their results of tools stand between answers without AST; all but V3.1's have markers around all results of one answer. */
+/* V2.5 to V3.2-Exp. Their results of tools stand between answers without AST; all but V3.1's have markers around all
+ * results of one answer. */
 static void write_v3(struct writer *w, const struct chat_message *message, bool last, bool open) {
     const enum chat_format format = w->style->format;
     const bool goes_on = last && open, wrapped = format != CHAT_V3_1;
@@ -135,7 +139,9 @@ static void write_v3(struct writer *w, const struct chat_message *message, bool 
         w->place = BEHIND_USER;
     } else if (message->role == CHAT_ASSISTANT) {
         if (wrapped ? w->place != BEHIND_RESULT : w->place == BEHIND_USER) put_marker(w, CHAT_TOKEN_ASSISTANT);
-        if (!wrapped && w->place == BEHIND_USER) put_marker(w, goes_on && w->style->thinking && !message->call_count ? CHAT_TOKEN_THINK : CHAT_TOKEN_THINK_END);
+        if (!wrapped && w->place == BEHIND_USER)
+            put_marker(w,
+                       goes_on && w->style->thinking && !message->call_count ? CHAT_TOKEN_THINK : CHAT_TOKEN_THINK_END);
         put_answer(w, message->text, message->size);
         put_calls(w, message);
         if (!goes_on) put_token(w, w->style->end);
@@ -161,7 +167,9 @@ static void put_systems(struct writer *w, const struct chat_message *messages, i
     bool any = false;
     for (int64_t i = 0; i < count && !w->status; i++) {
         if (messages[i].role != CHAT_SYSTEM) continue;
-        if (!begins) w->status = error_set(w->error, STATUS_INVALID, "found a system text within a conversation, expected it at the beginning");
+        if (!begins)
+            w->status = error_set(w->error, STATUS_INVALID,
+                                  "found a system text within a conversation, expected it at the beginning");
         if (any) put_words(w, "\n\n");
         put_text(w, messages[i].text, messages[i].size);
         any = true;
@@ -195,20 +203,30 @@ static enum status find_markers(struct chat_style *style, struct error *error) {
     const struct format *format = &formats[style->format];
     for (int i = 0; i < CHAT_TOKENS; i++) {
         style->tokens[i] = tokenizer_find(style->tokenizer, token_names[i]);
-        const bool needed = i == CHAT_TOKEN_USER || i == CHAT_TOKEN_ASSISTANT || (format->reasoning && (i == CHAT_TOKEN_THINK || i == CHAT_TOKEN_THINK_END));
-        if (needed && style->tokens[i] < 0) return error_set(error, STATUS_INVALID, "the tokenizer has no token %s, and format %s needs it", token_names[i], format->name);
+        const bool needed = i == CHAT_TOKEN_USER || i == CHAT_TOKEN_ASSISTANT ||
+                            (format->reasoning && (i == CHAT_TOKEN_THINK || i == CHAT_TOKEN_THINK_END));
+        if (needed && style->tokens[i] < 0)
+            return error_set(error, STATUS_INVALID, "the tokenizer has no token %s, and format %s needs it",
+                             token_names[i], format->name);
     }
-    if (style->begin < 0) return error_set(error, STATUS_INVALID, "the tokenizer has no token that begins a text, and format %s begins conversations with it", format->name);
+    if (style->begin < 0)
+        return error_set(error, STATUS_INVALID,
+                         "the tokenizer has no token that begins a text, and format %s begins conversations with it",
+                         format->name);
     return STATUS_OK;
 }
 
-enum status chat_style_make(struct chat_style *style, enum chat_format format, const struct tokenizer *tokenizer, int32_t begin_empty, struct error *error) {
+enum status chat_style_make(struct chat_style *style, enum chat_format format, const struct tokenizer *tokenizer,
+                            int32_t begin_empty, struct error *error) {
     *style = (struct chat_style){ .format = format, .tokenizer = tokenizer, .begin = -1, .begin_empty = -1, .end = -1 };
     for (int i = 0; i < CHAT_TOKENS; i++) style->tokens[i] = -1;
     if (formats[format].roles) {   /* the template writes BOS, whether the tokenizer adds it or not */
         style->begin = tokenizer_bos(tokenizer);
         style->end = tokenizer_eos(tokenizer);
-        if (style->end < 0) return error_set(error, STATUS_INVALID, "the tokenizer has no token that ends a text, and format %s ends answers with it", formats[format].name);
+        if (style->end < 0)
+            return error_set(error, STATUS_INVALID,
+                             "the tokenizer has no token that ends a text, and format %s ends answers with it",
+                             formats[format].name);
         if (formats[format].markers) return find_markers(style, error);
     } else {
         style->begin = tokenizer_add_bos(tokenizer) ? tokenizer_bos(tokenizer) : -1;
@@ -223,15 +241,17 @@ size_t chat_answer_skip(const struct chat_style *style, const char *text, size_t
     return size >= length && memcmp(text, begins, length) == 0 ? length : 0;
 }
 
-/* ---- encoding -------------------------------------------------------------------------------------------------------------------- */
+/* ---- encoding ---------------------------------------------------------------------------------------------------- */
 
-/* A place in a joined text says little to who gave the messages: the first message that cannot be encoded names its own. */
+/* A place in a joined text says little to who gave the messages: the first message that cannot be encoded names its
+ * own. */
 static enum status name_message(const struct writer *w, const struct chat_message *messages, int64_t count) {
     struct token_list none = { 0 };
     enum status status = STATUS_OK;
     struct error own;
     for (int64_t i = 0; i < count && !status; i++) {
-        status = tokenizer_encode(w->style->tokenizer, messages[i].size ? messages[i].text : "", messages[i].size, false, &none, NULL, &own);
+        status = tokenizer_encode(w->style->tokenizer, messages[i].size ? messages[i].text : "", messages[i].size,
+                                  false, &none, NULL, &own);
         if (status && messages[i].role == CHAT_SYSTEM) error_prefix(&own, "the system text");
         none.count = 0;
     }
@@ -241,7 +261,8 @@ static enum status name_message(const struct writer *w, const struct chat_messag
     return error_prefix(w->error, "the words of chat format %s", formats[w->style->format].name);
 }
 
-enum status chat_encode(const struct chat_style *style, const struct chat_message *messages, int64_t count, bool begins, bool open, struct token_list *ids, uint64_t *replaced, struct error *error) {
+enum status chat_encode(const struct chat_style *style, const struct chat_message *messages, int64_t count, bool begins,
+                        bool open, struct token_list *ids, uint64_t *replaced, struct error *error) {
     const struct format *format = &formats[style->format];
     const int64_t start = ids->count;
     struct writer w = { .style = style, .ids = ids, .error = error };
@@ -249,13 +270,17 @@ enum status chat_encode(const struct chat_style *style, const struct chat_messag
     if (format->markers) put_systems(&w, messages, count, begins);
     for (int64_t i = 0; i < count && !w.status; i++) {
         if (messages[i].role == CHAT_SYSTEM && !format->roles)
-            w.status = error_set(error, STATUS_INVALID, "found a system text, and chat format %s has no place for one", format->name);
+            w.status = error_set(error, STATUS_INVALID, "found a system text, and chat format %s has no place for one",
+                                 format->name);
         else if (!format->markers && (messages[i].role == CHAT_TOOL || messages[i].call_count))
-            w.status = error_set(error, STATUS_INVALID, "found a %s, and chat format %s has no place for one", messages[i].role == CHAT_TOOL ? "tool's result" : "call of a tool", format->name);
+            w.status = error_set(error, STATUS_INVALID, "found a %s, and chat format %s has no place for one",
+                                 messages[i].role == CHAT_TOOL ? "tool's result" : "call of a tool", format->name);
         else format->write(&w, &messages[i], i == count - 1, open);
         if (i == 0 && begins && ids->count == start && !format->roles) {
             if (style->begin_empty >= 0) put_token(&w, style->begin_empty);
-            else if (!w.status) w.status = error_set(error, STATUS_INVALID, "the prompt is empty, and the model has no token that begins a text");
+            else if (!w.status)
+                w.status = error_set(error, STATUS_INVALID,
+                                     "the prompt is empty, and the model has no token that begins a text");
         }
     }
     flush_text(&w);

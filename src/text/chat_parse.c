@@ -1,19 +1,22 @@
-/* What a model wrote, taken apart (chat.h; spec/formats.md sections 3.2 to 3.4): reasoning, answer and calls of tools, from the ids of an answer. */
+/* What a model wrote, taken apart (chat.h; spec/formats.md sections 3.2 to 3.4): reasoning, answer and calls of tools,
+ * from the ids of an answer. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "text/chat.h"
 
-/* Where the next text goes: the answer (or the reasoning), between calls, in front of a call's <｜tool▁sep｜>, or behind it. */
+/* Where the next text goes: the answer (or the reasoning), between calls, in front of a call's <｜tool▁sep｜>, or
+ * behind it. */
 enum { IN_TEXT, BETWEEN_CALLS, IN_HEAD, IN_BODY };
 
-/* ---- texts ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- texts ------------------------------------------------------------------------------------------------------- */
 
 static enum status text_put(struct chat_text *text, const char *bytes, size_t size, struct error *error) {
     if (size >= text->capacity - text->size) {
         size_t capacity = text->size + size + (text->size + size) / 2 + 64;
         char *larger = realloc(text->text, capacity);
-        if (!larger) return error_set(error, STATUS_NO_MEMORY, "no memory for an answer of %zu bytes", text->size + size);
+        if (!larger)
+            return error_set(error, STATUS_NO_MEMORY, "no memory for an answer of %zu bytes", text->size + size);
         text->text = larger;
         text->capacity = capacity;
     }
@@ -34,7 +37,7 @@ static bool is_blank(const struct chat_text *text) {
     return true;
 }
 
-/* ---- parts ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- parts ------------------------------------------------------------------------------------------------------- */
 
 /* Text for the place where the parser is. The blank of v1 and the line end behind R1's <think> belong to the format. */
 static enum status put(struct chat_parser *parser, const char *bytes, size_t size, struct error *error) {
@@ -53,10 +56,12 @@ static enum status put(struct chat_parser *parser, const char *bytes, size_t siz
 }
 
 /* Raw bytes of a piece: whole characters of them, no more than `room` bytes. */
-static enum status put_raw(struct chat_parser *parser, const char *bytes, size_t size, bool last, size_t room, struct error *error) {
+static enum status put_raw(struct chat_parser *parser, const char *bytes, size_t size, bool last, size_t room,
+                           struct error *error) {
     char small[256], *sound = small;
     const size_t most = 3 * (parser->pending.count + size);
-    if (most > sizeof small && !(sound = malloc(most))) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
+    if (most > sizeof small && !(sound = malloc(most)))
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
     size_t length = utf8_stream_put(&parser->pending, bytes, size, last, sound);
     if (length > room) length = room;
     enum status status = put(parser, sound, length, error);
@@ -66,23 +71,29 @@ static enum status put_raw(struct chat_parser *parser, const char *bytes, size_t
 }
 
 static enum status flush_gap(struct chat_parser *parser, struct error *error) {
-    enum status status = is_blank(&parser->gap) ? STATUS_OK : text_put(&parser->content, parser->gap.text, parser->gap.size, error);
+    enum status status = is_blank(&parser->gap) ? STATUS_OK
+                                                : text_put(&parser->content, parser->gap.text, parser->gap.size, error);
     parser->gap.size = 0;
     return status;
 }
 
-/* "function", a line with the name, and fenced arguments (V3, R1); else the name is in front of <｜tool▁sep｜>, all behind it the arguments (V3.1). */
+/* "function", a line with the name, and fenced arguments (V3, R1); else the name is in front of <｜tool▁sep｜>, all
+ * behind it the arguments (V3.1). */
 static enum status keep_call(struct chat_parser *parser, bool complete, struct error *error) {
     static const char open[] = "```json\n", close[] = "\n```", kind[] = "function";
     const bool bare = parser->style->format == CHAT_V3_1;
     struct chat_text *head = &parser->head, *body = &parser->body;
-    struct chat_parsed_call call = { .complete = complete }, *larger = realloc(parser->calls, (size_t)(parser->call_count + 1) * sizeof *larger);
+    struct chat_parsed_call call = {.complete = complete},
+                            *larger = realloc(parser->calls, (size_t)(parser->call_count + 1) * sizeof *larger);
     if (!larger) return error_set(error, STATUS_NO_MEMORY, "no memory for a call");
     parser->calls = larger;
-    const char *name = head->size ? head->text : "", *arguments = body->size ? body->text : "", *line = memchr(arguments, '\n', body->size);
-    size_t name_size = head->size, size = body->size, first = line ? (size_t)(line - arguments) : size, rest = line ? size - first - 1 : 0;
+    const char *name = head->size ? head->text : "", *arguments = body->size ? body->text : "",
+               *line = memchr(arguments, '\n', body->size);
+    size_t name_size = head->size, size = body->size, first = line ? (size_t)(line - arguments) : size,
+           rest = line ? size - first - 1 : 0;
     const bool fenced = rest >= sizeof open - 1 && memcmp(line + 1, open, sizeof open - 1) == 0;
-    if (name_size == sizeof kind - 1 && memcmp(name, kind, name_size) == 0 && parser->place == IN_BODY && (fenced || !bare)) {
+    if (name_size == sizeof kind - 1 && memcmp(name, kind, name_size) == 0 && parser->place == IN_BODY &&
+        (fenced || !bare)) {
         name = arguments;
         name_size = first;
         arguments = line ? line + 1 : arguments + size;
@@ -90,7 +101,8 @@ static enum status keep_call(struct chat_parser *parser, bool complete, struct e
         if (fenced) {
             arguments += sizeof open - 1;
             size -= sizeof open - 1;
-            if (size >= sizeof close - 1 && memcmp(arguments + size - (sizeof close - 1), close, sizeof close - 1) == 0) size -= sizeof close - 1;
+            if (size >= sizeof close - 1 && memcmp(arguments + size - (sizeof close - 1), close, sizeof close - 1) == 0)
+                size -= sizeof close - 1;
         }
     }
     enum status status = text_put(&call.name, name, name_size, error);
@@ -105,13 +117,14 @@ static enum status keep_call(struct chat_parser *parser, bool complete, struct e
     return STATUS_OK;
 }
 
-/* ---- markers ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- markers ----------------------------------------------------------------------------------------------------- */
 
 static bool in_call(const struct chat_parser *parser) { return parser->place == IN_HEAD || parser->place == IN_BODY; }
 
 static enum status begin_calls(struct chat_parser *parser, int place, bool complete, struct error *error) {
     enum status status = in_call(parser) ? keep_call(parser, complete, error) : flush_gap(parser, error);
-    if (parser->thinking) parser->kept = parser->seen;   /* calls end reasoning that was not ended: this marker is the first thing behind it */
+    /* calls end reasoning that was not ended: this marker is the first thing behind it */
+    if (parser->thinking) parser->kept = parser->seen;
     parser->thinking = false;
     parser->begun = parser->closed = true;
     parser->place = place;
@@ -124,12 +137,16 @@ static enum status take_marker(struct chat_parser *parser, int marker, bool *kno
     *known = true;
     switch (marker) {
     case CHAT_TOKEN_THINK:
-        if (!reasoning || parser->place != IN_TEXT || parser->closed || parser->reasoning.size || !is_blank(&parser->content)) break;
+        if (!reasoning || parser->place != IN_TEXT || parser->closed || parser->reasoning.size ||
+            !is_blank(&parser->content))
+            break;
         parser->thinking = parser->begun = true;
         parser->newline = parser->style->format != CHAT_V3_1;
         return STATUS_OK;
     case CHAT_TOKEN_THINK_END:
-        if (reasoning && parser->style->format != CHAT_V3_1 && parser->place == IN_TEXT && parser->call_count == 0) parser->kept = parser->seen + 1;   /* R1 keeps what follows the last one */
+        /* R1 keeps what follows the last one */
+        if (reasoning && parser->style->format != CHAT_V3_1 && parser->place == IN_TEXT && parser->call_count == 0)
+            parser->kept = parser->seen + 1;
         if (!reasoning || parser->place != IN_TEXT || parser->closed) break;
         parser->kept = parser->seen + 1;
         parser->closed = parser->begun = true;
@@ -167,10 +184,11 @@ static int marker_of(const struct chat_style *style, int32_t id) {
     return -1;
 }
 
-/* ---- answers ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- answers ----------------------------------------------------------------------------------------------------- */
 
 void chat_parser_begin(struct chat_parser *parser, const struct chat_style *style) {
-    *parser = (struct chat_parser){ .style = style, .thinking = style->format == CHAT_R1 || (style->format == CHAT_V3_1 && style->thinking) };
+    *parser = (struct chat_parser){
+        .style = style, .thinking = style->format == CHAT_R1 || (style->format == CHAT_V3_1 && style->thinking)};
     parser->closed = style->format == CHAT_V3_1 && !style->thinking;   /* the prompt ended it */
 }
 
@@ -189,11 +207,13 @@ void chat_parser_free(struct chat_parser *parser) {
 }
 
 /* How many bytes put_raw will add. */
-static enum status measure(const struct chat_parser *parser, const char *bytes, size_t size, bool last, size_t *length, struct error *error) {
+static enum status measure(const struct chat_parser *parser, const char *bytes, size_t size, bool last, size_t *length,
+                           struct error *error) {
     char small[256], *sound = small;
     struct utf8_stream copy = parser->pending;
     const size_t most = 3 * (copy.count + size);
-    if (most > sizeof small && !(sound = malloc(most))) return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
+    if (most > sizeof small && !(sound = malloc(most)))
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a piece of %zu bytes", size);
     *length = utf8_stream_put(&copy, size ? bytes : "", size, last, sound);
     if (sound != small) free(sound);
     return STATUS_OK;
@@ -208,7 +228,8 @@ static enum status take_one(struct chat_parser *parser, int32_t id, size_t limit
     const size_t room = limit - parser->visible;
     enum status status = STATUS_OK;
     if (!piece || special) size = 0;
-    if ((status = measure(parser, marker >= 0 ? "" : piece, marker >= 0 ? 0 : size, marker >= 0, &length, error))) return status;
+    if ((status = measure(parser, marker >= 0 ? "" : piece, marker >= 0 ? 0 : size, marker >= 0, &length, error)))
+        return status;
     *fits = length + (marker >= 0 ? size : 0) <= room;
     if (!*fits) return STATUS_OK;
     if (marker >= 0) {
@@ -221,7 +242,8 @@ static enum status take_one(struct chat_parser *parser, int32_t id, size_t limit
     return status;
 }
 
-enum status chat_parser_take(struct chat_parser *parser, const int32_t *ids, int64_t count, size_t limit, bool last, struct error *error) {
+enum status chat_parser_take(struct chat_parser *parser, const int32_t *ids, int64_t count, size_t limit, bool last,
+                             struct error *error) {
     enum status status = STATUS_OK;
     bool fits = true;
     if (limit < parser->visible) limit = parser->visible;
@@ -242,7 +264,8 @@ enum status chat_parser_take(struct chat_parser *parser, const int32_t *ids, int
     return status;
 }
 
-enum status chat_parse_answer(struct chat_parser *parser, const struct chat_style *style, const int32_t *ids, int64_t count, size_t limit, struct error *error) {
+enum status chat_parse_answer(struct chat_parser *parser, const struct chat_style *style, const int32_t *ids,
+                              int64_t count, size_t limit, struct error *error) {
     chat_parser_begin(parser, style);
     return chat_parser_take(parser, ids, count, limit, true, error);
 }

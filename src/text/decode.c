@@ -11,7 +11,8 @@ static inline struct piece shown(const struct tokenizer *t, int32_t id, bool ski
     return piece;
 }
 
-enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special, char **text, size_t *size, struct error *error) {
+enum status tokenizer_decode(const struct tokenizer *tokenizer, const int32_t *ids, int64_t count, bool skip_special,
+                             char **text, size_t *size, struct error *error) {
     size_t bytes = 0;
     for (int64_t i = 0; i < count; i++) bytes += shown(tokenizer, ids[i], skip_special).length;
     *text = malloc(bytes + 1);

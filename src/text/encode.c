@@ -1,4 +1,5 @@
-/* Text to ids: added tokens cut the text into stretches, a pre-tokenizer cuts those into pieces, and byte pairs are merged inside each (spec/formats.md sections 2.3 to 2.6). */
+/* Text to ids: added tokens cut the text into stretches, a pre-tokenizer cuts those into pieces, and byte pairs are
+ * merged inside each (spec/formats.md sections 2.3 to 2.6). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,8 @@ struct encoder {
 
 #define CACHE_BITS 15   /* 2 MiB; more pieces than a text of some megabytes repeats */
 
-static enum status create(struct encoder **encoder, const struct tokenizer *tokenizer, int cache_bits, struct error *error) {
+static enum status create(struct encoder **encoder, const struct tokenizer *tokenizer, int cache_bits,
+                          struct error *error) {
     *encoder = calloc(1, sizeof **encoder);
     if (!*encoder) return error_set(error, STATUS_NO_MEMORY, "no memory left to encode text");
     (*encoder)->t = tokenizer;
@@ -25,7 +27,9 @@ static enum status create(struct encoder **encoder, const struct tokenizer *toke
     return STATUS_OK;
 }
 
-enum status encoder_create(struct encoder **encoder, const struct tokenizer *tokenizer, struct error *error) { return create(encoder, tokenizer, CACHE_BITS, error); }
+enum status encoder_create(struct encoder **encoder, const struct tokenizer *tokenizer, struct error *error) {
+    return create(encoder, tokenizer, CACHE_BITS, error);
+}
 
 void encoder_destroy(struct encoder *encoder) {
     if (!encoder) return;
@@ -34,17 +38,19 @@ void encoder_destroy(struct encoder *encoder) {
     free(encoder);
 }
 
-/* ---- stretches between added tokens -------------------------------------------------------------------------------------------- */
+/* ---- stretches between added tokens ------------------------------------------------------------------------------ */
 
 static enum status unknown_character(uint32_t character, size_t offset, struct error *error) {
     char text[5] = {0};
     utf8_put(character, text);
-    bool visible = character > 0x20 && character != 0x7F && character != UTF8_REPLACEMENT && !(character >= 0x80 && character < 0xA1);
-    return error_set(error, STATUS_INVALID, "byte %zu: the character U+%04X%s%s%s is not in the tokenizer's vocabulary", offset, character, visible ? " \"" : "",
-                     visible ? text : "", visible ? "\"" : "");
+    bool visible = character > 0x20 && character != 0x7F && character != UTF8_REPLACEMENT &&
+                   !(character >= 0x80 && character < 0xA1);
+    return error_set(error, STATUS_INVALID, "byte %zu: the character U+%04X%s%s%s is not in the tokenizer's vocabulary",
+                     offset, character, visible ? " \"" : "", visible ? text : "", visible ? "\"" : "");
 }
 
-static enum status encode_characters(const struct encoder *e, const uint8_t *text, size_t size, struct token_list *out, uint64_t *ill_formed, struct error *error) {
+static enum status encode_characters(const struct encoder *e, const uint8_t *text, size_t size, struct token_list *out,
+                                     uint64_t *ill_formed, struct error *error) {
     const struct tokenizer *t = e->t;
     size_t step;
     for (size_t at = 0; at < size; at += step) {
@@ -65,7 +71,8 @@ static enum status encode_characters(const struct encoder *e, const uint8_t *tex
     return STATUS_OK;
 }
 
-static enum status encode_bytes(const struct encoder *e, const uint8_t *text, size_t size, struct token_list *out, struct error *error) {
+static enum status encode_bytes(const struct encoder *e, const uint8_t *text, size_t size, struct token_list *out,
+                                struct error *error) {
     enum status status = token_list_reserve(out, out->count + (int64_t)size, error);
     if (status != STATUS_OK) return status;
     int32_t *ids = out->ids + out->count;
@@ -75,7 +82,8 @@ static enum status encode_bytes(const struct encoder *e, const uint8_t *text, si
 }
 
 /* One piece that the cache does not know. */
-static enum status encode_piece(struct encoder *e, const uint8_t *piece, size_t length, int32_t *ids, size_t *count, struct error *error) {
+static enum status encode_piece(struct encoder *e, const uint8_t *piece, size_t length, int32_t *ids, size_t *count,
+                                struct error *error) {
     if (e->t->ignore_merges && (ids[0] = piece_find(e->t, piece, length, true)) >= 0) {
         *count = 1;
         return STATUS_OK;
@@ -83,7 +91,8 @@ static enum status encode_piece(struct encoder *e, const uint8_t *piece, size_t 
     return bpe_encode(&e->t->bpe, &e->scratch, piece, length, ids, count, error);
 }
 
-static enum status encode_pieces(struct encoder *e, const uint8_t *text, size_t size, struct token_list *out, struct error *error) {
+static enum status encode_pieces(struct encoder *e, const uint8_t *text, size_t size, struct token_list *out,
+                                 struct error *error) {
     struct pieces pieces;
     size_t begin, end, count;
     pieces_begin(&pieces, e->t->pipeline, text, size);
@@ -121,7 +130,8 @@ static enum status encode_pieces(struct encoder *e, const uint8_t *text, size_t 
     return STATUS_OK;
 }
 
-static enum status encode_plain(struct encoder *e, const uint8_t *text, size_t size, struct token_list *out, uint64_t *ill_formed, struct error *error) {
+static enum status encode_plain(struct encoder *e, const uint8_t *text, size_t size, struct token_list *out,
+                                uint64_t *ill_formed, struct error *error) {
     if (size == 0) return STATUS_OK;
     if (e->t->kind == TOKENIZER_CHARACTERS) return encode_characters(e, text, size, out, ill_formed, error);
     if (e->t->kind == TOKENIZER_BYTES) return encode_bytes(e, text, size, out, error);
@@ -129,7 +139,8 @@ static enum status encode_plain(struct encoder *e, const uint8_t *text, size_t s
 }
 
 /* Pass 0 searches the whole text, pass 1 what it leaves. */
-static enum status encode_pass(struct encoder *e, int pass, const uint8_t *text, size_t size, struct token_list *out, uint64_t *ill_formed, struct error *error) {
+static enum status encode_pass(struct encoder *e, int pass, const uint8_t *text, size_t size, struct token_list *out,
+                               uint64_t *ill_formed, struct error *error) {
     while (pass < 2 && e->t->added.passes[pass].count == 0) pass++;
     if (pass == 2) return encode_plain(e, text, size, out, ill_formed, error);
     struct added_search search;
@@ -145,11 +156,13 @@ static enum status encode_pass(struct encoder *e, int pass, const uint8_t *text,
     return encode_pass(e, pass + 1, text + covered, size - covered, out, ill_formed, error);
 }
 
-enum status encoder_encode(struct encoder *encoder, const void *text, size_t size, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
+enum status encoder_encode(struct encoder *encoder, const void *text, size_t size, bool special, struct token_list *out,
+                           uint64_t *replaced, struct error *error) {
     return encoder_encode_part(encoder, text, 0, size, special, out, replaced, error);
 }
 
-enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, size_t begin, size_t end, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
+enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, size_t begin, size_t end, bool special,
+                                struct token_list *out, uint64_t *replaced, struct error *error) {
     if (begin == end) return STATUS_OK;   /* the text of an empty file is NULL */
     const uint8_t *text = whole + begin;
     size_t size = end - begin;
@@ -170,7 +183,8 @@ enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, s
     return status;
 }
 
-enum status tokenizer_encode(const struct tokenizer *tokenizer, const void *text, size_t size, bool special, struct token_list *out, uint64_t *replaced, struct error *error) {
+enum status tokenizer_encode(const struct tokenizer *tokenizer, const void *text, size_t size, bool special,
+                             struct token_list *out, uint64_t *replaced, struct error *error) {
     struct encoder *encoder;
     int bits = 4;
     while (bits < CACHE_BITS && (size_t)4 << bits < size) bits++;

@@ -7,11 +7,14 @@
 #include "text/bytes_hash.h"
 #include "text/utf8.h"
 
-enum status json_cursor_begin(struct json_cursor *cursor, const void *text, size_t size, const char *origin, struct error *error) {
+enum status json_cursor_begin(struct json_cursor *cursor, const void *text, size_t size, const char *origin,
+                              struct error *error) {
     *cursor = (struct json_cursor){ .text = text, .size = size, .origin = origin };
     size_t valid = utf8_prefix(text, size);
     if (valid == size) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: byte %zu: found the byte %02X, which is not UTF-8, expected JSON in UTF-8", origin, valid, cursor->text[valid]);
+    return error_set(error, STATUS_INVALID,
+                     "%s: byte %zu: found the byte %02X, which is not UTF-8, expected JSON in UTF-8", origin, valid,
+                     cursor->text[valid]);
 }
 
 enum status json_cursor_fail(const struct json_cursor *cursor, const char *expected, struct error *error) {
@@ -23,24 +26,29 @@ enum status json_cursor_fail(const struct json_cursor *cursor, const char *expec
         if (character > 0x20 && character < 0x7F) snprintf(found, sizeof found, "'%c'", (char)character);
         else snprintf(found, sizeof found, "U+%04X", character);
     }
-    return error_set(error, STATUS_INVALID, "%s: byte %zu: found %s, expected %s", cursor->origin, cursor->at, found, expected);
+    return error_set(error, STATUS_INVALID, "%s: byte %zu: found %s, expected %s", cursor->origin, cursor->at, found,
+                     expected);
 }
 
 enum status json_cursor_item(struct json_cursor *cursor, char closing, bool *first, bool *more, struct error *error) {
     *more = false;
     if (json_cursor_take(cursor, closing)) return STATUS_OK;
-    if (!*first && !json_cursor_take(cursor, ',')) return json_cursor_fail(cursor, closing == '}' ? "',' or '}'" : "',' or ']'", error);
+    if (!*first && !json_cursor_take(cursor, ','))
+        return json_cursor_fail(cursor, closing == '}' ? "',' or '}'" : "',' or ']'", error);
     *first = false;
     *more = true;
-    return STATUS_OK;   /* a comma before the closing bracket fails at the item, which no value begins with a bracket that closes */
+    /* a comma before the closing bracket fails at the item, which no value begins with a bracket that closes */
+    return STATUS_OK;
 }
 
-/* The next byte of a string that is a quote, a backslash or a control character. Eight bytes at a time: the lowest high bit of each mask belongs to a byte that is 0, or below 0x20. */
+/* The next byte of a string that is a quote, a backslash or a control character. Eight bytes at a time: the lowest high
+ * bit of each mask belongs to a byte that is 0, or below 0x20. */
 static inline size_t string_stop(const uint8_t *text, size_t size, size_t at) {
     const uint64_t ones = 0x0101010101010101u;
     for (; size - at >= 8; at += 8) {
         uint64_t word = load_little_8(text + at), quote = word ^ '"' * ones, slash = word ^ '\\' * ones;
-        uint64_t found = (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - 0x20 * ones) & ~word)) & 0x80 * ones;
+        uint64_t found = (((quote - ones) & ~quote) | ((slash - ones) & ~slash) | ((word - 0x20 * ones) & ~word)) &
+                         0x80 * ones;
         if (found) return at + (size_t)__builtin_ctzll(found) / 8;
     }
     while (at < size && text[at] != '"' && text[at] != '\\' && text[at] >= 0x20) at++;
@@ -57,7 +65,8 @@ enum status json_cursor_string(struct json_cursor *cursor, struct json_slice *sl
         at += size - at > 1 ? 2 : 1;
     }
     cursor->at = at;
-    if (at >= size || text[at] != '"') return json_cursor_fail(cursor, "the rest of a string (control characters are written as \\u00XX)", error);
+    if (at >= size || text[at] != '"')
+        return json_cursor_fail(cursor, "the rest of a string (control characters are written as \\u00XX)", error);
     slice->end = cursor->at++;
     return STATUS_OK;
 }
@@ -78,7 +87,8 @@ enum status json_cursor_integer(struct json_cursor *cursor, int64_t *value, stru
         *value = *value * 10 + (cursor->text[at] - '0');
     }
     bool number = at > begin && (at == begin + 1 || cursor->text[begin] != '0');
-    if (at < cursor->size && (cursor->text[at] == '.' || cursor->text[at] == 'e' || cursor->text[at] == 'E')) number = false;
+    if (at < cursor->size && (cursor->text[at] == '.' || cursor->text[at] == 'e' || cursor->text[at] == 'E'))
+        number = false;
     if (!number) return json_cursor_fail(cursor, "an integer", error);
     if (negative) *value = -*value;
     cursor->at = at;
@@ -146,8 +156,12 @@ enum status json_cursor_skip(struct json_cursor *cursor, size_t *begin, size_t *
         status = skip_nested(cursor, error);
     } else if (!take_word(cursor, "true") && !take_word(cursor, "false") && !take_word(cursor, "null")) {
         size_t at = cursor->at;
-        while (at < cursor->size && (strchr("+-.eE", cursor->text[at]) || (cursor->text[at] >= '0' && cursor->text[at] <= '9')) && cursor->text[at] != 0) at++;
-        if (at == cursor->at || c == '+' || c == '.' || c == 'e' || c == 'E') status = json_cursor_fail(cursor, "a value", error);
+        while (at < cursor->size &&
+               (strchr("+-.eE", cursor->text[at]) || (cursor->text[at] >= '0' && cursor->text[at] <= '9')) &&
+               cursor->text[at] != 0)
+            at++;
+        if (at == cursor->at || c == '+' || c == '.' || c == 'e' || c == 'E')
+            status = json_cursor_fail(cursor, "a value", error);
         cursor->at = at;
     }
     *end = cursor->at;
@@ -158,7 +172,10 @@ static bool hexadecimal(const uint8_t *text, uint32_t *value) {
     *value = 0;
     for (int i = 0; i < 4; i++) {
         uint8_t c = text[i];
-        uint32_t digit = c >= '0' && c <= '9' ? c - 0x30u : c >= 'a' && c <= 'f' ? c - 0x61u + 10 : c >= 'A' && c <= 'F' ? c - 0x41u + 10 : 16;
+        uint32_t digit = c >= '0' && c <= '9'   ? c - 0x30u
+                         : c >= 'a' && c <= 'f' ? c - 0x61u + 10
+                         : c >= 'A' && c <= 'F' ? c - 0x41u + 10
+                                                : 16;
         if (digit == 16) return false;
         *value = *value << 4 | digit;
     }
@@ -166,10 +183,14 @@ static bool hexadecimal(const uint8_t *text, uint32_t *value) {
 }
 
 static enum status bad_escape(const struct json_cursor *cursor, size_t at, const char *what, struct error *error) {
-    return error_set(error, STATUS_INVALID, "%s: byte %zu: found %s, expected \\\" \\\\ \\/ \\b \\f \\n \\r \\t or \\uXXXX, surrogates in pairs", cursor->origin, at, what);
+    return error_set(
+        error, STATUS_INVALID,
+        "%s: byte %zu: found %s, expected \\\" \\\\ \\/ \\b \\f \\n \\r \\t or \\uXXXX, surrogates in pairs",
+        cursor->origin, at, what);
 }
 
-enum status json_slice_decode(const struct json_cursor *cursor, struct json_slice slice, uint8_t *out, size_t *length, struct error *error) {
+enum status json_slice_decode(const struct json_cursor *cursor, struct json_slice slice, uint8_t *out, size_t *length,
+                              struct error *error) {
     const uint8_t *text = cursor->text;
     size_t n = 0;
     if (!slice.escaped) {
@@ -188,10 +209,13 @@ enum status json_slice_decode(const struct json_cursor *cursor, struct json_slic
             continue;
         }
         uint32_t character, low;
-        if (c != 'u' || slice.end - at < 6 || !hexadecimal(text + at + 2, &character)) return bad_escape(cursor, at, "an unknown escape", error);
-        if (character >= 0xDC00 && character <= 0xDFFF) return bad_escape(cursor, at, "the second half of a surrogate pair", error);
+        if (c != 'u' || slice.end - at < 6 || !hexadecimal(text + at + 2, &character))
+            return bad_escape(cursor, at, "an unknown escape", error);
+        if (character >= 0xDC00 && character <= 0xDFFF)
+            return bad_escape(cursor, at, "the second half of a surrogate pair", error);
         if (character >= 0xD800 && character <= 0xDBFF) {
-            bool pair = slice.end - at >= 12 && text[at + 6] == '\\' && text[at + 7] == 'u' && hexadecimal(text + at + 8, &low) && low >= 0xDC00 && low <= 0xDFFF;
+            bool pair = slice.end - at >= 12 && text[at + 6] == '\\' && text[at + 7] == 'u' &&
+                        hexadecimal(text + at + 8, &low) && low >= 0xDC00 && low <= 0xDFFF;
             if (!pair) return bad_escape(cursor, at, "the first half of a surrogate pair alone", error);
             character = 0x10000 + ((character - 0xD800) << 10) + (low - 0xDC00);
             at += 6;

@@ -1,4 +1,5 @@
-/* A cache of pieces and their ids, which makes repeated words cheap. Its size is fixed; a new piece takes the place of an older one. It keeps the whole piece, so what it says is always right. */
+/* A cache of pieces and their ids, which makes repeated words cheap. Its size is fixed; a new piece takes the place of
+ * an older one. It keeps the whole piece, so what it says is always right. */
 #ifndef DEEPSEEK_TEXT_PIECE_CACHE_H
 #define DEEPSEEK_TEXT_PIECE_CACHE_H
 
@@ -56,14 +57,16 @@ static inline bool is_cached(const struct cached_piece *entry, const struct piec
 }
 
 /* Two neighbours may hold a piece. */
-static inline const struct cached_piece *piece_cache_find(const struct piece_cache *cache, const struct piece_key *key, size_t length, uint64_t hash) {
+static inline const struct cached_piece *piece_cache_find(const struct piece_cache *cache, const struct piece_key *key,
+                                                          size_t length, uint64_t hash) {
     size_t at = (size_t)(hash >> (64 - cache->bits));
     if (is_cached(&cache->entries[at], key, length)) return &cache->entries[at];
     if (is_cached(&cache->entries[at ^ 1], key, length)) return &cache->entries[at ^ 1];
     return NULL;
 }
 
-static inline void piece_cache_put(struct piece_cache *cache, const struct piece_key *key, size_t length, uint64_t hash, const int32_t *ids, size_t count) {
+static inline void piece_cache_put(struct piece_cache *cache, const struct piece_key *key, size_t length, uint64_t hash,
+                                   const int32_t *ids, size_t count) {
     struct cached_piece *entry = &cache->entries[(size_t)(hash >> (64 - cache->bits))];
     if (count > CACHED_IDS) return;
     cache->entries[(size_t)(entry - cache->entries) ^ 1] = *entry;

@@ -1,5 +1,6 @@
-/* Pre-tokenizers: how a text is cut into pieces before byte pairs are merged (spec/formats.md sections 2.3 to 2.5). Each is a scanner written by hand over tables of
- * Unicode 16.0 that a tool generates (text/unicode.h); nothing interprets regular expressions. */
+/* Pre-tokenizers: how a text is cut into pieces before byte pairs are merged (spec/formats.md sections 2.3 to 2.5).
+ * Each is a scanner written by hand over tables of Unicode 16.0 that a tool generates (text/unicode.h); nothing
+ * interprets regular expressions. */
 #ifndef DEEPSEEK_TEXT_PRETOKENIZE_H
 #define DEEPSEEK_TEXT_PRETOKENIZE_H
 
@@ -21,14 +22,16 @@ enum pipeline {
 
 const char *pipeline_name(enum pipeline pipeline);            /* "bytes", "gpt2", "v1", "coder", "v3" */
 
-/* Which pipeline the `pre_tokenizer` of a tokenizer.json is, by exact comparison of its steps and patterns (CR and LF raw or escaped).
- * STATUS_UNSUPPORTED names the step that was found and what was expected. NULL or null is PIPELINE_WHOLE. */
+/* Which pipeline the `pre_tokenizer` of a tokenizer.json is, by exact comparison of its steps and patterns (CR and LF
+ * raw or escaped). STATUS_UNSUPPORTED names the step that was found and what was expected. NULL or null is
+ * PIPELINE_WHOLE. */
 enum status pipeline_recognise(enum pipeline *pipeline, const json_t *pre_tokenizer, struct error *error);
 /* The `pre_tokenizer` object of a pipeline as the published files write it. New reference. */
 json_t *pipeline_to_json(enum pipeline pipeline);
 
-/* The pieces of a text, which must be well-formed UTF-8 (PIPELINE_WHOLE takes any bytes). They are not empty, follow each other without gap and cover the text.
- * Scanning is linear in the text whatever it holds (a megabyte of blanks too). */
+/* The pieces of a text, which must be well-formed UTF-8 (PIPELINE_WHOLE takes any bytes). They are not empty, follow
+ * each other without gap and cover the text. Scanning is linear in the text whatever it holds (a megabyte of blanks
+ * too). */
 struct pieces {
     enum pipeline pipeline;
     const uint8_t *text;
@@ -38,8 +41,9 @@ void pieces_begin(struct pieces *pieces, enum pipeline pipeline, const void *tex
 /* The next piece is text[*begin .. *end); false at the end of the text. */
 bool pieces_next(struct pieces *pieces, size_t *begin, size_t *end);
 
-/* The largest cut in [1, limit] such that the pieces of text[0..cut) followed by those of text[cut..size) are the pieces of the whole; 0 where the scanner sees none
- * within some kilobytes before `limit`. It is found by looking at the text around it alone. */
+/* The largest cut in [1, limit] such that the pieces of text[0..cut) followed by those of text[cut..size) are the
+ * pieces of the whole; 0 where the scanner sees none within some kilobytes before `limit`. It is found by looking at
+ * the text around it alone. */
 size_t pieces_safe_cut(enum pipeline pipeline, const void *text, size_t size, size_t limit);
 
 #endif

@@ -1,4 +1,5 @@
-/* The machinery of stories.h: expands a plot, keeps track of who was mentioned when, and sees to pronouns, articles, quotation marks and capitals. */
+/* The machinery of stories.h: expands a plot, keeps track of who was mentioned when, and sees to pronouns, articles,
+ * quotation marks and capitals. */
 #include "text/stories.h"
 
 #include <ctype.h>
@@ -42,7 +43,7 @@ static void expand(struct teller *t, const char *text, const char *end);
 static int find_entity(const struct teller *t, const char *name, size_t length);
 static void expand_of(struct teller *t, const struct entity *entity, const char *text, size_t length);
 
-/* ---- chance ----------------------------------------------------------------------------------------------------------------- */
+/* ---- chance ------------------------------------------------------------------------------------------------------ */
 
 static int draw(struct teller *t, int n) { return (int)random_below(t->seed, t->stream, t->counter++, (uint64_t)n); }
 static bool chance(struct teller *t, int percent) { return draw(t, 100) < percent; }
@@ -54,7 +55,7 @@ static int draw_ranked(struct teller *t, int n) {
     return index < n ? index : n - 1;
 }
 
-/* ---- output ----------------------------------------------------------------------------------------------------------------- */
+/* ---- output ------------------------------------------------------------------------------------------------------ */
 
 static void put_bytes(struct teller *t, const char *text, size_t length) {
     if (t->length + length >= STORY_LIMIT) {
@@ -66,9 +67,11 @@ static void put_bytes(struct teller *t, const char *text, size_t length) {
 }
 static void put(struct teller *t, const char *text) { put_bytes(t, text, strlen(text)); }
 
-/* ---- words ------------------------------------------------------------------------------------------------------------------ */
+/* ---- words ------------------------------------------------------------------------------------------------------- */
 
-static bool same(const char *text, size_t length, const char *name) { return strlen(name) == length && memcmp(text, name, length) == 0; }
+static bool same(const char *text, size_t length, const char *name) {
+    return strlen(name) == length && memcmp(text, name, length) == 0;
+}
 
 static const struct story_class *find_class(const char *name, size_t length) {
     for (int i = 0; i < story_class_count; i++)
@@ -92,7 +95,8 @@ static const char *draw_entry(struct teller *t, const struct story_class *class)
 
 static size_t field_length(const char *field) { return strcspn(field, "|"); }
 
-/* The field `name` of an entry, or NULL. Field texts hold no alternatives at their top level, so | separates. Inside braces it does not. */
+/* The field `name` of an entry, or NULL. Field texts hold no alternatives at their top level, so | separates. Inside
+ * braces it does not. */
 static const char *find_field(const struct entity *entity, const char *name, size_t length, size_t *size) {
     const char *names = entity->class->fields, *field = entity->entry;
     for (;;) {
@@ -121,11 +125,16 @@ static const char *find_field(const struct entity *entity, const char *name, siz
 }
 
 static const char *const irregular_plurals[][2] = {
-    { "mouse", "mice" }, { "goose", "geese" }, { "wolf", "wolves" }, { "child", "children" }, { "man", "men" }, { "woman", "women" }, { "sheep", "sheep" }, { "fish", "fish" },
-    { "deer", "deer" }, { "leaf", "leaves" }, { "loaf", "loaves" }, { "knife", "knives" }, { "shelf", "shelves" }, { "scarf", "scarves" }, { "tooth", "teeth" }, { "foot", "feet" },
-    { "ox", "oxen" }, { "calf", "calves" }, { "elf", "elves" }, { "moose", "moose" }, { "potato", "potatoes" }, { "tomato", "tomatoes" }, { "mango", "mangoes" }, { "hero", "heroes" },
-    { "snowman", "snowmen" }, { "fisherman", "fishermen" }, { "dormouse", "dormice" }, { "salmon", "salmon" }, { "trout", "trout" }, { "squid", "squid" }, { "half", "halves" },
-    { "postman", "postmen" }, { "milkman", "milkmen" }, { "thief", "thieves" }, { "echo", "echoes" }, { "person", "people" }, { "shrimp", "shrimp" },
+    {"mouse", "mice"},      {"goose", "geese"},         {"wolf", "wolves"},      {"child", "children"},
+    {"man", "men"},         {"woman", "women"},         {"sheep", "sheep"},      {"fish", "fish"},
+    {"deer", "deer"},       {"leaf", "leaves"},         {"loaf", "loaves"},      {"knife", "knives"},
+    {"shelf", "shelves"},   {"scarf", "scarves"},       {"tooth", "teeth"},      {"foot", "feet"},
+    {"ox", "oxen"},         {"calf", "calves"},         {"elf", "elves"},        {"moose", "moose"},
+    {"potato", "potatoes"}, {"tomato", "tomatoes"},     {"mango", "mangoes"},    {"hero", "heroes"},
+    {"snowman", "snowmen"}, {"fisherman", "fishermen"}, {"dormouse", "dormice"}, {"salmon", "salmon"},
+    {"trout", "trout"},     {"squid", "squid"},         {"half", "halves"},      {"postman", "postmen"},
+    {"milkman", "milkmen"}, {"thief", "thieves"},       {"echo", "echoes"},      {"person", "people"},
+    {"shrimp", "shrimp"},
 };
 
 /* The plural of the last word of a noun. "bag of flour" becomes "bags of flour". */
@@ -150,18 +159,21 @@ static void put_plural(struct teller *t, const char *noun, size_t length) {
     if (!found && size > 1) {
         char last = word[size - 1], before = word[size - 2];
         if (last == 'y' && !strchr("aeiou", before)) put_bytes(t, word, size - 1), put(t, "ies");
-        else if (last == 's' || last == 'x' || last == 'z' || (last == 'h' && (before == 'c' || before == 's'))) put_bytes(t, word, size), put(t, "es");
+        else if (last == 's' || last == 'x' || last == 'z' || (last == 'h' && (before == 'c' || before == 's')))
+            put_bytes(t, word, size), put(t, "es");
         else put_bytes(t, word, size), put(t, "s");
     }
     put_bytes(t, noun + head, length - head);
 }
 
-/* ---- who is who ------------------------------------------------------------------------------------------------------------- */
+/* ---- who is who -------------------------------------------------------------------------------------------------- */
 
 enum { SUBJECT, OBJECT, POSSESSIVE, POSSESSIVE_ALONE, REFLEXIVE };
 static const char *pronoun(char gender, int form) {
-    static const char *const he[] = { "he", "him", "his", "his", "himself" }, *const she[] = { "she", "her", "her", "hers", "herself" };
-    static const char *const it[] = { "it", "it", "its", "its", "itself" }, *const they[] = { "they", "them", "their", "theirs", "themselves" };
+    static const char *const he[] = {"he", "him", "his", "his", "himself"}, *const she[] = {"she", "her", "her", "hers",
+                                                                                            "herself"};
+    static const char *const it[] = {"it", "it", "its", "its", "itself"}, *const they[] = {"they", "them", "their",
+                                                                                           "theirs", "themselves"};
     return gender == 'm' ? he[form] : gender == 'f' ? she[form] : gender == 'p' ? they[form] : it[form];
 }
 
@@ -175,7 +187,8 @@ static void mention(struct teller *t, struct entity *entity) {
     }
 }
 
-/* Is it clear whom a pronoun means? It was mentioned in this sentence or the last, and nobody else of the same pronoun was. */
+/* Is it clear whom a pronoun means? It was mentioned in this sentence or the last, and nobody else of the same pronoun
+ * was. */
 static bool clear_pronoun(const struct teller *t, const struct entity *entity) {
     if (entity->serial == 0 || entity->sentence < t->sentence - 1) return false;
     const char *word = pronoun(entity->gender, SUBJECT);
@@ -184,7 +197,9 @@ static bool clear_pronoun(const struct teller *t, const struct entity *entity) {
         if (other == entity || other->serial == 0 || other->sentence < t->sentence - 1) continue;
         if (pronoun(other->gender, SUBJECT) == word && other->class->kind != STORY_PLAIN) return false;
         /* "they" is not clear either when two people were mentioned after the group. */
-        if (entity->group && other->serial > entity->serial && other->gender != 'n' && other->gender != 'u' && other != &t->entities[entity->parts[0]] && other != &t->entities[entity->parts[1]]) return false;
+        if (entity->group && other->serial > entity->serial && other->gender != 'n' && other->gender != 'u' &&
+            other != &t->entities[entity->parts[0]] && other != &t->entities[entity->parts[1]])
+            return false;
     }
     return true;
 }
@@ -193,7 +208,8 @@ static void put_reference(struct teller *t, struct entity *entity) {
     size_t length = field_length(entity->entry);
     bool first = !entity->introduced && entity->class->kind == STORY_NOUN;
     entity->introduced = true;
-    if (first) put(t, entity->gender == 'p' || entity->gender == 'u' ? "some " : "a "), put_bytes(t, entity->entry, length);
+    if (first)
+        put(t, entity->gender == 'p' || entity->gender == 'u' ? "some " : "a "), put_bytes(t, entity->entry, length);
     if (entity->name) put(t, first ? " named " : ""), put_bytes(t, entity->name, field_length(entity->name));
     else if (first) return;
     else if (entity->class->kind == STORY_NOUN) put(t, "the "), put_bytes(t, entity->entry, length);
@@ -212,7 +228,9 @@ static void put_reference(struct teller *t, struct entity *entity) {
 /* Text that belongs to a word: in it @1 is whoever the word was bound for, or the word itself, or the hero h. */
 static void expand_of(struct teller *t, const struct entity *entity, const char *text, size_t length) {
     int self = entity >= t->entities && entity < t->entities + t->entity_count ? (int)(entity - t->entities) : -1;
-    int index = entity->owner >= 0 ? entity->owner : entity->class->kind == STORY_PLAIN || self < 0 ? find_entity(t, "h", 1) : self;
+    int index = entity->owner >= 0                               ? entity->owner
+                : entity->class->kind == STORY_PLAIN || self < 0 ? find_entity(t, "h", 1)
+                                                                 : self;
     if (t->depth + 1 >= MAX_DEPTH) {
         t->overflow = true;
         return;
@@ -268,7 +286,8 @@ static void put_form(struct teller *t, struct entity *entity, const char *form, 
         else if (entity->group) put(t, "my friends");
         else if (entity->class->kind == STORY_NOUN && !entity->name) put(t, "dear "), put_bytes(t, entity->entry, noun);
         else put_reference(t, entity);
-    } else if (same(form, length, "one")) put(t, entity->gender == 'p' ? "some" : entity->gender == 'u' ? "some" : "one");
+    } else if (same(form, length, "one"))
+        put(t, entity->gender == 'p' ? "some" : entity->gender == 'u' ? "some" : "one");
     else if (same(form, length, "a")) {
         put(t, entity->gender == 'p' || entity->gender == 'u' ? "some " : "a ");
         put_bytes(t, entity->entry, noun);
@@ -289,12 +308,13 @@ static void put_form(struct teller *t, struct entity *entity, const char *form, 
     }
 }
 
-/* ---- binding ---------------------------------------------------------------------------------------------------------------- */
+/* ---- binding ----------------------------------------------------------------------------------------------------- */
 
 static int find_entity(const struct teller *t, const char *name, size_t length) {
     if (length == 1 && *name >= '1' && *name <= '4' && t->depth > 0) return t->arguments[t->depth - 1][*name - '1'];
     for (int i = t->entity_count; i-- > 0;)
-        if (strlen(t->entities[i].variable) == length && strncasecmp(t->entities[i].variable, name, length) == 0) return i;
+        if (strlen(t->entities[i].variable) == length && strncasecmp(t->entities[i].variable, name, length) == 0)
+            return i;
     return -1;
 }
 
@@ -312,7 +332,11 @@ static void set_entry(struct teller *t, struct entity *entity, const struct stor
         entry += 2;
     }
     entity->entry = entry;
-    if (entity->gender == 'x') entity->gender = gender_in_use(t, 'm') && !gender_in_use(t, 'f') ? 'f' : gender_in_use(t, 'f') && !gender_in_use(t, 'm') ? 'm' : chance(t, 50) ? 'm' : 'f';
+    if (entity->gender == 'x')
+        entity->gender = gender_in_use(t, 'm') && !gender_in_use(t, 'f')   ? 'f'
+                         : gender_in_use(t, 'f') && !gender_in_use(t, 'm') ? 'm'
+                         : chance(t, 50)                                   ? 'm'
+                                                                           : 'f';
 }
 
 /* [variable=class,class*] [variable=class:owner] [variable=one+other] */
@@ -370,7 +394,7 @@ static void bind(struct teller *t, const char *text, const char *end) {
     t->entities[t->entity_count++] = entity;
 }
 
-/* ---- speech ----------------------------------------------------------------------------------------------------------------- */
+/* ---- speech ------------------------------------------------------------------------------------------------------ */
 
 /* A mood's verbs and manners are classes: say_NAME ("said sadly") and beat_NAME ("wiped @1.his eyes"). */
 static void put_class(struct teller *t, const char *prefix, const char *name, size_t length) {
@@ -401,7 +425,8 @@ static void put_tag(struct teller *t, struct entity *speaker, const char *verb, 
         mention(t, speaker);
         put(t, " ");
         put(t, verb);
-    } else if (verb_first && (speaker->class->kind == STORY_NAME || speaker->name || speaker->class->kind == STORY_NOUN || speaker->group)) {
+    } else if (verb_first && (speaker->class->kind == STORY_NAME || speaker->name ||
+                              speaker->class->kind == STORY_NOUN || speaker->group)) {
         put_bytes(t, verb, word);
         put(t, " ");
         refer(t, speaker);
@@ -514,7 +539,7 @@ static void speak(struct teller *t, const char *text, const char *end) {
     put_bytes(t, &anchor, 1);
 }
 
-/* ---- the language ----------------------------------------------------------------------------------------------------------- */
+/* ---- the language ------------------------------------------------------------------------------------------------ */
 
 static const char *closing(const char *text, const char *end, char open, char close) {
     int nested = 0;
@@ -587,14 +612,20 @@ static const char *reference(struct teller *t, const char *text, const char *end
     size_t length = word_length(text + 1, end), here = t->length;
     const char *after = text + 1 + length, *form = after;
     size_t form_length = 0;
-    if (after < end && *after == '.' && (form_length = word_length(after + 1, end)) > 0 && islower((unsigned char)after[1])) form = after + 1, after += 1 + form_length;
+    if (after < end && *after == '.' && (form_length = word_length(after + 1, end)) > 0 &&
+        islower((unsigned char)after[1]))
+        form = after + 1, after += 1 + form_length;
     else form_length = 0;
     bool capital = isupper((unsigned char)text[1]);
     if (*text == '@') {
         int index = find_entity(t, text + 1, length);
         if (index < 0) put(t, "<?>");
-        else if (form_length == 0 && after < end && *after == ' ' && strncmp(after, " and @", 6) && t->entities[index].introduced && t->entities[index].class->kind != STORY_PLAIN && between_sentences(t) &&
-                 chance(t, 35)) put_form(t, &t->entities[index], "s", 1);   /* a sentence about the one of the last sentence often begins with the pronoun */
+        else if (form_length == 0 && after < end && *after == ' ' && strncmp(after, " and @", 6) &&
+                 t->entities[index].introduced && t->entities[index].class->kind != STORY_PLAIN &&
+                 between_sentences(t) &&
+                 /* a sentence about the one of the last sentence often begins with the pronoun */
+                 chance(t, 35))
+            put_form(t, &t->entities[index], "s", 1);
         else put_form(t, &t->entities[index], form, form_length);
     } else {
         char name[48];
@@ -655,15 +686,19 @@ static void expand(struct teller *t, const char *text, const char *end) {
     }
 }
 
-/* ---- finishing -------------------------------------------------------------------------------------------------------------- */
+/* ---- finishing --------------------------------------------------------------------------------------------------- */
 
 /* Does a word begin with a vowel when it is spoken? */
 static bool vowel_sound(const char *word) {
-    static const char *const vowels[] = { "hour", "honest", "heir", "honour" }, *const consonants[] = { "uni", "use", "usu", "eu", "one", "once", "ukulele" };
+    static const char *const vowels[] = {"hour", "honest", "heir", "honour"}, *const consonants[] = {
+                                                                                  "uni", "use",  "usu",    "eu",
+                                                                                  "one", "once", "ukulele"};
     for (size_t i = 0; i < sizeof vowels / sizeof *vowels; i++)
         if (strncasecmp(word, vowels[i], strlen(vowels[i])) == 0) return true;
     for (size_t i = 0; i < sizeof consonants / sizeof *consonants; i++)
-        if (strncasecmp(word, consonants[i], strlen(consonants[i])) == 0 && !isalpha((unsigned char)word[strlen(consonants[i])] * (strcmp(consonants[i], "one") == 0))) return false;
+        if (strncasecmp(word, consonants[i], strlen(consonants[i])) == 0 &&
+            !isalpha((unsigned char)word[strlen(consonants[i])] * (strcmp(consonants[i], "one") == 0)))
+            return false;
     return strchr("aeiouAEIOU", *word) && *word;
 }
 

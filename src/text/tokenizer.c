@@ -9,7 +9,7 @@
 #include "io/json.h"
 #include "text/tokenizer_parts.h"
 
-/* ---- lists --------------------------------------------------------------------------------------------------------------------- */
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
 
 void token_list_free(struct token_list *list) {
     free(list->ids);
@@ -42,7 +42,7 @@ enum status token_list_append(struct token_list *list, const int32_t *ids, int64
     return status;
 }
 
-/* ---- what it is ---------------------------------------------------------------------------------------------------------------- */
+/* ---- what it is -------------------------------------------------------------------------------------------------- */
 
 enum tokenizer_kind tokenizer_kind(const struct tokenizer *tokenizer) { return tokenizer->kind; }
 enum pipeline tokenizer_pipeline(const struct tokenizer *tokenizer) { return tokenizer->pipeline; }
@@ -66,24 +66,31 @@ const char *tokenizer_piece(const struct tokenizer *tokenizer, int32_t id, size_
     return (const char *)tokenizer->text + piece->offset;
 }
 
-/* ---- files --------------------------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 enum status tokenizer_load(struct tokenizer **tokenizer, const char *path, struct error *error) {
     *tokenizer = NULL;
     char file[4096], beside[4096];
     bool folder = file_is_folder(path);
     const char *slash = strrchr(path, '/');
-    int before = folder ? (int)strlen(path) + 1 : slash ? (int)(slash - path) + 1 : 0;   /* characters up to the file names */
-    int length = folder ? snprintf(file, sizeof file, "%s/tokenizer.json", path) : snprintf(file, sizeof file, "%s", path);
-    if (length >= (int)sizeof file || snprintf(beside, sizeof beside, "%.*stokenizer_config.json", before, file) >= (int)sizeof beside)
-        return error_set(error, STATUS_INVALID, "%.64s...: a path of %d bytes, expected less than %zu", path, length, sizeof file);
+    /* characters up to the file names */
+    int before = folder ? (int)strlen(path) + 1 : slash ? (int)(slash - path) + 1 : 0;
+    int length = folder ? snprintf(file, sizeof file, "%s/tokenizer.json", path)
+                        : snprintf(file, sizeof file, "%s", path);
+    if (length >= (int)sizeof file ||
+        snprintf(beside, sizeof beside, "%.*stokenizer_config.json", before, file) >= (int)sizeof beside)
+        return error_set(error, STATUS_INVALID, "%.64s...: a path of %d bytes, expected less than %zu", path, length,
+                         sizeof file);
     char *json, *config = NULL;
     size_t size, config_size = 0;
     int32_t template_bos;
-    enum status status = (folder ? file_read_regular : file_read)(file, JSON_FILE_LIMIT, &json, &size, error);   /* a path of one's own may be a pipe */
+    /* a path of one's own may be a pipe */
+    enum status status = (folder ? file_read_regular : file_read)(file, JSON_FILE_LIMIT, &json, &size, error);
     if (status == STATUS_OK) status = tokenizer_read_json(tokenizer, json, size, file, &template_bos, error);
-    if (status == STATUS_OK && file_exists(beside)) status = file_read_regular(beside, JSON_FILE_LIMIT, &config, &config_size, error);
-    if (status == STATUS_OK) status = tokenizer_read_config(*tokenizer, config, config_size, beside, template_bos, error);
+    if (status == STATUS_OK && file_exists(beside))
+        status = file_read_regular(beside, JSON_FILE_LIMIT, &config, &config_size, error);
+    if (status == STATUS_OK)
+        status = tokenizer_read_config(*tokenizer, config, config_size, beside, template_bos, error);
     if (status == STATUS_OK) return STATUS_OK;
     tokenizer_destroy(*tokenizer);
     *tokenizer = NULL;
@@ -98,7 +105,8 @@ static char *copy_of(const char *text, size_t size) {
     return copy;
 }
 
-enum status tokenizer_parse(struct tokenizer **tokenizer, const char *json, size_t size, const char *config, size_t config_size, const char *origin, struct error *error) {
+enum status tokenizer_parse(struct tokenizer **tokenizer, const char *json, size_t size, const char *config,
+                            size_t config_size, const char *origin, struct error *error) {
     *tokenizer = NULL;
     char beside[512];
     int32_t template_bos;
@@ -130,7 +138,8 @@ static json_t *name_of(const struct tokenizer *t, int32_t id) {
 
 /* tokenizer_config.json for a tokenizer that came without one; NULL without memory. */
 static json_t *config_json(const struct tokenizer *t) {
-    json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast", "clean_up_tokenization_spaces", 0);
+    json_t *config = json_pack("{s:s, s:b}", "tokenizer_class", "PreTrainedTokenizerFast",
+                               "clean_up_tokenization_spaces", 0);
     int failed = !config;   /* jansson takes NULL for a value and says -1 */
     if (t->bos >= 0) failed |= json_object_set_new(config, "bos_token", name_of(t, t->bos));
     if (t->eos >= 0) failed |= json_object_set_new(config, "eos_token", name_of(t, t->eos));
@@ -146,7 +155,8 @@ enum status tokenizer_save(const struct tokenizer *tokenizer, const char *folder
     /* Both paths before anything is written: the second is the longer one. */
     int length = snprintf(beside, sizeof beside, "%s/tokenizer_config.json", folder);
     if (length >= (int)sizeof beside || snprintf(path, sizeof path, "%s/tokenizer.json", folder) >= (int)sizeof path)
-        return error_set(error, STATUS_INVALID, "%.64s...: a path of %d bytes, expected less than %zu", folder, length, sizeof beside);
+        return error_set(error, STATUS_INVALID, "%.64s...: a path of %d bytes, expected less than %zu", folder, length,
+                         sizeof beside);
     enum status status = file_replace(path, tokenizer->json, tokenizer->json_size, error);
     if (status != STATUS_OK) return status;
     if (tokenizer->config) return file_replace(beside, tokenizer->config, tokenizer->config_size, error);

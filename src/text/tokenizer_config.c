@@ -1,4 +1,5 @@
-/* What belongs to a tokenizer's texts: bos, eos and add_bos_token, from tokenizer_config.json, or without it from the tokenizer itself. */
+/* What belongs to a tokenizer's texts: bos, eos and add_bos_token, from tokenizer_config.json, or without it from the
+ * tokenizer itself. */
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
@@ -7,22 +8,29 @@
 #include "text/tokenizer_parts.h"
 
 /* *_token of the config: a string, an object with `content`, or null. */
-static enum status read_token(const struct tokenizer *t, const json_t *config, const char *key, const char *origin, int32_t *id, struct error *error) {
+static enum status read_token(const struct tokenizer *t, const json_t *config, const char *key, const char *origin,
+                              int32_t *id, struct error *error) {
     const json_t *value = json_object_get(config, key);
     *id = -1;
     if (!value || json_is_null(value)) return STATUS_OK;
     if (json_is_object(value)) value = json_object_get(value, "content");
-    if (!json_is_string(value)) return error_set(error, STATUS_INVALID, "%s: %s is neither a string nor an object with a string \"content\"", origin, key);
+    if (!json_is_string(value))
+        return error_set(error, STATUS_INVALID, "%s: %s is neither a string nor an object with a string \"content\"",
+                         origin, key);
     const struct added_token *token = added_tokens_find(&t->added, json_string_value(value), json_string_length(value));
-    if (!token) return error_set(error, STATUS_INVALID, "%s: %s \"%s\" is not among the added tokens of tokenizer.json", origin, key, json_string_value(value));
+    if (!token)
+        return error_set(error, STATUS_INVALID, "%s: %s \"%s\" is not among the added tokens of tokenizer.json", origin,
+                         key, json_string_value(value));
     *id = token->id;
     return STATUS_OK;
 }
 
-static enum status read_flag(const json_t *config, const char *key, const char *origin, bool *flag, struct error *error) {
+static enum status read_flag(const json_t *config, const char *key, const char *origin, bool *flag,
+                             struct error *error) {
     const json_t *value = json_object_get(config, key);
     if (!value || json_is_null(value)) return STATUS_OK;
-    if (!json_is_boolean(value)) return error_set(error, STATUS_INVALID, "%s: %s is neither true nor false", origin, key);
+    if (!json_is_boolean(value))
+        return error_set(error, STATUS_INVALID, "%s: %s is neither true nor false", origin, key);
     *flag = json_is_true(value);
     return STATUS_OK;
 }
@@ -36,11 +44,17 @@ static enum status read_config(struct tokenizer *t, const json_t *config, const 
     if (status == STATUS_OK) status = read_flag(config, "add_bos_token", origin, &t->add_bos, error);
     if (status == STATUS_OK) status = read_flag(config, "add_eos_token", origin, &add_eos, error);
     if (status != STATUS_OK) return status;
-    /* A prompt that ends with eos would be over before it begins, and every document of a corpus ends with it here anyway. */
-    if (add_eos) return error_set(error, STATUS_UNSUPPORTED, "%s: add_eos_token is true, which is not supported; set it to false: documents of a corpus end with eos in any case", origin);
+    /* A prompt that ends with eos would be over before it begins, and every document of a corpus ends with it here
+     * anyway. */
+    if (add_eos)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "%s: add_eos_token is true, which is not supported; set it to false: documents of a corpus "
+                         "end with eos in any case",
+                         origin);
     if (bos >= 0) t->bos = bos;   /* else that of a TemplateProcessing, if there is one */
     t->eos = eos;
-    if (t->add_bos && t->bos < 0) return error_set(error, STATUS_INVALID, "%s: add_bos_token is true, but there is no bos_token", origin);
+    if (t->add_bos && t->bos < 0)
+        return error_set(error, STATUS_INVALID, "%s: add_bos_token is true, but there is no bos_token", origin);
     return STATUS_OK;
 }
 
@@ -66,7 +80,8 @@ static void guess(struct tokenizer *t) {
     if (specials == 1 && last != t->bos) t->eos = last;
 }
 
-enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, size_t size, const char *origin, int32_t template_bos, struct error *error) {
+enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, size_t size, const char *origin,
+                                  int32_t template_bos, struct error *error) {
     tokenizer->config = config;
     tokenizer->config_size = size;
     tokenizer->bos = template_bos;
@@ -81,7 +96,8 @@ enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, siz
     } else {
         guess(tokenizer);
     }
-    const uint64_t deciding[] = { XXH3_64bits(tokenizer->json, tokenizer->json_size), (uint64_t)tokenizer->bos, (uint64_t)tokenizer->eos, tokenizer->add_bos };
+    const uint64_t deciding[] = {XXH3_64bits(tokenizer->json, tokenizer->json_size), (uint64_t)tokenizer->bos,
+                                 (uint64_t)tokenizer->eos, tokenizer->add_bos};
     tokenizer->fingerprint = XXH3_64bits(deciding, sizeof deciding);
     return STATUS_OK;
 }

@@ -1,4 +1,5 @@
-/* Making the `bytes` and `characters` tokenizers: their tokenizer.json is written and read, so that what was made and what is loaded are the same thing. */
+/* Making the `bytes` and `characters` tokenizers: their tokenizer.json is written and read, so that what was made and
+ * what is loaded are the same thing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,12 +25,14 @@ void character_counts_free(struct character_counts *counts) {
     *counts = (struct character_counts){0};
 }
 
-/* ---- writing tokenizer.json ---------------------------------------------------------------------------------------------------- */
+/* ---- writing tokenizer.json -------------------------------------------------------------------------------------- */
 
 static void put_begin(FILE *out, int64_t end_of_document) {
     fprintf(out,
-            "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n    {\n      \"id\": %lld,\n      \"content\": \"" END_OF_DOCUMENT "\",\n"
-            "      \"single_word\": false,\n      \"lstrip\": false,\n      \"rstrip\": false,\n      \"normalized\": false,\n      \"special\": true\n    }\n  ],\n  \"normalizer\": null,\n",
+            "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [\n    {\n "
+            "     \"id\": %lld,\n      \"content\": \"" END_OF_DOCUMENT "\",\n"
+            "      \"single_word\": false,\n      \"lstrip\": false,\n      \"rstrip\": false,\n      \"normalized\": "
+            "false,\n      \"special\": true\n    }\n  ],\n  \"normalizer\": null,\n",
             (long long)end_of_document);
 }
 
@@ -40,12 +43,16 @@ static void put_character(FILE *out, uint32_t character, int64_t id) {
     fprintf(out, ": %lld", (long long)id);
 }
 
-static enum status make(struct tokenizer **tokenizer, FILE *out, char **text, size_t *size, const char *name, struct error *error) {
-    static const char config[] = "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"clean_up_tokenization_spaces\": false,\n  \"eos_token\": \"" END_OF_DOCUMENT "\"\n}\n";
+static enum status make(struct tokenizer **tokenizer, FILE *out, char **text, size_t *size, const char *name,
+                        struct error *error) {
+    static const char config[] = "{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  "
+                                 "\"clean_up_tokenization_spaces\": false,\n  \"eos_token\": \"" END_OF_DOCUMENT
+                                 "\"\n}\n";
     bool written = !ferror(out);
     written = fclose(out) == 0 && written;
-    enum status status = written ? tokenizer_parse(tokenizer, *text, *size, config, sizeof config - 1, name, error)
-                                 : error_set(error, STATUS_NO_MEMORY, "no memory left to make the tokenizer `%s`", name);
+    enum status status = written
+                             ? tokenizer_parse(tokenizer, *text, *size, config, sizeof config - 1, name, error)
+                             : error_set(error, STATUS_NO_MEMORY, "no memory left to make the tokenizer `%s`", name);
     free(*text);
     return status;
 }
@@ -60,10 +67,14 @@ enum status tokenizer_create_bytes(struct tokenizer **tokenizer, struct error *e
     uint32_t alphabet[256];
     byte_alphabet(alphabet);
     put_begin(out, 256);
-    fputs("  \"pre_tokenizer\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": false,\n    \"trim_offsets\": true,\n    \"use_regex\": false\n  },\n  \"post_processor\": null,\n"
-          "  \"decoder\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": true,\n    \"use_regex\": true\n  },\n"
-          "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n    \"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
-          "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {", out);
+    fputs("  \"pre_tokenizer\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": false,\n    "
+          "\"trim_offsets\": true,\n    \"use_regex\": false\n  },\n  \"post_processor\": null,\n"
+          "  \"decoder\": {\n    \"type\": \"ByteLevel\",\n    \"add_prefix_space\": true,\n    \"trim_offsets\": "
+          "true,\n    \"use_regex\": true\n  },\n"
+          "  \"model\": {\n    \"type\": \"BPE\",\n    \"dropout\": null,\n    \"unk_token\": null,\n    "
+          "\"continuing_subword_prefix\": null,\n    \"end_of_word_suffix\": null,\n"
+          "    \"fuse_unk\": false,\n    \"byte_fallback\": false,\n    \"ignore_merges\": false,\n    \"vocab\": {",
+          out);
     int64_t id = 0;
     for (int printable = 1; printable >= 0; printable--) {
         for (int byte = 0; byte < 256; byte++) {
@@ -74,7 +85,8 @@ enum status tokenizer_create_bytes(struct tokenizer **tokenizer, struct error *e
     return make(tokenizer, out, &text, &size, "bytes", error);
 }
 
-enum status tokenizer_create_characters(struct tokenizer **tokenizer, const struct character_counts *counts, struct error *error) {
+enum status tokenizer_create_characters(struct tokenizer **tokenizer, const struct character_counts *counts,
+                                        struct error *error) {
     *tokenizer = NULL;
     int64_t characters = 0, id = 0;
     for (uint32_t c = 0; counts->counts && c < CHARACTER_LIMIT; c++) characters += counts->counts[c] > 0;
@@ -84,12 +96,16 @@ enum status tokenizer_create_characters(struct tokenizer **tokenizer, const stru
     FILE *out = open_memstream(&text, &size);
     if (!out) return error_set(error, STATUS_NO_MEMORY, "no memory left to make the tokenizer `characters`");
     put_begin(out, characters);
-    fputs("  \"pre_tokenizer\": {\n    \"type\": \"Split\",\n    \"pattern\": {\n      \"Regex\": \"[\\\\s\\\\S]\"\n    },\n    \"behavior\": \"Isolated\",\n    \"invert\": false\n  },\n"
-          "  \"post_processor\": null,\n  \"decoder\": {\n    \"type\": \"Fuse\"\n  },\n  \"model\": {\n    \"type\": \"WordLevel\",\n    \"vocab\": {", out);
+    fputs("  \"pre_tokenizer\": {\n    \"type\": \"Split\",\n    \"pattern\": {\n      \"Regex\": \"[\\\\s\\\\S]\"\n   "
+          " },\n    \"behavior\": \"Isolated\",\n    \"invert\": false\n  },\n"
+          "  \"post_processor\": null,\n  \"decoder\": {\n    \"type\": \"Fuse\"\n  },\n  \"model\": {\n    \"type\": "
+          "\"WordLevel\",\n    \"vocab\": {",
+          out);
     for (uint32_t c = 0; c < CHARACTER_LIMIT; c++) {
         if (counts->counts[c] > 0) put_character(out, c, id++);
     }
-    /* The key unk_token is required by the library; a name outside the vocabulary makes an unknown character an error, there as here. */
+    /* The key unk_token is required by the library; a name outside the vocabulary makes an unknown character an error,
+     * there as here. */
     fputs("\n    },\n    \"unk_token\": \"" UNKNOWN_NAME "\"\n  }\n}\n", out);
     return make(tokenizer, out, &text, &size, "characters", error);
 }

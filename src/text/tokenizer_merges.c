@@ -15,14 +15,16 @@ static enum status reserve_buffer(struct reader *r, size_t size) {
     return STATUS_OK;
 }
 
-struct merge { int32_t left, right, result; };   /* result -1: it can never apply, because a part is no string of bytes */
+/* result -1: it can never apply, because a part is no string of bytes */
+struct merge { int32_t left, right, result; };
 struct merge_list { struct merge *merges; int64_t count, capacity; };
 
 struct name { const uint8_t *text; size_t size; };
 
 static enum status bad_merge(const struct reader *r, size_t at, int64_t rank, const char *what, struct name name) {
-    return error_set(r->error, STATUS_INVALID, "%s: byte %zu: merge %lld: found the %s \"%.*s\", which is not in the vocabulary", r->cursor.origin, at, (long long)rank, what,
-                     reader_shown(name.text, name.size), (const char *)name.text);
+    return error_set(
+        r->error, STATUS_INVALID, "%s: byte %zu: merge %lld: found the %s \"%.*s\", which is not in the vocabulary",
+        r->cursor.origin, at, (long long)rank, what, reader_shown(name.text, name.size), (const char *)name.text);
 }
 
 /* Adds to a message of the cursor which merge it is about. */
@@ -32,7 +34,8 @@ static enum status in_merge(const struct reader *r, enum status status, int64_t 
 }
 
 /* One merge: "left right" or ["left", "right"]; the names stay valid until the next. */
-static enum status read_merge(struct reader *r, struct json_cursor *cursor, int64_t rank, struct name *left, struct name *right, bool *skipped) {
+static enum status read_merge(struct reader *r, struct json_cursor *cursor, int64_t rank, struct name *left,
+                              struct name *right, bool *skipped) {
     struct json_slice slices[2];
     uint8_t c = json_cursor_peek(cursor);
     size_t begin = cursor->at, lengths[2] = { 0 };
@@ -42,9 +45,11 @@ static enum status read_merge(struct reader *r, struct json_cursor *cursor, int6
     if (pair) {
         cursor->at++;
         status = json_cursor_string(cursor, &slices[0], r->error);
-        if (status == STATUS_OK && !json_cursor_take(cursor, ',')) status = json_cursor_fail(cursor, "',' and the second of two strings", r->error);
+        if (status == STATUS_OK && !json_cursor_take(cursor, ','))
+            status = json_cursor_fail(cursor, "',' and the second of two strings", r->error);
         if (status == STATUS_OK) status = json_cursor_string(cursor, &slices[1], r->error);
-        if (status == STATUS_OK && !json_cursor_take(cursor, ']')) status = json_cursor_fail(cursor, "']' after two strings", r->error);
+        if (status == STATUS_OK && !json_cursor_take(cursor, ']'))
+            status = json_cursor_fail(cursor, "']' after two strings", r->error);
     } else if (c == '"') {
         status = json_cursor_string(cursor, &slices[0], r->error);
     } else {
@@ -69,8 +74,10 @@ static enum status read_merge(struct reader *r, struct json_cursor *cursor, int6
         *skipped = lengths[0] >= 8 && memcmp(texts[0], "#version", 8) == 0;   /* the first line of a merges.txt */
         const uint8_t *blank = memchr(texts[0], ' ', lengths[0]), *end = texts[0] + lengths[0];
         if (!*skipped && (!blank || memchr(blank + 1, ' ', (size_t)(end - blank - 1))))
-            return error_set(r->error, STATUS_INVALID, "%s: byte %zu: merge %lld: found \"%.*s\", expected two names with one blank between them", cursor->origin, begin, (long long)rank,
-                             reader_shown(texts[0], lengths[0]), (const char *)texts[0]);
+            return error_set(r->error, STATUS_INVALID,
+                             "%s: byte %zu: merge %lld: found \"%.*s\", expected two names with one blank between them",
+                             cursor->origin, begin, (long long)rank, reader_shown(texts[0], lengths[0]),
+                             (const char *)texts[0]);
         if (*skipped) return STATUS_OK;
         texts[1] = blank + 1;
         lengths[1] = (size_t)(end - texts[1]);
@@ -85,7 +92,8 @@ static enum status read_merge(struct reader *r, struct json_cursor *cursor, int6
 static int32_t find_part(struct reader *r, struct name name, bool *bytes) {
     uint8_t text[256];
     size_t length;
-    if (name.size <= sizeof text && (*bytes = reader_name_to_bytes(r, name.text, name.size, text, &length))) return piece_find(r->t, text, length, true);
+    if (name.size <= sizeof text && (*bytes = reader_name_to_bytes(r, name.text, name.size, text, &length)))
+        return piece_find(r->t, text, length, true);
     if (name.size > sizeof text) {
         uint8_t *large = malloc(name.size);
         if (large && (*bytes = reader_name_to_bytes(r, name.text, name.size, large, &length))) {
@@ -99,7 +107,8 @@ static int32_t find_part(struct reader *r, struct name name, bool *bytes) {
     return piece_find(r->t, name.text, name.size, false);
 }
 
-/* The id of left and right together. In most files the results of the merges follow each other: `guess` is looked at first. */
+/* The id of left and right together. In most files the results of the merges follow each other: `guess` is looked at
+ * first. */
 static enum status find_result(struct reader *r, int32_t left, int32_t right, int32_t guess, int32_t *id) {
     const struct tokenizer *t = r->t;
     const struct piece *a = &t->pieces[left], *b = &t->pieces[right];
@@ -108,7 +117,9 @@ static enum status find_result(struct reader *r, int32_t left, int32_t right, in
     if (guess < t->size) {
         const struct piece *piece = &t->pieces[guess];
         const uint8_t *text = t->text + piece->offset;
-        if (piece->length == length && (piece->flags & PIECE_BYTES) && bytes_equal(text, t->text + a->offset, a->length) && bytes_equal(text + a->length, t->text + b->offset, b->length))
+        if (piece->length == length && (piece->flags & PIECE_BYTES) &&
+            bytes_equal(text, t->text + a->offset, a->length) &&
+            bytes_equal(text + a->length, t->text + b->offset, b->length))
             return STATUS_OK;
     }
     uint8_t small[256], *whole = length <= sizeof small ? small : malloc(length);
@@ -128,12 +139,14 @@ static enum status push_merge(struct reader *r, struct merge_list *list, struct 
         list->merges = merges;
         list->capacity = capacity;
     }
-    if (list->count == BPE_LIMIT) return error_set(r->error, STATUS_UNSUPPORTED, "%s: more than %d merges", r->cursor.origin, BPE_LIMIT);
+    if (list->count == BPE_LIMIT)
+        return error_set(r->error, STATUS_UNSUPPORTED, "%s: more than %d merges", r->cursor.origin, BPE_LIMIT);
     list->merges[list->count++] = merge;
     return STATUS_OK;
 }
 
-static enum status resolve_merge(struct reader *r, struct merge_list *list, size_t at, struct name left, struct name right) {
+static enum status resolve_merge(struct reader *r, struct merge_list *list, size_t at, struct name left,
+                                 struct name right) {
     struct merge merge = { .result = -1 };
     bool left_bytes, right_bytes;
     int64_t rank = list->count;
@@ -154,7 +167,8 @@ static enum status resolve_merge(struct reader *r, struct merge_list *list, size
         if (!whole.text) return reader_no_memory(r);
         memcpy((uint8_t *)whole.text, left.text, left.size);
         memcpy((uint8_t *)whole.text + left.size, right.text, right.size);
-        if ((left_bytes && right_bytes) || piece_find(r->t, whole.text, whole.size, false) < 0) status = bad_merge(r, at, rank, "result", whole);
+        if ((left_bytes && right_bytes) || piece_find(r->t, whole.text, whole.size, false) < 0)
+            status = bad_merge(r, at, rank, "result", whole);
         free((uint8_t *)whole.text);
     }
     return status == STATUS_OK ? push_merge(r, list, merge) : status;
@@ -163,7 +177,8 @@ static enum status resolve_merge(struct reader *r, struct merge_list *list, size
 static enum status read_merges(struct reader *r, struct merge_list *list) {
     struct json_cursor cursor = reader_cursor(r, r->model[MERGES]);
     bool first = true, more, skipped;
-    if (r->model[MERGES].end == 0 || !json_cursor_take(&cursor, '[')) return error_set(r->error, STATUS_INVALID, "%s: the model has no array \"merges\"", cursor.origin);
+    if (r->model[MERGES].end == 0 || !json_cursor_take(&cursor, '['))
+        return error_set(r->error, STATUS_INVALID, "%s: the model has no array \"merges\"", cursor.origin);
     for (;;) {
         struct name left = { 0 }, right = { 0 };
         enum status status = json_cursor_item(&cursor, ']', &first, &more, r->error);
@@ -190,7 +205,9 @@ enum status reader_merges(struct reader *r) {
     for (int64_t i = 0; i < list.count && status == STATUS_OK; i++) {
         if (list.merges[i].result < 0) bpe_add_idle(&t->bpe);
         else bpe_add(&t->bpe, list.merges[i].left, list.merges[i].right, list.merges[i].result);
-        if (t->bpe.probes > probes_allowed(list.count)) status = error_set(r->error, STATUS_UNSUPPORTED, "%s: the merges collide in a hash table, as if made to", r->cursor.origin);
+        if (t->bpe.probes > probes_allowed(list.count))
+            status = error_set(r->error, STATUS_UNSUPPORTED, "%s: the merges collide in a hash table, as if made to",
+                               r->cursor.origin);
     }
     if (status == STATUS_OK) bpe_finish(&t->bpe);
     free(list.merges);

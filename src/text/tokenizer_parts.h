@@ -1,4 +1,5 @@
-/* What a tokenizer is made of, for the files that make and use it: tokenizer_json.c reads it, tokenizer_config.c adds what belongs to its texts, encode.c and decode.c work with it. */
+/* What a tokenizer is made of, for the files that make and use it: tokenizer_json.c reads it, tokenizer_config.c adds
+ * what belongs to its texts, encode.c and decode.c work with it. */
 #ifndef DEEPSEEK_TEXT_TOKENIZER_PARTS_H
 #define DEEPSEEK_TEXT_TOKENIZER_PARTS_H
 
@@ -6,7 +7,8 @@
 #include "text/bpe.h"
 #include "text/tokenizer.h"
 
-#define VOCABULARY_LIMIT BPE_LIMIT   /* ids of a file: far above any real vocabulary, so that a wrong id cannot ask for gigabytes */
+/* ids of a file: far above any real vocabulary, so that a wrong id cannot ask for gigabytes */
+#define VOCABULARY_LIMIT BPE_LIMIT
 #define END_OF_DOCUMENT "<|endoftext|>"
 #define UNKNOWN_NAME "<unk>"
 #define ANY_CHARACTER "[\\s\\S]"     /* the pattern of `characters` */
@@ -15,10 +17,12 @@ enum {
     PIECE_DEFINED = 1,
     PIECE_ADDED = 2,
     PIECE_SPECIAL = 4,
-    PIECE_BYTES = 8,     /* its name was all in the byte alphabet and stands for these bytes; else the name is the text */
+    /* its name was all in the byte alphabet and stands for these bytes; else the name is the text */
+    PIECE_BYTES = 8,
 };
 
-struct piece { uint32_t offset; uint32_t flags : 4, length : 28; };   /* the bytes are text[offset ..) of the tokenizer; JSON_FILE_LIMIT bounds both */
+/* the bytes are text[offset ..) of the tokenizer; JSON_FILE_LIMIT bounds both */
+struct piece { uint32_t offset; uint32_t flags : 4, length : 28; };
 
 /* Open addressing over the pieces of the vocabulary: half of the hash and the id; a slot of -1 is empty. */
 struct piece_table { struct piece_slot { uint32_t hash; int32_t id; } *slots; int bits; };
@@ -44,15 +48,20 @@ struct tokenizer {
 
 enum status token_list_reserve(struct token_list *list, int64_t capacity, struct error *error);
 
-/* The id of a piece of the vocabulary by its bytes, or by its name where that is not all in the byte alphabet; -1: none. */
+/* The id of a piece of the vocabulary by its bytes, or by its name where that is not all in the byte alphabet; -1:
+ * none. */
 int32_t piece_find(const struct tokenizer *tokenizer, const uint8_t *bytes, size_t length, bool is_bytes);
 
 /* encoder_encode for a part of a text: messages name places in the whole. */
-enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, size_t begin, size_t end, bool special, struct token_list *out, uint64_t *replaced, struct error *error);
+enum status encoder_encode_part(struct encoder *encoder, const uint8_t *whole, size_t begin, size_t end, bool special,
+                                struct token_list *out, uint64_t *replaced, struct error *error);
 
-/* Everything of tokenizer.json. Takes the malloc'ed text, also where it fails. *template_bos: the id that a TemplateProcessing puts in front of a text, -1: none. */
-enum status tokenizer_read_json(struct tokenizer **tokenizer, char *json, size_t size, const char *origin, int32_t *template_bos, struct error *error);
+/* Everything of tokenizer.json. Takes the malloc'ed text, also where it fails. *template_bos: the id that a
+ * TemplateProcessing puts in front of a text, -1: none. */
+enum status tokenizer_read_json(struct tokenizer **tokenizer, char *json, size_t size, const char *origin,
+                                int32_t *template_bos, struct error *error);
 /* tokenizer_config.json, NULL where there is none; takes the malloc'ed text too. */
-enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, size_t size, const char *origin, int32_t template_bos, struct error *error);
+enum status tokenizer_read_config(struct tokenizer *tokenizer, char *config, size_t size, const char *origin,
+                                  int32_t template_bos, struct error *error);
 
 #endif

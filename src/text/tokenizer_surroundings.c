@@ -1,4 +1,5 @@
-/* What surrounds the model in a tokenizer.json: normalizer, pre_tokenizer, post_processor and decoder, each as this program can do it or refused. */
+/* What surrounds the model in a tokenizer.json: normalizer, pre_tokenizer, post_processor and decoder, each as this
+ * program can do it or refused. */
 #include <string.h>
 
 #include "text/tokenizer_reader.h"
@@ -17,16 +18,20 @@ static bool is_type(const json_t *value, const char *type) {
 }
 static bool is_no_normalizer(const json_t *value) {
     if (is_none(value)) return true;
-    return is_type(value, "Sequence") && json_is_array(json_object_get(value, "normalizers")) && json_array_size(json_object_get(value, "normalizers")) == 0;
+    return is_type(value, "Sequence") && json_is_array(json_object_get(value, "normalizers")) &&
+           json_array_size(json_object_get(value, "normalizers")) == 0;
 }
 
 static enum status check_characters(const struct reader *r, const json_t *pre) {
     if (!is_type(pre, "Split")) return reader_unsupported(r, "pre_tokenizer", type_of(pre));
     const char *pattern = json_string_value(json_object_get(json_object_get(pre, "pattern"), "Regex"));
     const char *behavior = json_string_value(json_object_get(pre, "behavior"));
-    if (!pattern || strcmp(pattern, ANY_CHARACTER)) return reader_unsupported(r, "the pattern of the pre_tokenizer Split", pattern ? pattern : "(not a Regex)");
-    if (!behavior || strcmp(behavior, "Isolated")) return reader_unsupported(r, "the behavior of the pre_tokenizer Split", behavior ? behavior : "(absent)");
-    if (json_is_true(json_object_get(pre, "invert"))) return reader_unsupported(r, "the pre_tokenizer Split with", "invert");
+    if (!pattern || strcmp(pattern, ANY_CHARACTER))
+        return reader_unsupported(r, "the pattern of the pre_tokenizer Split", pattern ? pattern : "(not a Regex)");
+    if (!behavior || strcmp(behavior, "Isolated"))
+        return reader_unsupported(r, "the behavior of the pre_tokenizer Split", behavior ? behavior : "(absent)");
+    if (json_is_true(json_object_get(pre, "invert")))
+        return reader_unsupported(r, "the pre_tokenizer Split with", "invert");
     return STATUS_OK;
 }
 
@@ -54,12 +59,17 @@ static enum status read_template(struct reader *r, const json_t *template) {
             else exact = name && bos && strcmp(name, bos) == 0 && i + 1 < json_array_size(pair);
         }
     }
-    if (!exact) return reader_unsupported(r, "post_processor", "TemplateProcessing other than one that puts a single special token in front of the text");
+    if (!exact)
+        return reader_unsupported(
+            r, "post_processor",
+            "TemplateProcessing other than one that puts a single special token in front of the text");
     if (!bos) return STATUS_OK;
     const json_t *ids = json_object_get(json_object_get(json_object_get(template, "special_tokens"), bos), "ids");
     const json_t *id = json_array_get(ids, 0);
-    if (json_array_size(ids) != 1 || !json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= VOCABULARY_LIMIT)
-        return error_set(r->error, STATUS_INVALID, "%s: post_processor: special_tokens has no single id for \"%.64s\"", r->cursor.origin, bos);
+    if (json_array_size(ids) != 1 || !json_is_integer(id) || json_integer_value(id) < 0 ||
+        json_integer_value(id) >= VOCABULARY_LIMIT)
+        return error_set(r->error, STATUS_INVALID, "%s: post_processor: special_tokens has no single id for \"%.64s\"",
+                         r->cursor.origin, bos);
     if (r->template_bos >= 0) return reader_unsupported(r, "post_processor", "Sequence with two TemplateProcessing");
     r->template_bos = (int32_t)json_integer_value(id);
     return STATUS_OK;
@@ -69,7 +79,8 @@ static enum status read_post_processor(struct reader *r, const json_t *post, int
     if (is_none(post) || is_type(post, "ByteLevel")) return STATUS_OK;   /* ByteLevel changes offsets alone */
     if (is_type(post, "TemplateProcessing")) return read_template(r, post);
     const json_t *processors = json_object_get(post, "processors");
-    if (!is_type(post, "Sequence") || !json_is_array(processors) || depth > 0) return reader_unsupported(r, "post_processor", type_of(post));
+    if (!is_type(post, "Sequence") || !json_is_array(processors) || depth > 0)
+        return reader_unsupported(r, "post_processor", type_of(post));
     size_t i;
     json_t *item;
     json_array_foreach((json_t *)processors, i, item) {
@@ -79,23 +90,30 @@ static enum status read_post_processor(struct reader *r, const json_t *post, int
     return STATUS_OK;
 }
 
-static enum status check_surroundings(struct reader *r, const json_t *normalizer, const json_t *pre, const json_t *post, const json_t *decoder) {
+static enum status check_surroundings(struct reader *r, const json_t *normalizer, const json_t *pre, const json_t *post,
+                                      const json_t *decoder) {
     bool characters = r->t->kind == TOKENIZER_CHARACTERS;
     if (!is_no_normalizer(normalizer)) return reader_unsupported(r, "normalizer", type_of(normalizer));
     enum status status = read_post_processor(r, post, 0);
     if (status != STATUS_OK) return status;
     if (characters) status = check_characters(r, pre);
-    else if (is_none(pre)) return reader_unsupported(r, "pre_tokenizer", "none");   /* nothing would turn characters into bytes */
-    else if ((status = pipeline_recognise(&r->t->pipeline, pre, r->error)) != STATUS_OK) error_prefix(r->error, "%s", r->cursor.origin);
-    if (status == STATUS_OK && !is_type(decoder, characters ? "Fuse" : "ByteLevel")) status = reader_unsupported(r, "decoder", type_of(decoder));
+    else if (is_none(pre))
+        return reader_unsupported(r, "pre_tokenizer", "none"); /* nothing would turn characters into bytes */
+    else if ((status = pipeline_recognise(&r->t->pipeline, pre, r->error)) != STATUS_OK)
+        error_prefix(r->error, "%s", r->cursor.origin);
+    if (status == STATUS_OK && !is_type(decoder, characters ? "Fuse" : "ByteLevel"))
+        status = reader_unsupported(r, "decoder", type_of(decoder));
     return status;
 }
 
 enum status reader_surroundings(struct reader *r) {
     json_t *values[ROOT_KEYS] = { 0 };
     enum status status = STATUS_OK;
-    for (int key = NORMALIZER; key <= DECODER && status == STATUS_OK; key++) status = reader_value(r, r->root[key], &values[key]);
-    if (status == STATUS_OK) status = check_surroundings(r, values[NORMALIZER], values[PRE_TOKENIZER], values[POST_PROCESSOR], values[DECODER]);
+    for (int key = NORMALIZER; key <= DECODER && status == STATUS_OK; key++)
+        status = reader_value(r, r->root[key], &values[key]);
+    if (status == STATUS_OK)
+        status = check_surroundings(r, values[NORMALIZER], values[PRE_TOKENIZER], values[POST_PROCESSOR],
+                                    values[DECODER]);
     for (int key = 0; key < ROOT_KEYS; key++) json_decref(values[key]);
     return status;
 }

@@ -1,4 +1,5 @@
-/* Character classes of Unicode 16.0 as the reference tokenizer sees them (tools/make-unicode-tables.py writes unicode_tables.c). */
+/* Character classes of Unicode 16.0 as the reference tokenizer sees them (tools/make-unicode-tables.py writes
+ * unicode_tables.c). */
 #ifndef DEEPSEEK_TEXT_UNICODE_H
 #define DEEPSEEK_TEXT_UNICODE_H
 
@@ -21,10 +22,13 @@ enum {
     UNICODE_V3_CJK = 4096,          /* V3 step 2 */
 };
 
-extern const uint8_t unicode_block_of[0x110000 >> 7];   /* block of 128 characters -> row of unicode_classes; row 0 is ASCII */
+/* block of 128 characters -> row of unicode_classes; row 0 is ASCII */
+extern const uint8_t unicode_block_of[0x110000 >> 7];
 extern const uint16_t unicode_classes[][128];
 
 /* The classes of a character up to U+10FFFF, as a set of the bits above. */
-static inline unsigned unicode_class(uint32_t character) { return unicode_classes[unicode_block_of[character >> 7]][character & 127]; }
+static inline unsigned unicode_class(uint32_t character) {
+    return unicode_classes[unicode_block_of[character >> 7]][character & 127];
+}
 
 #endif

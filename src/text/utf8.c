@@ -4,14 +4,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* One code point from text[0..size), size >= 1; *length receives its bytes. An ill-formed sequence is UTF8_REPLACEMENT with *ill_formed, and *length covers its
- * maximal subpart: the longest beginning of a well-formed sequence, or one byte (The Unicode Standard, section 3.9, table 3-7). */
+/* One code point from text[0..size), size >= 1; *length receives its bytes. An ill-formed sequence is UTF8_REPLACEMENT
+ * with *ill_formed, and *length covers its maximal subpart: the longest beginning of a well-formed sequence, or one
+ * byte (The Unicode Standard, section 3.9, table 3-7). */
 uint32_t utf8_next(const uint8_t *text, size_t size, size_t *length, bool *ill_formed) {
     uint8_t first = text[0];
     *length = 1;
     *ill_formed = false;
     if (first < 0x80) return first;
-    int following = first >= 0xC2 && first <= 0xDF ? 1 : first >= 0xE0 && first <= 0xEF ? 2 : first >= 0xF0 && first <= 0xF4 ? 3 : 0;
+    int following = first >= 0xC2 && first <= 0xDF   ? 1
+                    : first >= 0xE0 && first <= 0xEF ? 2
+                    : first >= 0xF0 && first <= 0xF4 ? 3
+                                                     : 0;
     if (following == 0) { *ill_formed = true; return UTF8_REPLACEMENT; }
     uint8_t low = first == 0xE0 ? 0xA0 : first == 0xF0 ? 0x90 : 0x80;    /* no overlong forms */
     uint8_t high = first == 0xED ? 0x9F : first == 0xF4 ? 0x8F : 0xBF;   /* no surrogates, nothing above U+10FFFF */
@@ -36,12 +40,15 @@ size_t utf8_prefix(const void *text, size_t size) {
             memcpy(&eight, bytes + at, sizeof eight);
             if (eight & 0x8080808080808080u) break;
         }
-        /* A few bytes one by one; the common characters of two and three bytes (U+0080 to U+07FF, U+1000 to U+CFFF) at once. */
+        /* A few bytes one by one; the common characters of two and three bytes (U+0080 to U+07FF, U+1000 to U+CFFF) at
+         * once. */
         for (size_t end = size - at > 16 ? at + 16 : size; at < end;) {
             uint8_t byte = bytes[at];
             if (byte < 0x80) at++;
             else if (byte >= 0xC2 && byte <= 0xDF && size - at >= 2 && (bytes[at + 1] & 0xC0) == 0x80) at += 2;
-            else if (byte >= 0xE1 && byte <= 0xEC && size - at >= 3 && (bytes[at + 1] & 0xC0) == 0x80 && (bytes[at + 2] & 0xC0) == 0x80) at += 3;
+            else if (byte >= 0xE1 && byte <= 0xEC && size - at >= 3 && (bytes[at + 1] & 0xC0) == 0x80 &&
+                     (bytes[at + 2] & 0xC0) == 0x80)
+                at += 3;
             else {
                 utf8_next(bytes + at, size - at, &step, &ill_formed);
                 if (ill_formed) return at;
@@ -88,7 +95,10 @@ static size_t unfinished(const uint8_t *text, size_t size) {
     for (size_t back = 1; back <= 3 && back <= size; back++) {
         uint8_t byte = text[size - back];
         if ((byte & 0xC0) == 0x80) continue;
-        size_t length, wanted = byte >= 0xF0 && byte <= 0xF4 ? 4 : byte >= 0xE0 && byte < 0xF0 ? 3 : byte >= 0xC2 && byte < 0xE0 ? 2 : 1;
+        size_t length, wanted = byte >= 0xF0 && byte <= 0xF4  ? 4
+                                : byte >= 0xE0 && byte < 0xF0 ? 3
+                                : byte >= 0xC2 && byte < 0xE0 ? 2
+                                                              : 1;
         bool ill_formed;
         if (wanted <= back) return 0;
         utf8_next(text + size - back, back, &length, &ill_formed);

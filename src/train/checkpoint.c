@@ -23,7 +23,8 @@
 static const char *const data_files[] = { PARAMETERS_FILE, MOMENTS_FILE };
 enum { DATA_FILES = 2 };
 
-static enum status join(char path[CHECKPOINT_PATH], const char *folder, const char *prefix, const char *name, struct error *error) {
+static enum status join(char path[CHECKPOINT_PATH], const char *folder, const char *prefix, const char *name,
+                        struct error *error) {
     int length = snprintf(path, CHECKPOINT_PATH, "%s/%s%s", folder, prefix, name);
     if (length > 0 && length < CHECKPOINT_PATH) return STATUS_OK;
     return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", folder);
@@ -31,7 +32,7 @@ static enum status join(char path[CHECKPOINT_PATH], const char *folder, const ch
 
 static void step_name(int64_t step, char name[32]) { snprintf(name, 32, STEP_PREFIX "%08lld", (long long)step); }
 
-/* ---- state.json ------------------------------------------------------------------------------------------------------------- */
+/* ---- state.json -------------------------------------------------------------------------------------------------- */
 
 static json_t *hexadecimal(uint64_t value) { return json_sprintf("%016" PRIx64, value); }
 
@@ -55,12 +56,17 @@ static enum status state_checksum(const json_t *root, uint64_t *checksum, struct
 
 struct file_sum { uint64_t bytes, checksum; };
 
-static enum status write_state(const char *path, const struct checkpoint_state *state, const struct file_sum sums[DATA_FILES], struct error *error) {
+static enum status write_state(const char *path, const struct checkpoint_state *state,
+                               const struct file_sum sums[DATA_FILES], struct error *error) {
     json_t *files = json_object();
     for (int i = 0; i < DATA_FILES; i++)
-        json_object_set_new(files, data_files[i], json_pack("{s:I, s:o}", "bytes", (json_int_t)sums[i].bytes, "xxh3_64", hexadecimal(sums[i].checksum)));
-    json_t *root = json_pack("{s:i, s:I, s:I, s:b, s:o, s:I, s:I, s:O, s:o}", "format", FORMAT, "step", (json_int_t)state->step, "sequences", (json_int_t)state->sequences, "evaluated",
-                             (int)state->evaluated, "data_xxh3_64", hexadecimal(state->data_fingerprint), "metrics_bytes", (json_int_t)state->metrics_bytes, "timing_bytes",
+        json_object_set_new(
+            files, data_files[i],
+            json_pack("{s:I, s:o}", "bytes", (json_int_t)sums[i].bytes, "xxh3_64", hexadecimal(sums[i].checksum)));
+    json_t *root = json_pack("{s:i, s:I, s:I, s:b, s:o, s:I, s:I, s:O, s:o}", "format", FORMAT, "step",
+                             (json_int_t)state->step, "sequences", (json_int_t)state->sequences, "evaluated",
+                             (int)state->evaluated, "data_xxh3_64", hexadecimal(state->data_fingerprint),
+                             "metrics_bytes", (json_int_t)state->metrics_bytes, "timing_bytes",
                              (json_int_t)state->timing_bytes, "config", state->config, "files", files);
     if (!root) return error_set(error, STATUS_NO_MEMORY, "%s: no memory left to write it", path);
     uint64_t checksum;
@@ -79,23 +85,31 @@ static bool read_count(const json_t *root, const char *key, int64_t *count) {
     return json_is_integer(value) && *count >= 0;
 }
 
-static enum status parse_state(json_t *root, const char *path, struct checkpoint_state *state, struct file_sum sums[DATA_FILES], struct error *error) {
+static enum status parse_state(json_t *root, const char *path, struct checkpoint_state *state,
+                               struct file_sum sums[DATA_FILES], struct error *error) {
     uint64_t stated, found;
-    if (!read_hexadecimal(json_object_get(root, "state_xxh3_64"), &stated)) return error_set(error, STATUS_INVALID, "%s: no checksum state_xxh3_64", path);
+    if (!read_hexadecimal(json_object_get(root, "state_xxh3_64"), &stated))
+        return error_set(error, STATUS_INVALID, "%s: no checksum state_xxh3_64", path);
     json_object_del(root, "state_xxh3_64");
     enum status status = state_checksum(root, &found, error);
     if (status != STATUS_OK) return status;
-    if (found != stated) return error_set(error, STATUS_INVALID, "%s: its checksum is %016" PRIx64 ", expected %016" PRIx64, path, found, stated);
+    if (found != stated)
+        return error_set(error, STATUS_INVALID, "%s: its checksum is %016" PRIx64 ", expected %016" PRIx64, path, found,
+                         stated);
     int64_t format, metrics, timing;
     bool complete = read_count(root, "format", &format);
-    if (complete && format != FORMAT) return error_set(error, STATUS_UNSUPPORTED, "%s: found format %lld, expected %d", path, (long long)format, FORMAT);
-    complete = complete && read_count(root, "step", &state->step) && read_count(root, "sequences", &state->sequences) && read_count(root, "metrics_bytes", &metrics) &&
-               read_count(root, "timing_bytes", &timing) && json_is_boolean(json_object_get(root, "evaluated")) && json_is_object(json_object_get(root, "config")) &&
+    if (complete && format != FORMAT)
+        return error_set(error, STATUS_UNSUPPORTED, "%s: found format %lld, expected %d", path, (long long)format,
+                         FORMAT);
+    complete = complete && read_count(root, "step", &state->step) && read_count(root, "sequences", &state->sequences) &&
+               read_count(root, "metrics_bytes", &metrics) && read_count(root, "timing_bytes", &timing) &&
+               json_is_boolean(json_object_get(root, "evaluated")) && json_is_object(json_object_get(root, "config")) &&
                read_hexadecimal(json_object_get(root, "data_xxh3_64"), &state->data_fingerprint);
     for (int i = 0; i < DATA_FILES && complete; i++) {
         const json_t *file = json_object_get(json_object_get(root, "files"), data_files[i]);
         int64_t bytes;
-        complete = read_count(file, "bytes", &bytes) && read_hexadecimal(json_object_get(file, "xxh3_64"), &sums[i].checksum);
+        complete = read_count(file, "bytes", &bytes) &&
+                   read_hexadecimal(json_object_get(file, "xxh3_64"), &sums[i].checksum);
         sums[i].bytes = (uint64_t)bytes;
     }
     if (!complete) return error_set(error, STATUS_INVALID, "%s: a key is missing or has the wrong type", path);
@@ -106,7 +120,8 @@ static enum status parse_state(json_t *root, const char *path, struct checkpoint
     return STATUS_OK;
 }
 
-static enum status read_state(const char *folder, struct checkpoint_state *state, struct file_sum sums[DATA_FILES], struct error *error) {
+static enum status read_state(const char *folder, struct checkpoint_state *state, struct file_sum sums[DATA_FILES],
+                              struct error *error) {
     char path[CHECKPOINT_PATH];
     json_t *root;
     enum status status = join(path, folder, "", STATE_FILE, error);
@@ -124,16 +139,19 @@ static enum status verify_file(const char *folder, const char *name, struct file
     if (status == STATUS_OK) status = file_map_open(&map, path, error);
     if (status != STATUS_OK) return status;
     if (map.size != expected.bytes) {
-        status = error_set(error, STATUS_INVALID, "%s: found %zu bytes, expected %" PRIu64, path, map.size, expected.bytes);
+        status = error_set(error, STATUS_INVALID, "%s: found %zu bytes, expected %" PRIu64, path, map.size,
+                           expected.bytes);
     } else {
         uint64_t checksum = XXH3_64bits(map.data, map.size);
-        if (checksum != expected.checksum) status = error_set(error, STATUS_INVALID, "%s: its checksum is %016" PRIx64 ", expected %016" PRIx64, path, checksum, expected.checksum);
+        if (checksum != expected.checksum)
+            status = error_set(error, STATUS_INVALID, "%s: its checksum is %016" PRIx64 ", expected %016" PRIx64, path,
+                               checksum, expected.checksum);
     }
     file_map_close(&map);
     return status;
 }
 
-/* ---- the list of checkpoints ------------------------------------------------------------------------------------------------ */
+/* ---- the list of checkpoints ------------------------------------------------------------------------------------- */
 
 struct step_list { int64_t *steps; int count; };
 
@@ -145,14 +163,21 @@ static int newest_first(const void *a, const void *b) {
 /* The step of a folder's name, -1 where it is no checkpoint's. */
 static int64_t step_of(const char *name) {
     size_t prefix = strlen(STEP_PREFIX), digits = strlen(name) > prefix ? strlen(name) - prefix : 0;
-    if (strncmp(name, STEP_PREFIX, prefix) || digits < 8 || digits > 18 || strspn(name + prefix, "0123456789") != digits) return -1;
+    if (strncmp(name, STEP_PREFIX, prefix) || digits < 8 || digits > 18 ||
+        strspn(name + prefix, "0123456789") != digits)
+        return -1;
     return strtoll(name + prefix, NULL, 10);
 }
 
 /* Calls `visit` for each entry. A folder that does not exist has none. */
-static enum status each_entry(const char *folder, enum status (*visit)(void *context, const char *folder, const char *name, struct error *error), void *context, struct error *error) {
+static enum status each_entry(const char *folder,
+                              enum status (*visit)(void *context, const char *folder, const char *name,
+                                                   struct error *error),
+                              void *context, struct error *error) {
     DIR *stream = opendir(folder);
-    if (!stream) return errno == ENOENT ? STATUS_OK : error_set(error, STATUS_IO, "cannot read folder %s: %s", folder, strerror(errno));
+    if (!stream)
+        return errno == ENOENT ? STATUS_OK
+                               : error_set(error, STATUS_IO, "cannot read folder %s: %s", folder, strerror(errno));
     /* The visits rename and remove, so the names are collected first. */
     char **names = NULL;
     size_t count = 0;
@@ -164,7 +189,8 @@ static enum status each_entry(const char *folder, enum status (*visit)(void *con
             names = more;
             names[count] = strdup(entry->d_name);
         }
-        if (!more || !names[count]) status = error_set(error, STATUS_NO_MEMORY, "no memory left for the list of checkpoints");
+        if (!more || !names[count])
+            status = error_set(error, STATUS_NO_MEMORY, "no memory left for the list of checkpoints");
         else count++;
     }
     closedir(stream);
@@ -181,7 +207,8 @@ static enum status add_step(void *context, const char *folder, const char *name,
     struct step_list *list = context;
     int64_t step = step_of(name), *steps;
     if (step < 0) return STATUS_OK;
-    if (!(steps = realloc(list->steps, (size_t)(list->count + 1) * sizeof *steps))) return error_set(error, STATUS_NO_MEMORY, "no memory left for the list of checkpoints");
+    if (!(steps = realloc(list->steps, (size_t)(list->count + 1) * sizeof *steps)))
+        return error_set(error, STATUS_NO_MEMORY, "no memory left for the list of checkpoints");
     list->steps = steps;
     steps[list->count++] = step;
     return STATUS_OK;
@@ -190,20 +217,23 @@ static enum status add_step(void *context, const char *folder, const char *name,
 static enum status list_steps(struct step_list *list, const char *folder, struct error *error) {
     *list = (struct step_list){0};
     enum status status = each_entry(folder, add_step, list, error);
-    if (status == STATUS_OK && list->count > 0) qsort(list->steps, (size_t)list->count, sizeof *list->steps, newest_first);
+    if (status == STATUS_OK && list->count > 0)
+        qsort(list->steps, (size_t)list->count, sizeof *list->steps, newest_first);
     if (status != STATUS_OK) free(list->steps);
     return status;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static struct safetensors_source source_of(const struct parameter *p, const char *name, enum dtype dtype, const void *data) {
+static struct safetensors_source source_of(const struct parameter *p, const char *name, enum dtype dtype,
+                                           const void *data) {
     struct safetensors_source source = { .name = name, .dtype = dtype, .rank = p->rank, .data = data };
     for (int d = 0; d < p->rank; d++) source.shape[d] = p->shape[d];
     return source;
 }
 
-static enum status write_sources(const char *folder, const char *name, const struct safetensors_source *sources, int64_t count, struct file_sum *sum, struct error *error) {
+static enum status write_sources(const char *folder, const char *name, const struct safetensors_source *sources,
+                                 int64_t count, struct file_sum *sum, struct error *error) {
     char path[CHECKPOINT_PATH];
     enum status status = join(path, folder, "", name, error);
     if (status == STATUS_OK) status = safetensors_write(path, sources, count, NULL, &sum->checksum, error);
@@ -215,17 +245,22 @@ static enum status write_sources(const char *folder, const char *name, const str
     return STATUS_OK;
 }
 
-static enum status write_tensors(const char *folder, const struct optimizer *o, struct file_sum sums[DATA_FILES], struct error *error) {
+static enum status write_tensors(const char *folder, const struct optimizer *o, struct file_sum sums[DATA_FILES],
+                                 struct error *error) {
     struct arena names = {0};
     struct safetensors_source *sources = calloc(2 * (size_t)o->parameter_count + 1, sizeof *sources);
-    enum status status = sources ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) sources[i] = source_of(o->parameters[i], o->parameters[i]->name, DTYPE_F32, o->parameters[i]->value);
-    if (status == STATUS_OK) status = write_sources(folder, PARAMETERS_FILE, sources, o->parameter_count, &sums[0], error);
+    enum status status = sources ? STATUS_OK
+                                 : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
+    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++)
+        sources[i] = source_of(o->parameters[i], o->parameters[i]->name, DTYPE_F32, o->parameters[i]->value);
+    if (status == STATUS_OK)
+        status = write_sources(folder, PARAMETERS_FILE, sources, o->parameter_count, &sums[0], error);
     int64_t count = 0;
     for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) {
         const struct parameter *p = o->parameters[i];
         if (!o->m[i]) continue;
-        const char *m = arena_printf(&names, "%s.exp_avg", p->name), *v = arena_printf(&names, "%s.exp_avg_sq", p->name);
+        const char *m = arena_printf(&names, "%s.exp_avg", p->name),
+                   *v = arena_printf(&names, "%s.exp_avg_sq", p->name);
         if (!m || !v) status = error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
         sources[count++] = source_of(p, m, o->settings.moments, o->m[i]);
         sources[count++] = source_of(p, v, o->settings.moments, o->v[i]);
@@ -246,7 +281,8 @@ static enum status retire(const char *folder, const char *name, struct error *er
     return status == STATUS_OK ? folder_remove(doomed, error) : status;
 }
 
-enum status checkpoint_save(const char *folder, const struct checkpoint_state *state, const struct optimizer *optimizer, int64_t keep, struct error *error) {
+enum status checkpoint_save(const char *folder, const struct checkpoint_state *state, const struct optimizer *optimizer,
+                            int64_t keep, struct error *error) {
     char name[32], unfinished[CHECKPOINT_PATH], path[CHECKPOINT_PATH];
     struct file_sum sums[DATA_FILES];
     step_name(state->step, name);
@@ -289,7 +325,7 @@ enum status checkpoint_save_state(const char *folder, const struct checkpoint_st
     return status == STATUS_OK ? write_state(state_path, state, sums, error) : status;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, struct error *error) {
     *checkpoint = (struct checkpoint){0};
@@ -305,8 +341,10 @@ enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, s
         status = join(checkpoint->path, folder, "", name, &damage);
         if (status == STATUS_OK) status = read_state(checkpoint->path, &checkpoint->state, sums, &damage);
         if (status == STATUS_OK && checkpoint->state.step != list.steps[i])
-            status = error_set(&damage, STATUS_INVALID, "%s: holds the state of step %lld", checkpoint->path, (long long)checkpoint->state.step);
-        for (int k = 0; k < DATA_FILES && status == STATUS_OK; k++) status = verify_file(checkpoint->path, data_files[k], sums[k], &damage);
+            status = error_set(&damage, STATUS_INVALID, "%s: holds the state of step %lld", checkpoint->path,
+                               (long long)checkpoint->state.step);
+        for (int k = 0; k < DATA_FILES && status == STATUS_OK; k++)
+            status = verify_file(checkpoint->path, data_files[k], sums[k], &damage);
         if (status == STATUS_OK) break;
         json_decref(checkpoint->state.config);
         checkpoint->state = (struct checkpoint_state){0};
@@ -317,7 +355,8 @@ enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, s
     free(list.steps);
     if (status == STATUS_OK) return STATUS_OK;
     if (status == STATUS_NO_MEMORY) return error_set(error, status, "%s", checkpoint->damage.message);
-    return error_set(error, STATUS_INVALID, "%s: none of the %d checkpoints is complete; the newest: %s", folder, count, checkpoint->damage.message);
+    return error_set(error, STATUS_INVALID, "%s: none of the %d checkpoints is complete; the newest: %s", folder, count,
+                     checkpoint->damage.message);
 }
 
 void checkpoint_release(struct checkpoint *checkpoint) {
@@ -325,7 +364,8 @@ void checkpoint_release(struct checkpoint *checkpoint) {
     *checkpoint = (struct checkpoint){0};
 }
 
-static enum status check_tensor(const struct safetensors *file, const char *path, const char *name, enum dtype dtype, const struct parameter *p, struct error *error) {
+static enum status check_tensor(const struct safetensors *file, const char *path, const char *name, enum dtype dtype,
+                                const struct parameter *p, struct error *error) {
     const struct safetensors_entry *entry = safetensors_find(file, name);
     if (!entry) return error_set(error, STATUS_INVALID, "%s: tensor %s is missing", path, name);
     bool same = entry->dtype == dtype && entry->rank == p->rank;
@@ -333,11 +373,13 @@ static enum status check_tensor(const struct safetensors *file, const char *path
     if (same) return STATUS_OK;
     char found[128];
     safetensors_describe(entry, found, sizeof found);
-    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path, name, found, dtype_name(dtype), (long long)p->count);
+    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path, name,
+                     found, dtype_name(dtype), (long long)p->count);
 }
 
 /* First all checks (copy false), then all copies. */
-static enum status take_tensors(const struct safetensors *parameters, const struct safetensors *moments, const char *path, struct optimizer *o, bool copy, struct error *error) {
+static enum status take_tensors(const struct safetensors *parameters, const struct safetensors *moments,
+                                const char *path, struct optimizer *o, bool copy, struct error *error) {
     for (int i = 0; i < o->parameter_count; i++) {
         const struct parameter *p = o->parameters[i];
         char m[4200], v[4200];
@@ -351,7 +393,9 @@ static enum status take_tensors(const struct safetensors *parameters, const stru
             if (!targets[k]) continue;
             enum status status = check_tensor(files[k], path, names[k], dtypes[k], p, error);
             if (status != STATUS_OK) return status;
-            if (copy) memcpy(targets[k], safetensors_find(files[k], names[k])->data, dtype_bytes(dtypes[k], (size_t)p->count));
+            if (copy)
+                memcpy(targets[k], safetensors_find(files[k], names[k])->data,
+                       dtype_bytes(dtypes[k], (size_t)p->count));
         }
     }
     return STATUS_OK;
@@ -365,7 +409,8 @@ enum status checkpoint_read(const struct checkpoint *checkpoint, struct optimize
         status = join(path, checkpoint->path, "", data_files[i], error);
         if (status == STATUS_OK) status = safetensors_open_file(&files[i], path, error);
     }
-    for (int copy = 0; copy < 2 && status == STATUS_OK; copy++) status = take_tensors(files[0], files[1], checkpoint->path, optimizer, copy, error);
+    for (int copy = 0; copy < 2 && status == STATUS_OK; copy++)
+        status = take_tensors(files[0], files[1], checkpoint->path, optimizer, copy, error);
     if (status == STATUS_OK) optimizer->step = checkpoint->state.step;
     for (int i = 0; i < DATA_FILES; i++) safetensors_close(files[i]);
     return status;
@@ -383,4 +428,6 @@ static enum status clean_entry(void *context, const char *folder, const char *na
     return status == STATUS_OK ? folder_rename(path, away, error) : status;
 }
 
-enum status checkpoint_clean(const char *folder, int64_t step, struct error *error) { return each_entry(folder, clean_entry, &step, error); }
+enum status checkpoint_clean(const char *folder, int64_t step, struct error *error) {
+    return each_entry(folder, clean_entry, &step, error);
+}

@@ -1,10 +1,12 @@
 /* Training checkpoints: RUN/checkpoints/step-00000123/ with
- *   parameters.safetensors   the fp32 parameters under their names, those that are not trained too (the routers' biases)
- *   moments.safetensors      NAME.exp_avg and NAME.exp_avg_sq of each trained parameter, in fp32 or bf16 as the optimizer has them
- *   state.json               step, position in the data, config, sizes and XXH3-64 checksums of the other files and of itself
+ *   parameters.safetensors   the fp32 parameters under their names, those that are not trained too (the routers'
+ * biases) moments.safetensors      NAME.exp_avg and NAME.exp_avg_sq of each trained parameter, in fp32 or bf16 as the
+ * optimizer has them state.json               step, position in the data, config, sizes and XXH3-64 checksums of the
+ * other files and of itself
  *
- * A checkpoint is written into a folder tmp-*, every file flushed to disk, then renamed: it is there completely or not at all, whenever the process
- * or the machine stops. Reading verifies every checksum; a damaged checkpoint is passed over for the one before. */
+ * A checkpoint is written into a folder tmp-*, every file flushed to disk, then renamed: it is there completely or not
+ * at all, whenever the process or the machine stops. Reading verifies every checksum; a damaged checkpoint is passed
+ * over for the one before. */
 #ifndef DEEPSEEK_TRAIN_CHECKPOINT_H
 #define DEEPSEEK_TRAIN_CHECKPOINT_H
 
@@ -29,18 +31,23 @@ struct checkpoint {
     struct error damage;          /* what was wrong with the newest of them */
 };
 
-/* Writes a checkpoint into `folder` (RUN/checkpoints), then removes all but the newest `keep`. The parameters are those of the optimizer. */
-enum status checkpoint_save(const char *folder, const struct checkpoint_state *state, const struct optimizer *optimizer, int64_t keep, struct error *error);
+/* Writes a checkpoint into `folder` (RUN/checkpoints), then removes all but the newest `keep`. The parameters are those
+ * of the optimizer. */
+enum status checkpoint_save(const char *folder, const struct checkpoint_state *state, const struct optimizer *optimizer,
+                            int64_t keep, struct error *error);
 /* Replaces the state of the existing checkpoint of this step: its parameters and moments are the same. */
 enum status checkpoint_save_state(const char *folder, const struct checkpoint_state *state, struct error *error);
 
-/* The newest complete checkpoint, checksums verified. STATUS_NOT_FOUND: there is no checkpoint at all. STATUS_INVALID: there are some, all damaged. */
+/* The newest complete checkpoint, checksums verified. STATUS_NOT_FOUND: there is no checkpoint at all. STATUS_INVALID:
+ * there are some, all damaged. */
 enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, struct error *error);
 void checkpoint_release(struct checkpoint *checkpoint);
-/* Reads parameters and moments. Names and shapes must be those of the optimizer's parameters; nothing changes when they are not. */
+/* Reads parameters and moments. Names and shapes must be those of the optimizer's parameters; nothing changes when they
+ * are not. */
 enum status checkpoint_read(const struct checkpoint *checkpoint, struct optimizer *optimizer, struct error *error);
 
-/* Removes unfinished folders, and renames damaged checkpoints newer than `step` to damaged-*, so that the run can come to those steps again. */
+/* Removes unfinished folders, and renames damaged checkpoints newer than `step` to damaged-*, so that the run can come
+ * to those steps again. */
 enum status checkpoint_clean(const char *folder, int64_t step, struct error *error);
 
 #endif

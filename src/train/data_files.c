@@ -21,7 +21,10 @@ static bool ends_in(const char *name, const char *ending) {
 static enum status refuse_packed(const char *path, struct error *error) {
     static const char *const packed[] = { ".gz", ".zst", ".xz", ".bz2", ".zip", ".parquet", ".arrow" };
     for (size_t i = 0; i < sizeof packed / sizeof *packed; i++)
-        if (ends_in(path, packed[i])) return error_set(error, STATUS_UNSUPPORTED, "%s: found a %s file, expected text or JSON lines; unpack or convert it first", path, packed[i]);
+        if (ends_in(path, packed[i]))
+            return error_set(error, STATUS_UNSUPPORTED,
+                             "%s: found a %s file, expected text or JSON lines; unpack or convert it first", path,
+                             packed[i]);
     return STATUS_OK;
 }
 
@@ -35,8 +38,11 @@ static enum status add_file(struct data_files *files, const char *path, const st
     }
     char *copy = strdup(path);
     if (!copy) return error_set(error, STATUS_NO_MEMORY, "no memory left for the list of data files");
-    files->items[files->count++] = (struct data_file){ .path = copy, .bytes = (uint64_t)about->st_size, .modified = nanoseconds(about->st_mtim), .changed = nanoseconds(about->st_ctim),
-                                                       .json_lines = ends_in(path, ".jsonl") };
+    files->items[files->count++] = (struct data_file){.path = copy,
+                                                      .bytes = (uint64_t)about->st_size,
+                                                      .modified = nanoseconds(about->st_mtim),
+                                                      .changed = nanoseconds(about->st_ctim),
+                                                      .json_lines = ends_in(path, ".jsonl")};
     files->bytes += (uint64_t)about->st_size;
     return STATUS_OK;
 }
@@ -49,34 +55,50 @@ static enum status add_folder(struct data_files *files, const char *folder, bool
         if (entry->d_name[0] == '.') continue;
         char *path = NULL;
         struct stat about;
-        if (asprintf(&path, "%s/%s", folder, entry->d_name) < 0) { status = error_set(error, STATUS_NO_MEMORY, "no memory left for the list of data files"); break; }
+        if (asprintf(&path, "%s/%s", folder, entry->d_name) < 0) {
+            status = error_set(error, STATUS_NO_MEMORY, "no memory left for the list of data files");
+            break;
+        }
         bool known = ends_in(entry->d_name, ".txt") || ends_in(entry->d_name, ".jsonl");
-        if (lstat(path, &about) == 0 && S_ISDIR(about.st_mode)) status = add_folder(files, path, only_known, error);   /* a link to a folder could lead in circles */
-        else if (stat(path, &about) == 0 && S_ISREG(about.st_mode) && (!only_known || known)) status = add_file(files, path, &about, error);
+        /* a link to a folder could lead in circles */
+        if (lstat(path, &about) == 0 && S_ISDIR(about.st_mode)) status = add_folder(files, path, only_known, error);
+        else if (stat(path, &about) == 0 && S_ISREG(about.st_mode) && (!only_known || known))
+            status = add_file(files, path, &about, error);
         free(path);
     }
     closedir(stream);
     return status;
 }
 
-static int by_path(const void *a, const void *b) { return strcmp(((const struct data_file *)a)->path, ((const struct data_file *)b)->path); }
+static int by_path(const void *a, const void *b) {
+    return strcmp(((const struct data_file *)a)->path, ((const struct data_file *)b)->path);
+}
 
 enum status data_files_list(struct data_files *files, const char *path, struct error *error) {
     *files = (struct data_files){0};
     struct stat about;
-    if (stat(path, &about) != 0) return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot read data %s: %s", path, strerror(errno));
-    if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode)) return error_set(error, STATUS_INVALID, "%s: found neither a file nor a folder, expected text that can be read twice", path);
+    if (stat(path, &about) != 0)
+        return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot read data %s: %s", path,
+                         strerror(errno));
+    if (!S_ISDIR(about.st_mode) && !S_ISREG(about.st_mode))
+        return error_set(error, STATUS_INVALID,
+                         "%s: found neither a file nor a folder, expected text that can be read twice", path);
     files->path = realpath(path, NULL);
     files->prefix = strlen(path);
-    enum status status = files->path ? STATUS_OK : error_set(error, STATUS_IO, "cannot read data %s: %s", path, strerror(errno));
+    enum status status = files->path ? STATUS_OK
+                                     : error_set(error, STATUS_IO, "cannot read data %s: %s", path, strerror(errno));
     if (status == STATUS_OK && S_ISREG(about.st_mode)) {
         status = add_file(files, path, &about, error);
-        if (status == STATUS_OK && files->bytes == 0) status = error_set(error, STATUS_INVALID, "%s: the file is empty, expected text", path);
+        if (status == STATUS_OK && files->bytes == 0)
+            status = error_set(error, STATUS_INVALID, "%s: the file is empty, expected text", path);
     } else if (status == STATUS_OK) {
         status = add_folder(files, path, true, error);
         if (status == STATUS_OK && files->count == 0) status = add_folder(files, path, false, error);
-        if (status == STATUS_OK && files->count == 0) status = error_set(error, STATUS_INVALID, "%s: found no file in this folder, expected text files", path);
-        if (status == STATUS_OK && files->bytes == 0) status = error_set(error, STATUS_INVALID, "%s: all %lld files are empty, expected text", path, (long long)files->count);
+        if (status == STATUS_OK && files->count == 0)
+            status = error_set(error, STATUS_INVALID, "%s: found no file in this folder, expected text files", path);
+        if (status == STATUS_OK && files->bytes == 0)
+            status = error_set(error, STATUS_INVALID, "%s: all %lld files are empty, expected text", path,
+                               (long long)files->count);
         if (status == STATUS_OK) qsort(files->items, (size_t)files->count, sizeof *files->items, by_path);
     }
     if (status != STATUS_OK) data_files_free(files);
@@ -91,9 +113,13 @@ void data_files_free(struct data_files *files) {
 }
 
 enum status data_file_unchanged(const struct data_file *file, const struct stat *about, struct error *error) {
-    if ((uint64_t)about->st_size == file->bytes && nanoseconds(about->st_mtim) == file->modified && nanoseconds(about->st_ctim) == file->changed) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: the file changed while it was being read (found %llu bytes, expected %llu); wait until it is complete", file->path,
-                     (unsigned long long)about->st_size, (unsigned long long)file->bytes);
+    if ((uint64_t)about->st_size == file->bytes && nanoseconds(about->st_mtim) == file->modified &&
+        nanoseconds(about->st_ctim) == file->changed)
+        return STATUS_OK;
+    return error_set(
+        error, STATUS_INVALID,
+        "%s: the file changed while it was being read (found %llu bytes, expected %llu); wait until it is complete",
+        file->path, (unsigned long long)about->st_size, (unsigned long long)file->bytes);
 }
 
 uint64_t data_files_state(const struct data_files *files) {

@@ -1,4 +1,5 @@
-/* Which files a data path stands for, and the state in which they were found: a cache of their tokens and a reader notice when they change. */
+/* Which files a data path stands for, and the state in which they were found: a cache of their tokens and a reader
+ * notice when they change. */
 #ifndef DEEPSEEK_TRAIN_DATA_FILES_H
 #define DEEPSEEK_TRAIN_DATA_FILES_H
 
@@ -15,8 +16,9 @@ struct data_file {
     bool json_lines;             /* its name ends in .jsonl */
 };
 
-/* The files of a data path in their order: the file itself, or every *.txt and *.jsonl of a folder, its subfolders included, sorted by path;
- * where there are none of these, every regular file whose name does not begin with a dot. Packed files (.gz, .zst, .parquet, ...) are STATUS_UNSUPPORTED. */
+/* The files of a data path in their order: the file itself, or every *.txt and *.jsonl of a folder, its subfolders
+ * included, sorted by path; where there are none of these, every regular file whose name does not begin with a dot.
+ * Packed files (.gz, .zst, .parquet, ...) are STATUS_UNSUPPORTED. */
 struct data_files {
     struct data_file *items;
     int64_t count;
@@ -31,7 +33,8 @@ void data_files_free(struct data_files *files);
 enum status data_file_unchanged(const struct data_file *file, const struct stat *about, struct error *error);
 /* XXH3-64 of names, sizes and times; 0 without memory. */
 uint64_t data_files_state(const struct data_files *files);
-/* To be called before reading what a cache will hold: gives files that changed a moment ago the time in which the file system's clock moves on, so that a later change cannot have the same time. */
+/* To be called before reading what a cache will hold: gives files that changed a moment ago the time in which the file
+ * system's clock moves on, so that a later change cannot have the same time. */
 void data_files_settle(const struct data_files *files);
 
 #endif

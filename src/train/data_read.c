@@ -20,14 +20,17 @@ static const uint8_t byte_order_mark[3] = { 0xEF, 0xBB, 0xBF };
 
 static bool is_blank(const uint8_t *text, size_t size) {
     for (size_t i = 0; i < size; i++)
-        if (text[i] != ' ' && text[i] != '\n' && text[i] != '\r' && text[i] != '\t' && text[i] != '\v' && text[i] != '\f') return false;
+        if (text[i] != ' ' && text[i] != '\n' && text[i] != '\r' && text[i] != '\t' && text[i] != '\v' &&
+            text[i] != '\f')
+            return false;
     return true;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------------------ */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 /* Up to `wanted` bytes at `position`; fewer only at the end of the file. */
-static enum status read_at(const struct data_file *file, int descriptor, uint64_t position, uint8_t *to, size_t wanted, size_t *got, struct error *error) {
+static enum status read_at(const struct data_file *file, int descriptor, uint64_t position, uint8_t *to, size_t wanted,
+                           size_t *got, struct error *error) {
     for (*got = 0; *got < wanted;) {
         ssize_t count = pread(descriptor, to + *got, wanted - *got, (off_t)(position + *got));
         if (count < 0 && errno == EINTR) continue;
@@ -40,7 +43,8 @@ static enum status read_at(const struct data_file *file, int descriptor, uint64_
 
 static enum status check_unchanged(const struct data_reader *r, struct error *error) {
     struct stat about;
-    if (fstat(r->descriptor, &about) != 0) return error_set(error, STATUS_IO, "cannot read %s: %s", r->file->path, strerror(errno));
+    if (fstat(r->descriptor, &about) != 0)
+        return error_set(error, STATUS_IO, "cannot read %s: %s", r->file->path, strerror(errno));
     return data_file_unchanged(r->file, &about, error);
 }
 
@@ -68,7 +72,9 @@ static enum status open_next(struct data_reader *r, struct error *error) {
     while (!r->file && r->next_file < r->files->count) {
         r->file = &r->files->items[r->next_file++];
         r->descriptor = open(r->file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-        if (r->descriptor < 0) return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", r->file->path, strerror(errno));
+        if (r->descriptor < 0)
+            return error_set(error, errno == ENOENT ? STATUS_NOT_FOUND : STATUS_IO, "cannot open %s: %s", r->file->path,
+                             strerror(errno));
         enum status status = check_unchanged(r, error);
         uint8_t first[sizeof byte_order_mark];
         size_t got = 0;
@@ -86,12 +92,18 @@ static enum status open_next(struct data_reader *r, struct error *error) {
     return STATUS_OK;
 }
 
-/* ---- batches ---------------------------------------------------------------------------------------------------------------- */
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
 
-void data_reader_open(struct data_reader *reader, const struct data_files *files, const struct data_rules *rules, struct data_cut cut, size_t batch_bytes) {
+void data_reader_open(struct data_reader *reader, const struct data_files *files, const struct data_rules *rules,
+                      struct data_cut cut, size_t batch_bytes) {
     if (batch_bytes == 0) batch_bytes = BATCH_BYTES;
     size_t part = batch_bytes / PARTS_PER_BATCH;
-    *reader = (struct data_reader){ .files = files, .rules = *rules, .cut = cut, .batch_bytes = batch_bytes, .part_bytes = part > PART_LEAST ? part : PART_LEAST, .descriptor = -1 };
+    *reader = (struct data_reader){.files = files,
+                                   .rules = *rules,
+                                   .cut = cut,
+                                   .batch_bytes = batch_bytes,
+                                   .part_bytes = part > PART_LEAST ? part : PART_LEAST,
+                                   .descriptor = -1};
 }
 
 void data_reader_close(struct data_reader *reader) {
@@ -104,7 +116,9 @@ void data_reader_close(struct data_reader *reader) {
 static enum status reserve(struct data_reader *r, size_t capacity, struct error *error) {
     if (capacity <= r->capacity) return STATUS_OK;
     uint8_t *buffer = realloc(r->buffer, capacity);
-    if (!buffer) return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for %zu bytes of text at once", r->file->path, capacity);
+    if (!buffer)
+        return error_set(error, STATUS_NO_MEMORY, "%s: no memory left for %zu bytes of text at once", r->file->path,
+                         capacity);
     r->buffer = buffer;
     r->capacity = capacity;
     return STATUS_OK;
@@ -116,7 +130,8 @@ static int64_t count_lines(const uint8_t *text, size_t size) {
     return count;
 }
 
-/* Gives buffer[begin, begin + size) away as a part; `bytes` is set when the batch is complete and the buffer stays where it is. */
+/* Gives buffer[begin, begin + size) away as a part; `bytes` is set when the batch is complete and the buffer stays
+ * where it is. */
 static enum status add_part(struct data_reader *r, size_t begin, size_t size, struct error *error) {
     if (r->part_count == r->part_capacity) {
         int capacity = r->part_capacity ? 2 * r->part_capacity : 2 * PARTS_PER_BATCH;
@@ -126,14 +141,19 @@ static enum status add_part(struct data_reader *r, size_t begin, size_t size, st
         r->part_capacity = capacity;
     }
     struct data_part *part = &r->parts[r->part_count++];
-    *part = (struct data_part){ .file = r->file, .size = size, .offset = r->position - (r->size - begin), .line = r->line, .begins = !r->file->json_lines && !r->begun };
+    *part = (struct data_part){.file = r->file,
+                               .size = size,
+                               .offset = r->position - (r->size - begin),
+                               .line = r->line,
+                               .begins = !r->file->json_lines && !r->begun};
     r->begun = true;
     r->done += size;
     if (r->file->json_lines) r->line += count_lines(r->buffer + begin, size);
     return STATUS_OK;
 }
 
-/* The end of a part of text that begins at buffer[begin]; 0: more text must be known. `end`: the text ends with the buffer. */
+/* The end of a part of text that begins at buffer[begin]; 0: more text must be known. `end`: the text ends with the
+ * buffer. */
 static size_t text_part(const struct data_reader *r, size_t begin, bool end) {
     const uint8_t *text = r->buffer + begin;
     size_t size = r->size - begin;
@@ -173,7 +193,8 @@ static enum status read_more(struct data_reader *r, size_t begin, struct error *
     enum status status = reserve(r, r->batch_bytes, error);
     if (status == STATUS_OK && r->size == r->capacity) {   /* one line or one stretch without a cut fills it */
         if (r->file->json_lines && r->size - begin > DATA_LINE_LIMIT)
-            return error_set(error, STATUS_INVALID, "%s: line %lld: longer than %zu bytes", r->file->path, (long long)r->line, DATA_LINE_LIMIT);
+            return error_set(error, STATUS_INVALID, "%s: line %lld: longer than %zu bytes", r->file->path,
+                             (long long)r->line, DATA_LINE_LIMIT);
         status = reserve(r, 2 * r->capacity, error);
     }
     if (status != STATUS_OK) return status;
@@ -185,7 +206,9 @@ static enum status read_more(struct data_reader *r, size_t begin, struct error *
     r->position += got;
     if (got == wanted && r->position < r->file->bytes) return STATUS_OK;
     status = check_unchanged(r, error);
-    if (status == STATUS_OK && got < wanted) status = error_set(error, STATUS_IO, "cannot read %s: it ends after %llu bytes", r->file->path, (unsigned long long)r->position);
+    if (status == STATUS_OK && got < wanted)
+        status = error_set(error, STATUS_IO, "cannot read %s: it ends after %llu bytes", r->file->path,
+                           (unsigned long long)r->position);
     return status;
 }
 
@@ -214,9 +237,10 @@ enum status data_reader_next(struct data_reader *r, struct error *error) {
     return STATUS_OK;
 }
 
-/* ---- what is in a part ------------------------------------------------------------------------------------------------------ */
+/* ---- what is in a part ------------------------------------------------------------------------------------------- */
 
-/* Messages about a text begin with "byte N:", counted from where the text begins; here it is known where that is in the file. */
+/* Messages about a text begin with "byte N:", counted from where the text begins; here it is known where that is in the
+ * file. */
 static enum status text_failed(const struct data_part *part, enum status status, struct error *error) {
     unsigned long long byte;
     int used = 0;
@@ -224,7 +248,8 @@ static enum status text_failed(const struct data_part *part, enum status status,
     if (status != STATUS_INVALID || !error) return status;
     if (sscanf(error->message, "byte %llu: %n", &byte, &used) == 1 && used > 0) {
         snprintf(message, sizeof message, "%s", error->message + used);
-        return error_set(error, status, "%s: byte %llu: %s", part->file->path, byte + (unsigned long long)part->offset, message);
+        return error_set(error, status, "%s: byte %llu: %s", part->file->path, byte + (unsigned long long)part->offset,
+                         message);
     }
     return error_prefix(error, "%s: after byte %llu", part->file->path, (unsigned long long)part->offset);
 }
@@ -232,7 +257,8 @@ static enum status text_failed(const struct data_part *part, enum status status,
 /* What a line holds instead of the document that was expected. */
 static void describe_line(const json_t *value, const json_error_t *found, const char *key, char text[256]) {
     const json_t *member = json_object_get(value, key);
-    static const char *const names[] = { "an object", "an array", "a string", "an integer", "a number", "true", "false", "null" };
+    static const char *const names[] = {"an object", "an array", "a string", "an integer",
+                                        "a number",  "true",     "false",    "null"};
     if (!value) snprintf(text, 256, "column %d: %.160s", found->column, found->text);
     else if (!json_is_object(value)) snprintf(text, 256, "found %s", names[json_typeof(value)]);
     else if (member) snprintf(text, 256, "found %s under \"%.100s\"", names[json_typeof(member)], key);
@@ -243,7 +269,8 @@ static void describe_line(const json_t *value, const json_error_t *found, const 
         int count = 0;
         json_object_foreach((json_t *)value, name, ignored) {
             (void)ignored;
-            if (used < 220 && count < 4) used += (size_t)snprintf(text + used, 256 - used, "%s\"%.20s\"", count ? ", " : " among ", name);
+            if (used < 220 && count < 4)
+                used += (size_t)snprintf(text + used, 256 - used, "%s\"%.20s\"", count ? ", " : " among ", name);
             count++;
         }
         if (count > 4 && used < 250) snprintf(text + used, 256 - used, ", ...");
@@ -252,7 +279,8 @@ static void describe_line(const json_t *value, const json_error_t *found, const 
 
 /* One line's JSON. What is not UTF-8 becomes U+FFFD first: jansson takes no other text. */
 static json_t *parse_line(const uint8_t *line, size_t size, json_error_t *found, uint64_t *replaced) {
-    const size_t flags = JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL;   /* as reals, so that large ids of other keys are no error */
+    /* as reals, so that large ids of other keys are no error */
+    const size_t flags = JSON_ALLOW_NUL | JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL;
     json_t *value = json_loadb((const char *)line, size, flags, found);
     if (value) return value;
     size_t length;
@@ -264,7 +292,8 @@ static json_t *parse_line(const uint8_t *line, size_t size, json_error_t *found,
     return value;
 }
 
-static enum status visit_line(const struct data_part *part, const struct data_rules *rules, const uint8_t *line, size_t size, int64_t number, data_visit *visit, void *context,
+static enum status visit_line(const struct data_part *part, const struct data_rules *rules, const uint8_t *line,
+                              size_t size, int64_t number, data_visit *visit, void *context,
                               struct data_part_counts *counts, struct error *error) {
     const char *key = rules->text_key ? rules->text_key : "text";
     unsigned long long offset = (unsigned long long)part->offset + (unsigned long long)(line - part->bytes);
@@ -273,25 +302,31 @@ static enum status visit_line(const struct data_part *part, const struct data_ru
     const json_t *text = json_object_get(value, key);
     enum status status = STATUS_OK;
     if (!value && json_error_code(&found) == json_error_out_of_memory) {
-        status = error_set(error, STATUS_NO_MEMORY, "%s: line %lld: no memory left for its %zu bytes", part->file->path, (long long)number, size);
+        status = error_set(error, STATUS_NO_MEMORY, "%s: line %lld: no memory left for its %zu bytes", part->file->path,
+                           (long long)number, size);
     } else if (!json_is_string(text)) {
         char what[256];
         describe_line(value, &found, key, what);
         if (rules->skip_bad_lines) counts->bad_lines++;
-        else status = error_set(error, STATUS_INVALID, "%s: line %lld, byte %llu: %s, expected an object with a string \"%s\"", part->file->path, (long long)number, offset, what, key);
+        else
+            status = error_set(error, STATUS_INVALID,
+                               "%s: line %lld, byte %llu: %s, expected an object with a string \"%s\"",
+                               part->file->path, (long long)number, offset, what, key);
     } else if (is_blank((const uint8_t *)json_string_value(text), json_string_length(text))) {
         counts->blank++;
     } else {
         counts->documents++;
         counts->bytes += json_string_length(text);
         status = visit(context, json_string_value(text), json_string_length(text), true, error);
-        if (status == STATUS_INVALID) error_prefix(error, "%s: line %lld, byte %llu: \"%s\"", part->file->path, (long long)number, offset, key);
+        if (status == STATUS_INVALID)
+            error_prefix(error, "%s: line %lld, byte %llu: \"%s\"", part->file->path, (long long)number, offset, key);
     }
     json_decref(value);
     return status;
 }
 
-enum status data_part_visit(const struct data_part *part, const struct data_rules *rules, data_visit *visit, void *context, struct data_part_counts *counts, struct error *error) {
+enum status data_part_visit(const struct data_part *part, const struct data_rules *rules, data_visit *visit,
+                            void *context, struct data_part_counts *counts, struct error *error) {
     if (!part->file->json_lines) {
         counts->documents += part->begins;
         counts->bytes += part->size;

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- completing ------------------------------------------------------------------------------------------------------------- */
+/* ---- completing -------------------------------------------------------------------------------------------------- */
 
 static bool is_absent(const json_t *root, const char *key) {
     const json_t *value = json_object_get(root, key);
@@ -44,13 +44,16 @@ static void set_absent(json_t *object, const char *key, json_t *value) {
 /* What is wrong in what it finds is left for config_parse to say. */
 static void extend_context(json_t *config, const json_t *model) {
     json_t *scaling = scaling_of(config), *before = scaling_of(model);
-    const json_t *positions = json_object_get(model, "max_position_embeddings"), *original = json_object_get(before, "original_max_position_embeddings");
+    const json_t *positions = json_object_get(model, "max_position_embeddings"),
+                 *original = json_object_get(before, "original_max_position_embeddings");
     if (!scaling || equal(scaling, before)) return;
-    if (is_absent(scaling, "type") && is_absent(scaling, "rope_type") && !is_absent(scaling, "factor")) json_object_set_new(scaling, "type", json_string("yarn"));
+    if (is_absent(scaling, "type") && is_absent(scaling, "rope_type") && !is_absent(scaling, "factor"))
+        json_object_set_new(scaling, "type", json_string("yarn"));
     const char *type = type_of(scaling);
     if (!type || strcmp(type, "yarn") != 0) return;
     if (!json_is_integer(original)) original = positions;
-    if (is_absent(scaling, "original_max_position_embeddings") && json_is_integer(original)) json_object_set(scaling, "original_max_position_embeddings", (json_t *)original);
+    if (is_absent(scaling, "original_max_position_embeddings") && json_is_integer(original))
+        json_object_set(scaling, "original_max_position_embeddings", (json_t *)original);
     set_absent(scaling, "beta_fast", json_real(32));
     set_absent(scaling, "beta_slow", json_real(1));
     if (is_absent(scaling, "mscale") && is_absent(scaling, "mscale_all_dim")) {
@@ -59,24 +62,46 @@ static void extend_context(json_t *config, const json_t *model) {
         json_object_set_new(scaling, "mscale", json_real(mscale));
         json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     }
-    if (!is_absent(config, "max_position_embeddings") && !equal(json_object_get(config, "max_position_embeddings"), positions)) return;
-    const double length = floor(json_number_value(json_object_get(scaling, "factor")) * (double)json_integer_value(json_object_get(scaling, "original_max_position_embeddings")));
-    if (length >= 1 && length <= INT32_MAX) json_object_set_new(config, "max_position_embeddings", json_integer((json_int_t)length));
+    if (!is_absent(config, "max_position_embeddings") &&
+        !equal(json_object_get(config, "max_position_embeddings"), positions))
+        return;
+    const double length = floor(
+        json_number_value(json_object_get(scaling, "factor")) *
+        (double)json_integer_value(json_object_get(scaling, "original_max_position_embeddings")));
+    if (length >= 1 && length <= INT32_MAX)
+        json_object_set_new(config, "max_position_embeddings", json_integer((json_int_t)length));
 }
 
 enum status from_complete(json_t *config, const json_t *model, struct error *error) {
     if (!json_is_object(model)) return error_set(error, STATUS_INVALID, "the model's config.json is no JSON object");
-    if (is_absent(config, "vocab_size") && !is_absent(model, "vocab_size")) json_object_set(config, "vocab_size", json_object_get(model, "vocab_size"));
+    if (is_absent(config, "vocab_size") && !is_absent(model, "vocab_size"))
+        json_object_set(config, "vocab_size", json_object_get(model, "vocab_size"));
     extend_context(config, model);
     return STATUS_OK;
 }
 
-/* ---- checking --------------------------------------------------------------------------------------------------------------- */
+/* ---- checking ---------------------------------------------------------------------------------------------------- */
 
 #define KEY(name) { #name, offsetof(struct config, name) }
-static const struct { const char *name; size_t offset; } shapes[] = {
-    KEY(hidden_size), KEY(num_hidden_layers), KEY(vocab_size), KEY(intermediate_size), KEY(num_attention_heads), KEY(num_key_value_heads), KEY(head_dim), KEY(q_lora_rank), KEY(kv_lora_rank),
-    KEY(qk_nope_head_dim), KEY(qk_rope_head_dim), KEY(v_head_dim), KEY(n_routed_experts), KEY(n_shared_experts), KEY(moe_intermediate_size), KEY(first_k_dense_replace), KEY(moe_layer_freq),
+static const struct { const char *name; size_t offset;
+} shapes[] = {
+    KEY(hidden_size),
+    KEY(num_hidden_layers),
+    KEY(vocab_size),
+    KEY(intermediate_size),
+    KEY(num_attention_heads),
+    KEY(num_key_value_heads),
+    KEY(head_dim),
+    KEY(q_lora_rank),
+    KEY(kv_lora_rank),
+    KEY(qk_nope_head_dim),
+    KEY(qk_rope_head_dim),
+    KEY(v_head_dim),
+    KEY(n_routed_experts),
+    KEY(n_shared_experts),
+    KEY(moe_intermediate_size),
+    KEY(first_k_dense_replace),
+    KEY(moe_layer_freq),
 };
 #undef KEY
 
@@ -86,16 +111,24 @@ static int64_t value_at(const struct config *config, size_t offset) {
     return value;
 }
 
-static enum status compare_shapes(const struct config *config, const struct config *model, const char *origin, const char *folder, struct error *error) {
+static enum status compare_shapes(const struct config *config, const struct config *model, const char *origin,
+                                  const char *folder, struct error *error) {
     if (strcmp(config->model_type, model->model_type) != 0)
-        return error_set(error, STATUS_INVALID, "%s: model_type: found \"%s\", expected \"%s\" as in %s, whose weights it begins with", origin, config->model_type, model->model_type, folder);
-    if (config->num_nextn_predict_layers > model->num_nextn_predict_layers)   /* fewer: those of the model that are too many are left out */
-        return error_set(error, STATUS_INVALID, "%s: num_nextn_predict_layers: found %lld, expected up to %lld as in %s, whose weights it begins with", origin, (long long)config->num_nextn_predict_layers,
-                         (long long)model->num_nextn_predict_layers, folder);
+        return error_set(error, STATUS_INVALID,
+                         "%s: model_type: found \"%s\", expected \"%s\" as in %s, whose weights it begins with", origin,
+                         config->model_type, model->model_type, folder);
+    /* fewer: those of the model that are too many are left out */
+    if (config->num_nextn_predict_layers > model->num_nextn_predict_layers)
+        return error_set(
+            error, STATUS_INVALID,
+            "%s: num_nextn_predict_layers: found %lld, expected up to %lld as in %s, whose weights it begins with",
+            origin, (long long)config->num_nextn_predict_layers, (long long)model->num_nextn_predict_layers, folder);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         const int64_t found = value_at(config, shapes[i].offset), expected = value_at(model, shapes[i].offset);
         if (found != expected)
-            return error_set(error, STATUS_INVALID, "%s: %s: found %lld, expected %lld as in %s, whose weights it begins with", origin, shapes[i].name, (long long)found, (long long)expected, folder);
+            return error_set(error, STATUS_INVALID,
+                             "%s: %s: found %lld, expected %lld as in %s, whose weights it begins with", origin,
+                             shapes[i].name, (long long)found, (long long)expected, folder);
     }
     return STATUS_OK;
 }
@@ -119,7 +152,8 @@ static void list_changes(const struct config *config, const struct config *model
     json_decref(before);
 }
 
-enum status from_check(const struct config *config, const char *origin, const char *folder, char changed[FROM_CHANGED], struct error *error) {
+enum status from_check(const struct config *config, const char *origin, const char *folder, char changed[FROM_CHANGED],
+                       struct error *error) {
     struct arena arena = {0};
     struct config model = {0};
     enum status status = config_load(&model, folder, &arena, error);

@@ -1,4 +1,5 @@
-/* The training loop. What decides the results of a step is a function of (config, seed, step), so that a resumed run continues byte for byte. */
+/* The training loop. What decides the results of a step is a function of (config, seed, step), so that a resumed run
+ * continues byte for byte. */
 #include "train/loop.h"
 
 #include <math.h>
@@ -15,20 +16,23 @@ static double seconds_now(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-static bool asked_to_stop(const struct training *t) { return t->callbacks.stop && t->callbacks.stop(t->callbacks.context); }
+static bool asked_to_stop(const struct training *t) {
+    return t->callbacks.stop && t->callbacks.stop(t->callbacks.context);
+}
 
 static void warn(const struct training *t, const char *message) {
     if (t->callbacks.warn) t->callbacks.warn(t->callbacks.context, message);
 }
 
-/* ---- opening ---------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
 
 static bool is_absent(const json_t *root, const char *key) {
     const json_t *value = json_object_get(root, key);
     return !value || json_is_null(value);
 }
 
-/* With --from, the vocabulary is that model's. So is the tokenizer, unless the config names another one: one that would be made from the data is none, because the weights know the model's ids. */
+/* With --from, the vocabulary is that model's. So is the tokenizer, unless the config names another one: one that would
+ * be made from the data is none, because the weights know the model's ids. */
 static enum status take_from(struct training *t, struct error *error) {
     json_t *config = t->options.config, *other;
     char path[4096];
@@ -41,24 +45,31 @@ static enum status take_from(struct training *t, struct error *error) {
     json_decref(other);
     if (status != STATUS_OK) return error_prefix(error, "%s", t->options.from);
     const bool named = !is_absent(json_object_get(config, "train"), "tokenizer");
-    if (named && strcmp(t->settings.tokenizer, "characters") != 0 && !data_tokenizer_is_size(t->settings.tokenizer, &size)) return STATUS_OK;
+    if (named && strcmp(t->settings.tokenizer, "characters") != 0 &&
+        !data_tokenizer_is_size(t->settings.tokenizer, &size))
+        return STATUS_OK;
     char tokenizer[SETTINGS_TEXT];
     int length = snprintf(tokenizer, sizeof tokenizer, "%s/tokenizer.json", t->options.from);
-    if (length >= (int)sizeof tokenizer) return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", t->options.from);
+    if (length >= (int)sizeof tokenizer)
+        return error_set(error, STATUS_INVALID, "%.100s...: the path is too long", t->options.from);
     if (file_exists(tokenizer)) memcpy(t->settings.tokenizer, tokenizer, (size_t)length + 1);
-    else if (!named) return error_set(error, STATUS_NOT_FOUND, "%s: no such file; name the tokenizer of %s with train.tokenizer", tokenizer, t->options.from);
+    else if (!named)
+        return error_set(error, STATUS_NOT_FOUND, "%s: no such file; name the tokenizer of %s with train.tokenizer",
+                         tokenizer, t->options.from);
     return STATUS_OK;
 }
 
-/* The tokenizer of the settings. One that is trained on the data is not trained again in a resumed run, which keeps it in its model folder: it would be the same for the same data, and for
- * other data the run is refused either way. */
-static enum status make_tokenizer(struct training *t, const struct data_files *files, const struct data_options *options, struct error *error) {
+/* The tokenizer of the settings. One that is trained on the data is not trained again in a resumed run, which keeps it
+ * in its model folder: it would be the same for the same data, and for other data the run is refused either way. */
+static enum status make_tokenizer(struct training *t, const struct data_files *files,
+                                  const struct data_options *options, struct error *error) {
     int64_t size;
     uint64_t replaced = 0;
     struct error ignored;
     if (t->options.resume && data_tokenizer_is_size(t->settings.tokenizer, &size)) {
         char config[RUN_PATH + 32];
-        snprintf(config, sizeof config, "%s/tokenizer_config.json", t->run.model);   /* the last file of a tokenizer that is written: with it the other is there */
+        /* the last file of a tokenizer that is written: with it the other is there */
+        snprintf(config, sizeof config, "%s/tokenizer_config.json", t->run.model);
         if (file_exists(config) && tokenizer_load(&t->tokenizer, t->run.model, &ignored) == STATUS_OK) return STATUS_OK;
     }
     return data_make_tokenizer(&t->tokenizer, t->settings.tokenizer, files, options, &replaced, error);
@@ -67,18 +78,21 @@ static enum status make_tokenizer(struct training *t, const struct data_files *f
 static void warn_about_data(const struct training *t) {
     char message[400];
     if (t->data.replaced) {
-        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD", (unsigned long long)t->data.replaced);
+        snprintf(message, sizeof message, "the data holds %llu ill-formed UTF-8 sequences, which count as U+FFFD",
+                 (unsigned long long)t->data.replaced);
         warn(t, message);
     }
     if (t->data.bad_lines) {
-        snprintf(message, sizeof message, "%lld lines of the data hold no document and are left out", (long long)t->data.bad_lines);
+        snprintf(message, sizeof message, "%lld lines of the data hold no document and are left out",
+                 (long long)t->data.bad_lines);
         warn(t, message);
     }
     if (t->data.markers) {
         size_t length;
         const char *marker = tokenizer_piece(t->tokenizer, tokenizer_eos(t->tokenizer), &length, NULL);
-        snprintf(message, sizeof message, "the data holds %.*s %lld times, as plain text; train.special_tokens=true reads it as a token", length < 200 ? (int)length : 200, marker,
-                 (long long)t->data.markers);
+        snprintf(message, sizeof message,
+                 "the data holds %.*s %lld times, as plain text; train.special_tokens=true reads it as a token",
+                 length < 200 ? (int)length : 200, marker, (long long)t->data.markers);
         warn(t, message);
     }
     if (tokenizer_eos(t->tokenizer) < 0 && !tokenizer_add_bos(t->tokenizer) && t->data.documents > 1)
@@ -87,19 +101,27 @@ static void warn_about_data(const struct training *t) {
 
 static enum status load_data(struct training *t, struct error *error) {
     struct data_files files;
-    const struct data_options options = { .rules = { .text_key = t->settings.text_key, .skip_bad_lines = t->settings.bad_lines_choice == 1, .special_tokens = t->settings.special_tokens },
-                                          .pool = t->options.pool, .cache = t->options.cache, .fallback = t->run.path,
-                                          .watch = { .context = t->callbacks.context, .progress = t->callbacks.reading, .warn = t->callbacks.warn } };
+    const struct data_options options = {
+        .rules = {.text_key = t->settings.text_key,
+                  .skip_bad_lines = t->settings.bad_lines_choice == 1,
+                  .special_tokens = t->settings.special_tokens},
+        .pool = t->options.pool,
+        .cache = t->options.cache,
+        .fallback = t->run.path,
+        .watch = {.context = t->callbacks.context, .progress = t->callbacks.reading, .warn = t->callbacks.warn}};
     enum status status = data_files_list(&files, t->options.data, error);
     if (status != STATUS_OK) return status;
     status = make_tokenizer(t, &files, &options, error);
     if (status == STATUS_OK) {
         /* The config's vocabulary: the tokenizer's where it names none. */
         json_t *config = t->options.config, *size = json_object_get(config, "vocab_size");
-        if (is_absent(config, "vocab_size")) json_object_set_new(config, "vocab_size", size = json_integer(tokenizer_size(t->tokenizer)));
-        int64_t vocab = json_is_integer(size) ? json_integer_value(size) : INT64_MAX;   /* what is no integer is refused with the config */
+        if (is_absent(config, "vocab_size"))
+            json_object_set_new(config, "vocab_size", size = json_integer(tokenizer_size(t->tokenizer)));
+        /* what is no integer is refused with the config */
+        int64_t vocab = json_is_integer(size) ? json_integer_value(size) : INT64_MAX;
         status = data_load(&t->data, &files, t->tokenizer, vocab, &options, error);
-        if (status == STATUS_INVALID && tokenizer_size(t->tokenizer) > vocab) error_prefix(error, "%s", t->options.origin);
+        if (status == STATUS_INVALID && tokenizer_size(t->tokenizer) > vocab)
+            error_prefix(error, "%s", t->options.origin);
     }
     data_files_free(&files);
     if (status != STATUS_OK) return status;
@@ -114,13 +136,19 @@ static bool names_id(const json_t *value, int32_t id) {
     return json_is_integer(value) && json_integer_value(value) == id;
 }
 
-/* Token ids and the longest context, which the tokenizer and the settings know better than a config made for another vocabulary. */
+/* Token ids and the longest context, which the tokenizer and the settings know better than a config made for another
+ * vocabulary. */
 static void complete_config(struct training *t) {
     json_t *config = t->options.config;
-    int32_t eos = tokenizer_eos(t->tokenizer), bos = tokenizer_bos(t->tokenizer) >= 0 ? tokenizer_bos(t->tokenizer) : eos;   /* <|endoftext|> is both */
+    /* <|endoftext|> is both */
+    int32_t eos = tokenizer_eos(t->tokenizer),
+            bos = tokenizer_bos(t->tokenizer) >= 0 ? tokenizer_bos(t->tokenizer) : eos;
     if (bos >= 0) json_object_set_new(config, "bos_token_id", json_integer(bos));
-    if (eos >= 0 && !names_id(json_object_get(config, "eos_token_id"), eos)) json_object_set_new(config, "eos_token_id", json_integer(eos));   /* a model's list of several stays */
-    if (is_absent(config, "max_position_embeddings")) json_object_set_new(config, "max_position_embeddings", json_integer(t->settings.sequence_length));
+    /* a model's list of several stays */
+    if (eos >= 0 && !names_id(json_object_get(config, "eos_token_id"), eos))
+        json_object_set_new(config, "eos_token_id", json_integer(eos));
+    if (is_absent(config, "max_position_embeddings"))
+        json_object_set_new(config, "max_position_embeddings", json_integer(t->settings.sequence_length));
 }
 
 static enum status make_model(struct training *t, struct error *error) {
@@ -131,14 +159,17 @@ static enum status make_model(struct training *t, struct error *error) {
     if (status == STATUS_OK) {
         for (int i = 0; i < config.warning_count; i++) warn(t, config.warnings[i]);
         if (s->sequence_length > config.max_position_embeddings)
-            status = error_set(error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", t->options.origin, (long long)s->sequence_length,
-                               (long long)config.max_position_embeddings);
-        if (status == STATUS_OK && t->options.from) status = from_check(&config, t->options.origin, t->options.from, t->changed, error);
+            status = error_set(
+                error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld",
+                t->options.origin, (long long)s->sequence_length, (long long)config.max_position_embeddings);
+        if (status == STATUS_OK && t->options.from)
+            status = from_check(&config, t->options.origin, t->options.from, t->changed, error);
         if (status == STATUS_OK) {
             settings_settle_model(&t->settings, &config);
             status = settings_check_model(s, &config, t->options.origin, "train.", error);
         }
-        if (status == STATUS_OK) status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
+        if (status == STATUS_OK)
+            status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
         if (status != STATUS_OK) config_release(&config);
     }
     if (status != STATUS_OK) {
@@ -164,23 +195,29 @@ static enum status make_trainer(struct training *t, struct error *error) {
     size_t count = (size_t)(s->batch_size * s->sequence_length);
     t->inputs = malloc(count * sizeof *t->inputs);
     t->targets = malloc(count * sizeof *t->targets);
-    if (!t->inputs || !t->targets) return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
-    return trainer_create(&t->trainer, t->model, &optimizer, &objective, s->micro_batch_size, s->sequence_length, error);
+    if (!t->inputs || !t->targets)
+        return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
+    return trainer_create(&t->trainer, t->model, &optimizer, &objective, s->micro_batch_size, s->sequence_length,
+                          error);
 }
 
-/* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says now. */
+/* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says
+ * now. */
 static void keep_warmup(struct training *t, const json_t *saved) {
     const json_t *given = json_object_get(json_object_get(t->options.config, "train"), "schedule");
     const json_t *steps = json_object_get(json_object_get(json_object_get(saved, "train"), "schedule"), "warmup_steps");
     if (!is_absent(given, "warmup_steps") || !json_is_integer(steps)) return;
     t->settings.schedule.warmup_steps = t->schedule.warmup_steps = json_integer_value(steps);
-    json_object_set_new(json_object_get(json_object_get(t->state.config, "train"), "schedule"), "warmup_steps", json_integer(json_integer_value(steps)));
+    json_object_set_new(json_object_get(json_object_get(t->state.config, "train"), "schedule"), "warmup_steps",
+                        json_integer(json_integer_value(steps)));
 }
 
 static enum status same_data(const struct training *t, const struct checkpoint_state *saved, struct error *error) {
     if (saved->data_fingerprint == t->data.fingerprint) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: the data is not the data that the run was begun with (fingerprint %016llx, expected %016llx)", t->options.data,
-                     (unsigned long long)t->data.fingerprint, (unsigned long long)saved->data_fingerprint);
+    return error_set(error, STATUS_INVALID,
+                     "%s: the data is not the data that the run was begun with (fingerprint %016llx, expected %016llx)",
+                     t->options.data, (unsigned long long)t->data.fingerprint,
+                     (unsigned long long)saved->data_fingerprint);
 }
 
 /* The run's last complete checkpoint. STATUS_NOT_FOUND: there is none. */
@@ -189,21 +226,26 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
     if (status != STATUS_OK) return status;
     if (checkpoint->damaged) {
         char message[1400];
-        snprintf(message, sizeof message, "%d damaged checkpoint%s passed over, continuing from step %lld: %s", checkpoint->damaged, checkpoint->damaged > 1 ? "s" : "",
-                 (long long)checkpoint->state.step, checkpoint->damage.message);
+        snprintf(message, sizeof message, "%d damaged checkpoint%s passed over, continuing from step %lld: %s",
+                 checkpoint->damaged, checkpoint->damaged > 1 ? "s" : "", (long long)checkpoint->state.step,
+                 checkpoint->damage.message);
         warn(t, message);
     }
     keep_warmup(t, checkpoint->state.config);
-    /* Where the data decides the vocabulary, other data changes vocab_size too; then the data is what the message is about. */
-    const json_t *was = json_object_get(json_object_get(checkpoint->state.config, "train"), "tokenizer"), *is = json_object_get(json_object_get(t->state.config, "train"), "tokenizer");
+    /* Where the data decides the vocabulary, other data changes vocab_size too; then the data is what the message is
+     * about. */
+    const json_t *was = json_object_get(json_object_get(checkpoint->state.config, "train"), "tokenizer"),
+                 *is = json_object_get(json_object_get(t->state.config, "train"), "tokenizer");
     bool from_data = json_equal(was, is) && (json_is_integer(was) || strcmp(t->settings.tokenizer, "characters") == 0);
     if (from_data) status = same_data(t, &checkpoint->state, error);
     if (status == STATUS_OK) status = settings_same_run(checkpoint->state.config, t->state.config, t->run.path, error);
     if (status == STATUS_OK && !from_data) status = same_data(t, &checkpoint->state, error);
     if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
-        status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path, (long long)checkpoint->state.step, (long long)t->settings.steps);
+        status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path,
+                           (long long)checkpoint->state.step, (long long)t->settings.steps);
     if (status == STATUS_OK && checkpoint->state.sequences != schedule_position(&t->schedule, checkpoint->state.step))
-        status = error_set(error, STATUS_INVALID, "%s: the position in the data is sequence %lld, expected %lld", checkpoint->path, (long long)checkpoint->state.sequences,
+        status = error_set(error, STATUS_INVALID, "%s: the position in the data is sequence %lld, expected %lld",
+                           checkpoint->path, (long long)checkpoint->state.sequences,
                            (long long)schedule_position(&t->schedule, checkpoint->state.step));
     if (status != STATUS_OK) checkpoint_release(checkpoint);
     return status == STATUS_NOT_FOUND ? STATUS_INVALID : status;
@@ -216,10 +258,12 @@ static enum status continue_run(struct training *t, const struct checkpoint *che
     if (status != STATUS_OK) return status;
     model_repack(t->model);
     int64_t steps = json_integer_value(json_object_get(json_object_get(checkpoint->state.config, "train"), "steps"));
-    if (steps != t->settings.steps) warn(t, "train.steps has changed: from here on the learning rate follows the new number");
+    if (steps != t->settings.steps)
+        warn(t, "train.steps has changed: from here on the learning rate follows the new number");
     t->state.step = t->first_step = t->saved_step = checkpoint->state.step;
     t->state.sequences = checkpoint->state.sequences;
-    bool now_last = steps != t->settings.steps && checkpoint->state.step == t->settings.steps;   /* then the last evaluation is still to come */
+    /* then the last evaluation is still to come */
+    bool now_last = steps != t->settings.steps && checkpoint->state.step == t->settings.steps;
     t->state.evaluated = checkpoint->state.evaluated && !now_last;
     t->state.metrics_bytes = checkpoint->state.metrics_bytes;
     t->state.timing_bytes = checkpoint->state.timing_bytes;
@@ -236,7 +280,8 @@ static void read_last_eval(struct training *t) {
     while (getline(&line, &capacity, log) > 0) {
         long long step;
         double loss;
-        if (sscanf(line, "{\"step\": %lld, \"eval_loss\": %lf", &step, &loss) == 2 && step == t->state.step) t->last_eval = loss;
+        if (sscanf(line, "{\"step\": %lld, \"eval_loss\": %lf", &step, &loss) == 2 && step == t->state.step)
+            t->last_eval = loss;
     }
     free(line);
     fclose(log);
@@ -260,19 +305,23 @@ static enum status open_all(struct training *t, struct error *error) {
     enum status status = settings_parse(&t->settings, o->config, o->origin, error);
     if (status == STATUS_OK && t->settings.schedule.warmup_steps > t->settings.steps) {
         char message[160];
-        snprintf(message, sizeof message, "train.schedule.warmup_steps %lld is more than train.steps %lld: the run ends within the warm-up", (long long)t->settings.schedule.warmup_steps,
-                 (long long)t->settings.steps);
+        snprintf(message, sizeof message,
+                 "train.schedule.warmup_steps %lld is more than train.steps %lld: the run ends within the warm-up",
+                 (long long)t->settings.schedule.warmup_steps, (long long)t->settings.steps);
         warn(t, message);
     }
-    if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());   /* the config may leave vocab_size to the tokenizer */
+    /* the config may leave vocab_size to the tokenizer */
+    if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());
     if (status == STATUS_OK && o->from) status = take_from(t, error);
-    if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);   /* before the data is read, which may take long */
+    /* before the data is read, which may take long */
+    if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);
     if (status == STATUS_OK) status = load_data(t, error);
     if (status == STATUS_OK) {
         complete_config(t);
         status = make_model(t, error);
     }
-    if (status == STATUS_OK && !(t->state.config = effective_config(t))) status = error_set(error, STATUS_NO_MEMORY, "no memory left for the config");
+    if (status == STATUS_OK && !(t->state.config = effective_config(t)))
+        status = error_set(error, STATUS_NO_MEMORY, "no memory left for the config");
     if (status != STATUS_OK) return status;
     t->schedule = settings_schedule(&t->settings);
     t->state.data_fingerprint = t->data.fingerprint;
@@ -292,7 +341,8 @@ static enum status open_all(struct training *t, struct error *error) {
     return status;
 }
 
-enum status training_open(struct training **out, const struct training_options *options, const struct training_callbacks *callbacks, struct error *error) {
+enum status training_open(struct training **out, const struct training_options *options,
+                          const struct training_callbacks *callbacks, struct error *error) {
     *out = NULL;
     struct training *t = calloc(1, sizeof *t);
     if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left to train");
@@ -327,14 +377,16 @@ static enum status diverged(const struct training *t, enum status status, int64_
     size_t used = strlen(error->message), left = sizeof error->message - used;
     const char *advice = "try a smaller train.optimizer.learning_rate or more train.schedule.warmup_steps";
     if (t->saved_step >= 0)
-        snprintf(error->message + used, left, "; the last complete checkpoint is that of step %lld in %.300s; %s", (long long)t->saved_step, t->run.checkpoints, advice);
+        snprintf(error->message + used, left, "; the last complete checkpoint is that of step %lld in %.300s; %s",
+                 (long long)t->saved_step, t->run.checkpoints, advice);
     else snprintf(error->message + used, left, "; there is no checkpoint yet; %s", advice);
     return status;
 }
 
-/* ---- evaluation, samples, saving -------------------------------------------------------------------------------------------- */
+/* ---- evaluation, samples, saving --------------------------------------------------------------------------------- */
 
-enum status training_evaluate(struct training *t, int64_t batches, struct training_evaluation *evaluation, struct error *error) {
+enum status training_evaluate(struct training *t, int64_t batches, struct training_evaluation *evaluation,
+                              struct error *error) {
     const struct settings *s = &t->settings;
     int64_t length = s->sequence_length, all = data_eval_windows(&t->data, length), windows = all;
     if (batches > 0 && batches < (all + s->batch_size - 1) / s->batch_size) windows = batches * s->batch_size;
@@ -344,7 +396,8 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
         int64_t count = 0, rows = length;
         while (count < s->micro_batch_size && w < windows) {
             int64_t found;
-            enum status status = data_eval_window(&t->data, length, w * all / windows, t->inputs + count * length, t->targets + count * length, &found, error);
+            enum status status = data_eval_window(&t->data, length, w * all / windows, t->inputs + count * length,
+                                                  t->targets + count * length, &found, error);
             if (status != STATUS_OK) return status;
             if (found < length && count > 0) break;
             rows = found;
@@ -356,23 +409,31 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
         if (status != STATUS_OK) return status;
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
-    *evaluation = (struct training_evaluation){ .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets, .max_violation = NAN };
+    *evaluation = (struct training_evaluation){
+        .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets, .max_violation = NAN};
     for (int64_t i = 0; t->trainer->evaluation_loads && i < config_layers(&t->model->config); i++) {
         const int64_t *counts = t->trainer->evaluation_loads[i].counts;
-        if (counts) evaluation->max_violation = fmax(evaluation->max_violation, load_violation(counts, t->model->config.n_routed_experts));
+        if (counts)
+            evaluation->max_violation = fmax(evaluation->max_violation,
+                                             load_violation(counts, t->model->config.n_routed_experts));
     }
     for (int d = 0; d < CONFIG_MAX_NEXTN && sums.mtp_targets[d] > 0; d++) {
         evaluation->mtp_depths = d + 1;
         evaluation->mtp_loss[d] = sums.mtp_sum[d] / (double)sums.mtp_targets[d];
-        evaluation->mtp_acceptance[d] = sums.mtp_compared[d] > 0 ? (double)sums.mtp_agreed[d] / (double)sums.mtp_compared[d] : 0;
+        evaluation->mtp_acceptance[d] = sums.mtp_compared[d] > 0
+                                            ? (double)sums.mtp_agreed[d] / (double)sums.mtp_compared[d]
+                                            : 0;
     }
     return STATUS_OK;
 }
 
-static double share_of(int64_t count, const struct fp8_counts *counts) { return counts->numbers > 0 ? (double)count / (double)counts->numbers : 0; }
+static double share_of(int64_t count, const struct fp8_counts *counts) {
+    return counts->numbers > 0 ? (double)count / (double)counts->numbers : 0;
+}
 
-/* FP8: shares of the numbers that one micro-batch of held-out data loses, into the line of the evaluation, and a warning, once, where they are many. Underflows are what a tile's scale cannot keep
- * beside its largest number (below 2^-10 / 448 of it); with scales of the current maximum there are no overflows unless something is wrong. */
+/* FP8: shares of the numbers that one micro-batch of held-out data loses, into the line of the evaluation, and a
+ * warning, once, where they are many. Underflows are what a tile's scale cannot keep beside its largest number (below
+ * 2^-10 / 448 of it); with scales of the current maximum there are no overflows unless something is wrong. */
 #define FP8_UNDERFLOWS 0.01
 #define FP8_OVERFLOWS 1e-4
 
@@ -381,25 +442,39 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
     struct fp8_report report;
     int64_t count = 0, found = length;
     enum status status = STATUS_OK;
-    for (; status == STATUS_OK && count < t->settings.micro_batch_size && count < all && found == length; count += found == length)
-        status = data_eval_window(&t->data, length, count, t->inputs + count * length, t->targets + count * length, &found, error);
+    for (; status == STATUS_OK && count < t->settings.micro_batch_size && count < all && found == length;
+         count += found == length)
+        status = data_eval_window(&t->data, length, count, t->inputs + count * length, t->targets + count * length,
+                                  &found, error);
     if (status != STATUS_OK) return status;
     if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
-    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, t->state.step);   /* as in the step before, which a resumed process has not made */
+    /* as in the step before, which a resumed process has not made */
+    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, t->state.step);
     status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
     if (status != STATUS_OK) return status;
     const struct fp8_counts *const counts[] = { &report.x, &report.w, &report.dy };
     static const char *const names[] = { "x", "w", "dy" };
     for (int overflow = 0; overflow < 2; overflow++)
         for (int i = 0; i < 3; i++)
-            fprintf(log, "%s\"%s\": %.6g%s", i ? ", " : overflow ? ", \"fp8_overflow\": {" : ", \"fp8_underflow\": {", names[i], share_of(overflow ? counts[i]->overflows : counts[i]->underflows, counts[i]),
+            fprintf(log, "%s\"%s\": %.6g%s",
+                    i          ? ", "
+                    : overflow ? ", \"fp8_overflow\": {"
+                               : ", \"fp8_underflow\": {",
+                    names[i], share_of(overflow ? counts[i]->overflows : counts[i]->underflows, counts[i]),
                     i == 2 ? "}" : "");
     for (int i = 0; i < 3 && !t->told_fp8; i++) {
-        const double under = share_of(counts[i]->underflows, counts[i]), over = share_of(counts[i]->overflows, counts[i]);
+        const double under = share_of(counts[i]->underflows, counts[i]),
+                     over = share_of(counts[i]->overflows, counts[i]);
         if (under <= FP8_UNDERFLOWS && over <= FP8_OVERFLOWS) continue;
         char message[200];
-        snprintf(message, sizeof message, "step %lld: E4M3 makes %.1f%% of %s zero and cuts %.2f%% at its largest number; train.compute=bf16 does not", (long long)t->state.step, 100 * under,
-                 i == 0 ? "the activations" : i == 1 ? "the weights" : "the activations' gradients", 100 * over);
+        snprintf(message, sizeof message,
+                 "step %lld: E4M3 makes %.1f%% of %s zero and cuts %.2f%% at its largest number; train.compute=bf16 "
+                 "does not",
+                 (long long)t->state.step, 100 * under,
+                 i == 0   ? "the activations"
+                 : i == 1 ? "the weights"
+                          : "the activations' gradients",
+                 100 * over);
         warn(t, message);
         t->told_fp8 = true;
     }
@@ -407,7 +482,8 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
 }
 
 /* A list of one figure per layer with a router, in the order of the layers, MTP modules last. */
-static void put_loads(const struct training *t, const char *name, const struct expert_load *loads, double (*figure)(const int64_t *counts, int64_t experts)) {
+static void put_loads(const struct training *t, const char *name, const struct expert_load *loads,
+                      double (*figure)(const int64_t *counts, int64_t experts)) {
     const char *before = "";
     fprintf(t->run.metrics, ", \"%s\": [", name);
     for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
@@ -429,10 +505,15 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
     enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &evaluation, error);
     if (status != STATUS_OK) return status;
     const double loss = t->last_eval = evaluation.loss;
-    if (!isfinite(loss)) return diverged(t, error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"), t->state.step, error);
+    if (!isfinite(loss))
+        return diverged(
+            t,
+            error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"),
+            t->state.step, error);
     if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, &evaluation, whole);
     FILE *log = t->run.metrics;
-    fprintf(log, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld", (long long)t->state.step, loss, (long long)evaluation.targets);
+    fprintf(log, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld", (long long)t->state.step, loss,
+            (long long)evaluation.targets);
     if (t->trainer->evaluation_loads) put_loads(t, "eval_max_violation", t->trainer->evaluation_loads, load_violation);
     if (evaluation.mtp_depths) {
         put_numbers(log, "eval_loss_mtp", evaluation.mtp_loss, evaluation.mtp_depths);
@@ -456,7 +537,8 @@ static enum status sample(struct training *t, struct error *error) {
     return status;
 }
 
-/* What is due after a step: evaluation and a sample; before the first one a sample. STATUS_INTERRUPTED leaves both for the resumption. */
+/* What is due after a step: evaluation and a sample; before the first one a sample. STATUS_INTERRUPTED leaves both for
+ * the resumption. */
 static enum status do_what_is_due(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     int64_t step = t->state.step;
@@ -488,13 +570,16 @@ static enum status save(struct training *t, struct error *error) {
         t->saved_step = t->state.step;
         status = export_model(t, error);
     }
-    if (status == STATUS_OK && t->callbacks.saved) t->callbacks.saved(t->callbacks.context, t->state.step, t->run.model);
+    if (status == STATUS_OK && t->callbacks.saved)
+        t->callbacks.saved(t->callbacks.context, t->state.step, t->run.model);
     return status;
 }
 
-/* ---- steps ------------------------------------------------------------------------------------------------------------------ */
+/* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-int64_t training_tokens(const struct training *training, int64_t steps) { return schedule_position(&training->schedule, steps) * training->settings.sequence_length; }
+int64_t training_tokens(const struct training *training, int64_t steps) {
+    return schedule_position(&training->schedule, steps) * training->settings.sequence_length;
+}
 
 static double bias_least(const float *bias, int64_t experts) {
     double least = (double)bias[0];
@@ -515,7 +600,8 @@ static double bias_most(const float *bias, int64_t experts) {
 }
 
 /* The same of the routers' biases, where there are some. */
-static void put_biases(const struct training *t, const char *name, double (*figure)(const float *bias, int64_t experts)) {
+static void put_biases(const struct training *t, const char *name,
+                       double (*figure)(const float *bias, int64_t experts)) {
     int count = 0;
     for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
         const struct parameter *bias = t->trainer->biases[i];
@@ -529,15 +615,21 @@ static void put_biases(const struct training *t, const char *name, double (*figu
 static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
     FILE *log = t->run.metrics;
     const struct objective *objective = &t->trainer->objective;
-    fprintf(log, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld", (long long)told->step, told->result->loss, told->learning_rate,
-            told->result->grad_norm, (long long)told->seen);
+    fprintf(log, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld",
+            (long long)told->step, told->result->loss, told->learning_rate, told->result->grad_norm,
+            (long long)told->seen);
     if (objective->loads || t->trainer->mtp) fprintf(log, ", \"loss_main\": %.9g", told->result->main);
-    if (objective->weights.mtp > 0) put_numbers(log, "loss_mtp", told->result->mtp_by_depth, (int)t->model->config.num_nextn_predict_layers);
+    if (objective->weights.mtp > 0)
+        put_numbers(log, "loss_mtp", told->result->mtp_by_depth, (int)t->model->config.num_nextn_predict_layers);
     if (objective->loads) {
-        if (objective->weights.balance_expert > 0) fprintf(log, ", \"loss_balance_expert\": %.9g", objective->balance_expert);
-        if (objective->weights.balance_device > 0) fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
-        if (objective->weights.balance_communication > 0) fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
-        if (objective->weights.balance_sequence > 0) fprintf(log, ", \"loss_balance_sequence\": %.9g", objective->balance_sequence);
+        if (objective->weights.balance_expert > 0)
+            fprintf(log, ", \"loss_balance_expert\": %.9g", objective->balance_expert);
+        if (objective->weights.balance_device > 0)
+            fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
+        if (objective->weights.balance_communication > 0)
+            fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
+        if (objective->weights.balance_sequence > 0)
+            fprintf(log, ", \"loss_balance_sequence\": %.9g", objective->balance_sequence);
         put_loads(t, "max_violation", objective->loads, load_violation);
         put_loads(t, "load_entropy", objective->loads, load_entropy);
         put_biases(t, "bias_min", bias_least);
@@ -547,25 +639,33 @@ static enum status log_step(const struct training *t, const struct training_step
     }
     enum status status = run_log(&t->run, log, error, "}");
     if (status == STATUS_OK)
-        status = run_log(&t->run, t->run.timing, error, "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)told->step, told->seconds,
-                         (double)told->tokens / told->seconds);
+        status = run_log(&t->run, t->run.timing, error,
+                         "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)told->step,
+                         told->seconds, (double)told->tokens / told->seconds);
     return status;
 }
 
 static enum status take_step(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     double started = seconds_now();
-    int64_t step = t->state.step + 1, length = s->sequence_length, batch = schedule_batch(&t->schedule, t->state.sequences);
+    int64_t step = t->state.step + 1, length = s->sequence_length,
+            batch = schedule_batch(&t->schedule, t->state.sequences);
     for (int64_t i = 0; i < batch; i++) {
-        enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length, t->inputs + i * length, t->targets + i * length, error);
+        enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length,
+                                           t->inputs + i * length, t->targets + i * length, error);
         if (status != STATUS_OK) return status;
     }
     struct trainer_result result;
     t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, step);
     t->trainer->bias_update_speed = schedule_bias_speed(&t->schedule, step);
-    struct training_step told = { .step = step, .steps = s->steps, .tokens = batch * length, .seen = (t->state.sequences + batch) * length, .result = &result,
-                                  .learning_rate = schedule_rate(&t->schedule, step) };
-    enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, told.learning_rate, &result, error);
+    struct training_step told = {.step = step,
+                                 .steps = s->steps,
+                                 .tokens = batch * length,
+                                 .seen = (t->state.sequences + batch) * length,
+                                 .result = &result,
+                                 .learning_rate = schedule_rate(&t->schedule, step)};
+    enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, told.learning_rate, &result,
+                                      error);
     if (status == STATUS_INVALID) return diverged(t, status, step, error);
     if (status != STATUS_OK) return status;
     t->state.step = step;
@@ -584,15 +684,20 @@ enum status training_run(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     for (;;) {
         enum status status = do_what_is_due(t, error);
-        bool stop = status == STATUS_INTERRUPTED || asked_to_stop(t), last = t->state.step == s->steps && status == STATUS_OK;
+        bool stop = status == STATUS_INTERRUPTED || asked_to_stop(t),
+             last = t->state.step == s->steps && status == STATUS_OK;
         if (status != STATUS_OK && status != STATUS_INTERRUPTED) return status;
-        bool due = s->save_every > 0 && t->state.step % s->save_every == 0 && t->saved_step != t->state.step && t->state.step > 0;
+        bool due = s->save_every > 0 && t->state.step % s->save_every == 0 && t->saved_step != t->state.step &&
+                   t->state.step > 0;
         if (due || stop || last) {
             status = save(t, error);
             if (status != STATUS_OK) return status;
         }
         if (last) return STATUS_OK;
-        if (stop) return error_set(error, STATUS_INTERRUPTED, "stopped at step %lld of %lld, which is saved; --resume continues", (long long)t->state.step, (long long)s->steps);
+        if (stop)
+            return error_set(error, STATUS_INTERRUPTED,
+                             "stopped at step %lld of %lld, which is saved; --resume continues",
+                             (long long)t->state.step, (long long)s->steps);
         status = take_step(t, error);
         if (status != STATUS_OK) return status;
     }

@@ -1,9 +1,9 @@
 /* The training loop: from a config and a text to a model folder, with evaluation, samples, checkpoints and resumption.
  *
  *     struct training *training;
- *     training_open(&training, &options, &callbacks, &error)    config, tokenizer, data, model, the last checkpoint when resuming
- *     training_run(training, &error)                            until `steps`, or until callbacks.stop: STATUS_INTERRUPTED, saved
- *     training_close(training)
+ *     training_open(&training, &options, &callbacks, &error)    config, tokenizer, data, model, the last checkpoint
+ * when resuming training_run(training, &error)                            until `steps`, or until callbacks.stop:
+ * STATUS_INTERRUPTED, saved training_close(training)
  *
  * It prints nothing: what happens is told through callbacks. */
 #ifndef DEEPSEEK_TRAIN_LOOP_H
@@ -17,7 +17,8 @@
 #include "train/trainer.h"
 
 struct training_options {
-    json_t *config;           /* the training config, --set applied; completed in place (vocab_size, token ids); stays the caller's */
+    /* the training config, --set applied; completed in place (vocab_size, token ids); stays the caller's */
+    json_t *config;
     const char *origin;       /* its name in messages */
     const char *data;         /* a text file, a .jsonl file or a folder */
     const char *cache;        /* folder of the token cache; NULL: the tokens go into the run's folder */
@@ -30,7 +31,8 @@ struct training_options {
 
 struct training_step {
     int64_t step, steps, tokens;     /* tokens: of this step */
-    int64_t seen;                    /* tokens up to here, this step's included; all steps together have training_tokens */
+    /* tokens up to here, this step's included; all steps together have training_tokens */
+    int64_t seen;
     const struct trainer_result *result;
     double learning_rate;
     double seconds;                  /* of this step */
@@ -41,19 +43,23 @@ struct training_evaluation {
     double loss;                     /* mean over the targets */
     int64_t targets;
     int mtp_depths;                  /* 0: there are no MTP modules, or they are not trained */
-    double mtp_loss[CONFIG_MAX_NEXTN], mtp_acceptance[CONFIG_MAX_NEXTN];   /* means; share of the positions at which a module's guess is the model's own */
-    double max_violation;            /* of the load of experts over all of it, of the layer where it is largest; NAN without routers */
+    /* means; share of the positions at which a module's guess is the model's own */
+    double mtp_loss[CONFIG_MAX_NEXTN], mtp_acceptance[CONFIG_MAX_NEXTN];
+    /* of the load of experts over all of it, of the layer where it is largest; NAN without routers */
+    double max_violation;
 };
 
 struct training_callbacks {          /* any may be NULL */
     void *context;
     bool (*stop)(void *context);     /* asked after every step and between the batches of an evaluation */
     void (*warn)(void *context, const char *message);
-    bool (*reading)(void *context, enum data_work work, uint64_t done, uint64_t total);   /* while the data is read, in training_open; false ends it with STATUS_INTERRUPTED */
+    /* while the data is read, in training_open; false ends it with STATUS_INTERRUPTED */
+    bool (*reading)(void *context, enum data_work work, uint64_t done, uint64_t total);
     void (*step)(void *context, const struct training_step *step);
     void (*evaluated)(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole);
     /* A sample of text from the model as it is, malloc'ed UTF-8 of *size bytes; *text NULL: none. */
-    enum status (*sample)(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *error);
+    enum status (*sample)(void *context, struct model *model, int64_t step, char **text, size_t *size,
+                          struct error *error);
     void (*saved)(void *context, int64_t step, const char *path);
 };
 
@@ -76,13 +82,16 @@ struct training {
     char changed[FROM_CHANGED];      /* keys of the model that `from` has otherwise */
 };
 
-enum status training_open(struct training **training, const struct training_options *options, const struct training_callbacks *callbacks, struct error *error);
+enum status training_open(struct training **training, const struct training_options *options,
+                          const struct training_callbacks *callbacks, struct error *error);
 enum status training_run(struct training *training, struct error *error);
 /* Tokens of the first `steps` steps. */
 int64_t training_tokens(const struct training *training, int64_t steps);
 void training_close(struct training *training);
 
-/* Means over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches of windows spread evenly. */
-enum status training_evaluate(struct training *training, int64_t batches, struct training_evaluation *evaluation, struct error *error);
+/* Means over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches
+ * of windows spread evenly. */
+enum status training_evaluate(struct training *training, int64_t batches, struct training_evaluation *evaluation,
+                              struct error *error);
 
 #endif

@@ -5,8 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* A block of a parameter's rows (of a vector's elements): small enough that value, gradient and moments stay in a core's cache until the packed copies
- * are made. Its rows begin at a multiple of MATMUL_GRAIN, as parameter_repack wants it. */
+/* A block of a parameter's rows (of a vector's elements): small enough that value, gradient and moments stay in a
+ * core's cache until the packed copies are made. Its rows begin at a multiple of MATMUL_GRAIN, as parameter_repack
+ * wants it. */
 struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* elements of the blocks before this one */ };
 
 #define VECTOR_ROWS 4096
@@ -14,8 +15,12 @@ struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* eleme
 
 static int64_t rows_of(const struct parameter *p) { return p->shape[0]; }
 static int64_t rows_at_once(const struct parameter *p) { return p->rank == 1 ? VECTOR_ROWS : MATMUL_GRAIN; }
-static int64_t blocks_of(const struct parameter *p) { return p->trainable ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0; }
-static size_t moment_bytes(const struct parameter *p, enum dtype moments) { return p->trainable ? (dtype_bytes(moments, (size_t)p->count) + 63) / 64 * 64 : 0; }
+static int64_t blocks_of(const struct parameter *p) {
+    return p->trainable ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0;
+}
+static size_t moment_bytes(const struct parameter *p, enum dtype moments) {
+    return p->trainable ? (dtype_bytes(moments, (size_t)p->count) + 63) / 64 * 64 : 0;
+}
 
 size_t optimizer_bytes(struct parameter *const *parameters, int count, enum dtype moments) {
     size_t bytes = 0;
@@ -44,9 +49,12 @@ static void lay_out(struct optimizer *o) {
     o->elements = before;
 }
 
-static int64_t square_blocks_of(const struct parameter *p) { return p->trainable ? (p->count + SQUARES_BLOCK - 1) / SQUARES_BLOCK : 0; }
+static int64_t square_blocks_of(const struct parameter *p) {
+    return p->trainable ? (p->count + SQUARES_BLOCK - 1) / SQUARES_BLOCK : 0;
+}
 
-enum status optimizer_create(struct optimizer **out, struct parameter *const *parameters, int count, const struct kernels *kernels, struct pool *pool,
+enum status optimizer_create(struct optimizer **out, struct parameter *const *parameters, int count,
+                             const struct kernels *kernels, struct pool *pool,
                              const struct optimizer_settings *settings, struct error *error) {
     *out = NULL;
     size_t bytes = optimizer_bytes(parameters, count, settings->moments);
@@ -56,14 +64,24 @@ enum status optimizer_create(struct optimizer **out, struct parameter *const *pa
     for (int i = 0; i < count; i++) blocks += blocks_of(parameters[i]), squares += square_blocks_of(parameters[i]);
     struct optimizer *o = calloc(1, sizeof *o);
     if (o) {
-        *o = (struct optimizer){ .kernels = kernels, .pool = pool, .parameters = parameters, .parameter_count = count, .settings = *settings,
-                                 .m = calloc(entries, sizeof *o->m), .v = calloc(entries, sizeof *o->v), .page_bytes = bytes,
-                                 .pages = bytes ? pages_alloc(bytes) : NULL, .blocks = calloc((size_t)blocks, sizeof *o->blocks), .block_count = blocks,
-                                 .first_square = calloc(entries + 1, sizeof *o->first_square), .squares = calloc((size_t)squares, sizeof *o->squares) };
+        *o = (struct optimizer){.kernels = kernels,
+                                .pool = pool,
+                                .parameters = parameters,
+                                .parameter_count = count,
+                                .settings = *settings,
+                                .m = calloc(entries, sizeof *o->m),
+                                .v = calloc(entries, sizeof *o->v),
+                                .page_bytes = bytes,
+                                .pages = bytes ? pages_alloc(bytes) : NULL,
+                                .blocks = calloc((size_t)blocks, sizeof *o->blocks),
+                                .block_count = blocks,
+                                .first_square = calloc(entries + 1, sizeof *o->first_square),
+                                .squares = calloc((size_t)squares, sizeof *o->squares)};
     }
     if (!o || !o->m || !o->v || !o->blocks || !o->first_square || !o->squares || (bytes && !o->pages)) {
         optimizer_destroy(o);
-        return error_set(error, STATUS_NO_MEMORY, "the optimizer's moments need %.2f GB, the system has no more memory", (double)bytes / 1e9);
+        return error_set(error, STATUS_NO_MEMORY, "the optimizer's moments need %.2f GB, the system has no more memory",
+                         (double)bytes / 1e9);
     }
     lay_out(o);
     for (int i = 0; i < count; i++) o->first_square[i + 1] = o->first_square[i] + square_blocks_of(parameters[i]);
@@ -82,7 +100,8 @@ void optimizer_destroy(struct optimizer *optimizer) {
     free(optimizer);
 }
 
-/* One region for all parameters: a mixture of experts has thousands of small ones, and threads would wait for each other after each. */
+/* One region for all parameters: a mixture of experts has thousands of small ones, and threads would wait for each
+ * other after each. */
 static void square_blocks(void *context, int thread, int threads) {
     const struct optimizer *o = context;
     int64_t begin, end;
@@ -92,7 +111,9 @@ static void square_blocks(void *context, int thread, int threads) {
         while (block >= o->first_square[i + 1]) i++;
         const struct parameter *p = o->parameters[i];
         const int64_t at = (block - o->first_square[i]) * SQUARES_BLOCK, left = p->count - at;
-        o->squares[block] = p->grad_written ? o->kernels->rows.sum_of_squares(NULL, p->grad + at, left < SQUARES_BLOCK ? left : SQUARES_BLOCK) : 0;
+        o->squares[block] = p->grad_written ? o->kernels->rows.sum_of_squares(
+                                                  NULL, p->grad + at, left < SQUARES_BLOCK ? left : SQUARES_BLOCK)
+                                            : 0;
     }
 }
 
@@ -102,7 +123,8 @@ double optimizer_grad_norm(const struct optimizer *optimizer) {
     pool_run(optimizer->pool, square_blocks, (void *)optimizer);
     for (int i = 0; i < optimizer->parameter_count; i++) {
         double part = 0;
-        for (int64_t block = optimizer->first_square[i]; block < optimizer->first_square[i + 1]; block++) part += optimizer->squares[block];
+        for (int64_t block = optimizer->first_square[i]; block < optimizer->first_square[i + 1]; block++)
+            part += optimizer->squares[block];
         sum += part;
     }
     return sqrt(sum);
@@ -125,14 +147,16 @@ static int64_t first_block(const struct optimizer *o, int thread, int threads) {
 static void update_block(const struct optimizer *o, int i, int64_t at, int64_t count, const struct adamw_step *step) {
     const struct row_kernels *rows = &o->kernels->rows;
     const struct parameter *p = o->parameters[i];
-    if (o->settings.moments == DTYPE_BF16) rows->adamw_bf16(p->value + at, p->grad + at, (uint16_t *)o->m[i] + at, (uint16_t *)o->v[i] + at, count, step);
+    if (o->settings.moments == DTYPE_BF16)
+        rows->adamw_bf16(p->value + at, p->grad + at, (uint16_t *)o->m[i] + at, (uint16_t *)o->v[i] + at, count, step);
     else rows->adamw(p->value + at, p->grad + at, (float *)o->m[i] + at, (float *)o->v[i] + at, count, step);
 }
 
 static void update_blocks(void *context, int thread, int threads) {
     const struct update *update = context;
     const struct optimizer *o = update->optimizer;
-    int64_t begin = first_block(o, thread, threads), end = thread + 1 < threads ? first_block(o, thread + 1, threads) : o->block_count;
+    int64_t begin = first_block(o, thread, threads),
+            end = thread + 1 < threads ? first_block(o, thread + 1, threads) : o->block_count;
     for (int64_t i = begin; i < end; i++) {
         const struct optimizer_block *block = &o->blocks[i];
         struct parameter *p = o->parameters[block->parameter];
@@ -148,10 +172,15 @@ void optimizer_step(struct optimizer *optimizer, double learning_rate, double gr
     double scale = 1;
     if (s->clip_grad_norm > 0 && s->clip_grad_norm < grad_norm + 1e-6) scale = s->clip_grad_norm / (grad_norm + 1e-6);
     double step = (double)++optimizer->step;
-    struct update update = { .optimizer = optimizer,
-                             .matrices = { .learning_rate = (float)learning_rate, .beta1 = (float)s->beta1, .beta2 = (float)s->beta2, .eps = (float)s->eps,
-                                           .weight_decay = (float)s->weight_decay, .grad_scale = (float)scale,
-                                           .bias_correction1 = (float)(1 - pow(s->beta1, step)), .bias_correction2 = (float)(1 - pow(s->beta2, step)) } };
+    struct update update = {.optimizer = optimizer,
+                            .matrices = {.learning_rate = (float)learning_rate,
+                                         .beta1 = (float)s->beta1,
+                                         .beta2 = (float)s->beta2,
+                                         .eps = (float)s->eps,
+                                         .weight_decay = (float)s->weight_decay,
+                                         .grad_scale = (float)scale,
+                                         .bias_correction1 = (float)(1 - pow(s->beta1, step)),
+                                         .bias_correction2 = (float)(1 - pow(s->beta2, step))}};
     update.vectors = update.matrices;
     if (!s->decay_vectors) update.vectors.weight_decay = 0;
     pool_run(optimizer->pool, update_blocks, &update);

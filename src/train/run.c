@@ -12,7 +12,9 @@
 
 #include "base/file.h"
 
-#define RUN_INNER_PATH 128   /* left for names below the run, the longest being those of files that are being written, so that no save fails for it */
+/* left for names below the run, the longest being those of files that are being written,
+ * so that no save fails for it */
+#define RUN_INNER_PATH 128
 
 static enum status join(char path[RUN_PATH], const char *folder, const char *name, struct error *error) {
     int length = snprintf(path, RUN_PATH, "%s/%s", folder, name);
@@ -24,12 +26,14 @@ static enum status join(char path[RUN_PATH], const char *folder, const char *nam
 static bool is_trace(const char *path, const char *name) {
     char inner[RUN_PATH];
     struct error ignored;
-    if (strcmp(name, "lock") == 0 || strstr(name, ".tokens")) return true;   /* tokens, where the cache could not be written */
+    /* tokens, where the cache could not be written */
+    if (strcmp(name, "lock") == 0 || strstr(name, ".tokens")) return true;
     if (strcmp(name, "checkpoints") || join(inner, path, name, &ignored) != STATUS_OK) return false;
     DIR *stream = opendir(inner);
     if (!stream) return false;
     bool empty = true;
-    for (const struct dirent *entry; (entry = readdir(stream));) empty = empty && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
+    for (const struct dirent *entry; (entry = readdir(stream));)
+        empty = empty && (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
     closedir(stream);
     return empty;
 }
@@ -44,20 +48,27 @@ static enum status check_unused(const char *path, struct error *error) {
     enum status status = STATUS_OK;
     for (const struct dirent *entry; status == STATUS_OK && (entry = readdir(stream));) {
         if (strcmp(entry->d_name, ".") && strcmp(entry->d_name, "..") && !is_trace(path, entry->d_name))
-            status = error_set(error, STATUS_INVALID, "%s exists and is not empty; continue that run with --resume, or choose another folder with --out", path);
+            status = error_set(
+                error, STATUS_INVALID,
+                "%s exists and is not empty; continue that run with --resume, or choose another folder with --out",
+                path);
     }
     closedir(stream);
     return status;
 }
 
-/* A folder to go on in: a run's (its lock or its checkpoints are there), or one that is free. Anything else has files of the same names that are not ours. */
+/* A folder to go on in: a run's (its lock or its checkpoints are there), or one that is free. Anything else has files
+ * of the same names that are not ours. */
 static enum status check_resumable(const char *path, struct error *error) {
     char lock[RUN_PATH], checkpoints[RUN_PATH];
     enum status status = join(lock, path, "lock", error);
     if (status == STATUS_OK) status = join(checkpoints, path, "checkpoints", error);
     if (status != STATUS_OK || file_exists(lock) || file_is_folder(checkpoints)) return status;
     status = check_unused(path, error);
-    return status == STATUS_INVALID ? error_set(error, STATUS_INVALID, "%s holds other files and no run; choose another folder with --out", path) : status;
+    return status == STATUS_INVALID
+               ? error_set(error, STATUS_INVALID, "%s holds other files and no run; choose another folder with --out",
+                           path)
+               : status;
 }
 
 static enum status take_lock(struct run *run, struct error *error) {
@@ -70,7 +81,8 @@ static enum status take_lock(struct run *run, struct error *error) {
     int reason = errno;
     close(run->lock);
     run->lock = -1;
-    if (reason == EWOULDBLOCK) return error_set(error, STATUS_INVALID, "%s: another process is training in this folder", run->path);
+    if (reason == EWOULDBLOCK)
+        return error_set(error, STATUS_INVALID, "%s: another process is training in this folder", run->path);
     return error_set(error, STATUS_IO, "cannot lock %s: %s", path, strerror(reason));
 }
 
@@ -79,7 +91,8 @@ enum status run_open(struct run *run, const char *path, bool resume, struct erro
     int length = snprintf(run->path, RUN_PATH, "%s", path);
     if (length <= 0) return error_set(error, STATUS_INVALID, "the run's path is empty");
     if (length > RUN_PATH - RUN_INNER_PATH)
-        return error_set(error, STATUS_INVALID, "%.100s...: the run's path has %d bytes, expected at most %d", path, length, RUN_PATH - RUN_INNER_PATH);
+        return error_set(error, STATUS_INVALID, "%.100s...: the run's path has %d bytes, expected at most %d", path,
+                         length, RUN_PATH - RUN_INNER_PATH);
     while (length > 1 && run->path[length - 1] == '/') run->path[--length] = '\0';
     enum status status = join(run->checkpoints, run->path, "checkpoints", error);
     if (status == STATUS_OK) status = join(run->model, run->path, "model", error);
@@ -98,7 +111,8 @@ static bool ends_in(const char *name, const char *end) {
     return length > tail && strcmp(name + length - tail, end) == 0;
 }
 
-/* Files with `part` in their names and `end` at the end. Those that an interrupted replacement left are NAME.PID-SERIAL.tmp. */
+/* Files with `part` in their names and `end` at the end. Those that an interrupted replacement left are
+ * NAME.PID-SERIAL.tmp. */
 static void remove_named(const char *folder, const char *part, const char *end) {
     DIR *stream = opendir(folder);
     if (!stream) return;
@@ -109,7 +123,8 @@ static void remove_named(const char *folder, const char *part, const char *end) 
     closedir(stream);
 }
 
-static enum status open_log(FILE **log, const char *folder, const char *name, uint64_t bytes, bool *lost, struct error *error) {
+static enum status open_log(FILE **log, const char *folder, const char *name, uint64_t bytes, bool *lost,
+                            struct error *error) {
     char path[RUN_PATH];
     struct stat about;
     enum status status = join(path, folder, name, error);
@@ -135,7 +150,8 @@ enum status run_start(struct run *run, uint64_t metrics_bytes, uint64_t timing_b
     remove_named(run->path, ".tokens.", ".tmp");
     remove_named(run->model, "", ".tmp");
     enum status status = open_log(&run->metrics, run->path, "metrics.jsonl", metrics_bytes, lost, error);
-    return status == STATUS_OK ? open_log(&run->timing, run->path, "timing.jsonl", timing_bytes, &ignored, error) : status;
+    return status == STATUS_OK ? open_log(&run->timing, run->path, "timing.jsonl", timing_bytes, &ignored, error)
+                               : status;
 }
 
 void run_close(struct run *run) {
@@ -160,7 +176,9 @@ void run_abandon(struct run *run) {
     run_close(run);
 }
 
-static const char *log_name(const struct run *run, const FILE *log) { return log == run->metrics ? "metrics.jsonl" : "timing.jsonl"; }
+static const char *log_name(const struct run *run, const FILE *log) {
+    return log == run->metrics ? "metrics.jsonl" : "timing.jsonl";
+}
 
 enum status run_log(const struct run *run, FILE *log, struct error *error, const char *format, ...) {
     va_list arguments;

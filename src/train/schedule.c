@@ -10,9 +10,13 @@
 static double factor_of_piece(const struct schedule *s, double step) {
     double before = 1, factor = 1;
     for (int i = 0; i < s->milestone_count; i++) {
-        const double begin = s->milestones[i] * (double)s->steps, end = (i + 1 < s->milestone_count ? s->milestones[i + 1] : 1) * (double)s->steps;
+        const double begin = s->milestones[i] * (double)s->steps,
+                     end = (i + 1 < s->milestone_count ? s->milestones[i + 1] : 1) * (double)s->steps;
         if (!(step > begin)) break;
-        const double x = step < end ? (step - begin) / (end - begin) : 1, rest = s->shapes[i] == SCHEDULE_SHAPE_LINEAR ? 1 - x : s->shapes[i] == SCHEDULE_SHAPE_COSINE ? 0.5 * (1 + cos(PI * x)) : 0;
+        const double x = step < end ? (step - begin) / (end - begin) : 1,
+                     rest = s->shapes[i] == SCHEDULE_SHAPE_LINEAR   ? 1 - x
+                            : s->shapes[i] == SCHEDULE_SHAPE_COSINE ? 0.5 * (1 + cos(PI * x))
+                                                                    : 0;
         factor = s->factors[i] + (before - s->factors[i]) * rest;
         before = s->factors[i];
     }
@@ -33,16 +37,23 @@ double schedule_rate(const struct schedule *schedule, int64_t step) {
     }
 }
 
-double schedule_mtp(const struct schedule *s, int64_t step) { return s->mtp > 0 && (double)step > s->mtp_milestone * (double)s->steps ? s->mtp_late : s->mtp; }
+double schedule_mtp(const struct schedule *s, int64_t step) {
+    return s->mtp > 0 && (double)step > s->mtp_milestone * (double)s->steps ? s->mtp_late : s->mtp;
+}
 
-double schedule_bias_speed(const struct schedule *s, int64_t step) { return (double)step > s->bias_milestone * (double)s->steps ? 0 : s->bias_update_speed; }
+double schedule_bias_speed(const struct schedule *s, int64_t step) {
+    return (double)step > s->bias_milestone * (double)s->steps ? 0 : s->bias_update_speed;
+}
 
-static bool ramp_over(const struct schedule *s, int64_t position) { return !s->batch_start || position >= (s->ramp_tokens + s->length - 1) / s->length; }
+static bool ramp_over(const struct schedule *s, int64_t position) {
+    return !s->batch_start || position >= (s->ramp_tokens + s->length - 1) / s->length;
+}
 
 int64_t schedule_batch(const struct schedule *s, int64_t position) {
     if (ramp_over(s, position)) return s->batch_size;
     /* In integers of 128 bits: the product of the batch and the tokens may have 77. */
-    const unsigned __int128 risen = (unsigned __int128)(s->batch_size - s->batch_start) * (unsigned __int128)(position * s->length) / (unsigned __int128)s->ramp_tokens;
+    const unsigned __int128 risen = (unsigned __int128)(s->batch_size - s->batch_start) *
+                                    (unsigned __int128)(position * s->length) / (unsigned __int128)s->ramp_tokens;
     return s->batch_start + (int64_t)risen / s->grain * s->grain;
 }
 

@@ -15,15 +15,21 @@ struct key {
     const char *path;         /* below `train`; at most one dot */
     enum kind kind;
     size_t offset;
-    const char *fallback;     /* JSON; null: settle() derives an INTEGER from other keys, -1 until then; a NUMBER is absent, 0 */
+    /* JSON; null: settle() derives an INTEGER from other keys, -1 until then; a NUMBER is absent, 0 */
+    const char *fallback;
     double minimum, maximum;  /* INTEGER, NUMBER, NUMBERS */
     bool above_minimum;       /* the minimum itself is not allowed */
     const char *choices[4];   /* CHOICE, WORDS */
     bool may_change;          /* between a run and its resumption */
     const char *words;        /* the fallback in words, where JSON says it badly */
     const char *help;
-    enum { OWN, BY_COMPUTE, BY_MODEL } source;   /* of the default: the fallback, or settle() derives a CHOICE from `compute`, or settings_settle_model() a NUMBER from the model; until then -1 and NAN.
-                                                  * Then the fallback is what holds where neither says otherwise. */
+    enum {
+        OWN,
+        BY_COMPUTE,
+        BY_MODEL
+    } source; /* of the default: the fallback, or settle() derives a CHOICE from `compute`, or settings_settle_model() a
+               * NUMBER from the model; until then -1 and NAN. Then the fallback is what holds where neither says
+               * otherwise. */
     double with_model;        /* BY_MODEL: the default where the model has the part */
 };
 
@@ -32,61 +38,104 @@ struct key {
 
 /* Steps and lengths are bounded so that no product of two overflows. */
 static const struct key keys[] = {
-    { "steps", INTEGER, AT(steps), "1000", 1, 1e9, .may_change = true, .help = "optimizer steps" },
-    { "sequence_length", INTEGER, AT(sequence_length), "null", 1, 1 << 24, .words = "256, or max_position_embeddings where that is less", .help = "tokens of a training sequence" },
-    { "batch_size", INTEGER, AT(batch_size), "16", 1, 1 << 24, .help = "sequences of an optimizer step" },
-    { "micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size", .help = "sequences computed at once; gradients of several micro batches add up" },
-    { "seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples" },
-    { "compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = { "fp32", "bf16", "fp8" }, .help = "type of matrix products; master weights and sums are fp32. fp8: V3's recipe" },
-    { "recompute", CHOICE, AT(recompute), "\"cheap\"", .choices = { "none", "cheap", "blocks" }, .help = "what the backward computes again instead of keeping: nothing, cheap operations, whole blocks" },
-    { "tokenizer", TEXT_OR_SIZE, AT(tokenizer), "\"bytes\"", SETTINGS_VOCABULARY_LEAST, SETTINGS_VOCABULARY_MOST,
-      .help = "bytes, characters, the path of a tokenizer.json or a model folder, or a vocabulary size: a byte-level BPE is trained on the data; with --from, that model's tokenizer" },
-    { "text_key", TEXT, AT(text_key), "\"text\"", .may_change = true, .help = "key of a document's text in JSON lines (*.jsonl)" },
-    { "bad_lines", CHOICE, AT(bad_lines_choice), "\"error\"", .choices = { "error", "skip" }, .may_change = true, .help = "what to do about lines of *.jsonl that hold no document" },
-    { "special_tokens", BOOLEAN, AT(special_tokens), "false", .may_change = true, .help = "read what looks like a special token in the data (<|endoftext|>) as one, not as plain text" },
-    { "optimizer.name", CHOICE, AT(optimizer.name), "\"adamw\"", .choices = { "adamw" }, .help = "AdamW with decoupled weight decay" },
-    { "optimizer.learning_rate", NUMBER, AT(optimizer.learning_rate), "0.001", 0, 1e3, .help = "the schedule's maximum" },
-    { "optimizer.weight_decay", NUMBER, AT(optimizer.weight_decay), "0.1", 0, 1e3, .help = "p -= lr weight_decay p, for matrices" },
-    { "optimizer.decay_vectors", BOOLEAN, AT(optimizer.decay_vectors), "false", .help = "decay tensors of one dimension too" },
-    { "optimizer.beta1", NUMBER, AT(optimizer.beta1), "0.9", 0, 0.999999, .help = "decay of the first moment" },
-    { "optimizer.beta2", NUMBER, AT(optimizer.beta2), "0.95", 0, 0.9999999, .help = "decay of the second moment" },
-    { "optimizer.eps", NUMBER, AT(optimizer.eps), "1e-8", 0, 1, .above_minimum = true, .help = "added to the root of the second moment" },
-    { "optimizer.moments", CHOICE, AT(optimizer.moments), "\"float32\"", .source = BY_COMPUTE, .choices = { "float32", "bfloat16" }, .words = "float32; bfloat16 where compute is fp8", .help = "type in which the moments are kept" },
-    { "schedule.name", CHOICE, AT(schedule.name), "\"cosine\"", .choices = { "constant", "cosine", "multi_step" }, .help = "learning rate over the steps; multi_step is DeepSeek's own" },
-    { "schedule.warmup_steps", INTEGER, AT(schedule.warmup_steps), "null", 0, 1e9, .words = "a tenth of steps, at most 100 (multi_step: 2000)", .help = "steps of linear rise; a shorter run ends within it" },
-    { "schedule.min_ratio", NUMBER, AT(schedule.min_ratio), "0.1", 0, 1, .help = "cosine: last learning rate / maximum" },
-    { "schedule.milestones", NUMBERS, AT(schedule.milestones), "[0.8, 0.9]", 0, 1, .help = "multi_step: shares of the steps after which the rate changes" },
-    { "schedule.factors", NUMBERS, AT(schedule.factors), "[0.316, 0.1]", 0, 1e3, .help = "multi_step: factors of the maximum from there on" },
-    { "schedule.shapes", WORDS, AT(schedule.shapes), "[]", .choices = { "constant", "linear", "cosine" }, .words = "all constant",
-      .help = "multi_step: how the rate goes from the factor before to that of each milestone, until the next one; V3's is [\"cosine\", \"constant\", \"constant\"]" },
-    { "schedule.batch_start", INTEGER, AT(schedule.batch_start), "0", 0, 1 << 24, .help = "sequences of the first step, where the batch grows to batch_size; 0: it does not" },
-    { "schedule.batch_ramp_tokens", INTEGER, AT(schedule.batch_ramp_tokens), "0", 0, LARGE, .help = "tokens over which it grows, in multiples of micro_batch_size" },
-    { "schedule.mtp_milestone", NUMBER, AT(schedule.mtp_milestone), "1", 0, 1, .help = "share of the steps after which loss.mtp becomes schedule.mtp_late; V3: 0.676" },
-    { "schedule.mtp_late", NUMBER, AT(schedule.mtp_late), "0.1", 0, 1e6, .help = "weight of multi-token prediction from there on, where loss.mtp is not 0" },
-    { "schedule.bias_milestone", NUMBER, AT(schedule.bias_milestone), "1", 0, 1, .help = "share of the steps after which the routers' biases stay as they are; V3: 0.966" },
-    { "clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30, .help = "gradients are scaled down to this global norm; 0: never" },
-    { "loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .source = BY_MODEL, .with_model = 0.3, .words = "0.3 where the model has modules, else 0", .help = "weight of multi-token prediction" },
-    { "loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6, .help = "weight of the balance loss over experts, where there are some" },
-    { "loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6, .help = "the same over devices: the groups of experts (n_group)" },
-    { "loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6, .help = "the same over what each device receives" },
-    { "loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .source = BY_MODEL, .with_model = 1e-4, .words = "0.0001 where routers have a bias, else 0",
-      .help = "weight of V3's balance loss within a sequence" },
-    { "loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6, .help = "weight of the indexer's loss, where the model has one" },
-    { "bias_update_speed", NUMBER, AT(bias_update_speed), "0", 0, 1, .source = BY_MODEL, .with_model = 1e-3, .words = "0.001 where routers have a bias, else 0",
-      .help = "V3's loss-free balancing: after each step an expert's bias moves by this, up where its load is below the mean, down where it is above" },
-    { "capacity_factor", NUMBER, AT(capacity_factor), "null", 0, 1e6, .above_minimum = true, .words = "none: nothing is dropped",
-      .help = "drop what is assigned to a device beyond this multiple of the mean, lowest affinity first; training only" },
-    { "undropped", NUMBER, AT(undropped), "0.1", 0, 1, .help = "share of the sequences that dropping spares" },
-    { "eval_every", INTEGER, AT(eval_every), "250", 0, 1e9, .help = "steps between evaluations on held-out data; 0: only at the end" },
-    { "eval_fraction", NUMBER, AT(eval_fraction), "0.1", 0, 0.9, .help = "share of the data held out, at its end; 0: no evaluation" },
-    { "eval_batches", INTEGER, AT(eval_batches), "20", 0, 1e9, .help = "batches of an evaluation, spread over the held-out data; 0: all of it (as at the end)" },
-    { "sample_every", INTEGER, AT(sample_every), "500", 0, 1e9, .may_change = true, .help = "steps between samples of text, the first before any step; 0: never" },
-    { "sample_tokens", INTEGER, AT(sample_tokens), "200", 1, 1e6, .may_change = true, .help = "length of a sample" },
-    { "sample_temperature", NUMBER, AT(sample_temperature), "0.8", 0, 100, .may_change = true, .help = "temperature of samples; 0: greedy" },
-    { "sample_prompt", TEXT, AT(sample_prompt), "\"\\n\"", .may_change = true, .help = "where samples begin" },
-    { "save_every", INTEGER, AT(save_every), "500", 0, 1e9, .may_change = true, .help = "steps between checkpoints; 0: only at the end" },
-    { "keep", INTEGER, AT(keep), "2", 1, 1e6, .may_change = true, .help = "checkpoints kept" },
-    { "dtype", CHOICE, AT(dtype_choice), "\"float32\"", .choices = { "float32", "bfloat16" }, .may_change = true, .help = "type of the exported model" },
+    {"steps", INTEGER, AT(steps), "1000", 1, 1e9, .may_change = true, .help = "optimizer steps"},
+    {"sequence_length", INTEGER, AT(sequence_length), "null", 1, 1 << 24,
+     .words = "256, or max_position_embeddings where that is less", .help = "tokens of a training sequence"},
+    {"batch_size", INTEGER, AT(batch_size), "16", 1, 1 << 24, .help = "sequences of an optimizer step"},
+    {"micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size",
+     .help = "sequences computed at once; gradients of several micro batches add up"},
+    {"seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples"},
+    {"compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = {"fp32", "bf16", "fp8"},
+     .help = "type of matrix products; master weights and sums are fp32. fp8: V3's recipe"},
+    {"recompute", CHOICE, AT(recompute), "\"cheap\"", .choices = {"none", "cheap", "blocks"},
+     .help = "what the backward computes again instead of keeping: nothing, cheap operations, whole blocks"},
+    {"tokenizer", TEXT_OR_SIZE, AT(tokenizer), "\"bytes\"", SETTINGS_VOCABULARY_LEAST, SETTINGS_VOCABULARY_MOST,
+     .help = "bytes, characters, the path of a tokenizer.json or a model folder, or a vocabulary size: a byte-level "
+             "BPE is trained on the data; with --from, that model's tokenizer"},
+    {"text_key", TEXT, AT(text_key), "\"text\"", .may_change = true,
+     .help = "key of a document's text in JSON lines (*.jsonl)"},
+    {"bad_lines", CHOICE, AT(bad_lines_choice), "\"error\"", .choices = {"error", "skip"}, .may_change = true,
+     .help = "what to do about lines of *.jsonl that hold no document"},
+    {"special_tokens", BOOLEAN, AT(special_tokens), "false", .may_change = true,
+     .help = "read what looks like a special token in the data (<|endoftext|>) as one, not as plain text"},
+    {"optimizer.name", CHOICE, AT(optimizer.name), "\"adamw\"", .choices = {"adamw"},
+     .help = "AdamW with decoupled weight decay"},
+    {"optimizer.learning_rate", NUMBER, AT(optimizer.learning_rate), "0.001", 0, 1e3, .help = "the schedule's maximum"},
+    {"optimizer.weight_decay", NUMBER, AT(optimizer.weight_decay), "0.1", 0, 1e3,
+     .help = "p -= lr weight_decay p, for matrices"},
+    {"optimizer.decay_vectors", BOOLEAN, AT(optimizer.decay_vectors), "false",
+     .help = "decay tensors of one dimension too"},
+    {"optimizer.beta1", NUMBER, AT(optimizer.beta1), "0.9", 0, 0.999999, .help = "decay of the first moment"},
+    {"optimizer.beta2", NUMBER, AT(optimizer.beta2), "0.95", 0, 0.9999999, .help = "decay of the second moment"},
+    {"optimizer.eps", NUMBER, AT(optimizer.eps), "1e-8", 0, 1, .above_minimum = true,
+     .help = "added to the root of the second moment"},
+    {"optimizer.moments", CHOICE, AT(optimizer.moments), "\"float32\"", .source = BY_COMPUTE,
+     .choices = {"float32", "bfloat16"}, .words = "float32; bfloat16 where compute is fp8",
+     .help = "type in which the moments are kept"},
+    {"schedule.name", CHOICE, AT(schedule.name), "\"cosine\"", .choices = {"constant", "cosine", "multi_step"},
+     .help = "learning rate over the steps; multi_step is DeepSeek's own"},
+    {"schedule.warmup_steps", INTEGER, AT(schedule.warmup_steps), "null", 0, 1e9,
+     .words = "a tenth of steps, at most 100 (multi_step: 2000)",
+     .help = "steps of linear rise; a shorter run ends within it"},
+    {"schedule.min_ratio", NUMBER, AT(schedule.min_ratio), "0.1", 0, 1, .help = "cosine: last learning rate / maximum"},
+    {"schedule.milestones", NUMBERS, AT(schedule.milestones), "[0.8, 0.9]", 0, 1,
+     .help = "multi_step: shares of the steps after which the rate changes"},
+    {"schedule.factors", NUMBERS, AT(schedule.factors), "[0.316, 0.1]", 0, 1e3,
+     .help = "multi_step: factors of the maximum from there on"},
+    {"schedule.shapes", WORDS, AT(schedule.shapes), "[]", .choices = {"constant", "linear", "cosine"},
+     .words = "all constant",
+     .help = "multi_step: how the rate goes from the factor before to that of each milestone, until the next one; V3's "
+             "is [\"cosine\", \"constant\", \"constant\"]"},
+    {"schedule.batch_start", INTEGER, AT(schedule.batch_start), "0", 0, 1 << 24,
+     .help = "sequences of the first step, where the batch grows to batch_size; 0: it does not"},
+    {"schedule.batch_ramp_tokens", INTEGER, AT(schedule.batch_ramp_tokens), "0", 0, LARGE,
+     .help = "tokens over which it grows, in multiples of micro_batch_size"},
+    {"schedule.mtp_milestone", NUMBER, AT(schedule.mtp_milestone), "1", 0, 1,
+     .help = "share of the steps after which loss.mtp becomes schedule.mtp_late; V3: 0.676"},
+    {"schedule.mtp_late", NUMBER, AT(schedule.mtp_late), "0.1", 0, 1e6,
+     .help = "weight of multi-token prediction from there on, where loss.mtp is not 0"},
+    {"schedule.bias_milestone", NUMBER, AT(schedule.bias_milestone), "1", 0, 1,
+     .help = "share of the steps after which the routers' biases stay as they are; V3: 0.966"},
+    {"clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30,
+     .help = "gradients are scaled down to this global norm; 0: never"},
+    {"loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .source = BY_MODEL, .with_model = 0.3,
+     .words = "0.3 where the model has modules, else 0", .help = "weight of multi-token prediction"},
+    {"loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6,
+     .help = "weight of the balance loss over experts, where there are some"},
+    {"loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6,
+     .help = "the same over devices: the groups of experts (n_group)"},
+    {"loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6,
+     .help = "the same over what each device receives"},
+    {"loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .source = BY_MODEL, .with_model = 1e-4,
+     .words = "0.0001 where routers have a bias, else 0", .help = "weight of V3's balance loss within a sequence"},
+    {"loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6,
+     .help = "weight of the indexer's loss, where the model has one"},
+    {"bias_update_speed", NUMBER, AT(bias_update_speed), "0", 0, 1, .source = BY_MODEL, .with_model = 1e-3,
+     .words = "0.001 where routers have a bias, else 0",
+     .help = "V3's loss-free balancing: after each step an expert's bias moves by this, up where its load is below the "
+             "mean, down where it is above"},
+    {"capacity_factor", NUMBER, AT(capacity_factor), "null", 0, 1e6, .above_minimum = true,
+     .words = "none: nothing is dropped",
+     .help =
+         "drop what is assigned to a device beyond this multiple of the mean, lowest affinity first; training only"},
+    {"undropped", NUMBER, AT(undropped), "0.1", 0, 1, .help = "share of the sequences that dropping spares"},
+    {"eval_every", INTEGER, AT(eval_every), "250", 0, 1e9,
+     .help = "steps between evaluations on held-out data; 0: only at the end"},
+    {"eval_fraction", NUMBER, AT(eval_fraction), "0.1", 0, 0.9,
+     .help = "share of the data held out, at its end; 0: no evaluation"},
+    {"eval_batches", INTEGER, AT(eval_batches), "20", 0, 1e9,
+     .help = "batches of an evaluation, spread over the held-out data; 0: all of it (as at the end)"},
+    {"sample_every", INTEGER, AT(sample_every), "500", 0, 1e9, .may_change = true,
+     .help = "steps between samples of text, the first before any step; 0: never"},
+    {"sample_tokens", INTEGER, AT(sample_tokens), "200", 1, 1e6, .may_change = true, .help = "length of a sample"},
+    {"sample_temperature", NUMBER, AT(sample_temperature), "0.8", 0, 100, .may_change = true,
+     .help = "temperature of samples; 0: greedy"},
+    {"sample_prompt", TEXT, AT(sample_prompt), "\"\\n\"", .may_change = true, .help = "where samples begin"},
+    {"save_every", INTEGER, AT(save_every), "500", 0, 1e9, .may_change = true,
+     .help = "steps between checkpoints; 0: only at the end"},
+    {"keep", INTEGER, AT(keep), "2", 1, 1e6, .may_change = true, .help = "checkpoints kept"},
+    {"dtype", CHOICE, AT(dtype_choice), "\"float32\"", .choices = {"float32", "bfloat16"}, .may_change = true,
+     .help = "type of the exported model"},
 };
 #define KEY_COUNT ((int)(sizeof keys / sizeof *keys))
 
@@ -104,26 +153,35 @@ static bool is_group(const char *group) {
     return false;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static void describe_range(const struct key *key, char *text, size_t size) {
     char low[32], high[32];
     snprintf(low, sizeof low, "%.12g", key->minimum);
     snprintf(high, sizeof high, "%.12g", key->maximum);
     switch (key->kind) {
-    case INTEGER: snprintf(text, size, "an integer from %lld to %lld", (long long)key->minimum, (long long)key->maximum); break;
-    case NUMBER: snprintf(text, size, key->above_minimum ? "a number above %s, up to %s" : "a number from %s to %s", low, high); break;
+    case INTEGER:
+        snprintf(text, size, "an integer from %lld to %lld", (long long)key->minimum, (long long)key->maximum);
+        break;
+    case NUMBER:
+        snprintf(text, size, key->above_minimum ? "a number above %s, up to %s" : "a number from %s to %s", low, high);
+        break;
     case WORDS: {
-        const struct key one = { .kind = CHOICE, .choices = { key->choices[0], key->choices[1], key->choices[2], key->choices[3] } };
+        const struct key one = {.kind = CHOICE,
+                                .choices = {key->choices[0], key->choices[1], key->choices[2], key->choices[3]}};
         char words[SETTINGS_RANGE - 32];
         describe_range(&one, words, sizeof words);
         snprintf(text, size, "a list of up to %d of %s", SCHEDULE_MAX_MILESTONES, words);
         break;
     }
-    case NUMBERS: snprintf(text, size, "a list of up to %d numbers from %s to %s", SCHEDULE_MAX_MILESTONES, low, high); break;
+    case NUMBERS:
+        snprintf(text, size, "a list of up to %d numbers from %s to %s", SCHEDULE_MAX_MILESTONES, low, high);
+        break;
     case BOOLEAN: snprintf(text, size, "true or false"); break;
     case TEXT: snprintf(text, size, "a text of up to %d bytes", SETTINGS_TEXT - 1); break;
-    case TEXT_OR_SIZE: snprintf(text, size, "a text of up to %d bytes, or an integer from %s to %s", SETTINGS_TEXT - 1, low, high); break;
+    case TEXT_OR_SIZE:
+        snprintf(text, size, "a text of up to %d bytes, or an integer from %s to %s", SETTINGS_TEXT - 1, low, high);
+        break;
     case CHOICE:
         text[0] = '\0';
         for (int i = 0; i < 4 && key->choices[i]; i++) {
@@ -133,17 +191,20 @@ static void describe_range(const struct key *key, char *text, size_t size) {
     }
 }
 
-static enum status wrong_value(const struct key *key, const json_t *value, const char *origin, const char *prefix, struct error *error) {
+static enum status wrong_value(const struct key *key, const json_t *value, const char *origin, const char *prefix,
+                               struct error *error) {
     char range[SETTINGS_RANGE];
     describe_range(key, range, sizeof range);
     char *found = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12));
-    enum status status = error_set(error, STATUS_INVALID, "%s: %s%s: found %.200s, expected %s", origin, prefix, key->path, found ? found : "(unprintable)", range);
+    enum status status = error_set(error, STATUS_INVALID, "%s: %s%s: found %.200s, expected %s", origin, prefix,
+                                   key->path, found ? found : "(unprintable)", range);
     free(found);
     return status;
 }
 
 static bool in_range(const struct key *key, double value) {
-    return isfinite(value) && value <= key->maximum && (key->above_minimum ? value > key->minimum : value >= key->minimum);
+    return isfinite(value) && value <= key->maximum &&
+           (key->above_minimum ? value > key->minimum : value >= key->minimum);
 }
 
 static bool is_size(const char *text) { return *text && strspn(text, "0123456789") == strlen(text); }
@@ -186,7 +247,8 @@ static bool read_value(struct settings *settings, const struct key *key, const j
     case TEXT_OR_SIZE:   /* a size is kept as its digits; a text of digits is a size too */
         if (json_is_string(value) && !is_size(json_string_value(value))) return read_text(field, value);
         number = json_is_string(value) ? strtod(json_string_value(value), NULL) : json_number_value(value);
-        if (!(json_is_string(value) || json_is_number(value)) || number != floor(number) || !in_range(key, number)) return false;
+        if (!(json_is_string(value) || json_is_number(value)) || number != floor(number) || !in_range(key, number))
+            return false;
         snprintf(field, SETTINGS_TEXT, "%.0f", number);
         return true;
     case TEXT: return read_text(field, value);
@@ -224,13 +286,17 @@ static enum status unknown_key(const char *origin, const char *prefix, const cha
         snprintf(name, sizeof name, "%.*s", (int)strcspn(keys[i].path + group, "."), keys[i].path + group);
         if (strcmp(name, last) == 0) continue;   /* a group's keys stand together */
         memcpy(last, name, sizeof last);
-        if (used < sizeof known) used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
+        if (used < sizeof known)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", used ? ", " : "", name);
     }
-    if (!used) return error_set(error, STATUS_INVALID, "%s: %s%s: unknown key, %s%.*s holds no others", origin, prefix, path, prefix, (int)group - 1, path);
+    if (!used)
+        return error_set(error, STATUS_INVALID, "%s: %s%s: unknown key, %s%.*s holds no others", origin, prefix, path,
+                         prefix, (int)group - 1, path);
     return error_set(error, STATUS_INVALID, "%s: %s%s: unknown key, expected one of %s", origin, prefix, path, known);
 }
 
-static enum status read_object(struct settings *settings, const json_t *object, const char *group, const char *origin, const char *prefix, struct error *error) {
+static enum status read_object(struct settings *settings, const json_t *object, const char *group, const char *origin,
+                               const char *prefix, struct error *error) {
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)object, name, value) {
@@ -239,7 +305,8 @@ static enum status read_object(struct settings *settings, const json_t *object, 
         enum status status = STATUS_OK;
         const struct key *key = find_key(path);
         if (key) {   /* null leaves the default */
-            if (!json_is_null(value) && !read_value(settings, key, value)) status = wrong_value(key, value, origin, prefix, error);
+            if (!json_is_null(value) && !read_value(settings, key, value))
+                status = wrong_value(key, value, origin, prefix, error);
         } else if (!*group && is_group(name)) {
             if (json_is_object(value)) status = read_object(settings, value, name, origin, prefix, error);
             else status = error_set(error, STATUS_INVALID, "%s: %s%s: expected an object", origin, prefix, name);
@@ -252,35 +319,59 @@ static enum status read_object(struct settings *settings, const json_t *object, 
 }
 
 /* Values that depend on others, and rules between them. */
-static enum status settle(struct settings *s, const json_t *config, const char *origin, const char *prefix, struct error *error) {
+static enum status settle(struct settings *s, const json_t *config, const char *origin, const char *prefix,
+                          struct error *error) {
     const json_t *positions = json_object_get(config, "max_position_embeddings");
-    if (s->sequence_length < 0) s->sequence_length = json_is_integer(positions) && json_integer_value(positions) >= 1 && json_integer_value(positions) < 256 ? json_integer_value(positions) : 256;
+    if (s->sequence_length < 0)
+        s->sequence_length = json_is_integer(positions) && json_integer_value(positions) >= 1 &&
+                                     json_integer_value(positions) < 256
+                                 ? json_integer_value(positions)
+                                 : 256;
     if (s->micro_batch_size < 0) s->micro_batch_size = s->batch_size;
     if (s->batch_size % s->micro_batch_size)
-        return error_set(error, STATUS_INVALID, "%s: %smicro_batch_size: found %lld, expected a divisor of batch_size %lld", origin, prefix,
+        return error_set(error, STATUS_INVALID,
+                         "%s: %smicro_batch_size: found %lld, expected a divisor of batch_size %lld", origin, prefix,
                          (long long)s->micro_batch_size, (long long)s->batch_size);
     if (s->batch_size * s->sequence_length > INT32_MAX)
-        return error_set(error, STATUS_INVALID, "%s: %sbatch_size %lld of sequence_length %lld: expected at most 2^31 - 1 tokens in a step", origin, prefix,
-                         (long long)s->batch_size, (long long)s->sequence_length);
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sbatch_size %lld of sequence_length %lld: expected at most 2^31 - 1 tokens in a step",
+                         origin, prefix, (long long)s->batch_size, (long long)s->sequence_length);
     if (s->schedule.batch_start % s->micro_batch_size || s->schedule.batch_start > s->batch_size)
-        return error_set(error, STATUS_INVALID, "%s: %sschedule.batch_start: found %lld, expected a multiple of micro_batch_size %lld, up to batch_size %lld", origin, prefix,
-                         (long long)s->schedule.batch_start, (long long)s->micro_batch_size, (long long)s->batch_size);
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sschedule.batch_start: found %lld, expected a multiple of micro_batch_size %lld, up to "
+                         "batch_size %lld",
+                         origin, prefix, (long long)s->schedule.batch_start, (long long)s->micro_batch_size,
+                         (long long)s->batch_size);
     if ((s->schedule.batch_start > 0) != (s->schedule.batch_ramp_tokens > 0))
-        return error_set(error, STATUS_INVALID, "%s: %sschedule.%s: found 0, expected a value above 0, as for %s: a batch that grows needs both", origin, prefix,
-                         s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start", s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
+        return error_set(
+            error, STATUS_INVALID,
+            "%s: %sschedule.%s: found 0, expected a value above 0, as for %s: a batch that grows needs both", origin,
+            prefix, s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start",
+            s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
     if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == DTYPE_F8_E4M3;
     const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
     if (at->count != factors->count)
-        return error_set(error, STATUS_INVALID, "%s: %sschedule.factors: found %d values, expected one for each of the %d milestones", origin, prefix, factors->count, at->count);
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sschedule.factors: found %d values, expected one for each of the %d milestones", origin,
+                         prefix, factors->count, at->count);
     for (int i = 1; i < at->count; i++)
         if (at->values[i] <= at->values[i - 1])
-            return error_set(error, STATUS_INVALID, "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin, prefix, at->values[i], at->values[i - 1]);
+            return error_set(error, STATUS_INVALID,
+                             "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin, prefix,
+                             at->values[i], at->values[i - 1]);
     if (s->schedule.shapes.count && s->schedule.shapes.count != at->count)
-        return error_set(error, STATUS_INVALID, "%s: %sschedule.shapes: found %d values, expected one for each of the %d milestones, or none", origin, prefix, s->schedule.shapes.count, at->count);
-    if (!s->tokenizer[0]) return error_set(error, STATUS_INVALID, "%s: %stokenizer: found an empty text, expected bytes, characters, a path or a vocabulary size", origin, prefix);
-    if (!s->text_key[0]) return error_set(error, STATUS_INVALID, "%s: %stext_key: found an empty text, expected a key", origin, prefix);
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sschedule.shapes: found %d values, expected one for each of the %d milestones, or none",
+                         origin, prefix, s->schedule.shapes.count, at->count);
+    if (!s->tokenizer[0])
+        return error_set(
+            error, STATUS_INVALID,
+            "%s: %stokenizer: found an empty text, expected bytes, characters, a path or a vocabulary size", origin,
+            prefix);
+    if (!s->text_key[0])
+        return error_set(error, STATUS_INVALID, "%s: %stext_key: found an empty text, expected a key", origin, prefix);
     return STATUS_OK;
 }
 
@@ -302,12 +393,14 @@ enum status settings_parse(struct settings *settings, const json_t *config, cons
     const json_t *train = json_object_get(config, "train");
     enum status status = read_defaults(settings, error);
     if (status != STATUS_OK) return status;
-    if (train && !json_is_object(train)) return error_set(error, STATUS_INVALID, "%s: train: expected an object", origin);
+    if (train && !json_is_object(train))
+        return error_set(error, STATUS_INVALID, "%s: train: expected an object", origin);
     if (train) status = read_object(settings, train, "", origin, "train.", error);
     return status == STATUS_OK ? settle(settings, config, origin, "train.", error) : status;
 }
 
-enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error) {
+enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin,
+                                struct error *error) {
     enum status status = read_defaults(settings, error);
     if (status != STATUS_OK) return status;
     if (root && !json_is_object(root)) return error_set(error, STATUS_INVALID, "%s: expected an object", origin);
@@ -316,11 +409,13 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
     json_object_foreach((json_t *)root, name, value) {
         if (strcmp(name, "bias_update_speed") == 0) {
             const struct key *speed = find_key(name);
-            if (!json_is_null(value) && !read_value(settings, speed, value)) return wrong_value(speed, value, origin, "", error);
+            if (!json_is_null(value) && !read_value(settings, speed, value))
+                return wrong_value(speed, value, origin, "", error);
             continue;
         }
         if (strcmp(name, "loss") && strcmp(name, "optimizer"))
-            return error_set(error, STATUS_INVALID, "%s: %s: unknown key, expected one of loss, optimizer, bias_update_speed", origin, name);
+            return error_set(error, STATUS_INVALID,
+                             "%s: %s: unknown key, expected one of loss, optimizer, bias_update_speed", origin, name);
         if (!json_is_object(value)) return error_set(error, STATUS_INVALID, "%s: %s: expected an object", origin, name);
         json_t *group = json_copy(value);   /* the doors keep clip_grad_norm inside `optimizer` */
         json_t *clip = name[0] == 'o' ? json_incref(json_object_get(group, "clip_grad_norm")) : NULL;
@@ -340,12 +435,22 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
 }
 
 struct schedule settings_schedule(const struct settings *s) {
-    struct schedule schedule = { .kind = s->schedule.name, .steps = s->steps, .warmup_steps = s->schedule.warmup_steps,
-                                 .learning_rate = s->optimizer.learning_rate, .min_ratio = s->schedule.min_ratio,
-                                 .milestone_count = s->schedule.milestones.count, .batch_size = s->batch_size, .batch_start = s->schedule.batch_start,
-                                 .grain = s->micro_batch_size, .length = s->sequence_length, .ramp_tokens = s->schedule.batch_ramp_tokens,
-                                 .mtp = s->loss.mtp, .mtp_late = s->schedule.mtp_late, .mtp_milestone = s->schedule.mtp_milestone,
-                                 .bias_update_speed = s->bias_update_speed, .bias_milestone = s->schedule.bias_milestone };
+    struct schedule schedule = {.kind = s->schedule.name,
+                                .steps = s->steps,
+                                .warmup_steps = s->schedule.warmup_steps,
+                                .learning_rate = s->optimizer.learning_rate,
+                                .min_ratio = s->schedule.min_ratio,
+                                .milestone_count = s->schedule.milestones.count,
+                                .batch_size = s->batch_size,
+                                .batch_start = s->schedule.batch_start,
+                                .grain = s->micro_batch_size,
+                                .length = s->sequence_length,
+                                .ramp_tokens = s->schedule.batch_ramp_tokens,
+                                .mtp = s->loss.mtp,
+                                .mtp_late = s->schedule.mtp_late,
+                                .mtp_milestone = s->schedule.mtp_milestone,
+                                .bias_update_speed = s->bias_update_speed,
+                                .bias_milestone = s->schedule.bias_milestone};
     memcpy(schedule.milestones, s->schedule.milestones.values, sizeof schedule.milestones);
     memcpy(schedule.factors, s->schedule.factors.values, sizeof schedule.factors);
     memcpy(schedule.shapes, s->schedule.shapes.values, sizeof schedule.shapes);
@@ -353,14 +458,23 @@ struct schedule settings_schedule(const struct settings *s) {
 }
 
 struct optimizer_settings settings_optimizer(const struct settings *s) {
-    return (struct optimizer_settings){ .weight_decay = s->optimizer.weight_decay, .beta1 = s->optimizer.beta1, .beta2 = s->optimizer.beta2, .eps = s->optimizer.eps,
-                                        .clip_grad_norm = s->clip_grad_norm, .decay_vectors = s->optimizer.decay_vectors,
-                                        .moments = s->optimizer.moments == 1 ? DTYPE_BF16 : DTYPE_F32, .bias_update_speed = s->bias_update_speed };
+    return (struct optimizer_settings){.weight_decay = s->optimizer.weight_decay,
+                                       .beta1 = s->optimizer.beta1,
+                                       .beta2 = s->optimizer.beta2,
+                                       .eps = s->optimizer.eps,
+                                       .clip_grad_norm = s->clip_grad_norm,
+                                       .decay_vectors = s->optimizer.decay_vectors,
+                                       .moments = s->optimizer.moments == 1 ? DTYPE_BF16 : DTYPE_F32,
+                                       .bias_update_speed = s->bias_update_speed};
 }
 
 struct objective settings_objective(const struct settings *s) {
-    struct objective objective = { .weights = s->loss, .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed };
-    if (s->loss.mtp > 0 && s->schedule.mtp_milestone < 1) objective.weights.mtp = fmax(s->loss.mtp, s->schedule.mtp_late);
+    struct objective objective = {.weights = s->loss,
+                                  .capacity_factor = s->capacity_factor,
+                                  .undropped = s->undropped,
+                                  .seed = (uint64_t)s->seed};
+    if (s->loss.mtp > 0 && s->schedule.mtp_milestone < 1)
+        objective.weights.mtp = fmax(s->loss.mtp, s->schedule.mtp_late);
     return objective;
 }
 
@@ -370,52 +484,70 @@ static bool has_experts(const struct config *config) {
     return false;
 }
 
-static bool has_biases(const struct config *config) { return has_experts(config) && config->topk_method == TOPK_NOAUX_TC; }
+static bool has_biases(const struct config *config) {
+    return has_experts(config) && config->topk_method == TOPK_NOAUX_TC;
+}
 
 void settings_settle_model(struct settings *settings, const struct config *config) {
     for (int i = 0; i < KEY_COUNT; i++) {
         double *field = (double *)(void *)((char *)settings + keys[i].offset);
         if (keys[i].source != BY_MODEL || !isnan(*field)) continue;
-        *field = (strcmp(keys[i].path, "loss.mtp") == 0 ? config->num_nextn_predict_layers > 0 : has_biases(config)) ? keys[i].with_model : 0;
+        *field = (strcmp(keys[i].path, "loss.mtp") == 0 ? config->num_nextn_predict_layers > 0 : has_biases(config))
+                     ? keys[i].with_model
+                     : 0;
     }
 }
 
-/* Why the model has no such part of the loss; NULL: it has it. With one device the losses over devices and over communication are the number 1 in every layer, whatever the router does. */
+/* Why the model has no such part of the loss; NULL: it has it. With one device the losses over devices and over
+ * communication are the number 1 in every layer, whatever the router does. */
 static const char *lacks_part(const struct config *config, const char *path) {
-    if (strcmp(path, "loss.mtp") == 0) return config->num_nextn_predict_layers > 0 ? NULL : ": it has no such modules (num_nextn_predict_layers 0)";
+    if (strcmp(path, "loss.mtp") == 0)
+        return config->num_nextn_predict_layers > 0 ? NULL : ": it has no such modules (num_nextn_predict_layers 0)";
     if (strcmp(path, "loss.balance_sequence") == 0)
-        return !has_experts(config) ? ": it has no routed experts" : config->scoring_func == SCORING_SIGMOID ? NULL : ": scores that are a softmax have loss.balance_expert";
+        return !has_experts(config)                      ? ": it has no routed experts"
+               : config->scoring_func == SCORING_SIGMOID ? NULL
+                                                         : ": scores that are a softmax have loss.balance_expert";
     bool devices = strcmp(path, "loss.balance_device") == 0 || strcmp(path, "loss.balance_communication") == 0;
     if (!devices && strcmp(path, "loss.balance_expert") != 0) return "";
     if (!has_experts(config)) return ": it has no routed experts";
-    return devices && config->n_group < 2 ? ": its experts are one group (n_group 1), for which it is a constant" : NULL;
+    return devices && config->n_group < 2 ? ": its experts are one group (n_group 1), for which it is a constant"
+                                          : NULL;
 }
 
-enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin, const char *prefix, struct error *error) {
+enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin,
+                                 const char *prefix, struct error *error) {
     for (int i = 0; i < KEY_COUNT; i++) {
         double weight;
         if (strncmp(keys[i].path, "loss.", 5) != 0) continue;
         memcpy(&weight, (const char *)settings + keys[i].offset, sizeof weight);
         const char *reason = weight > 0 ? lacks_part(config, keys[i].path) : NULL;
         if (reason)
-            return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss%s", origin, prefix, keys[i].path, weight, config->model_type, reason);
+            return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss%s",
+                             origin, prefix, keys[i].path, weight, config->model_type, reason);
     }
     if (settings->capacity_factor > 0 && !has_experts(config))
-        return error_set(error, STATUS_UNSUPPORTED, "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin, prefix, settings->capacity_factor,
-                         config->model_type);
+        return error_set(
+            error, STATUS_UNSUPPORTED,
+            "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin,
+            prefix, settings->capacity_factor, config->model_type);
     if (settings->bias_update_speed > 0 && !has_biases(config))
-        return error_set(error, STATUS_UNSUPPORTED, "%s: %sbias_update_speed: found %g, but a model of type %s has no routers with a bias (topk_method noaux_tc)", origin, prefix,
-                         settings->bias_update_speed, config->model_type);
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "%s: %sbias_update_speed: found %g, but a model of type %s has no routers with a bias "
+                         "(topk_method noaux_tc)",
+                         origin, prefix, settings->bias_update_speed, config->model_type);
     return STATUS_OK;
 }
 
-/* ---- writing and comparing -------------------------------------------------------------------------------------------------- */
+/* ---- writing and comparing --------------------------------------------------------------------------------------- */
 
 static json_t *value_to_json(const struct settings *settings, const struct key *key) {
     const void *field = (const char *)settings + key->offset;
     switch (key->kind) {
     case INTEGER: return json_integer(*(const int64_t *)field);
-    case NUMBER: return isnan(*(const double *)field) || (key->fallback[0] == 'n' && *(const double *)field == 0) ? json_null() : json_real(*(const double *)field);
+    case NUMBER:
+        return isnan(*(const double *)field) || (key->fallback[0] == 'n' && *(const double *)field == 0)
+                   ? json_null()
+                   : json_real(*(const double *)field);
     case BOOLEAN: return json_boolean(*(const bool *)field);
     case CHOICE: return json_string(key->choices[*(const int *)field]);
     case TEXT: return json_string(field);
@@ -463,16 +595,20 @@ static bool equal_values(const json_t *a, const json_t *b) {
     return json_equal(a, b);
 }
 
-static enum status compare_objects(const json_t *saved, const json_t *now, const char *path, const char *origin, struct error *error);
+static enum status compare_objects(const json_t *saved, const json_t *now, const char *path, const char *origin,
+                                   struct error *error);
 
-static enum status compare_member(const json_t *saved, const json_t *now, const char *path, const char *origin, struct error *error) {
+static enum status compare_member(const json_t *saved, const json_t *now, const char *path, const char *origin,
+                                  struct error *error) {
     if (json_is_object(saved) && json_is_object(now)) return compare_objects(saved, now, path, origin, error);
     const struct key *key = strncmp(path, "train.", 6) == 0 ? find_key(path + 6) : NULL;
     if ((key && key->may_change) || (saved && now && equal_values(saved, now))) return STATUS_OK;
     char *was = saved ? json_dumps(saved, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
     char *is = now ? json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(12)) : NULL;
-    enum status status = error_set(error, STATUS_INVALID, "%s: the run was begun with %s = %.100s, the config now says %.100s; resume with the same config, or begin another run", origin,
-                                   path, was ? was : "(absent)", is ? is : "(absent)");
+    enum status status = error_set(error, STATUS_INVALID,
+                                   "%s: the run was begun with %s = %.100s, the config now says %.100s; resume with "
+                                   "the same config, or begin another run",
+                                   origin, path, was ? was : "(absent)", is ? is : "(absent)");
     free(was);
     free(is);
     return status;
@@ -486,7 +622,8 @@ static bool is_default(const char *path, const json_t *value) {
     return same;
 }
 
-static enum status compare_objects(const json_t *saved, const json_t *now, const char *path, const char *origin, struct error *error) {
+static enum status compare_objects(const json_t *saved, const json_t *now, const char *path, const char *origin,
+                                   struct error *error) {
     const char *name;
     json_t *value;
     char member[256];
@@ -509,22 +646,27 @@ enum status settings_same_run(const json_t *saved, const json_t *now, const char
     return compare_objects(saved, now, "", origin, error);
 }
 
-/* ---- --set ------------------------------------------------------------------------------------------------------------------ */
+/* ---- --set ------------------------------------------------------------------------------------------------------- */
 
 enum status settings_set(json_t *root, const char *assignment, struct error *error) {
     const char *equals = strchr(assignment, '=');
-    if (!equals || equals == assignment) return error_set(error, STATUS_INVALID, "--set %s: expected key=value, for example train.steps=100", assignment);
+    if (!equals || equals == assignment)
+        return error_set(error, STATUS_INVALID, "--set %s: expected key=value, for example train.steps=100",
+                         assignment);
     char path[256];
-    if ((size_t)(equals - assignment) >= sizeof path) return error_set(error, STATUS_INVALID, "--set: the key is longer than %zu bytes", sizeof path - 1);
+    if ((size_t)(equals - assignment) >= sizeof path)
+        return error_set(error, STATUS_INVALID, "--set: the key is longer than %zu bytes", sizeof path - 1);
     snprintf(path, sizeof path, "%.*s", (int)(equals - assignment), assignment);
     size_t bad;
-    if (!utf8_valid((const uint8_t *)path, strlen(path), &bad)) return error_set(error, STATUS_INVALID, "--set: the key is not valid UTF-8 (at byte %zu)", bad);
+    if (!utf8_valid((const uint8_t *)path, strlen(path), &bad))
+        return error_set(error, STATUS_INVALID, "--set: the key is not valid UTF-8 (at byte %zu)", bad);
     if (path[0] == '.' || path[strlen(path) - 1] == '.' || strstr(path, ".."))
         return error_set(error, STATUS_INVALID, "--set %s: the key %s has an empty part", assignment, path);
     if (strncmp(path, "train.", 6) == 0) {
         if (!find_key(path + 6) && !is_group(path + 6)) return unknown_key("--set", "train.", path + 6, error);
     } else if ((find_key(path) || is_group(path)) && !json_object_get(root, path)) {
-        return error_set(error, STATUS_INVALID, "--set %s: the config has no key %s; did you mean train.%s?", assignment, path, path);
+        return error_set(error, STATUS_INVALID, "--set %s: the config has no key %s; did you mean train.%s?",
+                         assignment, path, path);
     }
     json_t *value = json_loads(equals + 1, JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
     if (!value) value = json_string(equals + 1);
@@ -546,12 +688,13 @@ enum status settings_set(json_t *root, const char *assignment, struct error *err
     return STATUS_OK;
 }
 
-/* ---- help ------------------------------------------------------------------------------------------------------------------- */
+/* ---- help -------------------------------------------------------------------------------------------------------- */
 
 int settings_help_count(void) { return KEY_COUNT; }
 
 struct settings_help settings_help_at(int index, char range[SETTINGS_RANGE]) {
     const struct key *key = &keys[index];
     describe_range(key, range, SETTINGS_RANGE);
-    return (struct settings_help){ .key = key->path, .fallback = key->words ? key->words : key->fallback, .range = range, .help = key->help };
+    return (struct settings_help){
+        .key = key->path, .fallback = key->words ? key->words : key->fallback, .range = range, .help = key->help};
 }

@@ -17,7 +17,8 @@ static enum status allocate_loads(struct expert_load **out, const struct config 
     int64_t routers = 0;
     for (int64_t i = 0; i < layers; i++) routers += config->layers[i].ffn == FFN_MOE;
     if (!routers) return STATUS_OK;
-    struct expert_load *loads = calloc(1, (size_t)layers * sizeof *loads + (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
+    struct expert_load *loads = calloc(1, (size_t)layers * sizeof *loads +
+                                              (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
     if (!loads) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
     int64_t *counts = (int64_t *)(void *)(loads + layers);
     for (int64_t i = 0; i < layers; i++) {
@@ -72,11 +73,14 @@ static void move_biases(const struct trainer *t) {
         if (!t->biases[i]) continue;
         const int64_t *counts = t->objective.loads[i].counts, total = load_total(counts, experts);
         float *bias = t->biases[i]->value;
-        for (int64_t e = 0; e < experts; e++) bias[e] += experts * counts[e] < total ? speed : experts * counts[e] > total ? -speed : 0;
+        for (int64_t e = 0; e < experts; e++)
+            bias[e] += experts * counts[e] < total ? speed : experts * counts[e] > total ? -speed : 0;
     }
 }
 
-enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error) {
+enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings,
+                           const struct objective *objective, int64_t micro_batch_size, int64_t length,
+                           struct error *error) {
     *out = NULL;
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
@@ -89,7 +93,10 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     enum status status = allocate_loads(&t->objective.loads, &model->config, error);
     if (status == STATUS_OK) status = allocate_loads(&t->evaluation_loads, &model->config, error);
     if (status == STATUS_OK) status = find_biases(t, error);
-    if (status == STATUS_OK) status = memory_create(&t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops), error);
+    if (status == STATUS_OK)
+        status = memory_create(
+            &t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops),
+            error);
     if (status != STATUS_OK) {
         free(t->biases);
         free(t->evaluation_loads);
@@ -101,7 +108,8 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     graph_init(&t->evaluation, model->kernels, model->pool, &t->memory, model->compute, false, false);
     if (settings) {
         t->bias_update_speed = settings->bias_update_speed;
-        status = optimizer_create(&t->optimizer, model->parameters, model->parameter_count, model->kernels, model->pool, settings, error);
+        status = optimizer_create(&t->optimizer, model->parameters, model->parameter_count, model->kernels, model->pool,
+                                  settings, error);
         if (status != STATUS_OK) {
             trainer_destroy(t);
             return status;
@@ -143,12 +151,15 @@ static void sum_up_mtp(const struct config *config, const struct objective *obje
     const int depths = (int)config->num_nextn_predict_layers;
     result->mtp = 0;
     for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
-        result->mtp_by_depth[d] = d < depths && objective->weights.mtp > 0 && objective->predicted_mtp[d] > 0 ? objective->mtp_sum[d] / (double)objective->predicted_mtp[d] : 0;
+        result->mtp_by_depth[d] = d < depths && objective->weights.mtp > 0 && objective->predicted_mtp[d] > 0
+                                      ? objective->mtp_sum[d] / (double)objective->predicted_mtp[d]
+                                      : 0;
         if (d < depths) result->mtp += result->mtp_by_depth[d] / depths;
     }
 }
 
-enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error) {
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                              int64_t length, struct trainer_result *result, struct error *error) {
     const int64_t predicted = count_targets(targets, sequences * length);
     if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
     for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
@@ -157,7 +168,8 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     objective->sequences = sequences;
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
     objective->first_sequence = 0;
-    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication = objective->balance_sequence = 0;
+    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication =
+        objective->balance_sequence = 0;
     for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
         objective->predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
         objective->mtp_sum[d] = 0;
@@ -166,38 +178,49 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     clear_loads(objective->loads, &trainer->model->config);
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
-        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length, targets + first * length, count, length, objective, NULL, error);
+        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length,
+                                                     targets + first * length, count, length, objective, NULL, error);
         if (status != STATUS_OK) return status;
         result->flops += trainer->training.flops;
     }
     result->main = objective->main_sum / (double)predicted;
     sum_up_mtp(&trainer->model->config, objective, result);
-    result->loss = result->main + objective->weights.balance_expert * objective->balance_expert + objective->weights.balance_device * objective->balance_device +
-                   objective->weights.balance_communication * objective->balance_communication + objective->weights.balance_sequence * objective->balance_sequence +
+    result->loss = result->main + objective->weights.balance_expert * objective->balance_expert +
+                   objective->weights.balance_device * objective->balance_device +
+                   objective->weights.balance_communication * objective->balance_communication +
+                   objective->weights.balance_sequence * objective->balance_sequence +
                    objective->weights.mtp * result->mtp;
     sum_up_loads(trainer, result);
     return STATUS_OK;
 }
 
-enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
-                         struct trainer_result *result, struct error *error) {
+enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                         int64_t length, double learning_rate, struct trainer_result *result, struct error *error) {
     enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, result, error);
     if (status != STATUS_OK) return status;
-    if (!isfinite(result->loss)) return error_set(error, STATUS_INVALID, "the loss is %s", isnan(result->loss) ? "not a number" : "infinite");
+    if (!isfinite(result->loss))
+        return error_set(error, STATUS_INVALID, "the loss is %s", isnan(result->loss) ? "not a number" : "infinite");
     result->grad_norm = optimizer_grad_norm(trainer->optimizer);
-    if (!isfinite(result->grad_norm)) return error_set(error, STATUS_INVALID, "the norm of the gradients is %s", isnan(result->grad_norm) ? "not a number" : "infinite");
+    if (!isfinite(result->grad_norm))
+        return error_set(error, STATUS_INVALID, "the norm of the gradients is %s",
+                         isnan(result->grad_norm) ? "not a number" : "infinite");
     optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
     move_biases(trainer);
     return STATUS_OK;
 }
 
-enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error) {
+enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                             int64_t length, struct trainer_evaluation *sums, struct error *error) {
     const int depths = (int)trainer->model->config.num_nextn_predict_layers;
     /* A sequence that has no position for every depth, as a short last one, says nothing about them. */
-    struct objective objective = {.predicted = sequences * length, .sequences = sequences, .compare_mtp = trainer->mtp && length > depths, .loads = trainer->evaluation_loads};
+    struct objective objective = {.predicted = sequences * length,
+                                  .sequences = sequences,
+                                  .compare_mtp = trainer->mtp && length > depths,
+                                  .loads = trainer->evaluation_loads};
     if (sums->targets == 0) clear_loads(trainer->evaluation_loads, &trainer->model->config);
     for (int d = 0; d < depths; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
-    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
+                                                 length, &objective, NULL, error);
     if (status != STATUS_OK) return status;
     sums->main_sum += objective.main_sum;
     sums->targets += count_targets(targets, sequences * length);
@@ -210,20 +233,27 @@ enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, con
     return STATUS_OK;
 }
 
-enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
-    struct objective objective = {.weights = trainer->objective.weights, .predicted = count_targets(targets, sequences * length), .sequences = sequences};
-    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets,
+                               int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
+    struct objective objective = {.weights = trainer->objective.weights,
+                                  .predicted = count_targets(targets, sequences * length),
+                                  .sequences = sequences};
+    for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
+        objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
     for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
     *report = (struct fp8_report){0};
     trainer->training.fp8 = report;
-    enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs, targets, sequences, length,
+                                                 &objective, NULL, error);
     trainer->training.fp8 = NULL;
     return status;
 }
 
-enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error) {
+enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                         int64_t length, double *loss_sum, struct error *error) {
     struct objective objective = {.predicted = sequences * length, .sequences = sequences};
-    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences, length, &objective, NULL, error);
+    enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
+                                                 length, &objective, NULL, error);
     *loss_sum = objective.main_sum;
     return status;
 }

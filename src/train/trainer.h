@@ -1,6 +1,8 @@
-/* One optimizer step of a model: micro batches whose gradients add up, clipping, AdamW, the routers' biases; and the loss alone, for evaluation.
+/* One optimizer step of a model: micro batches whose gradients add up, clipping, AdamW, the routers' biases; and the
+ * loss alone, for evaluation.
  *
- * Loss-free balancing (spec/v1-v3.md section 3.3). After the update, in each layer whose router has a bias b, MTP modules included, with c_i the assignments to expert i in the whole step:
+ * Loss-free balancing (spec/v1-v3.md section 3.3). After the update, in each layer whose router has a bias b, MTP
+ * modules included, with c_i the assignments to expert i in the whole step:
  *
  *   b_i += speed sign(mean_j c_j - c_i),   sign(0) = 0 */
 #ifndef DEEPSEEK_TRAIN_TRAINER_H
@@ -16,7 +18,9 @@ struct trainer {
     struct graph training, evaluation;
     int64_t micro_batch_size, length;
     double micro_batch_flops;       /* of forward and backward, as run */
-    struct objective objective;     /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up to those it was created with */
+    /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up
+     * to those it was created with */
+    struct objective objective;
     double bias_update_speed;       /* may be changed between steps */
     bool mtp;                       /* the MTP modules are trained, and evaluated */
     struct expert_load *evaluation_loads;   /* as objective.loads, of the last evaluation */
@@ -28,32 +32,45 @@ struct trainer_result {
     double main, grad_norm;
     double mtp, mtp_by_depth[CONFIG_MAX_NEXTN];   /* unweighted; `mtp` is the mean over the depths; 0 without weight */
     double flops;                   /* of matrix products and attention, as run */
-    /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens' assignments to experts, and how many of them were dropped. */
+    /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens'
+     * assignments to experts, and how many of them were dropped. */
     double max_violation;
     int64_t assigned, dropped;
 };
 
-/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer. `objective`: weights, dropping and seed are taken from it; NULL: the main
- * loss alone. Its `loads` are the trainer's own, where the model has routers. */
-enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings, const struct objective *objective, int64_t micro_batch_size, int64_t length, struct error *error);
+/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer.
+ * `objective`: weights, dropping and seed are taken from it; NULL: the main loss alone. Its `loads` are the trainer's
+ * own, where the model has routers. */
+enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings,
+                           const struct objective *objective, int64_t micro_batch_size, int64_t length,
+                           struct error *error);
 void trainer_destroy(struct trainer *trainer);
 
-/* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses: `result` but for the norm. inputs, targets: [sequences, length].
- * The first micro batch writes the gradients, the others add to them. */
-enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_result *result, struct error *error);
-/* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but the gradients. */
-enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double learning_rate,
-                         struct trainer_result *result, struct error *error);
-/* Sums of an evaluation. Of MTP, where its modules are trained, by depth: the loss, its targets, positions at which the module's guess and the model's own are of the same token, and how often they agree. */
+/* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses:
+ * `result` but for the norm. inputs, targets: [sequences, length]. The first micro batch writes the gradients, the
+ * others add to them. */
+enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                              int64_t length, struct trainer_result *result, struct error *error);
+/* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but
+ * the gradients. */
+enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                         int64_t length, double learning_rate, struct trainer_result *result, struct error *error);
+/* Sums of an evaluation. Of MTP, where its modules are trained, by depth: the loss, its targets, positions at which the
+ * module's guess and the model's own are of the same token, and how often they agree. */
 struct trainer_evaluation {
     double main_sum, mtp_sum[CONFIG_MAX_NEXTN];
     int64_t targets, mtp_targets[CONFIG_MAX_NEXTN], mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
 };
-/* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. Sums without targets begin an evaluation. */
-enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct trainer_evaluation *sums, struct error *error);
-/* What E4M3 loses in the products of a pass forward and backward over these sequences (at most micro_batch_size), which changes nothing but the gradients. */
-enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, struct fp8_report *report, struct error *error);
+/* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. Sums without
+ * targets begin an evaluation. */
+enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                             int64_t length, struct trainer_evaluation *sums, struct error *error);
+/* What E4M3 loses in the products of a pass forward and backward over these sequences (at most micro_batch_size), which
+ * changes nothing but the gradients. */
+enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets,
+                               int64_t sequences, int64_t length, struct fp8_report *report, struct error *error);
 /* The sum of the main losses alone. */
-enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences, int64_t length, double *loss_sum, struct error *error);
+enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                         int64_t length, double *loss_sum, struct error *error);
 
 #endif

@@ -1,4 +1,5 @@
-/* The public API, through include/deepseek.h alone: every function, every error path, and that its results are those of the program. */
+/* The public API, through include/deepseek.h alone: every function, every error path, and that its results are those of
+ * the program. */
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -43,7 +44,8 @@ static void fine(ds_status status) {
 /* The call must fail with this status, and the message hold `part`. */
 static void refused(ds_status status, ds_status expected, const char *part) {
     if (status != expected || error.code != expected || !strstr(error.message, part))
-        fail_msg("found %s, \"%s\"; expected %s, \"...%s...\"", ds_status_name(status), error.message, ds_status_name(expected), part);
+        fail_msg("found %s, \"%s\"; expected %s, \"...%s...\"", ds_status_name(status), error.message,
+                 ds_status_name(expected), part);
     memset(&error, 0x55, sizeof error);   /* nothing of it may show in the next message */
 }
 
@@ -54,7 +56,7 @@ static ds_model *load(const char *path, int threads) {
     return model;
 }
 
-/* ---- what needs no object -------------------------------------------------------------------------------------------------------- */
+/* ---- what needs no object ---------------------------------------------------------------------------------------- */
 
 static void test_version(void **state) {
     (void)state;
@@ -144,7 +146,7 @@ static void test_null(void **state) {
     assert_int_equal(ds_feed(NULL, NULL, 0, NULL), DS_INVALID);
 }
 
-/* ---- tokenizers -------------------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizers -------------------------------------------------------------------------------------------------- */
 
 static void test_tokenizer(void **state) {
     (void)state;
@@ -221,11 +223,14 @@ static void test_tokenizer(void **state) {
     refused(ds_tokenizer_load(&characters, "no\x1B[31m\xFFwhere", &error), DS_NOT_FOUND, "no?[31m\xEF\xBF\xBDwhere");
 }
 
-/* ---- models and sequences ------------------------------------------------------------------------------------------------------------ */
+/* ---- models and sequences ---------------------------------------------------------------------------------------- */
 
 static void test_model(void **state) {
     (void)state;
-    struct { ds_model_options options; int64_t later[2]; } large = { { .size = sizeof large, .compute = DS_COMPUTE_FP32, .threads = 2 }, { 0 } };
+    struct {
+        ds_model_options options;
+        int64_t later[2];
+    } large = {{.size = sizeof large, .compute = DS_COMPUTE_FP32, .threads = 2}, {0}};
     ds_model_options options = { .size = 3 };
     ds_model *model = NULL;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "options->size: found 3");
@@ -270,7 +275,8 @@ static void test_model(void **state) {
     refused(ds_generate(model, "a", 1, NULL, &result, &error), DS_NOT_FOUND, "no tokenizer.json");
 
     ds_sequence *sequence = NULL;
-    refused(ds_sequence_create(&sequence, model, 4097, &error), DS_INVALID, "capacity: found 4097, expected 0 (the context) to 4096");
+    refused(ds_sequence_create(&sequence, model, 4097, &error), DS_INVALID,
+            "capacity: found 4097, expected 0 (the context) to 4096");
     refused(ds_sequence_create(&sequence, model, -1, &error), DS_INVALID, "capacity: found -1");
     fine(ds_sequence_create(&sequence, model, 0, &error));
     assert_int_equal(ds_sequence_capacity(sequence), 4096);
@@ -296,16 +302,19 @@ static void test_model(void **state) {
     assert_int_equal(info.cache_bytes_per_token, 2 * 2 * 16 * 2);
     ds_model_free(model);
     options.cache = DS_CACHE_FP8;
-    refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED, "cannot keep its cache in F8_E4M3, expected F32 or BF16");
+    refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED,
+            "cannot keep its cache in F8_E4M3, expected F32 or BF16");
     options.cache = 4;
-    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found 4, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8");
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID,
+            "cache: found 4, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8");
     options.cache = -1;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "cache: found -1");
     /* Drafting, of a model without modules. */
     options = (ds_model_options){ .size = sizeof options, .draft = DS_DRAFT_ALWAYS };
     refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED, "the model has no MTP modules");
     options.draft = 3;
-    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID, "draft: found 3, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)");
+    refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID,
+            "draft: found 3, expected DS_DRAFT_AUTO, _OFF or _ALWAYS (0 to 2)");
     options.draft = DS_DRAFT_OFF;
     fine(ds_model_load(&model, GQA, &options, &error));
     info = (ds_model_info){ .size = sizeof info, .draft_modules = 5 };
@@ -314,7 +323,8 @@ static void test_model(void **state) {
     assert_int_equal(info.drafted, 0);
     ds_model_free(model);
     /* A program that was compiled before there was such an option sets what there was. */
-    options = (ds_model_options){ .size = offsetof(ds_model_options, cache), .compute = DS_COMPUTE_FP32, .cache = DS_CACHE_BF16 };
+    options = (ds_model_options){
+        .size = offsetof(ds_model_options, cache), .compute = DS_COMPUTE_FP32, .cache = DS_CACHE_BF16};
     fine(ds_model_load(&model, GQA, &options, &error));
     info = (ds_model_info){ .size = offsetof(ds_model_info, cache), .cache = 77 };
     fine(ds_model_get_info(model, &info, &error));
@@ -322,7 +332,10 @@ static void test_model(void **state) {
     assert_int_equal(info.cache, 77);
     ds_model_free(model);
 #define LITE "tests/golden/v2-lite"
-    static const struct { int cache; int64_t bytes; } types[] = { { DS_CACHE_FP32, 4 }, { DS_CACHE_BF16, 2 }, { DS_CACHE_FP8, 0 } };
+    static const struct {
+        int cache;
+        int64_t bytes;
+    } types[] = {{DS_CACHE_FP32, 4}, {DS_CACHE_BF16, 2}, {DS_CACHE_FP8, 0}};
     int64_t elements = 0;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         options = (ds_model_options){ .size = sizeof options, .compute = DS_COMPUTE_FP32, .cache = types[i].cache };
@@ -337,7 +350,8 @@ static void test_model(void **state) {
         float logits[512], reference[512];
         fine(ds_sequence_create(&sequence_of_type, model, 16, &error));
         assert_true(info.vocab_size <= 512);
-        const ds_input input = { .sequence = sequence_of_type, .ids = (const int32_t[]){ 1, 2, 3, 4, 5 }, .count = 5, .logits = logits };
+        const ds_input input = {
+            .sequence = sequence_of_type, .ids = (const int32_t[]){1, 2, 3, 4, 5}, .count = 5, .logits = logits};
         fine(ds_feed(model, &input, 1, &error));
         if (i == 0) memcpy(reference, logits, sizeof logits);
         else assert_true(memcmp(reference, logits, (size_t)info.vocab_size * sizeof *logits) != 0);   /* it rounds */
@@ -447,12 +461,15 @@ static void *work(void *context) {
         }
         ds_sequence_free(sequence);
         ds_model_free(model);
-        static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 2,"
-                                     " \"rms_norm_eps\": 1e-6, \"vocab_size\": 131, \"train\": {\"sequence_length\": 11, \"batch_size\": 1}}";
+        static const char config[] =
+            "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, "
+            "\"num_attention_heads\": 2, \"num_key_value_heads\": 2,"
+            " \"rms_norm_eps\": 1e-6, \"vocab_size\": 131, \"train\": {\"sequence_length\": 11, \"batch_size\": 1}}";
         ds_trainer *trainer = NULL;
         ds_step_result result = { .size = sizeof result };
         w->failed = w->failed || ds_trainer_create(&trainer, config, sizeof config - 1, NULL, &e);
-        for (int s = 0; s < 3 && !w->failed; s++) w->failed = ds_train_step(trainer, tokens, tokens + 1, 1, 11, 1e-2, &result, &e) != DS_OK;
+        for (int s = 0; s < 3 && !w->failed; s++)
+            w->failed = ds_train_step(trainer, tokens, tokens + 1, 1, 11, 1e-2, &result, &e) != DS_OK;
         w->loss = result.loss;
         ds_trainer_free(trainer);
     }
@@ -461,7 +478,8 @@ static void *work(void *context) {
 
 static void test_threads(void **state) {
     (void)state;
-    static struct worker alone[2] = { { .path = GQA, .rounds = 1 }, { .path = text_model, .rounds = 1 } }, together[2] = { { .path = GQA, .rounds = 3 }, { .path = text_model, .rounds = 3 } };
+    static struct worker alone[2] = {{.path = GQA, .rounds = 1}, {.path = text_model, .rounds = 1}},
+                         together[2] = {{.path = GQA, .rounds = 3}, {.path = text_model, .rounds = 3}};
     pthread_t threads[2];
     for (int i = 0; i < 2; i++) work(&alone[i]);
     for (int i = 0; i < 2; i++) assert_int_equal(pthread_create(&threads[i], NULL, work, &together[i]), 0);
@@ -473,7 +491,7 @@ static void test_threads(void **state) {
     }
 }
 
-/* ---- sampling ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- sampling ---------------------------------------------------------------------------------------------------- */
 
 static void test_sample(void **state) {
     (void)state;
@@ -489,7 +507,8 @@ static void test_sample(void **state) {
     refused(ds_model_sampling(model, NULL, &error), DS_INVALID, "sampling is NULL");
     fine(ds_model_sampling(model, &sampling, &error));
     assert_int_equal(sampling.size, sizeof sampling);
-    assert_true(sampling.temperature == 0.8 && sampling.top_p == 0.95 && sampling.top_k == 0 && sampling.min_p == 0 && sampling.repetition_penalty == 1);
+    assert_true(sampling.temperature == 0.8 && sampling.top_p == 0.95 && sampling.top_k == 0 && sampling.min_p == 0 &&
+                sampling.repetition_penalty == 1);
     sampling.temperature = 0;
     fine(ds_sample(model, logits, &sampling, tokens, 12, 12, 0, &id, &logprob, &error));
     assert_int_equal(id, 77);
@@ -524,23 +543,29 @@ static void test_sample(void **state) {
     refused(ds_sample(model, logits, NULL, tokens, 12, 12, 0, NULL, NULL, &error), DS_INVALID, "id is NULL");
     refused(ds_sample(model, logits, NULL, NULL, 1, 0, 0, &id, NULL, &error), DS_INVALID, "ids is NULL");
     refused(ds_sample(model, logits, NULL, tokens, -1, 0, 0, &id, NULL, &error), DS_INVALID, "count: found -1");
-    refused(ds_sample(model, logits, NULL, tokens, 3, 4, 0, &id, NULL, &error), DS_INVALID, "prompt: found 4, expected 0 to count, 3");
+    refused(ds_sample(model, logits, NULL, tokens, 3, 4, 0, &id, NULL, &error), DS_INVALID,
+            "prompt: found 4, expected 0 to count, 3");
     const int32_t beyond[] = { V };
     refused(ds_sample(model, logits, NULL, beyond, 1, 1, 0, &id, NULL, &error), DS_INVALID, "token 0 has id 131");
-    struct { ds_sampling sampling; const char *part; } wrong[] = {
-        { { .size = sizeof sampling, .temperature = -1, .top_p = 1, .repetition_penalty = 1 }, "temperature: found -1" },
-        { { .size = sizeof sampling, .temperature = NAN, .top_p = 1, .repetition_penalty = 1 }, "temperature: found" },
-        { { .size = sizeof sampling, .top_k = -1, .top_p = 1, .repetition_penalty = 1 }, "top_k: found -1" },
-        { { .size = sizeof sampling, .top_p = 1.5, .repetition_penalty = 1 }, "top_p: found 1.5" },
-        { { .size = sizeof sampling, .top_p = 1, .min_p = -0.5, .repetition_penalty = 1 }, "min_p: found -0.5" },
-        { { .size = sizeof sampling, .top_p = 1 }, "repetition_penalty: found 0" },
-        { { .size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .presence_penalty = INFINITY }, "presence_penalty: found inf" },
-        { { .size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = -1 }, "bias_count: found -1" },
-        { { .size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = 1 }, "bias is NULL" },
-        { { .size = 8 }, "size: found 8" },
-        { { .size = sizeof sampling, .temperature = 1 }, "sampling: found a zeroed one, expected one that ds_model_sampling has filled" },
+    struct { ds_sampling sampling; const char *part;
+    } wrong[] = {
+        {{.size = sizeof sampling, .temperature = -1, .top_p = 1, .repetition_penalty = 1}, "temperature: found -1"},
+        {{.size = sizeof sampling, .temperature = NAN, .top_p = 1, .repetition_penalty = 1}, "temperature: found"},
+        {{.size = sizeof sampling, .top_k = -1, .top_p = 1, .repetition_penalty = 1}, "top_k: found -1"},
+        {{.size = sizeof sampling, .top_p = 1.5, .repetition_penalty = 1}, "top_p: found 1.5"},
+        {{.size = sizeof sampling, .top_p = 1, .min_p = -0.5, .repetition_penalty = 1}, "min_p: found -0.5"},
+        {{.size = sizeof sampling, .top_p = 1}, "repetition_penalty: found 0"},
+        {{.size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .presence_penalty = INFINITY},
+         "presence_penalty: found inf"},
+        {{.size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = -1}, "bias_count: found -1"},
+        {{.size = sizeof sampling, .top_p = 1, .repetition_penalty = 1, .bias_count = 1}, "bias is NULL"},
+        {{.size = 8}, "size: found 8"},
+        {{.size = sizeof sampling, .temperature = 1},
+         "sampling: found a zeroed one, expected one that ds_model_sampling has filled"},
     };
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(ds_sample(model, logits, &wrong[i].sampling, tokens, 12, 12, 0, &id, NULL, &error), DS_INVALID, wrong[i].part);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        refused(ds_sample(model, logits, &wrong[i].sampling, tokens, 12, 12, 0, &id, NULL, &error), DS_INVALID,
+                wrong[i].part);
     const ds_logit_bias twice[] = { { 3, 50 }, { 3, 50 }, { 4, 99 } }, outside[] = { { V, 1 } };
     sampling.bias = twice;
     sampling.bias_count = 3;
@@ -553,7 +578,7 @@ static void test_sample(void **state) {
     ds_model_free(model);
 }
 
-/* ---- generation ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- generation -------------------------------------------------------------------------------------------------- */
 
 struct collected { char text[4096]; size_t size; int calls, end_after; };
 
@@ -654,7 +679,8 @@ static void test_generate(void **state) {
     /* what is refused */
     char long_prompt[2 * CONTEXT + 1];
     memset(long_prompt, 'e', sizeof long_prompt);
-    refused(ds_generate(model, long_prompt, sizeof long_prompt, &options, &result, &error), DS_INVALID, "expected at most 64");
+    refused(ds_generate(model, long_prompt, sizeof long_prompt, &options, &result, &error), DS_INVALID,
+            "expected at most 64");
     assert_null(result.text);
     assert_null(result.ids);
     refused(ds_generate(model, NULL, 3, &options, &result, &error), DS_INVALID, "prompt is NULL");
@@ -748,13 +774,21 @@ static void test_special(void **state) {
     size_t size;
     snprintf(path, sizeof path, "%s/special", folder);
     run("mkdir %s && cp tests/cli/data/bytes/tokenizer.json %s && "
-        "echo '{\"add_bos_token\": true, \"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|endoftext|>\"}' >%s/tokenizer_config.json", path, path, path);
+        "echo '{\"add_bos_token\": true, \"bos_token\": \"<|endoftext|>\", \"eos_token\": \"<|endoftext|>\"}' "
+        ">%s/tokenizer_config.json",
+        path, path, path);
     fine(ds_tokenizer_load(&tokenizer, path, &error));
     assert_int_equal(ds_tokenizer_find(tokenizer, "<|endoftext|>"), END);
     assert_int_equal(ds_tokenizer_bos(tokenizer), END);
     assert_int_equal(ds_tokenizer_eos(tokenizer), END);
-    const struct { unsigned flags; int64_t count; bool begins; } cases[] = { { 0, LENGTH, false }, { DS_TOKENIZE_SPECIAL, 3, false }, { DS_TOKENIZE_BEGIN, LENGTH + 1, true },
-                                                                             { DS_TOKENIZE_BEGIN | DS_TOKENIZE_SPECIAL, 4, true } };
+    const struct {
+        unsigned flags;
+        int64_t count;
+        bool begins;
+    } cases[] = {{0, LENGTH, false},
+                 {DS_TOKENIZE_SPECIAL, 3, false},
+                 {DS_TOKENIZE_BEGIN, LENGTH + 1, true},
+                 {DS_TOKENIZE_BEGIN | DS_TOKENIZE_SPECIAL, 4, true}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         fine(ds_tokenize(tokenizer, text, LENGTH, cases[i].flags, &ids, &count, &error));
         assert_int_equal(count, cases[i].count);
@@ -771,7 +805,8 @@ static void test_special(void **state) {
     ds_free(out);
     ds_free(ids);
 
-    static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 300,"
+    static const char config[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+                                 "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 300,"
                                  " \"train\": {\"sequence_length\": 48}}";
     ds_trainer_options training = { .size = sizeof training };
     ds_trainer *trainer;
@@ -821,10 +856,12 @@ static void test_special(void **state) {
     ds_model_free(model);
 }
 
-/* ---- training ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------------------------------- */
 
-static const char tiny[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 2,"
-                           " \"rms_norm_eps\": 1e-6, \"vocab_size\": 131, \"train\": {\"steps\": 20, \"sequence_length\": 11, \"batch_size\": 4, \"micro_batch_size\": 2,"
+static const char tiny[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+                           "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 2,"
+                           " \"rms_norm_eps\": 1e-6, \"vocab_size\": 131, \"train\": {\"steps\": 20, "
+                           "\"sequence_length\": 11, \"batch_size\": 4, \"micro_batch_size\": 2,"
                            " \"schedule\": {\"warmup_steps\": 4}, \"optimizer\": {\"learning_rate\": 0.01}}}";
 
 static void test_trainer(void **state) {
@@ -841,13 +878,16 @@ static void test_trainer(void **state) {
     assert_int_equal(info.micro_batch_size, 2);
     assert_int_equal(info.steps_done, 0);
     assert_int_equal(info.compute, DS_COMPUTE_FP32);
-    assert_true(fabs(ds_learning_rate(trainer, 2) - 0.005) < 1e-12 && fabs(ds_learning_rate(trainer, 4) - 0.01) < 1e-12);
+    assert_true(fabs(ds_learning_rate(trainer, 2) - 0.005) < 1e-12 &&
+                fabs(ds_learning_rate(trainer, 4) - 0.01) < 1e-12);
     assert_true(fabs(ds_learning_rate(trainer, 20) - 0.001) < 1e-12);
     assert_true(isnan(ds_learning_rate(trainer, 0)));
 
     int32_t inputs[3 * 11], targets[3 * 11];
     for (int b = 0; b < 3; b++)
-        for (int t = 0; t < 11; t++) inputs[11 * b + t] = (tokens[t] + b) % V, targets[11 * b + t] = t % 5 == 3 ? DS_IGNORE : (tokens[t + 1] + b) % V;
+        for (int t = 0; t < 11; t++)
+            inputs[11 * b + t] = (tokens[t] + b) % V,
+                            targets[11 * b + t] = t % 5 == 3 ? DS_IGNORE : (tokens[t + 1] + b) % V;
     double before, loss;
     int64_t predicted;
     fine(ds_train_loss(trainer, inputs, targets, 3, 11, &before, &predicted, &error));
@@ -858,7 +898,8 @@ static void test_trainer(void **state) {
         fine(ds_train_step(trainer, inputs, targets, 3, 11, DS_SCHEDULED_RATE, &result, &error));
         if (s == 1) assert_true(fabs(result.loss - before) < 1e-6);
         assert_true(result.learning_rate == ds_learning_rate(trainer, s) && result.grad_norm > 0);
-        assert_true(result.main_loss == result.loss && result.max_violation == 0 && result.assigned == 0 && result.dropped == 0);
+        assert_true(result.main_loss == result.loss && result.max_violation == 0 && result.assigned == 0 &&
+                    result.dropped == 0);
     }
     fine(ds_train_step(trainer, inputs, targets, 1, 3, 0.0, NULL, &error));
     fine(ds_trainer_get_info(trainer, &info, &error));
@@ -876,12 +917,16 @@ static void test_trainer(void **state) {
     refused(ds_train_step(trainer, inputs, NULL, 3, 11, 0.1, &result, &error), DS_INVALID, "targets is NULL");
     refused(ds_train_step(trainer, NULL, targets, 3, 11, 0.1, &result, &error), DS_INVALID, "inputs is NULL");
     refused(ds_train_step(trainer, inputs, targets, 0, 11, 0.1, &result, &error), DS_INVALID, "sequences: found 0");
-    refused(ds_train_step(trainer, inputs, targets, INT64_MAX, 11, 0.1, &result, &error), DS_INVALID, "sequences: found");
+    refused(ds_train_step(trainer, inputs, targets, INT64_MAX, 11, 0.1, &result, &error), DS_INVALID,
+            "sequences: found");
     refused(ds_train_step(trainer, inputs, targets, 3, 0, 0.1, &result, &error), DS_INVALID, "length: found 0");
-    refused(ds_train_step(trainer, inputs, targets, 1, 12, 0.1, &result, &error), DS_INVALID, "length: found 12, expected 1 to 11");
-    refused(ds_train_step(trainer, inputs, targets, 3, 11, -0.5, &result, &error), DS_INVALID, "learning_rate: found -0.5");
+    refused(ds_train_step(trainer, inputs, targets, 1, 12, 0.1, &result, &error), DS_INVALID,
+            "length: found 12, expected 1 to 11");
+    refused(ds_train_step(trainer, inputs, targets, 3, 11, -0.5, &result, &error), DS_INVALID,
+            "learning_rate: found -0.5");
     refused(ds_train_step(trainer, inputs, targets, 3, 11, NAN, &result, &error), DS_INVALID, "learning_rate: found");
-    refused(ds_train_step(trainer, inputs, targets, 3, 11, INFINITY, &result, &error), DS_INVALID, "learning_rate: found inf");
+    refused(ds_train_step(trainer, inputs, targets, 3, 11, INFINITY, &result, &error), DS_INVALID,
+            "learning_rate: found inf");
     result.size = 2;
     refused(ds_train_step(trainer, inputs, targets, 3, 11, 0.1, &result, &error), DS_INVALID, "result->size: found 2");
     int32_t odd[11];
@@ -913,22 +958,28 @@ static void test_trainer_config(void **state) {
     (void)state;
     ds_trainer *trainer;
     ds_tokenizer *tokenizer;
-    struct { const char *config, *part; ds_status status; } wrong[] = {
-        { "", "config", DS_INVALID },
-        { "[1]", "not a JSON object", DS_INVALID },
-        { "{\"model_type\": \"alpaca\"}", "alpaca", DS_UNSUPPORTED },
-        { "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"train\": {}}", "vocab_size", DS_INVALID },
-        { "{\"train\": {\"stepz\": 1}}", "stepz", DS_INVALID },
-        { "{\"train\": {\"steps\": 0}}", "steps: found 0", DS_INVALID },
+    struct { const char *config, *part; ds_status status;
+    } wrong[] = {
+        {"", "config", DS_INVALID},
+        {"[1]", "not a JSON object", DS_INVALID},
+        {"{\"model_type\": \"alpaca\"}", "alpaca", DS_UNSUPPORTED},
+        {"{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, "
+         "\"num_attention_heads\": 2, \"train\": {}}",
+         "vocab_size", DS_INVALID},
+        {"{\"train\": {\"stepz\": 1}}", "stepz", DS_INVALID},
+        {"{\"train\": {\"steps\": 0}}", "steps: found 0", DS_INVALID},
     };
-    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) refused(ds_trainer_create(&trainer, wrong[i].config, strlen(wrong[i].config), NULL, &error), wrong[i].status, wrong[i].part);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        refused(ds_trainer_create(&trainer, wrong[i].config, strlen(wrong[i].config), NULL, &error), wrong[i].status,
+                wrong[i].part);
     assert_null(trainer);
     refused(ds_trainer_create_from_file(&trainer, "nowhere.json", NULL, &error), DS_NOT_FOUND, "nowhere.json");
     ds_trainer_options options = { .size = sizeof options };
     options.from = "nowhere";
     refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_NOT_FOUND, "nowhere");
     options.from = GQA;   /* of another shape */
-    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "whose weights it begins with");
+    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID,
+            "whose weights it begins with");
     options.from = NULL;
     options.compute = -1;
     refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "compute: found -1");
@@ -938,13 +989,16 @@ static void test_trainer_config(void **state) {
     options.threads = 1;
     fine(ds_tokenizer_bytes(&tokenizer, &error));
     options.tokenizer = tokenizer;
-    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "vocab_size: found 131, expected at least 257");
+    refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID,
+            "vocab_size: found 131, expected at least 257");
     options.size = 4;
     refused(ds_trainer_create(&trainer, tiny, sizeof tiny - 1, &options, &error), DS_INVALID, "options->size: found 4");
     options.size = sizeof options;
 
     /* the vocabulary of a tokenizer, the context of the sequences; bf16 by option */
-    static const char open[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"train\": {\"sequence_length\": 24}}";
+    static const char open[] =
+        "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, "
+        "\"num_attention_heads\": 2, \"train\": {\"sequence_length\": 24}}";
     options.compute = DS_COMPUTE_BF16;
     fine(ds_trainer_create(&trainer, open, sizeof open - 1, &options, &error));
     ds_trainer_info info = { .size = sizeof info };
@@ -965,7 +1019,8 @@ static void test_trainer_config(void **state) {
     ds_tokenizer_free(tokenizer);
 
     /* the vocabulary of a model to begin with, which has more rows than its tokenizer has tokens */
-    static const char padded[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 170, \"num_hidden_layers\": 2, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, "
+    static const char padded[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 170, "
+                                 "\"num_hidden_layers\": 2, \"num_attention_heads\": 8, \"num_key_value_heads\": 2, "
                                  "\"train\": {\"sequence_length\": 24}}";
     fine(ds_tokenizer_load(&tokenizer, CHARACTERS, &error));
     assert_true(ds_tokenizer_size(tokenizer) < V);
@@ -1016,10 +1071,15 @@ static void close_file(struct file *f) {
 /* V3: multi-token prediction in the loss, with a weight that changes; the products in fp8. */
 static void test_trainer_of_v3(void **state) {
     (void)state;
-    static const char v3[] = "{\"model_type\": \"deepseek_v3\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
-                             " \"q_lora_rank\": 16, \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 8, \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3,"
-                             " \"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1, \"n_group\": 4, \"topk_group\": 2, \"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5,"
-                             " \"train\": {\"steps\": 4, \"sequence_length\": 16, \"batch_size\": 2, \"schedule\": {\"mtp_milestone\": 0.5}}}";
+    static const char v3[] =
+        "{\"model_type\": \"deepseek_v3\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2, "
+        "\"num_nextn_predict_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+        " \"q_lora_rank\": 16, \"kv_lora_rank\": 16, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 8, \"v_head_dim\": "
+        "8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3,"
+        " \"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1, \"n_group\": 4, \"topk_group\": 2, "
+        "\"norm_topk_prob\": true, \"routed_scaling_factor\": 2.5,"
+        " \"train\": {\"steps\": 4, \"sequence_length\": 16, \"batch_size\": 2, \"schedule\": {\"mtp_milestone\": "
+        "0.5}}}";
     int32_t inputs[2 * 16], targets[2 * 16];
     for (int i = 0; i < 32; i++) inputs[i] = i * i % V, targets[i] = (i + 1) * (i + 1) % V;
     for (int compute = DS_COMPUTE_FP32; compute <= DS_COMPUTE_FP8; compute++) {
@@ -1032,7 +1092,9 @@ static void test_trainer_of_v3(void **state) {
         for (int step = 1; step <= 4; step++) {
             ds_step_result result = { .size = sizeof result };
             fine(ds_train_step(trainer, inputs, targets, 2, 16, DS_SCHEDULED_RATE, &result, &error));
-            const double weight = step <= 2 ? 0.3 : 0.1, balance = result.loss - result.main_loss - weight * result.mtp_loss;   /* 1e-4 in each of two layers where the load is even */
+            /* 1e-4 in each of two layers where the load is even */
+            const double weight = step <= 2 ? 0.3 : 0.1,
+                         balance = result.loss - result.main_loss - weight * result.mtp_loss;
             assert_true(result.mtp_loss > 1 && balance > 1e-4 && balance < 1e-3);
             assert_int_equal(result.assigned, (2 * 16 + 2 * 15) * 3);   /* the module has no last position */
         }
@@ -1043,26 +1105,35 @@ static void test_trainer_of_v3(void **state) {
 /* A model with routed experts: parts of the loss and the load; a caller of before these fields gets what it knows. */
 static void test_trainer_of_experts(void **state) {
     (void)state;
-    static const char experts[] = "{\"model_type\": \"deepseek\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"vocab_size\": 131,"
-                                  " \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1,"
-                                  " \"train\": {\"steps\": 20, \"sequence_length\": 16, \"batch_size\": 2, \"loss\": {\"balance_expert\": 0.5}, \"capacity_factor\": 0.75, \"undropped\": 0}}";
+    static const char experts[] = "{\"model_type\": \"deepseek\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+                                  "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+                                  " \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, "
+                                  "\"moe_intermediate_size\": 16, \"first_k_dense_replace\": 1,"
+                                  " \"train\": {\"steps\": 20, \"sequence_length\": 16, \"batch_size\": 2, \"loss\": "
+                                  "{\"balance_expert\": 0.5}, \"capacity_factor\": 0.75, \"undropped\": 0}}";
     ds_trainer *trainer;
     fine(ds_trainer_create(&trainer, experts, sizeof experts - 1, NULL, &error));
     int32_t inputs[2 * 16], targets[2 * 16];
     for (int i = 0; i < 32; i++) inputs[i] = i * i % V, targets[i] = (i + 1) * (i + 1) % V;
     ds_step_result result = { .size = sizeof result };
     fine(ds_train_step(trainer, inputs, targets, 2, 16, 1e-3, &result, &error));
-    assert_true(result.loss > result.main_loss + 0.4 && result.loss < result.main_loss + 0.5 * 8);   /* 0.5 x (1 where the load is even) */
+    /* 0.5 x (1 where the load is even) */
+    assert_true(result.loss > result.main_loss + 0.4 && result.loss < result.main_loss + 0.5 * 8);
     assert_int_equal(result.assigned, 2 * 16 * 3);
     assert_int_equal(result.dropped, 2 * 16 * 3 / 4);   /* one device: all but three quarters of the mean */
     assert_true(result.max_violation > 0 && result.max_violation <= 7);
-    struct { size_t size; double loss, grad_norm, learning_rate, untouched; } old = { .size = offsetof(ds_step_result, main_loss), .untouched = 42 };
+    struct {
+        size_t size;
+        double loss, grad_norm, learning_rate, untouched;
+    } old = {.size = offsetof(ds_step_result, main_loss), .untouched = 42};
     fine(ds_train_step(trainer, inputs, targets, 2, 16, 1e-3, (ds_step_result *)(void *)&old, &error));
     assert_true(old.loss > 0 && old.learning_rate == 1e-3 && old.untouched == 42);
     ds_trainer_free(trainer);
-    static const char dense[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
+    static const char dense[] = "{\"model_type\": \"llama\", \"hidden_size\": 32, \"intermediate_size\": 64, "
+                                "\"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"vocab_size\": 131,"
                                 " \"train\": {\"capacity_factor\": 1}}";
-    refused(ds_trainer_create(&trainer, dense, sizeof dense - 1, NULL, &error), DS_UNSUPPORTED, "train.capacity_factor: found 1, but a model of type llama");
+    refused(ds_trainer_create(&trainer, dense, sizeof dense - 1, NULL, &error), DS_UNSUPPORTED,
+            "train.capacity_factor: found 1, but a model of type llama");
 }
 
 /* The steps of the door `deepseek steps`: losses and parameters after them, bit for bit. */
@@ -1070,11 +1141,16 @@ static void test_steps_door(void **state) {
     (void)state;
     const char *program = getenv("DEEPSEEK");
     if (!program) skip();
-    run("'%s' steps " MHA " --tokens " MHA "/steps_adamw.tokens.json --settings " MHA "/steps_adamw.json -o %s/door.safetensors -q --threads 1", program, folder);
+    run("'%s' steps " MHA " --tokens " MHA "/steps_adamw.tokens.json --settings " MHA
+        "/steps_adamw.json -o %s/door.safetensors -q --threads 1",
+        program, folder);
 
-    json_t *steps = json_load_file(MHA "/steps_adamw.tokens.json", 0, NULL), *settings = json_load_file(MHA "/steps_adamw.json", 0, NULL), *config = json_load_file(MHA "/config.json", 0, NULL);
+    json_t *steps = json_load_file(MHA "/steps_adamw.tokens.json", 0, NULL),
+           *settings = json_load_file(MHA "/steps_adamw.json", 0, NULL),
+           *config = json_load_file(MHA "/config.json", 0, NULL);
     json_t *optimizer = json_object_get(settings, "optimizer"), *train = json_object();
-    const size_t batch = json_array_size(json_array_get(steps, 0)), length = json_array_size(json_array_get(json_array_get(steps, 0), 0));
+    const size_t batch = json_array_size(json_array_get(steps, 0)),
+                 length = json_array_size(json_array_get(json_array_get(steps, 0), 0));
     json_object_set(train, "clip_grad_norm", json_object_get(optimizer, "clip_grad_norm"));
     json_object_del(optimizer, "clip_grad_norm");
     json_object_set(train, "optimizer", optimizer);
@@ -1098,10 +1174,12 @@ static void test_steps_door(void **state) {
             for (size_t t = 0; t < length; t++) {
                 const json_t *row = json_array_get(json_array_get(steps, s), b);
                 inputs[b * length + t] = (int32_t)json_integer_value(json_array_get(row, t));
-                targets[b * length + t] = t + 1 < length ? (int32_t)json_integer_value(json_array_get(row, t + 1)) : DS_IGNORE;
+                targets[b * length + t] = t + 1 < length ? (int32_t)json_integer_value(json_array_get(row, t + 1))
+                                                         : DS_IGNORE;
             }
         ds_step_result result = { .size = sizeof result };
-        fine(ds_train_step(trainer, inputs, targets, (int64_t)batch, (int64_t)length, json_number_value(json_object_get(optimizer, "learning_rate")), &result, &error));
+        fine(ds_train_step(trainer, inputs, targets, (int64_t)batch, (int64_t)length,
+                           json_number_value(json_object_get(optimizer, "learning_rate")), &result, &error));
         float loss, expected;
         loss = (float)result.loss;
         memcpy(&expected, (const char *)losses + s * sizeof expected, sizeof expected);
@@ -1165,7 +1243,8 @@ static void test_save(void **state) {
         snprintf(again, sizeof again, "%s/second", folder);
         fine(ds_save(trainer, again, &error));
         ds_trainer_free(trainer);
-        run("cmp '%s/model.safetensors' '%s/model.safetensors' && cmp '%s/config.json' '%s/config.json'", path, again, path, again);
+        run("cmp '%s/model.safetensors' '%s/model.safetensors' && cmp '%s/config.json' '%s/config.json'", path, again,
+            path, again);
         strcpy(path, again);
     }
     assert_memory_equal(logits[0], logits[1], sizeof logits[0]);
@@ -1178,13 +1257,16 @@ static void test_save(void **state) {
     assert_true(fabs(mean - loss) < 1e-5);
 }
 
-/* ---------------------------------------------------------------------------------------------------------------------------------------- */
+/*
+ * ---------------------------------------------------------------------------------------------------------------------------------------- */
 
 static int set_up(void **state) {
     (void)state;
     if (!mkdtemp(folder)) return -1;
     snprintf(text_model, sizeof text_model, "%s/text", folder);
-    run("mkdir %s && cp " GQA "/model.safetensors " CHARACTERS "/* %s && sed 's/\"max_position_embeddings\": [0-9]*/\"max_position_embeddings\": %d/' " GQA "/config.json >%s/config.json",
+    run("mkdir %s && cp " GQA "/model.safetensors " CHARACTERS
+        "/* %s && sed 's/\"max_position_embeddings\": [0-9]*/\"max_position_embeddings\": %d/' " GQA
+        "/config.json >%s/config.json",
         text_model, text_model, CONTEXT, text_model);
     return 0;
 }
@@ -1197,11 +1279,14 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_version), cmocka_unit_test(test_null), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_model), cmocka_unit_test(test_feed),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_sample), cmocka_unit_test(test_generate), cmocka_unit_test(test_nested), cmocka_unit_test(test_special), cmocka_unit_test(test_trainer),
-        cmocka_unit_test(test_trainer_of_experts), cmocka_unit_test(test_trainer_config),
-        cmocka_unit_test(test_trainer_of_v3),
-        cmocka_unit_test(test_steps_door), cmocka_unit_test(test_save),
+        cmocka_unit_test(test_version),        cmocka_unit_test(test_null),
+        cmocka_unit_test(test_tokenizer),      cmocka_unit_test(test_model),
+        cmocka_unit_test(test_feed),           cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_sample),         cmocka_unit_test(test_generate),
+        cmocka_unit_test(test_nested),         cmocka_unit_test(test_special),
+        cmocka_unit_test(test_trainer),        cmocka_unit_test(test_trainer_of_experts),
+        cmocka_unit_test(test_trainer_config), cmocka_unit_test(test_trainer_of_v3),
+        cmocka_unit_test(test_steps_door),     cmocka_unit_test(test_save),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

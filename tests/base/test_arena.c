@@ -85,7 +85,10 @@ static void test_pages(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_alloc), cmocka_unit_test(test_too_large), cmocka_unit_test(test_strings), cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_alloc),
+        cmocka_unit_test(test_too_large),
+        cmocka_unit_test(test_strings),
+        cmocka_unit_test(test_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

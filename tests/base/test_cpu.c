@@ -47,7 +47,8 @@ static void test_against_cpuinfo(void **state) {
 }
 
 #ifdef __x86_64__
-/* Where AMX is said to be available a tile instruction must not be refused. LDTILECFG of zeros is TILERELEASE in effect. */
+/* Where AMX is said to be available a tile instruction must not be refused. LDTILECFG of zeros is TILERELEASE in
+ * effect. */
 static void test_tiles_usable(void **state) {
     (void)state;
     if (!isa_available(ISA_AMX)) skip();

@@ -56,7 +56,8 @@ static size_t encode(uint32_t point, uint8_t out[4]) {
     if (point < 0x80) return out[0] = (uint8_t)point, 1;
     if (point < 0x800) return out[0] = (uint8_t)(0xC0 | point >> 6), out[1] = (uint8_t)(0x80 | (point & 63)), 2;
     if (point < 0x10000) {
-        return out[0] = (uint8_t)(0xE0 | point >> 12), out[1] = (uint8_t)(0x80 | (point >> 6 & 63)), out[2] = (uint8_t)(0x80 | (point & 63)), 3;
+        return out[0] = (uint8_t)(0xE0 | point >> 12), out[1] = (uint8_t)(0x80 | (point >> 6 & 63)),
+               out[2] = (uint8_t)(0x80 | (point & 63)), 3;
     }
     out[0] = (uint8_t)(0xF0 | point >> 18), out[1] = (uint8_t)(0x80 | (point >> 12 & 63));
     out[2] = (uint8_t)(0x80 | (point >> 6 & 63)), out[3] = (uint8_t)(0x80 | (point & 63));
@@ -101,10 +102,24 @@ static void test_counts(void **state) {
 
 static void test_malformed(void **state) {
     (void)state;
-    const struct { const char *text; size_t bad; } cases[] = {
-        {"\x80", 0}, {"abc\xBF", 3}, {"\xC0\x80", 0}, {"\xC1\xBF", 0}, {"\xE0\x80\x80", 1}, {"\xE0\x9F\xBF", 1}, {"\xED\xA0\x80", 1},
-        {"\xF0\x8F\xBF\xBF", 1}, {"\xF4\x90\x80\x80", 1}, {"\xF5\x80\x80\x80", 0}, {"\xFF", 0}, {"\xE2\x82", 2}, {"\xE2\x28\xA1", 1},
-        {"\xC3\xA9\xC3", 3}, {"\xF0\x9F\x98", 3}, {"\xE2\x82\xE2", 2},
+    const struct { const char *text; size_t bad;
+    } cases[] = {
+        {"\x80", 0},
+        {"abc\xBF", 3},
+        {"\xC0\x80", 0},
+        {"\xC1\xBF", 0},
+        {"\xE0\x80\x80", 1},
+        {"\xE0\x9F\xBF", 1},
+        {"\xED\xA0\x80", 1},
+        {"\xF0\x8F\xBF\xBF", 1},
+        {"\xF4\x90\x80\x80", 1},
+        {"\xF5\x80\x80\x80", 0},
+        {"\xFF", 0},
+        {"\xE2\x82", 2},
+        {"\xE2\x28\xA1", 1},
+        {"\xC3\xA9\xC3", 3},
+        {"\xF0\x9F\x98", 3},
+        {"\xE2\x82\xE2", 2},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         size_t bad = 99;

@@ -53,6 +53,7 @@ static void test_too_long(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_set), cmocka_unit_test(test_prefix), cmocka_unit_test(test_too_long)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_set), cmocka_unit_test(test_prefix),
+                                       cmocka_unit_test(test_too_long)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

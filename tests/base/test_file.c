@@ -58,7 +58,8 @@ static void expect_content(const char *path, const char *content) {
     free(data);
 }
 
-static void expect_failure(enum status found, enum status wanted, const struct error *error, const char *part, const char *reason) {
+static void expect_failure(enum status found, enum status wanted, const struct error *error, const char *part,
+                           const char *reason) {
     assert_int_equal(found, wanted);
     assert_int_equal(error->code, wanted);
     if (!strstr(error->message, part) || !strstr(error->message, reason)) {
@@ -111,19 +112,25 @@ static void test_read(void **state) {
     assert_int_equal(file_read("/proc/self/status", 1 << 20, &data, &size, &error), STATUS_OK);
     assert_true(size > 100 && strlen(data) == size);
     free(data);
-    expect_failure(file_read("/proc/self/status", 100, &data, &size, &error), STATUS_INVALID, &error, "status", "limit");
-    expect_failure(file_read(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none", "No such file");
+    expect_failure(file_read("/proc/self/status", 100, &data, &size, &error), STATUS_INVALID, &error, "status",
+                   "limit");
+    expect_failure(file_read(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none",
+                   "No such file");
     expect_failure(file_read(folder, 10, &data, &size, &error), STATUS_IO, &error, folder, "Is a directory");
     /* Of a model's folder regular files alone, with the same limit; a pipe without a writer is not waited for. */
     assert_int_equal(file_read_regular(path, 10, &data, &size, &error), STATUS_OK);
     assert_string_equal(data, "0123456789");
     free(data);
     expect_failure(file_read_regular(path, 9, &data, &size, &error), STATUS_INVALID, &error, path, "limit of 9 bytes");
-    expect_failure(file_read_regular(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none", "No such file");
-    expect_failure(file_read_regular(folder, 10, &data, &size, &error), STATUS_INVALID, &error, folder, "found a folder, expected a file");
-    expect_failure(file_read_regular("/dev/null", 10, &data, &size, &error), STATUS_INVALID, &error, "/dev/null", "found a device or pipe, expected a file");
+    expect_failure(file_read_regular(in_folder("none"), 10, &data, &size, &error), STATUS_NOT_FOUND, &error, "none",
+                   "No such file");
+    expect_failure(file_read_regular(folder, 10, &data, &size, &error), STATUS_INVALID, &error, folder,
+                   "found a folder, expected a file");
+    expect_failure(file_read_regular("/dev/null", 10, &data, &size, &error), STATUS_INVALID, &error, "/dev/null",
+                   "found a device or pipe, expected a file");
     assert_int_equal(mkfifo(in_folder("pipe"), 0600), 0);
-    expect_failure(file_read_regular(in_folder("pipe"), 10, &data, &size, &error), STATUS_INVALID, &error, "pipe", "found a device or pipe, expected a file");
+    expect_failure(file_read_regular(in_folder("pipe"), 10, &data, &size, &error), STATUS_INVALID, &error, "pipe",
+                   "found a device or pipe, expected a file");
     unlink(in_folder("pipe"));
     /* Elsewhere a pipe is a file like any other. */
     int ends[2];
@@ -271,7 +278,8 @@ static void test_read_only(void **state) {
         enum status status = file_replace(in_folder("target"), "new", 3, &error);
         enum status created = folder_create(in_folder("inner"), NULL);
         enum status removed = folder_remove(folder, NULL);
-        bool good = status == STATUS_IO && strstr(error.message, "Permission denied") && created == STATUS_IO && removed == STATUS_IO;
+        bool good = status == STATUS_IO && strstr(error.message, "Permission denied") && created == STATUS_IO &&
+                    removed == STATUS_IO;
         _exit(good ? 0 : 1);
     }
     int result = 0;
@@ -305,7 +313,8 @@ static void test_folders(void **state) {
     assert_int_equal(folder_create(in_folder("y"), &error), STATUS_OK);
     assert_int_equal(folder_rename(in_folder("z/b/"), in_folder("y/b"), &error), STATUS_OK);   /* into another folder */
     expect_content(in_folder("y/b/file"), "x");
-    expect_failure(folder_rename(in_folder("none"), in_folder("n"), &error), STATUS_NOT_FOUND, &error, "none", "No such file");
+    expect_failure(folder_rename(in_folder("none"), in_folder("n"), &error), STATUS_NOT_FOUND, &error, "none",
+                   "No such file");
     expect_failure(folder_rename(in_folder("z"), in_folder("y"), &error), STATUS_IO, &error, "/y", "not empty");
     assert_true(file_is_folder(in_folder("z")));
 
@@ -344,9 +353,9 @@ static void test_relative(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_map), cmocka_unit_test(test_read), cmocka_unit_test(test_replace), cmocka_unit_test(test_no_space),
-        cmocka_unit_test(test_dev_full), cmocka_unit_test(test_no_folder), cmocka_unit_test(test_read_only),
-        cmocka_unit_test(test_folders), cmocka_unit_test(test_relative),
+        cmocka_unit_test(test_map),       cmocka_unit_test(test_read),     cmocka_unit_test(test_replace),
+        cmocka_unit_test(test_no_space),  cmocka_unit_test(test_dev_full), cmocka_unit_test(test_no_folder),
+        cmocka_unit_test(test_read_only), cmocka_unit_test(test_folders),  cmocka_unit_test(test_relative),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

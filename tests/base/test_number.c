@@ -1,4 +1,5 @@
-/* Number formats: every code, every tie and its two neighbours, against an independent search over the format's values in double. */
+/* Number formats: every code, every tie and its two neighbours, against an independent search over the format's values
+ * in double. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +13,8 @@
 
 #include "base/number.h"
 
-/* A format as its definition gives it: sign, exponent and mantissa bits, bias, largest finite code, what stands above that. */
+/* A format as its definition gives it: sign, exponent and mantissa bits, bias, largest finite code, what stands above
+ * that. */
 struct format {
     const char *name;
     int exponent_bits, mantissa_bits, bias;
@@ -101,7 +103,8 @@ static void test_all_codes(void **state) {
     }
 }
 
-/* Between every two neighbours: the tie, the floats next to it, and some in between; below the smallest and above the largest. */
+/* Between every two neighbours: the tie, the floats next to it, and some in between; below the smallest and above the
+ * largest. */
 static void test_all_ties(void **state) {
     (void)state;
     for (int i = 0; i < FORMATS; i++) {
@@ -173,14 +176,18 @@ static void test_nan(void **state) {
 static void test_spot_values(void **state) {
     (void)state;
     assert_true(e4m3_to_float(0x01) == 0.001953125f && e4m3_to_float(0x08) == 0.015625f && e4m3_to_float(0x30) == 0.5f);
-    assert_true(e4m3_to_float(0x38) == 1.0f && e4m3_to_float(0x3C) == 1.5f && e4m3_to_float(0x7E) == 448.0f && e4m3_to_float(0xB8) == -1.0f);
+    assert_true(e4m3_to_float(0x38) == 1.0f && e4m3_to_float(0x3C) == 1.5f && e4m3_to_float(0x7E) == 448.0f &&
+                e4m3_to_float(0xB8) == -1.0f);
     assert_int_equal(e4m3_from_float(464.0f), 0x7E);
     assert_int_equal(e4m3_from_float(-1e9f), 0xFE);
     /* Section 11.1: ties, subnormals, saturation */
-    const float x[] = {1, -1, 0.3f, 1.0625f, 1.1875f, 0x1p-9f, 0x1p-10f, 3 * 0x1p-10f, 0x1p-6f, 240, 447, 448, 464, 465, INFINITY, -INFINITY, 0x1.000002p-10f, 0x1.fffffep-11f, -0.0f};
-    const uint8_t e4m3[] = {0x38, 0xB8, 0x2A, 0x38, 0x3A, 0x01, 0x00, 0x02, 0x08, 0x77, 0x7E, 0x7E, 0x7E, 0x7E, 0x7E, 0xFE, 0x01, 0x00, 0x80};
+    const float x[] = {1,   -1,  0.3f, 1.0625f, 1.1875f,  0x1p-9f,   0x1p-10f,        3 * 0x1p-10f,    0x1p-6f, 240,
+                       447, 448, 464,  465,     INFINITY, -INFINITY, 0x1.000002p-10f, 0x1.fffffep-11f, -0.0f};
+    const uint8_t e4m3[] = {0x38, 0xB8, 0x2A, 0x38, 0x3A, 0x01, 0x00, 0x02, 0x08, 0x77,
+                            0x7E, 0x7E, 0x7E, 0x7E, 0x7E, 0xFE, 0x01, 0x00, 0x80};
     for (size_t i = 0; i < sizeof e4m3; i++) assert_int_equal(e4m3_from_float(x[i]), e4m3[i]);
-    assert_true(e5m6_to_float(0x3C0) == 1.0f && e5m6_to_float(0xBE0) == -1.5f && e5m6_to_float(0x001) == 0x1p-20f && e5m6_to_float(0x040) == 0x1p-14f && e5m6_to_float(0x7BF) == 65024.0f);
+    assert_true(e5m6_to_float(0x3C0) == 1.0f && e5m6_to_float(0xBE0) == -1.5f && e5m6_to_float(0x001) == 0x1p-20f &&
+                e5m6_to_float(0x040) == 0x1p-14f && e5m6_to_float(0x7BF) == 65024.0f);
     assert_int_equal(e5m6_from_float(65536.0f), 0x7BF);
     assert_int_equal(e5m6_from_float(-INFINITY), 0xFBF);
     assert_int_equal(e5m6_from_float(1 + 0x1p-7f), 0x3C0);
@@ -192,7 +199,8 @@ static void test_spot_values(void **state) {
     assert_int_equal(bf16_from_float(1.0f), 0x3F80);
     assert_int_equal(bf16_from_float(3.4028235e38f), 0x7F80);
     const float e2m1[] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
-    for (uint8_t code = 0; code < 8; code++) assert_true(e2m1_to_float(code) == e2m1[code] && e2m1_to_float(code | 0xF8) == -e2m1[code]);
+    for (uint8_t code = 0; code < 8; code++)
+        assert_true(e2m1_to_float(code) == e2m1[code] && e2m1_to_float(code | 0xF8) == -e2m1[code]);
     const float midpoints[] = {0.25f, 0.75f, 1.25f, 1.75f, 2.5f, 3.5f, 5.0f};
     const float rounded[] = {0, 1, 1, 2, 2, 4, 4};
     for (int i = 0; i < 7; i++) assert_true(e2m1_to_float(e2m1_from_float(midpoints[i])) == rounded[i]);

@@ -172,7 +172,8 @@ static void test_signals(void **state) {
     const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGALRM, SIGCHLD, SIGUSR1};
     for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
         assert_int_equal(sigismember(&masks[1], signals[i]), 1);
-        assert_int_equal(sigismember(&masks[0], signals[i]), sigismember(&before, signals[i]));   /* the caller's is untouched */
+        /* the caller's is untouched */
+        assert_int_equal(sigismember(&masks[0], signals[i]), sigismember(&before, signals[i]));
     }
     pool_destroy(pool);
 }

@@ -9,13 +9,17 @@
 
 #include "base/random.h"
 
-/* Known answers of the authors' Random123 (kat_vectors): counter words 0..3 are (counter, stream), key words 0, 1 the seed. */
+/* Known answers of the authors' Random123 (kat_vectors): counter words 0..3 are (counter, stream), key words 0, 1 the
+ * seed. */
 static void test_known_answers(void **state) {
     (void)state;
-    const struct { uint32_t counter[4], key[2], answer[4]; } known[] = {
+    const struct { uint32_t counter[4], key[2], answer[4];
+    } known[] = {
         {{0, 0, 0, 0}, {0, 0}, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
         {{~0u, ~0u, ~0u, ~0u}, {~0u, ~0u}, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+        {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
+         {0xa4093822, 0x299f31d0},
+         {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const uint32_t *c = known[i].counter, *k = known[i].key;
@@ -70,7 +74,8 @@ static void test_normal(void **state) {
 }
 
 /* Against the mathematical library: our own logarithm and cosine are as exact. The draws are remade from the words.
- * sqrt(-2 ln u) and cos(2 pi v) each carry a few ulp, and 2 pi v itself is rounded in the comparison: 4e-15 absolutely. */
+ * sqrt(-2 ln u) and cos(2 pi v) each carry a few ulp, and 2 pi v itself is rounded in the
+ * comparison: 4e-15 absolutely. */
 static void test_normal_exact(void **state) {
     (void)state;
     for (uint64_t i = 0; i < SAMPLES; i++) {
@@ -80,7 +85,8 @@ static void test_normal_exact(void **state) {
         double v = (double)((w[2] | (uint64_t)w[3] << 32) >> 11) * 0x1p-53;
         double wanted = sqrt(-2 * log(u)) * cos(6.2831853071795864769 * v);
         double found = random_normal(11, 5, i);
-        if (fabs(found - wanted) > 4e-15 * (1 + sqrt(-2 * log(u)))) fail_msg("u %a v %a: found %a, expected %a", u, v, found, wanted);
+        if (fabs(found - wanted) > 4e-15 * (1 + sqrt(-2 * log(u))))
+            fail_msg("u %a v %a: found %a, expected %a", u, v, found, wanted);
     }
 }
 
@@ -93,7 +99,8 @@ static void test_below(void **state) {
     double chi = 0, each = SAMPLES / 10.0;
     for (int i = 0; i < 10; i++) chi += (cells[i] - each) * (cells[i] - each) / each;
     assert_true(chi < 33.7);
-    /* n = 3 * 2^62: without rejection the multiples of three would be drawn twice as often as the others, half of the time. */
+    /* n = 3 * 2^62: without rejection the multiples of three would be drawn twice as often as the others, half of the
+     * time. */
     uint64_t n = 3ull << 62;
     double low = 0, odd = 0;
     for (uint64_t i = 0; i < SAMPLES; i++) {
@@ -113,9 +120,11 @@ static void test_separate(void **state) {
     assert_true(random_u64(1, 2, 3) != random_u64(1, 3, 3));
     assert_true(random_u64(1, 2, 3) != random_u64(1, 2, 4));
     assert_true(random_stream("data") == random_stream("data"));
-    assert_true(random_stream("model.layers.0.mlp.up_proj.weight") != random_stream("model.layers.1.mlp.up_proj.weight"));
+    assert_true(random_stream("model.layers.0.mlp.up_proj.weight") !=
+                random_stream("model.layers.1.mlp.up_proj.weight"));
     assert_true(random_stream("") != random_stream("a"));
-    assert_true(random_stream("") == 0xef46db3751d8e999u);   /* XXH64 of nothing: the streams of saved runs must not change */
+    /* XXH64 of nothing: the streams of saved runs must not change */
+    assert_true(random_stream("") == 0xef46db3751d8e999u);
 }
 
 int main(void) {

@@ -1,7 +1,9 @@
-/* libFuzzer target: a folder with one training checkpoint (src/train/checkpoint.c), on a file system in memory where there is one.
+/* libFuzzer target: a folder with one training checkpoint (src/train/checkpoint.c), on a file system in memory where
+ * there is one.
  *
  *   byte 0        bit 0: sizes and checksums in state.json are made to fit, so that what lies behind them is reached
- *   bytes 1..4    lengths of state.json and of parameters.safetensors, 16 bits each, little-endian; what follows is those and moments.safetensors
+ *   bytes 1..4    lengths of state.json and of parameters.safetensors, 16 bits each, little-endian; what follows is
+ * those and moments.safetensors
  *
  * What is accepted is read whole; what is refused leaves parameters and moments as they were. */
 #include <stdint.h>
@@ -41,7 +43,8 @@ static void set_sum(json_t *files, const char *name, const uint8_t *data, size_t
 }
 
 /* state.json with sums that fit; as it is where it is no JSON object. */
-static void put_state(const uint8_t *state, size_t state_size, const uint8_t *parameters, size_t parameters_size, const uint8_t *moments, size_t moments_size) {
+static void put_state(const uint8_t *state, size_t state_size, const uint8_t *parameters, size_t parameters_size,
+                      const uint8_t *moments, size_t moments_size) {
     struct error error;
     json_t *json;
     char *text;
@@ -69,8 +72,10 @@ static void try_read(void) {
     static const struct optimizer_settings settings = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
     float values[A + B];
     for (int i = 0; i < A + B; i++) values[i] = 42;
-    struct parameter a = { .name = "a.weight", .rank = 2, .shape = { 2, 3 }, .count = A, .trainable = true, .value = values };
-    struct parameter b = { .name = "b.weight", .rank = 1, .shape = { 4 }, .count = B, .trainable = true, .value = values + A };
+    struct parameter a = {
+        .name = "a.weight", .rank = 2, .shape = {2, 3}, .count = A, .trainable = true, .value = values};
+    struct parameter b = {
+        .name = "b.weight", .rank = 1, .shape = {4}, .count = B, .trainable = true, .value = values + A};
     struct parameter *const parameters[] = { &a, &b };
     struct checkpoint checkpoint;
     struct optimizer *optimizer;
@@ -80,8 +85,10 @@ static void try_read(void) {
         require(error.code == status && strncmp(error.message, root, strlen(root)) == 0);
         return;
     }
-    require(checkpoint.state.step == 1 && checkpoint.state.sequences >= 0 && json_is_object(checkpoint.state.config) && checkpoint.damaged == 0);
-    require(optimizer_create(&optimizer, parameters, 2, kernels_for(ISA_REFERENCE), NULL, &settings, &error) == STATUS_OK);
+    require(checkpoint.state.step == 1 && checkpoint.state.sequences >= 0 && json_is_object(checkpoint.state.config) &&
+            checkpoint.damaged == 0);
+    require(optimizer_create(&optimizer, parameters, 2, kernels_for(ISA_REFERENCE), NULL, &settings, &error) ==
+            STATUS_OK);
     status = checkpoint_read(&checkpoint, optimizer, &error);
     if (status != STATUS_OK) {
         require(error.code == status && strncmp(error.message, root, strlen(root)) == 0 && optimizer->step == 0);
@@ -98,13 +105,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     struct error error = { 0 };
     if (size < 5) return 0;
     if (!root[0]) {
-        snprintf(root, sizeof root, "%s/fuzz_checkpoint_%d", file_is_folder("/dev/shm") ? "/dev/shm" : "/tmp", (int)getpid());
+        snprintf(root, sizeof root, "%s/fuzz_checkpoint_%d", file_is_folder("/dev/shm") ? "/dev/shm" : "/tmp",
+                 (int)getpid());
         snprintf(step_folder, sizeof step_folder, "%s/step-00000001", root);
         require(atexit(remove_root) == 0);
     }
     require(folder_create(step_folder, &error) == STATUS_OK);
     const uint8_t *state = data + 5;
-    size_t left = size - 5, state_size = data[1] | (size_t)data[2] << 8, parameters_size = data[3] | (size_t)data[4] << 8;
+    size_t left = size - 5, state_size = data[1] | (size_t)data[2] << 8,
+           parameters_size = data[3] | (size_t)data[4] << 8;
     if (state_size > left) state_size = left;
     left -= state_size;
     if (parameters_size > left) parameters_size = left;
@@ -115,7 +124,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (data[0] & 1) put_state(state, state_size, parameters, parameters_size, moments, moments_size);
     else put("state.json", state, state_size);
     try_read();
-    require(checkpoint_clean(root, 0, &error) == STATUS_OK);   /* step 1 is newer than that: it becomes damaged-*, and is replaced by the next */
+    /* step 1 is newer than that: it becomes damaged-*, and is replaced by the next */
+    require(checkpoint_clean(root, 0, &error) == STATUS_OK);
     require(!file_exists(step_folder));
     return 0;
 }

@@ -1,5 +1,6 @@
-/* libFuzzer target: encoding and decoding of any bytes by the tokenizers under tests/text/data and by `bytes` (src/text/encode.c, encode_parallel.c, decode.c).
- * The first byte chooses the tokenizer and whether added tokens are searched, the next two where to cut; the rest is the text. */
+/* libFuzzer target: encoding and decoding of any bytes by the tokenizers under tests/text/data and by `bytes`
+ * (src/text/encode.c, encode_parallel.c, decode.c). The first byte chooses the tokenizer and whether added tokens are
+ * searched, the next two where to cut; the rest is the text. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,7 +35,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     uint64_t replaced = 0, expected_replaced = 0;
     require(encoder_encode(encoders[kind], text, size, special, &list, &replaced, &error) == STATUS_OK);
     require(tokenizer_encode(t, text, size, special, &again, NULL, &error) == STATUS_OK);
-    require(again.count == list.count && (list.count == 0 || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids) == 0));
+    require(again.count == list.count &&
+            (list.count == 0 || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids) == 0));
     for (int64_t i = 0; i < list.count; i++) require(list.ids[i] >= 0 && list.ids[i] < tokenizer_size(t));
 
     /* A cut changes nothing. */
@@ -43,15 +45,19 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     again.count = 0;
     require(tokenizer_encode(t, text, cut, special, &again, NULL, &error) == STATUS_OK);
     require(tokenizer_encode(t, text + cut, size - cut, special, &again, NULL, &error) == STATUS_OK);
-    require(again.count == list.count && (list.count == 0 || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids) == 0));
+    require(again.count == list.count &&
+            (list.count == 0 || memcmp(again.ids, list.ids, (size_t)list.count * sizeof *list.ids) == 0));
 
-    /* The text comes back, as far as its tokenizer can: added tokens that take blanks, or that are spelled in the byte alphabet, do not. */
+    /* The text comes back, as far as its tokenizer can: added tokens that take blanks, or that are spelled in the byte
+     * alphabet, do not. */
     size_t decoded_size, clean_size, whole_size = 0;
     char *decoded, *clean = utf8_repair((const char *)text, size, &clean_size, &expected_replaced);
     require(tokenizer_decode(t, list.ids, list.count, false, &decoded, &decoded_size, &error) == STATUS_OK);
-    if (kind == BYTES) require(decoded_size == size && (size == 0 || memcmp(decoded, text, size) == 0) && replaced == 0);
+    if (kind == BYTES)
+        require(decoded_size == size && (size == 0 || memcmp(decoded, text, size) == 0) && replaced == 0);
     else require(replaced == expected_replaced);
-    if (kind != BYTES && (!special || (kind != V1 && kind != GPT2))) require(decoded_size == clean_size && memcmp(decoded, clean, clean_size) == 0);
+    if (kind != BYTES && (!special || (kind != V1 && kind != GPT2)))
+        require(decoded_size == clean_size && memcmp(decoded, clean, clean_size) == 0);
 
     /* Decoded one by one, whole characters alone appear, and the same in the end. */
     struct utf8_stream stream = { 0 };

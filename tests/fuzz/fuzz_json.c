@@ -1,4 +1,5 @@
-/* libFuzzer target: JSON text (src/io/json.c). What is accepted, written and read again is the same, to the last byte when written again. */
+/* libFuzzer target: JSON text (src/io/json.c). What is accepted, written and read again is the same, to the last byte
+ * when written again. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,4 +1,5 @@
-/* libFuzzer target: a safetensors file (src/io/safetensors_read.c). What is accepted must be consistent and readable to its last byte. */
+/* libFuzzer target: a safetensors file (src/io/safetensors_read.c). What is accepted must be consistent and readable to
+ * its last byte. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

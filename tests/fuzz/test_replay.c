@@ -1,4 +1,5 @@
-/* Every committed input of tests/fuzz/corpus/<target>/ through its fuzz target, in an ordinary build. A new target is two lines here. */
+/* Every committed input of tests/fuzz/corpus/<target>/ through its fuzz target, in an ordinary build. A new target is
+ * two lines here. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,7 +1,9 @@
-/* Every folder beside this file against the program's doors (logits, grads, steps, generate): what PyTorch computes for tiny models.
+/* Every folder beside this file against the program's doors (logits, grads, steps, generate): what PyTorch computes for
+ * tiny models.
  *
- * logits and grads: each tensor's distance, relative to its norm, at most max(1e-5, 8 x the noise that plain fp32 costs PyTorch itself).
- * steps: the same for the change that ten optimizer steps made, at most max(2e-4, 8 x noise). greedy: the same ids. */
+ * logits and grads: each tensor's distance, relative to its norm, at most max(1e-5, 8 x the noise that plain fp32 costs
+ * PyTorch itself). steps: the same for the change that ten optimizer steps made, at most max(2e-4, 8 x noise). greedy:
+ * the same ids. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -62,12 +64,15 @@ static uint64_t count_of(const struct safetensors_entry *e) {
 }
 
 /* Distance of every expected tensor, in multiples of what is allowed; `start` (may be NULL): where the steps began. */
-static void compare(const char *what, const char *expected_path, const char *got_path, const struct safetensors *start, const json_t *noise, double least) {
+static void compare(const char *what, const char *expected_path, const char *got_path, const struct safetensors *start,
+                    const json_t *noise, double least) {
     struct safetensors *expected, *got;
     struct error error;
-    if (safetensors_open_file(&expected, expected_path, &error) || safetensors_open_file(&got, got_path, &error)) fail_msg("%s: %s", what, error.message);
+    if (safetensors_open_file(&expected, expected_path, &error) || safetensors_open_file(&got, got_path, &error))
+        fail_msg("%s: %s", what, error.message);
     for (int64_t i = 0; i < safetensors_count(expected); i++) {
-        const struct safetensors_entry *e = safetensors_at(expected, i), *g = safetensors_find(got, e->name), *s = start ? safetensors_find(start, e->name) : NULL;
+        const struct safetensors_entry *e = safetensors_at(expected, i), *g = safetensors_find(got, e->name),
+                                       *s = start ? safetensors_find(start, e->name) : NULL;
         if (!g) fail_msg("%s: %s is missing", what, e->name);
         assert_int_equal(g->rank, e->rank);
         for (int d = 0; d < e->rank; d++) assert_int_equal(g->shape[d], e->shape[d]);
@@ -79,7 +84,8 @@ static void compare(const char *what, const char *expected_path, const char *got
             distance += (x - y) * (x - y);
         }
         const double size = sqrt(s ? change : norm), scale = sqrt(norm);
-        const double allowed = fmax(least, 8 * json_number_value(json_object_get(noise, e->name)) * (size > 0 ? scale / size : 1));
+        const double allowed = fmax(least, 8 * json_number_value(json_object_get(noise, e->name)) *
+                                               (size > 0 ? scale / size : 1));
         const double off = size > 0 ? sqrt(distance) / size : sqrt(distance);
         if (!(off <= allowed)) fail_msg("%s: %s is off by %.2e, %.2e allowed", what, e->name, off, allowed);
     }
@@ -118,7 +124,8 @@ static void check_same_file(const char *a, const char *b) {
     unlink(b);
 }
 
-/* Of all positions at once, and through the cache in pieces: the same bytes, those of the first MTP module too where the folder has them. */
+/* Of all positions at once, and through the cache in pieces: the same bytes, those of the first MTP module too where
+ * the folder has them. */
 static void check_logits(const char *folder, const json_t *noise) {
     char tokens[PATH], out[PATH], pieces[PATH], expected[PATH];
     snprintf(tokens, sizeof tokens, "%s/tokens.json", folder);
@@ -128,7 +135,9 @@ static void check_logits(const char *folder, const json_t *noise) {
     char *mtp = has_tensor(expected, "mtp_logits") ? (char *)"--with-mtp" : NULL;
     assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", out, mtp, NULL}), 0);
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", pieces, "--chunk", i ? "1" : "5", mtp, NULL}), 0);
+        assert_int_equal(run((char *[]){program(), "logits", (char *)folder, "--tokens", tokens, "-o", pieces,
+                                        "--chunk", i ? "1" : "5", mtp, NULL}),
+                         0);
         check_same_file(out, pieces);
     }
     compare("logits", expected, out, NULL, json_object_get(noise, "logits"), 1e-5);
@@ -141,7 +150,9 @@ static void check_door(const char *folder, const char *door, const char *label, 
     snprintf(settings, sizeof settings, "%s/%s.json", folder, label);
     snprintf(expected, sizeof expected, "%s/%s.safetensors", folder, label);
     snprintf(out, sizeof out, "%s/out.safetensors", scratch);
-    assert_int_equal(run((char *[]){program(), (char *)door, (char *)folder, "--tokens", tokens, "--settings", settings, "-o", out, NULL}), 0);
+    assert_int_equal(run((char *[]){program(), (char *)door, (char *)folder, "--tokens", tokens, "--settings", settings,
+                                    "-o", out, NULL}),
+                     0);
     struct safetensors *start = NULL;
     struct error error;
     if (steps && safetensors_open_folder(&start, folder, &error)) fail_msg("%s", error.message);
@@ -157,7 +168,9 @@ static void check_greedy(const char *folder) {
     snprintf(prompts, sizeof prompts, "%s/prompts.json", scratch);
     snprintf(count, sizeof count, "%zu", json_array_size(json_array_get(continuations, 0)));
     assert_int_equal(json_save_path(json_object_get(greedy, "prompts"), prompts, &error), STATUS_OK);
-    assert_int_equal(run((char *[]){program(), "generate", (char *)folder, "--tokens", prompts, "-n", count, "--temperature", "0", "--ignore-eos", "--json", NULL}), 0);
+    assert_int_equal(run((char *[]){program(), "generate", (char *)folder, "--tokens", prompts, "-n", count,
+                                    "--temperature", "0", "--ignore-eos", "--json", NULL}),
+                     0);
     json_t *got = load(scratch, "stdout");
     assert_true(json_equal(got, continuations));
     json_decref(got);

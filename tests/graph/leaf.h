@@ -11,15 +11,19 @@
 struct leaf { const void *data; void *gradient; };
 
 static void leaf_forward(struct graph *graph, struct op *op) {
-    if (graph_computes(graph)) memcpy(op->out[0]->data, ((const struct leaf *)op->extra)->data, tensor_bytes(op->out[0]));
+    if (graph_computes(graph))
+        memcpy(op->out[0]->data, ((const struct leaf *)op->extra)->data, tensor_bytes(op->out[0]));
 }
 static void leaf_backward(struct graph *graph, struct op *op) {
     const struct tensor *y = op->out[0];
-    if (graph_computes(graph)) memcpy(((const struct leaf *)op->extra)->gradient, y->grad, dtype_bytes(y->grad_dtype, (size_t)(y->rows * y->width)));
+    if (graph_computes(graph))
+        memcpy(((const struct leaf *)op->extra)->gradient, y->grad,
+               dtype_bytes(y->grad_dtype, (size_t)(y->rows * y->width)));
 }
 static const struct op_kind leaf_kind = {.name = "leaf", .forward = leaf_forward, .backward = leaf_backward};
 
-static inline struct tensor *leaf_of(struct graph *graph, const void *data, int64_t rows, int64_t width, enum dtype dtype, void *gradient, enum dtype grad_dtype) {
+static inline struct tensor *leaf_of(struct graph *graph, const void *data, int64_t rows, int64_t width,
+                                     enum dtype dtype, void *gradient, enum dtype grad_dtype) {
     struct op *op = op_new(graph, &leaf_kind, sizeof(struct leaf));
     *(struct leaf *)op->extra = (struct leaf){data, gradient};
     struct tensor *y = op_output(graph, op, rows, width, dtype, grad_dtype);
@@ -33,7 +37,8 @@ static inline void seed_gradient(struct graph *graph, struct tensor *y, const vo
     if (graph_computes(graph)) memcpy(grad, gradient, dtype_bytes(y->grad_dtype, (size_t)(y->rows * y->width)));
 }
 
-/* Uniform in -1..1 times a power of two that changes every few numbers, so that tiles differ and small numbers stand beside large ones. */
+/* Uniform in -1..1 times a power of two that changes every few numbers, so that tiles differ and small numbers stand
+ * beside large ones. */
 static inline float leaf_number(uint64_t stream, uint64_t i) {
     const float powers[8] = {1, 0x1p-3f, 4, 0x1p-7f, 0.5f, 0x1p-12f, 2, 1};
     return (2.0f * (float)random_uniform(3, stream, i) - 1.0f) * powers[random_below(3, stream + 1000, i / 37, 8)];

@@ -1,5 +1,6 @@
-/* Tensors that are kept compressed between forward and backward: the gradients are, to the bit, those of a graph in which they were rounded by an operation of its own; the plan is what happens;
- * what is computed again is rounded as what was kept. */
+/* Tensors that are kept compressed between forward and backward: the gradients are, to the bit, those of a graph in
+ * which they were rounded by an operation of its own; the plan is what happens; what is computed again is rounded as
+ * what was kept. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -26,12 +27,14 @@ static void rounding_backward(struct graph *graph, struct op *op) {
     const struct tensor *y = op->out[0];
     memcpy(gradient_sole(graph, op->in[0]), y->grad, dtype_bytes(y->grad_dtype, (size_t)(y->rows * y->width)));
 }
-static const struct op_kind rounding_kind = {.name = "rounding", .forward = rounding_forward, .backward = rounding_backward};
+static const struct op_kind rounding_kind = {
+    .name = "rounding", .forward = rounding_forward, .backward = rounding_backward};
 
 /* How a tensor that shall be rounded for the backward is: not at all, by the mark, by an operation. */
 enum how { EXACT, MARKED, EXPLICIT };
 
-static struct tensor *rounded(struct graph *graph, struct tensor *x, enum how how, enum tensor_compression compression) {
+static struct tensor *rounded(struct graph *graph, struct tensor *x, enum how how,
+                              enum tensor_compression compression) {
     if (how == MARKED) x->compression = compression;
     if (how != EXPLICIT) return x;
     struct op *op = op_new(graph, &rounding_kind, sizeof(struct rounding));
@@ -63,7 +66,8 @@ static struct expert experts[EXPERTS];
 static float rope_table[TOKENS * 8];
 static int32_t positions[TOKENS];
 
-/* Three branches of x:  down(silu(a) b),  W rotated(V x),  and a mixture of experts. So what one of them rounds reaches no other. */
+/* Three branches of x:  down(silu(a) b),  W rotated(V x),  and a mixture of experts. So what one of them rounds reaches
+ * no other. */
 static struct report run_once(const struct run *run, struct gradients *gradients, size_t capacity) {
     struct memory memory;
     struct graph graph;
@@ -74,9 +78,11 @@ static struct report run_once(const struct run *run, struct gradients *gradients
     else assert_int_equal(memory_create(&memory, capacity, NULL), STATUS_OK);
     if (!run->planning) memset(memory.base, 0xFF, memory.capacity);
     graph_init(&graph, kernels_for(run->isa), run->pool, &memory, run->compute, true, run->planning);
-    for (int i = 0; i < MATRICES; i++) parameters[i].compute = run->compute, parameters[i].grad = gradients->w[i], parameters[i].grad_written = false;
+    for (int i = 0; i < MATRICES; i++)
+        parameters[i].compute = run->compute, parameters[i].grad = gradients->w[i], parameters[i].grad_written = false;
 
-    struct tensor *x = leaf_of(&graph, x0, TOKENS, HIDDEN, DTYPE_BF16, gradients->x, DTYPE_F32), *z = leaf_of(&graph, z0, TOKENS, EXPERTS, DTYPE_F32, gradients->z, DTYPE_F32);
+    struct tensor *x = leaf_of(&graph, x0, TOKENS, HIDDEN, DTYPE_BF16, gradients->x, DTYPE_F32),
+                  *z = leaf_of(&graph, z0, TOKENS, EXPERTS, DTYPE_F32, gradients->z, DTYPE_F32);
     const struct tensor *scope = scope_begin(&graph);
     struct tensor *gate_up[2], *q, *y[3];
     op_linear(&graph, x, (struct parameter *[]){&parameters[0], &parameters[1]}, 2, gate_up);
@@ -87,19 +93,23 @@ static struct report run_once(const struct run *run, struct gradients *gradients
 
     op_linear(&graph, x, (struct parameter *[]){&parameters[3]}, 1, &q);
     if (run->mark_moved) q->compression = COMPRESS_E4M3;
-    const struct rope rope = {.table = rope_table, .heads = WIDE / 8, .head_dim = 8, .dims = 8, .interleaved = true, .positions = positions};
+    const struct rope rope = {
+        .table = rope_table, .heads = WIDE / 8, .head_dim = 8, .dims = 8, .interleaved = true, .positions = positions};
     q = rounded(&graph, op_rope(&graph, q, &rope), run->how, COMPRESS_E5M6);
     op_linear(&graph, q, (struct parameter *[]){&parameters[4]}, 1, &y[1]);
 
-    const struct moe_gate gate = {.experts = EXPERTS, .top_k = TOP_K, .groups = 1, .top_groups = 1, .group_best = 1, .scale = 1};
+    const struct moe_gate gate = {
+        .experts = EXPERTS, .top_k = TOP_K, .groups = 1, .top_groups = 1, .group_best = 1, .scale = 1};
     struct routed routed;
     op_route(&graph, z, &gate, NULL, &routed);
-    struct tensor *products = rounded(&graph, op_experts_up(&graph, x, &routed, &gate, experts), run->how, COMPRESS_E4M3);
+    struct tensor *products = rounded(&graph, op_experts_up(&graph, x, &routed, &gate, experts), run->how,
+                                      COMPRESS_E4M3);
     y[2] = op_experts_down(&graph, products, &routed, NULL, &gate, experts);
     assert_int_equal(graph.status, STATUS_OK);
 
     if (!run->no_scope) scope_end(&graph, scope, NULL, run->recompute_scope);
-    const bool there = run->no_scope || (run->how != MARKED && !run->recompute_scope), compressed = !there && !run->recompute_scope;
+    const bool there = run->no_scope || (run->how != MARKED && !run->recompute_scope),
+               compressed = !there && !run->recompute_scope;
     for (int i = 0; i < 4; i++) {
         const struct tensor *t = i < 2 ? gate_up[i] : i == 2 ? q : products;
         assert_int_equal(t->data != NULL, there);
@@ -124,11 +134,14 @@ static struct gradients expected, found;
 static void same(const char *what, const struct run *run, bool wanted) {
     memset(&found, 0, sizeof found);
     run_once(run, &found, ROOM);
-    if ((memcmp(&expected, &found, sizeof found) == 0) != wanted) fail_msg("%s (kernels %d, compute %s): gradients %s", what, run->isa, dtype_name(run->compute), wanted ? "differ" : "do not differ");
+    if ((memcmp(&expected, &found, sizeof found) == 0) != wanted)
+        fail_msg("%s (kernels %d, compute %s): gradients %s", what, run->isa, dtype_name(run->compute),
+                 wanted ? "differ" : "do not differ");
 }
 
 static void check(enum isa isa, enum dtype compute, struct pool *two) {
-    const struct run exact = {.isa = isa, .compute = compute, .how = EXACT}, explicit = {.isa = isa, .compute = compute, .how = EXPLICIT};
+    const struct run exact = {.isa = isa, .compute = compute, .how = EXACT},
+                     explicit = {.isa = isa, .compute = compute, .how = EXPLICIT};
     const struct run marked = {.isa = isa, .compute = compute, .how = MARKED};
     struct run run;
     memset(&expected, 0, sizeof expected);
@@ -156,7 +169,9 @@ static void check(enum isa isa, enum dtype compute, struct pool *two) {
 
     /* The plan is what happens. */
     const struct row_kernels *rows = &kernels_for(isa)->rows;
-    const size_t wide = TOKENS * WIDE, bytes = 2 * rows->compressed_bytes(TOKENS, WIDE, false) + rows->compressed_bytes(TOKENS, WIDE, true) + rows->compressed_bytes(TOKENS * TOP_K, 2 * WIDE, false);
+    const size_t wide = TOKENS * WIDE, bytes = 2 * rows->compressed_bytes(TOKENS, WIDE, false) +
+                                               rows->compressed_bytes(TOKENS, WIDE, true) +
+                                               rows->compressed_bytes(TOKENS * TOP_K, 2 * WIDE, false);
     for (int i = 0; i < 3; i++) {
         run = i == 0 ? exact : marked;
         run.recompute_scope = i == 2;
@@ -178,13 +193,19 @@ static void test_every_variant(void **state) {
     assert_int_equal(pool_create(&two, 2, NULL), STATUS_OK);
     for (int i = 0; i < MATRICES; i++) {
         const bool down = i == 2 || i == 4 || (i >= 5 && (i - 5) % 3 == 2);
-        parameters[i] = (struct parameter){.rank = 2, .shape = {down ? HIDDEN : WIDE, down ? WIDE : HIDDEN}, .count = WIDE * HIDDEN, .value = leaf_floats(WIDE * HIDDEN, (uint64_t)(10 + i)), .least_amax = 1e-4f};
+        parameters[i] = (struct parameter){.rank = 2,
+                                           .shape = {down ? HIDDEN : WIDE, down ? WIDE : HIDDEN},
+                                           .count = WIDE * HIDDEN,
+                                           .value = leaf_floats(WIDE * HIDDEN, (uint64_t)(10 + i)),
+                                           .least_amax = 1e-4f};
     }
-    for (int e = 0; e < EXPERTS; e++) experts[e] = (struct expert){&parameters[5 + 3 * e], &parameters[6 + 3 * e], &parameters[7 + 3 * e]};
+    for (int e = 0; e < EXPERTS; e++)
+        experts[e] = (struct expert){&parameters[5 + 3 * e], &parameters[6 + 3 * e], &parameters[7 + 3 * e]};
     for (int t = 0; t < TOKENS; t++) positions[t] = t;
     for (int i = 0; i < TOKENS * 8; i++) rope_table[i] = i % 8 < 4 ? 0.8f : 0.6f;
     for (int isa = 0; isa < ISA_COUNT; isa++)
-        for (int compute = 0; compute < 2 && isa_available((enum isa)isa); compute++) check((enum isa)isa, compute ? DTYPE_F8_E4M3 : DTYPE_BF16, two);
+        for (int compute = 0; compute < 2 && isa_available((enum isa)isa); compute++)
+            check((enum isa)isa, compute ? DTYPE_F8_E4M3 : DTYPE_BF16, two);
     for (int i = 0; i < MATRICES; i++) free(parameters[i].value);
     pool_destroy(two);
 }

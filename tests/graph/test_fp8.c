@@ -1,5 +1,6 @@
-/* Products in F8_E4M3: forward, dx and dW of linear layers against an emulation in fp64 that quantises with the formats' own functions; those of experts against linear layers, to the bit; weights that
- * are codes; what is counted. Tolerances: operands are exact, so n fp32 additions of products, and the output's rounding. */
+/* Products in F8_E4M3: forward, dx and dW of linear layers against an emulation in fp64 that quantises with the
+ * formats' own functions; those of experts against linear layers, to the bit; weights that are codes; what is counted.
+ * Tolerances: operands are exact, so n fp32 additions of products, and the output's rounding. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -18,24 +19,30 @@ static void *room_for(int64_t count, size_t size) {
     return data;
 }
 
-/* ---- emulation ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- emulation --------------------------------------------------------------------------------------------------- */
 
 /* What quantising x in tiles of `tile_rows` x `tile_columns` leaves. */
-static void quantise(double *to, const float *x, int64_t rows, int64_t columns, int64_t tile_rows, int64_t tile_columns, float least, bool power_of_two) {
+static void quantise(double *to, const float *x, int64_t rows, int64_t columns, int64_t tile_rows, int64_t tile_columns,
+                     float least, bool power_of_two) {
     for (int64_t r0 = 0; r0 < rows; r0 += tile_rows)
         for (int64_t c0 = 0; c0 < columns; c0 += tile_columns) {
-            const int64_t r1 = r0 + tile_rows < rows ? r0 + tile_rows : rows, c1 = c0 + tile_columns < columns ? c0 + tile_columns : columns;
+            const int64_t r1 = r0 + tile_rows < rows ? r0 + tile_rows : rows,
+                          c1 = c0 + tile_columns < columns ? c0 + tile_columns : columns;
             float amax = 0;
             for (int64_t r = r0; r < r1; r++)
                 for (int64_t c = c0; c < c1; c++) amax = fmaxf(amax, fabsf(x[r * columns + c]));
             const float scale = fp8_scale(amax, least, power_of_two);
             for (int64_t r = r0; r < r1; r++)
-                for (int64_t c = c0; c < c1; c++) to[r * columns + c] = (double)e4m3_to_float(e4m3_from_float(x[r * columns + c] / scale)) * (double)scale;
+                for (int64_t c = c0; c < c1; c++)
+                    to[r * columns + c] = (double)e4m3_to_float(e4m3_from_float(x[r * columns + c] / scale)) *
+                                          (double)scale;
         }
 }
 
-/* C [m, n] = A B, and the sums of magnitudes: a at (i, p) a[i * ai + p * ap], b at (p, j) b[p * bp + j * bj]. Onto what is there. */
-static void multiply(double *c, double *size, const double *a, int64_t ai, int64_t ap, const double *b, int64_t bp, int64_t bj, int64_t m, int64_t k, int64_t n) {
+/* C [m, n] = A B, and the sums of magnitudes: a at (i, p) a[i * ai + p * ap], b at (p, j) b[p * bp + j * bj]. Onto what
+ * is there. */
+static void multiply(double *c, double *size, const double *a, int64_t ai, int64_t ap, const double *b, int64_t bp,
+                     int64_t bj, int64_t m, int64_t k, int64_t n) {
     for (int64_t i = 0; i < m; i++)
         for (int64_t p = 0; p < k; p++)
             for (int64_t j = 0; j < n; j++) {
@@ -45,18 +52,23 @@ static void multiply(double *c, double *size, const double *a, int64_t ai, int64
             }
 }
 
-static void check_close(const char *what, enum isa isa, const void *found, enum dtype dtype, const double *c, const double *size, int64_t count, int64_t terms) {
+static void check_close(const char *what, enum isa isa, const void *found, enum dtype dtype, const double *c,
+                        const double *size, int64_t count, int64_t terms) {
     double largest = 0;
     for (int64_t i = 0; i < count; i++) {
-        const double x = dtype == DTYPE_BF16 ? (double)bf16_to_float(((const uint16_t *)found)[i]) : (double)((const float *)found)[i];
-        const double bound = (double)(terms + 8) * 0x1p-24 * size[i], tolerance = bound + (dtype == DTYPE_BF16 ? 0x1p-8 * (fabs(c[i]) + bound) : 0);
-        if (!(fabs(x - c[i]) <= tolerance)) fail_msg("%s (kernels %d): element %lld is %.9g, expected %.9g within %.3g", what, isa, (long long)i, x, c[i], tolerance);
+        const double x = dtype == DTYPE_BF16 ? (double)bf16_to_float(((const uint16_t *)found)[i])
+                                             : (double)((const float *)found)[i];
+        const double bound = (double)(terms + 8) * 0x1p-24 * size[i],
+                     tolerance = bound + (dtype == DTYPE_BF16 ? 0x1p-8 * (fabs(c[i]) + bound) : 0);
+        if (!(fabs(x - c[i]) <= tolerance))
+            fail_msg("%s (kernels %d): element %lld is %.9g, expected %.9g within %.3g", what, isa, (long long)i, x,
+                     c[i], tolerance);
         largest = fmax(largest, fabs(c[i]));
     }
     assert_true(largest > 0);
 }
 
-/* ---- linear layers -------------------------------------------------------------------------------------------------------------------- */
+/* ---- linear layers ----------------------------------------------------------------------------------------------- */
 
 enum { TOKENS = 269, IN = 200, OUT0 = 150, OUT1 = 130, OUT = OUT0 + OUT1 };
 
@@ -64,7 +76,8 @@ enum { TOKENS = 269, IN = 200, OUT0 = 150, OUT1 = 130, OUT = OUT0 + OUT1 };
 static int reads;
 static void reader_forward(struct graph *graph, struct op *op) { (void)graph, (void)op; }
 static void reader_backward(struct graph *graph, struct op *op) { (void)graph, reads += op->in[0]->data != NULL; }
-static const struct op_kind reader_kind = {.name = "reader", .forward = reader_forward, .backward = reader_backward, .reads_inputs = 1};
+static const struct op_kind reader_kind = {
+    .name = "reader", .forward = reader_forward, .backward = reader_backward, .reads_inputs = 1};
 
 struct linear_run { enum isa isa; struct pool *pool; bool packed, power_of_two, counting; float least; };
 struct linear_result { uint16_t y[TOKENS * OUT]; float dx[TOKENS * IN], dw[OUT * IN]; struct fp8_report fp8; };
@@ -78,15 +91,24 @@ static void linear_once(const struct linear_run *run, struct linear_result *resu
     struct graph graph;
     struct parameter w[2];
     for (int i = 0; i < 2; i++) {
-        w[i] = (struct parameter){.rank = 2, .shape = {outs[i], IN}, .count = outs[i] * IN, .value = given.w[i], .grad = result->dw + i * OUT0 * IN, .compute = DTYPE_F8_E4M3,
-                                  .x_power_of_two = run->power_of_two, .dy_power_of_two = run->power_of_two, .least_amax = run->least};
+        w[i] = (struct parameter){.rank = 2,
+                                  .shape = {outs[i], IN},
+                                  .count = outs[i] * IN,
+                                  .value = given.w[i],
+                                  .grad = result->dw + i * OUT0 * IN,
+                                  .compute = DTYPE_F8_E4M3,
+                                  .x_power_of_two = run->power_of_two,
+                                  .dy_power_of_two = run->power_of_two,
+                                  .least_amax = run->least};
         for (int side = 0; side < 2 && run->packed; side++) {
             const struct matrix b = matrix_of_parameter(&w[i], side == 0);
-            w[i].packed[side] = aligned_alloc(64, (kernels->matmul.packed_bytes(b.rows, b.cols, DTYPE_F8_E4M3) + 63) & ~(size_t)63);
+            w[i].packed[side] = aligned_alloc(64, (kernels->matmul.packed_bytes(b.rows, b.cols, DTYPE_F8_E4M3) + 63) &
+                                                      ~(size_t)63);
             /* As the optimizer does it: block by block of the rows of W. */
             for (int64_t r = 0; r < outs[i]; r += MATMUL_GRAIN) {
                 const int64_t end = r + MATMUL_GRAIN < outs[i] ? r + MATMUL_GRAIN : outs[i];
-                kernels->matmul.pack_part(w[i].packed[side], &b, DTYPE_F8_E4M3, side == 0 ? 0 : r, side == 0 ? IN : end, side == 0 ? r : 0, side == 0 ? end : IN);
+                kernels->matmul.pack_part(w[i].packed[side], &b, DTYPE_F8_E4M3, side == 0 ? 0 : r, side == 0 ? IN : end,
+                                          side == 0 ? r : 0, side == 0 ? end : IN);
             }
         }
     }
@@ -141,8 +163,10 @@ static void emulate(struct emulated *e, bool power_of_two, float least) {
     for (int i = 0; i < 2; i++) {
         const int64_t out = outs[i];
         float *dy = floats_of(given.dy[i], TOKENS * out);
-        double *wq = room_for(out * IN, sizeof *wq), *dyq = room_for(TOKENS * out, sizeof *dyq), *dyt = room_for(TOKENS * out, sizeof *dyt);
-        for (int j = 0; j < 2; j++) e->y[i][j] = room_for(TOKENS * out, sizeof(double)), e->dw[i][j] = room_for(out * IN, sizeof(double));
+        double *wq = room_for(out * IN, sizeof *wq), *dyq = room_for(TOKENS * out, sizeof *dyq),
+               *dyt = room_for(TOKENS * out, sizeof *dyt);
+        for (int j = 0; j < 2; j++)
+            e->y[i][j] = room_for(TOKENS * out, sizeof(double)), e->dw[i][j] = room_for(out * IN, sizeof(double));
         quantise(wq, given.w[i], out, IN, 128, 128, 0, false);
         quantise(dyq, dy, TOKENS, out, 1, 128, 0, power_of_two);
         quantise(dyt, dy, TOKENS, out, 128, 1, 0, power_of_two);
@@ -222,9 +246,10 @@ static void test_counts(void **state) {
     }
 }
 
-/* ---- weights that are codes, at inference ---------------------------------------------------------------------------------------------- */
+/* ---- weights that are codes, at inference ------------------------------------------------------------------------ */
 
-enum { C_OUT = 150, C_IN = 270, C_ROWS = 5, VIEW = 70, VIEW_ROWS = 72 };   /* the view lies across a boundary of scales */
+/* the view lies across a boundary of scales */
+enum { C_OUT = 150, C_IN = 270, C_ROWS = 5, VIEW = 70, VIEW_ROWS = 72 };
 
 static void test_codes(void **state) {
     (void)state;
@@ -246,8 +271,16 @@ static void test_codes(void **state) {
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 3 && isa_available((enum isa)isa); compute++) {
             const enum dtype type = compute == 0 ? DTYPE_F8_E4M3 : compute == 1 ? DTYPE_BF16 : DTYPE_F32;
-            struct parameter p = {.rank = 2, .shape = {C_OUT, C_IN}, .count = C_OUT * C_IN, .stored = codes, .stored_dtype = DTYPE_F8_E4M3, .codes = true, .scales = scales, .compute = type,
-                                  .x_power_of_two = true, .least_amax = 1e-4f};
+            struct parameter p = {.rank = 2,
+                                  .shape = {C_OUT, C_IN},
+                                  .count = C_OUT * C_IN,
+                                  .stored = codes,
+                                  .stored_dtype = DTYPE_F8_E4M3,
+                                  .codes = true,
+                                  .scales = scales,
+                                  .compute = type,
+                                  .x_power_of_two = true,
+                                  .least_amax = 1e-4f};
             const struct kernels *kernels = kernels_for((enum isa)isa);
             assert_int_equal(parameter_packed_type(&p), compute == 2 ? DTYPE_F32 : DTYPE_F8_E4M3);
             struct memory memory;
@@ -264,7 +297,9 @@ static void test_codes(void **state) {
                 atomic_store(&p.unpacked, i == 1);
                 if (i == 2) matmul_pack(NULL, &kernels->matmul, copy, &b, parameter_packed_type(&p));
                 graph_reset(&graph);
-                struct tensor *t = leaf_of(&graph, type == DTYPE_F32 ? (const void *)x : x0, C_ROWS, C_IN, compute_activation(type), NULL, DTYPE_F32), *out;
+                struct tensor *t = leaf_of(&graph, type == DTYPE_F32 ? (const void *)x : x0, C_ROWS, C_IN,
+                                           compute_activation(type), NULL, DTYPE_F32),
+                              *out;
                 op_linear(&graph, t, (struct parameter *[]){&p}, 1, &out);
                 assert_int_equal(graph.status, STATUS_OK);
                 check_close("codes", (enum isa)isa, out->data, out->dtype, y, size, C_ROWS * C_OUT, C_IN);
@@ -280,7 +315,8 @@ static void test_codes(void **state) {
                 double *c = room_for(C_ROWS * n, sizeof *c), *c_size = room_for(C_ROWS * n, sizeof *c);
                 void *found[2] = {room_for(C_ROWS * n, 4), room_for(C_ROWS * n, 4)};
                 const double *exact = (activation == DTYPE_F32 ? w : w16) + VIEW * C_IN;
-                multiply(c, c_size, transposed ? xd : vd, transposed ? C_IN : C_OUT, 1, exact, transposed ? 1 : C_IN, transposed ? C_IN : 1, C_ROWS, k, n);
+                multiply(c, c_size, transposed ? xd : vd, transposed ? C_IN : C_OUT, 1, exact, transposed ? 1 : C_IN,
+                         transposed ? C_IN : 1, C_ROWS, k, n);
                 p.views = &view, p.view_count = 1;
                 for (int packed = 0; packed < 2; packed++) {
                     const struct matrix b = matrix_of_view(&p, &view);
@@ -289,8 +325,14 @@ static void test_codes(void **state) {
                     if (packed) matmul_pack(NULL, &kernels->matmul, copy, &b, activation);
                     struct matmul_product product = {.n = n, .c = found[packed], .c_stride = n, .c_dtype = DTYPE_F32};
                     view_operand(&p, 0, &product);
-                    const void *data = transposed ? (activation == DTYPE_F32 ? (const void *)x : x0) : activation == DTYPE_F32 ? (const void *)v : v0;
-                    const struct matrix a = {.data = data, .dtype = activation, .rows = C_ROWS, .cols = k, .stride = transposed ? C_IN : C_OUT};
+                    const void *data = transposed                ? (activation == DTYPE_F32 ? (const void *)x : x0)
+                                       : activation == DTYPE_F32 ? (const void *)v
+                                                                 : v0;
+                    const struct matrix a = {.data = data,
+                                             .dtype = activation,
+                                             .rows = C_ROWS,
+                                             .cols = k,
+                                             .stride = transposed ? C_IN : C_OUT};
                     const size_t bytes = kernels->matmul.scratch_bytes(C_ROWS, k, activation, 1);
                     void *scratch = aligned_alloc(64, (bytes + 127) & ~(size_t)63);
                     kernels->matmul.run(NULL, &a, activation, &product, 1, scratch);
@@ -306,12 +348,13 @@ static void test_codes(void **state) {
     free(x0), free(v0), free(x), free(v);
 }
 
-/* ---- experts: to the bit linear layers over their rows ----------------------------------------------------------------------------------- */
+/* ---- experts: to the bit linear layers over their rows ----------------------------------------------------------- */
 
 enum { T = 210, D = 136, F = 72, N = 3, K = 2 };
 
 /* y, dx and dW of one linear layer in a pass of its own. */
-static void alone(enum isa isa, struct parameter *w, const uint16_t *x, int64_t rows, const uint16_t *dy, uint16_t *y, void *dx, enum dtype dx_dtype) {
+static void alone(enum isa isa, struct parameter *w, const uint16_t *x, int64_t rows, const uint16_t *dy, uint16_t *y,
+                  void *dx, enum dtype dx_dtype) {
     struct memory memory;
     struct graph graph;
     assert_int_equal(memory_create(&memory, 8 << 20, NULL), STATUS_OK);
@@ -334,10 +377,19 @@ static void check_experts(enum isa isa, struct pool *pool) {
     struct expert experts[2][N];
     for (int copy = 0; copy < 2; copy++)
         for (int i = 0; i < 3 * N; i++)
-            parameters[copy][i] = (struct parameter){.rank = 2, .shape = {i % 3 == 2 ? D : F, i % 3 == 2 ? F : D}, .count = D * F, .value = leaf_floats(D * F, (uint64_t)(50 + i)), .grad = grads[copy][i],
-                                                     .compute = DTYPE_F8_E4M3, .x_power_of_two = i % 3 != 2, .dy_power_of_two = i % 3 == 2, .least_amax = 1e-4f};
-    for (int e = 0; e < N; e++) experts[0][e] = (struct expert){&parameters[0][3 * e], &parameters[0][3 * e + 1], &parameters[0][3 * e + 2]};
-    uint16_t *x0 = leaf_halves(T * D, 60), *dy0 = leaf_halves(T * D, 61), *d_gate_up = leaf_halves(T * K * 2 * F, 62), *gate_up0 = leaf_halves(T * K * 2 * F, 63);
+            parameters[copy][i] = (struct parameter){.rank = 2,
+                                                     .shape = {i % 3 == 2 ? D : F, i % 3 == 2 ? F : D},
+                                                     .count = D * F,
+                                                     .value = leaf_floats(D * F, (uint64_t)(50 + i)),
+                                                     .grad = grads[copy][i],
+                                                     .compute = DTYPE_F8_E4M3,
+                                                     .x_power_of_two = i % 3 != 2,
+                                                     .dy_power_of_two = i % 3 == 2,
+                                                     .least_amax = 1e-4f};
+    for (int e = 0; e < N; e++)
+        experts[0][e] = (struct expert){&parameters[0][3 * e], &parameters[0][3 * e + 1], &parameters[0][3 * e + 2]};
+    uint16_t *x0 = leaf_halves(T * D, 60), *dy0 = leaf_halves(T * D, 61), *d_gate_up = leaf_halves(T * K * 2 * F, 62),
+             *gate_up0 = leaf_halves(T * K * 2 * F, 63);
     float *z0 = leaf_floats(T * N, 64);
     const struct moe_gate gate = {.experts = N, .top_k = K, .groups = 1, .top_groups = 1, .group_best = 1, .scale = 1};
     struct memory memory;
@@ -346,8 +398,10 @@ static void check_experts(enum isa isa, struct pool *pool) {
     graph_init(&graph, kernels, pool, &memory, DTYPE_F8_E4M3, true, false);
     struct routed routed;
     op_route(&graph, leaf_of(&graph, z0, T, N, DTYPE_F32, dz, DTYPE_F32), &gate, NULL, &routed);
-    struct tensor *x = leaf_of(&graph, x0, T, D, DTYPE_BF16, dx, DTYPE_F32), *up = op_experts_up(&graph, x, &routed, &gate, experts[0]);
-    struct tensor *gate_up = leaf_of(&graph, gate_up0, T * K, 2 * F, DTYPE_BF16, gate_up_grad, DTYPE_BF16), *y = op_experts_down(&graph, gate_up, &routed, NULL, &gate, experts[0]);
+    struct tensor *x = leaf_of(&graph, x0, T, D, DTYPE_BF16, dx, DTYPE_F32),
+                  *up = op_experts_up(&graph, x, &routed, &gate, experts[0]);
+    struct tensor *gate_up = leaf_of(&graph, gate_up0, T * K, 2 * F, DTYPE_BF16, gate_up_grad, DTYPE_BF16),
+                  *y = op_experts_down(&graph, gate_up, &routed, NULL, &gate, experts[0]);
     assert_int_equal(graph.status, STATUS_OK);
     assert_true(up->dtype == DTYPE_BF16 && y->dtype == DTYPE_BF16);
     memcpy(gate_up_data, up->data, sizeof gate_up_data);
@@ -363,13 +417,15 @@ static void check_experts(enum isa isa, struct pool *pool) {
     assert_int_equal(graph.status, STATUS_OK);
     assert_int_equal(memory.used, 0);
 
-    uint16_t *h = room_for(T * K * F, 2), *dh = room_for(T * K * F, 2), *results = room_for(T * K * D, 2), *gradients = room_for(T * K * 2 * F, 2), *y_again = room_for(T * D, 2);
+    uint16_t *h = room_for(T * K * F, 2), *dh = room_for(T * K * F, 2), *results = room_for(T * K * D, 2),
+             *gradients = room_for(T * K * 2 * F, 2), *y_again = room_for(T * D, 2);
     kernels->moe.swiglu_forward(NULL, h, gate_up0, DTYPE_BF16, g, routing.source, T * K, F);
     for (int e = 0; e < N; e++) {
         const int64_t row = routing.first[e], rows = routing.first[e + 1] - row;
         assert_true(rows % 128 != 0 && rows > 0);
         struct parameter *p = &parameters[1][3 * e];
-        uint16_t *xs = room_for(rows * D, 2), *dys = room_for(rows * D, 2), *half = room_for(rows * F, 2), *out = room_for(rows * F, 2);
+        uint16_t *xs = room_for(rows * D, 2), *dys = room_for(rows * D, 2), *half = room_for(rows * F, 2),
+                 *out = room_for(rows * F, 2);
         float *dx_gate = room_for(rows * D, 4), *dx_up = room_for(rows * D, 4);
         for (int64_t r = 0; r < rows; r++) {
             memcpy(xs + r * D, x0 + routing.source[row + r] / K * D, D * 2);
@@ -378,12 +434,15 @@ static void check_experts(enum isa isa, struct pool *pool) {
         for (int part = 0; part < 2; part++) {
             for (int64_t r = 0; r < rows; r++) memcpy(half + r * F, d_gate_up + (row + r) * 2 * F + part * F, F * 2);
             alone(isa, &p[part], xs, rows, half, out, part ? dx_up : dx_gate, DTYPE_F32);
-            for (int64_t r = 0; r < rows; r++) assert_memory_equal(out + r * F, gate_up_data + (row + r) * 2 * F + part * F, F * 2);
+            for (int64_t r = 0; r < rows; r++)
+                assert_memory_equal(out + r * F, gate_up_data + (row + r) * 2 * F + part * F, F * 2);
         }
         for (int64_t r = 0; r < rows; r++)
-            for (int64_t i = 0; i < D; i++) x_sums[routing.source[row + r] / K * D + i] += dx_gate[r * D + i] + dx_up[r * D + i];
+            for (int64_t i = 0; i < D; i++)
+                x_sums[routing.source[row + r] / K * D + i] += dx_gate[r * D + i] + dx_up[r * D + i];
         alone(isa, &p[2], h + row * F, rows, dys, results + row * D, dh + row * F, DTYPE_BF16);
-        for (int part = 0; part < 3; part++) assert_memory_equal(grads[0][3 * e + part], grads[1][3 * e + part], sizeof grads[0][0]);
+        for (int part = 0; part < 3; part++)
+            assert_memory_equal(grads[0][3 * e + part], grads[1][3 * e + part], sizeof grads[0][0]);
         free(xs), free(dys), free(half), free(out), free(dx_gate), free(dx_up);
     }
     kernels->moe.combine(NULL, y_again, NULL, DTYPE_BF16, results, DTYPE_BF16, routing.place, K, T, D);
@@ -392,13 +451,15 @@ static void check_experts(enum isa isa, struct pool *pool) {
     float *dg = room_for(T * K, sizeof *dg);
     kernels->moe.swiglu_backward(NULL, dh, gradients, DTYPE_BF16, dg, g, routing.source, T * K, F);
     assert_memory_equal(gate_up_grad, gradients, sizeof gate_up_grad);
-    for (int i = 0; i < T * D; i++) assert_true(fabsf(dx[i] - x_sums[i]) <= 0x1p-19f * (fabsf(dx[i]) + 64));   /* the second product is summed onto the first */
+    /* the second product is summed onto the first */
+    for (int i = 0; i < T * D; i++) assert_true(fabsf(dx[i] - x_sums[i]) <= 0x1p-19f * (fabsf(dx[i]) + 64));
     memset(x_sums, 0, sizeof x_sums);
     graph_destroy(&graph);
     memory_destroy(&memory);
     for (int copy = 0; copy < 2; copy++)
         for (int i = 0; i < 3 * N; i++) free(parameters[copy][i].value);
-    free(x0), free(dy0), free(d_gate_up), free(gate_up0), free(z0), free(words), free(g), free(h), free(dh), free(results), free(gradients), free(y_again), free(dg);
+    free(x0), free(dy0), free(d_gate_up), free(gate_up0), free(z0), free(words), free(g), free(h), free(dh),
+        free(results), free(gradients), free(y_again), free(dg);
 }
 
 static void test_experts(void **state) {
@@ -433,8 +494,12 @@ static void test_head(void **state) {
 static int begin(void **state) {
     (void)state;
     given.x = leaf_halves(TOKENS * IN, 30);
-    for (int i = 0; i < IN; i++) given.x[TOKENS / 2 * IN + i] = 0, given.x[3 * IN + i] = bf16_from_float(1e-3f * (float)(i % 5));   /* a tile of zeros, and one below the least amax */
-    for (int i = 0; i < 2; i++) given.w[i] = leaf_floats(outs[i] * IN, (uint64_t)(31 + i)), given.dy[i] = leaf_halves(TOKENS * outs[i], (uint64_t)(33 + i));
+    /* a tile of zeros, and one below the least amax */
+    for (int i = 0; i < IN; i++)
+        given.x[TOKENS / 2 * IN + i] = 0, given.x[3 * IN + i] = bf16_from_float(1e-3f * (float)(i % 5));
+    for (int i = 0; i < 2; i++)
+        given.w[i] = leaf_floats(outs[i] * IN, (uint64_t)(31 + i)),
+        given.dy[i] = leaf_halves(TOKENS * outs[i], (uint64_t)(33 + i));
     return 0;
 }
 
@@ -446,6 +511,8 @@ static int end(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear), cmocka_unit_test(test_counts), cmocka_unit_test(test_codes), cmocka_unit_test(test_experts), cmocka_unit_test(test_head)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_linear), cmocka_unit_test(test_counts),
+                                       cmocka_unit_test(test_codes), cmocka_unit_test(test_experts),
+                                       cmocka_unit_test(test_head)};
     return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,5 +1,6 @@
-/* The linear operation: dx and dW of every variant against central differences in fp64 of the layer's definition y_i = W_i x, at 1e-6. The layer is
- * bilinear, so the differences are exact up to rounding and the fp32 products, whose sums are short here, are what is judged. */
+/* The linear operation: dx and dW of every variant against central differences in fp64 of the layer's definition y_i =
+ * W_i x, at 1e-6. The layer is bilinear, so the differences are exact up to rounding and the fp32 products, whose sums
+ * are short here, are what is judged. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,7 +30,8 @@ static double loss(const struct problem *p) {
 }
 
 static void fill(double *values, size_t count, uint64_t stream) {
-    for (size_t i = 0; i < count; i++) values[i] = (double)(float)(random_uniform(5, stream, i) - 0.5);   /* exact in fp32 */
+    /* exact in fp32 */
+    for (size_t i = 0; i < count; i++) values[i] = (double)(float)(random_uniform(5, stream, i) - 0.5);
 }
 
 static void to_float(float *out, const double *in, size_t count) {
@@ -49,14 +51,19 @@ static void compare(const char *what, struct problem *p, double *variables, size
         const double below = loss(p);
         variables[i] = saved;
         const double slope = (above - below) / (2 * h);
-        if (!(fabs(slope - (double)gradient[i]) < 1e-6 * largest)) fail_msg("%s: element %zu is %.9g, the loss changes by %.9g", what, i, (double)gradient[i], slope);
+        if (!(fabs(slope - (double)gradient[i]) < 1e-6 * largest))
+            fail_msg("%s: element %zu is %.9g, the loss changes by %.9g", what, i, (double)gradient[i], slope);
     }
 }
 
 /* A leaf with given data, for the operation to read. */
-static void leaf_forward(struct graph *graph, struct op *op) { memcpy(op->out[0]->data, *(const float *const *)op->extra, tensor_bytes(op->out[0])), (void)graph; }
+static void leaf_forward(struct graph *graph, struct op *op) {
+    memcpy(op->out[0]->data, *(const float *const *)op->extra, tensor_bytes(op->out[0])), (void)graph;
+}
 static float *leaf_gradient;
-static void leaf_backward(struct graph *graph, struct op *op) { memcpy(leaf_gradient, op->out[0]->grad, tensor_bytes(op->out[0])), (void)graph; }
+static void leaf_backward(struct graph *graph, struct op *op) {
+    memcpy(leaf_gradient, op->out[0]->grad, tensor_bytes(op->out[0])), (void)graph;
+}
 static const struct op_kind leaf_kind = {.name = "leaf", .forward = leaf_forward, .backward = leaf_backward};
 
 static void check(enum isa isa) {
@@ -70,8 +77,20 @@ static void check(enum isa isa) {
     to_float(x, &p.x[0][0], ROWS * IN);
     to_float(w0, &p.w0[0][0], OUT0 * IN);
     to_float(w1, &p.w1[0][0], OUT1 * IN);
-    struct parameter a = {.name = "a", .rank = 2, .shape = {OUT0, IN}, .count = OUT0 * IN, .value = w0, .grad = dw0, .compute = DTYPE_F32};
-    struct parameter b = {.name = "b", .rank = 2, .shape = {OUT1, IN}, .count = OUT1 * IN, .value = w1, .grad = dw1, .compute = DTYPE_F32};
+    struct parameter a = {.name = "a",
+                          .rank = 2,
+                          .shape = {OUT0, IN},
+                          .count = OUT0 * IN,
+                          .value = w0,
+                          .grad = dw0,
+                          .compute = DTYPE_F32};
+    struct parameter b = {.name = "b",
+                          .rank = 2,
+                          .shape = {OUT1, IN},
+                          .count = OUT1 * IN,
+                          .value = w1,
+                          .grad = dw1,
+                          .compute = DTYPE_F32};
 
     struct memory memory;
     struct graph graph;
@@ -86,7 +105,8 @@ static void check(enum isa isa) {
     leaf_gradient = dx;
     op_run(&graph, leaf);
     op_linear(&graph, input, (struct parameter *[]){&a, &b}, 2, y);
-    for (int i = 0; i < 2; i++) to_float(gradient_sole(&graph, y[i]), i ? &p.c1[0][0] : &p.c0[0][0], (size_t)(ROWS * y[i]->width));
+    for (int i = 0; i < 2; i++)
+        to_float(gradient_sole(&graph, y[i]), i ? &p.c1[0][0] : &p.c0[0][0], (size_t)(ROWS * y[i]->width));
     graph_backward(&graph);
     assert_int_equal(graph.status, STATUS_OK);
     assert_true(a.grad_written && b.grad_written);

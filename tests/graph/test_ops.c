@@ -1,5 +1,5 @@
-/* Operations where small models do not lead: the output head in several chunks of rows, a residual stream that is added more than once,
- * a norm of something that is not the residual stream. */
+/* Operations where small models do not lead: the output head in several chunks of rows, a residual stream that is added
+ * more than once, a norm of something that is not the residual stream. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -23,8 +23,12 @@ static float *random_values(int64_t count, uint64_t stream) {
 }
 
 static struct parameter matrix(int64_t rows, uint64_t stream) {
-    return (struct parameter){.rank = 2, .shape = {rows, WIDTH}, .count = rows * WIDTH, .value = random_values(rows * WIDTH, stream),
-                              .grad = random_values(rows * WIDTH, stream + 1), .compute = DTYPE_F32};
+    return (struct parameter){.rank = 2,
+                              .shape = {rows, WIDTH},
+                              .count = rows * WIDTH,
+                              .value = random_values(rows * WIDTH, stream),
+                              .grad = random_values(rows * WIDTH, stream + 1),
+                              .compute = DTYPE_F32};
 }
 
 static void matrix_free(struct parameter *parameter) { free(parameter->value), free(parameter->grad); }
@@ -37,14 +41,17 @@ static void begin(struct graph *graph, struct memory *memory, size_t bytes) {
     graph_init(graph, kernels_for(isa), NULL, memory, DTYPE_F32, true, false);
 }
 
-/* All rows at once, which are three chunks with this vocabulary, and each chunk's rows in a pass of their own: the same losses and gradients to the bit. */
+/* All rows at once, which are three chunks with this vocabulary, and each chunk's rows in a pass of their own: the same
+ * losses and gradients to the bit. */
 static void chunks_of_the_head_are_its_parts(void **state) {
     (void)state;
     enum { VOCAB = 1 << 18, CHUNK = 64 };   /* CHUNK rows of fp32 logits are 64 MiB */
     struct parameter table = matrix(TOKENS, 1), head[2] = {matrix(VOCAB, 3), matrix(VOCAB, 3)};
-    float *losses[2] = {random_values(TOKENS, 5), random_values(TOKENS, 6)}, *weights = random_values(TOKENS, 7), *table_gradient = NULL;
+    float *losses[2] = {random_values(TOKENS, 5), random_values(TOKENS, 6)}, *weights = random_values(TOKENS, 7),
+          *table_gradient = NULL;
     int32_t ids[TOKENS], targets[TOKENS];
-    for (int t = 0; t < TOKENS; t++) ids[t] = t, targets[t] = t % 9 ? (int32_t)random_below(8, 1, (uint64_t)t, VOCAB) : -1;
+    for (int t = 0; t < TOKENS; t++)
+        ids[t] = t, targets[t] = t % 9 ? (int32_t)random_below(8, 1, (uint64_t)t, VOCAB) : -1;
     struct memory memory;
     struct graph graph;
     begin(&graph, &memory, (size_t)96 << 20);
@@ -54,7 +61,8 @@ static void chunks_of_the_head_are_its_parts(void **state) {
         for (int row = 0; row < TOKENS; row += step) {
             const int rows = TOKENS - row < step ? TOKENS - row : step;
             graph_reset(&graph);
-            op_cross_entropy(&graph, op_embedding(&graph, &table, ids + row, rows), &head[parts], targets + row, weights + row, losses[parts] + row, NULL);
+            op_cross_entropy(&graph, op_embedding(&graph, &table, ids + row, rows), &head[parts], targets + row,
+                             weights + row, losses[parts] + row, NULL);
             graph_backward(&graph);
             assert_int_equal(graph.status, STATUS_OK);
         }
@@ -88,7 +96,8 @@ static void gradients_of_a_stream_add_up(void **state) {
     struct graph graph;
     begin(&graph, &memory, 1 << 20);
     struct tensor *x = op_embedding(&graph, &a, ids, TOKENS), *y = op_embedding(&graph, &b, ids, TOKENS);
-    op_cross_entropy(&graph, op_add(&graph, x, op_add(&graph, x, op_add(&graph, x, y))), &head, targets, weights, losses, NULL);
+    op_cross_entropy(&graph, op_add(&graph, x, op_add(&graph, x, op_add(&graph, x, y))), &head, targets, weights,
+                     losses, NULL);
     graph_backward(&graph);
     assert_int_equal(graph.status, STATUS_OK);
     assert_int_equal(memory.used, 0);
@@ -132,10 +141,13 @@ static void a_norm_of_a_product_has_gradients(void **state) {
     }
     for (int i = 0; i < WIDTH * WIDTH; i++) largest = fmaxf(largest, fabsf(gradients[0][i]));
     assert_true(largest > 0);
-    for (int i = 0; i < WIDTH * WIDTH; i++) assert_true(fabsf(gradients[1][i] - gradients[0][i]) < 0x1p-4f * largest);   /* some roundings of 2^-9 each */
+    /* some roundings of 2^-9 each */
+    for (int i = 0; i < WIDTH * WIDTH; i++) assert_true(fabsf(gradients[1][i] - gradients[0][i]) < 0x1p-4f * largest);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_of_the_head_are_its_parts), cmocka_unit_test(gradients_of_a_stream_add_up), cmocka_unit_test(a_norm_of_a_product_has_gradients)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chunks_of_the_head_are_its_parts),
+                                       cmocka_unit_test(gradients_of_a_stream_add_up),
+                                       cmocka_unit_test(a_norm_of_a_product_has_gradients)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

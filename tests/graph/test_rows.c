@@ -1,4 +1,5 @@
-/* op_rows, op_constant, op_concat: what they make, and their gradients, next to those of other readers of the same tensor, against central differences in fp64. */
+/* op_rows, op_constant, op_concat: what they make, and their gradients, next to those of other readers of the same
+ * tensor, against central differences in fp64. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,8 +15,12 @@
 
 enum { TOKENS = 11, SOME = 13, WIDTH = 5, OTHER = 3, OUT = 4 };
 
-/* The stream x [TOKENS, WIDTH] has two readers: y = [rows of RMSNorm(x) | constant] times W, and RMSNorm(x) times V. The loss is sum c y + sum e z. */
-struct problem { double x[TOKENS][WIDTH], norm[WIDTH], constant[SOME][OTHER], w[OUT][WIDTH + OTHER], v[OUT][WIDTH], c[SOME][OUT], e[TOKENS][OUT]; };
+/* The stream x [TOKENS, WIDTH] has two readers: y = [rows of RMSNorm(x) | constant] times W, and RMSNorm(x) times V.
+ * The loss is sum c y + sum e z. */
+struct problem {
+    double x[TOKENS][WIDTH], norm[WIDTH], constant[SOME][OTHER], w[OUT][WIDTH + OTHER], v[OUT][WIDTH], c[SOME][OUT],
+        e[TOKENS][OUT];
+};
 static int32_t some_rows[SOME];
 #define EPS 0.01
 
@@ -37,7 +42,8 @@ static double loss(const struct problem *p) {
 }
 
 static void fill(double *values, size_t count, uint64_t stream) {
-    for (size_t i = 0; i < count; i++) values[i] = (double)(float)(random_uniform(5, stream, i) - 0.5);   /* exact in fp32 */
+    /* exact in fp32 */
+    for (size_t i = 0; i < count; i++) values[i] = (double)(float)(random_uniform(5, stream, i) - 0.5);
 }
 
 static float *floats(const double *in, size_t count) {
@@ -58,23 +64,32 @@ static void compare(const char *what, struct problem *p, double *variables, size
         variables[i] = saved - h;
         const double below = loss(p), slope = (above - below) / (2 * h);
         variables[i] = saved;
-        if (!(fabs(slope - (double)gradient[i]) < 2e-6 * largest)) fail_msg("%s: element %zu is %.9g, the loss changes by %.9g", what, i, (double)gradient[i], slope);
+        if (!(fabs(slope - (double)gradient[i]) < 2e-6 * largest))
+            fail_msg("%s: element %zu is %.9g, the loss changes by %.9g", what, i, (double)gradient[i], slope);
     }
 }
 
 static struct parameter parameter_of(const double *values, int64_t rows, int64_t columns) {
     const size_t count = (size_t)(rows * (columns ? columns : 1));
-    return (struct parameter){.rank = columns ? 2 : 1, .shape = {rows, columns}, .count = (int64_t)count, .value = floats(values, count), .grad = floats(values, count), .compute = DTYPE_F32};
+    return (struct parameter){.rank = columns ? 2 : 1,
+                              .shape = {rows, columns},
+                              .count = (int64_t)count,
+                              .value = floats(values, count),
+                              .grad = floats(values, count),
+                              .compute = DTYPE_F32};
 }
 
 static void release(struct parameter *p) { free(p->value), free(p->grad); }
 
 static void check(enum isa isa, struct pool *pool) {
     static struct problem p;
-    fill(&p.x[0][0], TOKENS * WIDTH, 1), fill(p.norm, WIDTH, 2), fill(&p.constant[0][0], SOME * OTHER, 3), fill(&p.w[0][0], OUT * (WIDTH + OTHER), 4);
+    fill(&p.x[0][0], TOKENS * WIDTH, 1), fill(p.norm, WIDTH, 2), fill(&p.constant[0][0], SOME * OTHER, 3),
+        fill(&p.w[0][0], OUT * (WIDTH + OTHER), 4);
     fill(&p.v[0][0], OUT * WIDTH, 5), fill(&p.c[0][0], SOME * OUT, 6), fill(&p.e[0][0], TOKENS * OUT, 7);
-    for (int s = 0; s < SOME; s++) some_rows[s] = (int32_t)random_below(6, 1, (uint64_t)s, TOKENS);   /* some twice, some not at all */
-    struct parameter table = parameter_of(&p.x[0][0], TOKENS, WIDTH), norm = parameter_of(p.norm, WIDTH, 0), w = parameter_of(&p.w[0][0], OUT, WIDTH + OTHER), v = parameter_of(&p.v[0][0], OUT, WIDTH);
+    /* some twice, some not at all */
+    for (int s = 0; s < SOME; s++) some_rows[s] = (int32_t)random_below(6, 1, (uint64_t)s, TOKENS);
+    struct parameter table = parameter_of(&p.x[0][0], TOKENS, WIDTH), norm = parameter_of(p.norm, WIDTH, 0),
+                     w = parameter_of(&p.w[0][0], OUT, WIDTH + OTHER), v = parameter_of(&p.v[0][0], OUT, WIDTH);
     float *constant = floats(&p.constant[0][0], SOME * OTHER);
     int32_t ids[TOKENS];
     for (int t = 0; t < TOKENS; t++) ids[t] = t;
@@ -87,7 +102,9 @@ static void check(enum isa isa, struct pool *pool) {
         graph_init(&graph, kernels_for(isa), pool, planned ? &plan_memory : &memory, DTYPE_F32, true, planned);
         struct tensor *h = op_rmsnorm(&graph, op_embedding(&graph, &table, ids, TOKENS), &norm, (float)EPS), *y, *z;
         op_linear(&graph, h, (struct parameter *[]){&v}, 1, &z);
-        struct tensor *some = op_rows(&graph, h, some_rows, SOME), *outside = op_constant(&graph, constant, SOME, OTHER, DTYPE_F32), *both = op_concat(&graph, some, outside);
+        struct tensor *some = op_rows(&graph, h, some_rows, SOME),
+                      *outside = op_constant(&graph, constant, SOME, OTHER, DTYPE_F32),
+                      *both = op_concat(&graph, some, outside);
         op_linear(&graph, both, (struct parameter *[]){&w}, 1, &y);
         assert_int_equal(graph.status, STATUS_OK);
         if (!planned)
@@ -124,7 +141,8 @@ static void test_every_variant(void **state) {
     pool_destroy(pool);
 }
 
-/* Tensors of different types do not stand side by side, and rows of a tensor whose gradient cannot be added to have none. */
+/* Tensors of different types do not stand side by side, and rows of a tensor whose gradient cannot be added to have
+ * none. */
 static void test_refusals(void **state) {
     (void)state;
     static const int32_t rows[2] = {0, 0};

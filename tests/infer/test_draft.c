@@ -1,4 +1,5 @@
-/* Drafting: texts are the same bits with and without, whatever is drafted, accepted, refused, interrupted and begun anew; modules see what they would see in one piece; the policy keeps to its bounds. */
+/* Drafting: texts are the same bits with and without, whatever is drafted, accepted, refused, interrupted and begun
+ * anew; modules see what they would see in one piece; the policy keeps to its bounds. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,13 +26,19 @@ static struct sampler *sampler;
 static enum isa isa;
 
 static const char config_text[] =
-    "{\"architectures\": [\"DeepseekV3ForCausalLM\"], \"model_type\": \"deepseek_v3\", \"hidden_act\": \"silu\", \"hidden_size\": 48, \"intermediate_size\": 64, \"moe_intermediate_size\": 16, \"num_hidden_layers\": 2,"
-    " \"num_attention_heads\": 2, \"num_key_value_heads\": 2, \"n_routed_experts\": 6, \"n_shared_experts\": 1, \"num_experts_per_tok\": 2, \"first_k_dense_replace\": 1, \"moe_layer_freq\": 1, \"n_group\": 1, \"topk_group\": 1,"
-    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"norm_topk_prob\": true, \"routed_scaling_factor\": 1.5, \"num_nextn_predict_layers\": 2, \"q_lora_rank\": null, \"kv_lora_rank\": 64,"
-    " \"qk_nope_head_dim\": 16, \"qk_rope_head_dim\": 64, \"v_head_dim\": 16, \"vocab_size\": 320, \"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.3,"
+    "{\"architectures\": [\"DeepseekV3ForCausalLM\"], \"model_type\": \"deepseek_v3\", \"hidden_act\": \"silu\", "
+    "\"hidden_size\": 48, \"intermediate_size\": 64, \"moe_intermediate_size\": 16, \"num_hidden_layers\": 2,"
+    " \"num_attention_heads\": 2, \"num_key_value_heads\": 2, \"n_routed_experts\": 6, \"n_shared_experts\": 1, "
+    "\"num_experts_per_tok\": 2, \"first_k_dense_replace\": 1, \"moe_layer_freq\": 1, \"n_group\": 1, \"topk_group\": "
+    "1,"
+    " \"scoring_func\": \"sigmoid\", \"topk_method\": \"noaux_tc\", \"norm_topk_prob\": true, "
+    "\"routed_scaling_factor\": 1.5, \"num_nextn_predict_layers\": 2, \"q_lora_rank\": null, \"kv_lora_rank\": 64,"
+    " \"qk_nope_head_dim\": 16, \"qk_rope_head_dim\": 64, \"v_head_dim\": 16, \"vocab_size\": 320, "
+    "\"max_position_embeddings\": 512, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.3,"
     " \"tie_word_embeddings\": false, \"attention_bias\": false, \"torch_dtype\": \"float32\"}";
 
-/* Three models: of random weights, whose modules are hardly ever right; one whose next token depends on the last one alone, as do its modules', so that they always are; and one in between. */
+/* Three models: of random weights, whose modules are hardly ever right; one whose next token depends on the last one
+ * alone, as do its modules', so that they always are; and one in between. */
 enum kind { RANDOM, MIXED, ECHO, KINDS };
 static const float strength[KINDS] = { 1, 0.06f, 0 };
 
@@ -57,14 +64,17 @@ static const char *folder_of(enum kind kind) {
 static int make(void **state) {
     (void)state;
     struct error error = { 0 };
-    int failed = !mkdtemp(folder) || isa_select(&isa, &error) || tokenizer_create_bytes(&tokenizer, &error) || sampler_create(&sampler, VOCAB, &error);
+    int failed = !mkdtemp(folder) || isa_select(&isa, &error) || tokenizer_create_bytes(&tokenizer, &error) ||
+                 sampler_create(&sampler, VOCAB, &error);
     for (int kind = 0; kind < KINDS && !failed; kind++) {
         struct arena arena = { 0 };
         struct config config;
         struct model *model = NULL;
         json_t *root = NULL;
-        failed = json_parse(&root, config_text, sizeof config_text - 1, "test", &error) || config_parse(&config, root, "test", &arena, &error) ||
-                 model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) || model_allocate_training(model, &error);
+        failed = json_parse(&root, config_text, sizeof config_text - 1, "test", &error) ||
+                 config_parse(&config, root, "test", &arena, &error) ||
+                 model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+                 model_allocate_training(model, &error);
         if (!failed) {
             model_initialise(model, 7);
             if (kind != RANDOM) weaken(model, strength[kind]);
@@ -85,16 +95,20 @@ static int clean(void **state) {
     return folder_remove(folder, NULL);
 }
 
-/* ---- a model with its engine -------------------------------------------------------------------------------------------------------- */
+/* ---- a model with its engine ------------------------------------------------------------------------------------- */
 
 struct machine { struct pool *pool; struct model *model; struct engine *engine; };
 
-static struct machine machine_open(enum kind kind, int threads, enum dtype compute, enum dtype cache, int64_t max_rows) {
+static struct machine machine_open(enum kind kind, int threads, enum dtype compute, enum dtype cache,
+                                   int64_t max_rows) {
     struct machine machine = { 0 };
     struct error error = { 0 };
-    const struct model_options options = { .use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = true };
+    const struct model_options options = {
+        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = true};
     if (threads > 1) assert_int_equal(pool_create(&machine.pool, threads, &error), STATUS_OK);
-    if (model_open(&machine.model, folder_of(kind), kernels_for(isa), machine.pool, &options, &error) || engine_create(&machine.engine, machine.model, max_rows, &error)) fail_msg("%s", error.message);
+    if (model_open(&machine.model, folder_of(kind), kernels_for(isa), machine.pool, &options, &error) ||
+        engine_create(&machine.engine, machine.model, max_rows, &error))
+        fail_msg("%s", error.message);
     return machine;
 }
 
@@ -116,7 +130,7 @@ static int decide_anything(void *context) {
     return (int)random_below(whim->seed, 1, whim->round++, (uint64_t)whim->most + 1);
 }
 
-/* ---- several texts -------------------------------------------------------------------------------------------------------------------- */
+/* ---- several texts ----------------------------------------------------------------------------------------------- */
 
 #define TEXTS 7
 #define STOP(text) { text, sizeof(text) - 1 }
@@ -127,7 +141,9 @@ static void fill_options(struct options_set *set, double temperature, uint64_t s
     static const struct logit_bias bias = { 'q', 1 };
     for (int i = 0; i < TEXTS; i++) {
         struct generation_options *options = &set->of[i];
-        *options = (struct generation_options){ .sampling = sampling_default(), .max_tokens = i == 6 ? 1 + (int64_t)seed % 5 : 12 + 5 * i, .logprobs = i % 3 - 1 };
+        *options = (struct generation_options){.sampling = sampling_default(),
+                                               .max_tokens = i == 6 ? 1 + (int64_t)seed % 5 : 12 + 5 * i,
+                                               .logprobs = i % 3 - 1};
         options->sampling.temperature = temperature;
         options->sampling.seed = seed;
     }
@@ -150,8 +166,16 @@ static void fill_options(struct options_set *set, double temperature, uint64_t s
 static struct generation start(const struct machine *machine, const struct generation_options *options, int i) {
     struct generation item = { .options = options, .stream = (uint64_t)i % 4 };
     const int64_t count = i == 5 ? 150 : (i * 13 + 1) % 40 + 1;
-    for (int64_t t = 0; t < count; t++) assert_int_equal(token_list_push(&item.ids, (int32_t)random_below(5, (uint64_t)i, (uint64_t)t, 256), NULL), STATUS_OK);
-    assert_int_equal(sequence_create(&item.sequence, machine->model, count + (i == 4 ? 9 : i == 0 ? 11 : 60), NULL), STATUS_OK);   /* 4 shifts, 0 has no room to spare */
+    for (int64_t t = 0; t < count; t++)
+        assert_int_equal(token_list_push(&item.ids, (int32_t)random_below(5, (uint64_t)i, (uint64_t)t, 256), NULL),
+                         STATUS_OK);
+    /* 4 shifts, 0 has no room to spare */
+    assert_int_equal(sequence_create(&item.sequence, machine->model,
+                                     count + (i == 4   ? 9
+                                              : i == 0 ? 11
+                                                       : 60),
+                                     NULL),
+                     STATUS_OK);
     return item;
 }
 
@@ -161,7 +185,15 @@ static void finish(struct generation *item) {
 }
 
 /* All that a caller is told of each text, in order. */
-struct log { struct { int32_t ids[256]; int tokens; char said[1024]; size_t size; int events[512], count; } of[TEXTS]; };
+struct log {
+    struct {
+        int32_t ids[256];
+        int tokens;
+        char said[1024];
+        size_t size;
+        int events[512], count;
+    } of[TEXTS];
+};
 
 static bool log_token(void *context, int index, int32_t id) {
     struct log *log = context;
@@ -178,7 +210,8 @@ static bool log_text(void *context, int index, const char *text, size_t size) {
     return true;
 }
 
-static void run(const struct machine *machine, struct generation *items, int count, const struct generation_watch *watch) {
+static void run(const struct machine *machine, struct generation *items, int count,
+                const struct generation_watch *watch) {
     struct error error = { 0 };
     if (generate(machine->engine, tokenizer, sampler, items, count, watch, &error)) fail_msg("%s", error.message);
 }
@@ -200,10 +233,13 @@ static void assert_same_text(const struct generation *a, const struct generation
     assert_int_equal(a->shifts, b->shifts);
     assert_int_equal(a->sequence->length, b->sequence->length);
     assert_int_equal(a->logprobs == NULL, b->logprobs == NULL);
-    if (a->logprobs) assert_memory_equal(a->logprobs, b->logprobs, (size_t)((a->ids.count - a->prompt) * (1 + a->options->logprobs)) * sizeof *a->logprobs);
+    if (a->logprobs)
+        assert_memory_equal(a->logprobs, b->logprobs,
+                            (size_t)((a->ids.count - a->prompt) * (1 + a->options->logprobs)) * sizeof *a->logprobs);
 }
 
-static struct draft_counts compare_texts(enum kind kind, int threads, enum dtype compute, enum dtype cache, int64_t max_rows, double temperature, uint64_t seed) {
+static struct draft_counts compare_texts(enum kind kind, int threads, enum dtype compute, enum dtype cache,
+                                         int64_t max_rows, double temperature, uint64_t seed) {
     static struct log expected_log, log;
     struct machine machine = machine_open(kind, threads, compute, cache, max_rows);
     struct options_set set = { .eos = { 'e', 't' } };
@@ -240,14 +276,20 @@ static struct draft_counts compare_texts(enum kind kind, int threads, enum dtype
 
 static void texts_do_not_depend_on_drafting(void **state) {
     (void)state;
-    static const struct { int threads; enum dtype compute, cache; int64_t max_rows; } variants[] = {
-        { 1, DTYPE_F32, DTYPE_F32, 0 }, { 2, DTYPE_F32, DTYPE_BF16, 16 }, { 2, DTYPE_BF16, DTYPE_BF16, 0 }, { 1, DTYPE_BF16, DTYPE_F8_E4M3, 5 },
+    static const struct { int threads; enum dtype compute, cache; int64_t max_rows;
+    } variants[] = {
+        {1, DTYPE_F32, DTYPE_F32, 0},
+        {2, DTYPE_F32, DTYPE_BF16, 16},
+        {2, DTYPE_BF16, DTYPE_BF16, 0},
+        {1, DTYPE_BF16, DTYPE_F8_E4M3, 5},
     };
     struct draft_counts total[KINDS] = { 0 };
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
         for (int kind = 0; kind < KINDS; kind++)
             for (uint64_t seed = 0; seed < 4; seed++) {   /* 0 is greedy */
-                const struct draft_counts counts = compare_texts((enum kind)kind, variants[v].threads, variants[v].compute, variants[v].cache, variants[v].max_rows, seed ? 0.5 * (double)seed : 0, seed);
+                const struct draft_counts counts = compare_texts(
+                    (enum kind)kind, variants[v].threads, variants[v].compute, variants[v].cache, variants[v].max_rows,
+                    seed ? 0.5 * (double)seed : 0, seed);
                 for (int d = 0; d < DEPTHS; d++) {
                     total[kind].offered[d] += counts.offered[d];
                     total[kind].accepted[d] += counts.accepted[d];
@@ -255,9 +297,12 @@ static void texts_do_not_depend_on_drafting(void **state) {
             }
     /* all of it was exercised: hardly any, some, and nearly all drafts are right (but those that the end cut off) */
     for (int d = 0; d < DEPTHS; d++) {
-        const double share[KINDS] = { (double)total[0].accepted[d] / (double)total[0].offered[d], (double)total[1].accepted[d] / (double)total[1].offered[d], (double)total[2].accepted[d] / (double)total[2].offered[d] };
+        const double share[KINDS] = {(double)total[0].accepted[d] / (double)total[0].offered[d],
+                                     (double)total[1].accepted[d] / (double)total[1].offered[d],
+                                     (double)total[2].accepted[d] / (double)total[2].offered[d]};
         assert_true(total[RANDOM].offered[d] > 1000);
-        if (!(share[RANDOM] < 0.2 && share[MIXED] > 0.15 && share[MIXED] < 0.95 && share[ECHO] > 0.97)) fail_msg("depth %d: accepted %g, %g, %g", d + 1, share[0], share[1], share[2]);
+        if (!(share[RANDOM] < 0.2 && share[MIXED] > 0.15 && share[MIXED] < 0.95 && share[ECHO] > 0.97))
+            fail_msg("depth %d: accepted %g, %g, %g", d + 1, share[0], share[1], share[2]);
     }
 }
 
@@ -268,7 +313,11 @@ static void the_context_may_end_anywhere(void **state) {
         for (int64_t capacity = 1; capacity < 9; capacity++)
             for (int shift = 0; shift < 2; shift++)
                 for (int64_t most = 1; most < 13; most += most < 5 ? 1 : 7) {
-                    struct generation_options options = { .sampling = sampling_default(), .max_tokens = most, .logprobs = 0, .shift = shift, .keep = shift };
+                    struct generation_options options = {.sampling = sampling_default(),
+                                                         .max_tokens = most,
+                                                         .logprobs = 0,
+                                                         .shift = shift,
+                                                         .keep = shift};
                     struct generation items[2] = { { .options = &options }, { .options = &options } };
                     for (int i = 0; i < 2; i++) {
                         set_draft(&machine, i ? DRAFT_ALWAYS : DRAFT_OFF, 0);
@@ -303,9 +352,11 @@ static void texts_go_on_where_they_were(void **state) {
             for (int turn = 0; turn < 6; turn++) {
                 for (int i = 0; i < 2; i++) {
                     set_draft(&machine, i && draft ? DRAFT_ALWAYS : DRAFT_OFF, draft == 1 ? 1 : 0);
-                    if (i && draft == 2) machine.engine->policy.decide = decide_anything, machine.engine->policy.decide_context = &whim;
+                    if (i && draft == 2)
+                        machine.engine->policy.decide = decide_anything, machine.engine->policy.decide_context = &whim;
                     if (i && turn == 3) set_draft(&machine, DRAFT_OFF, 0);   /* a turn without */
-                    if (turn == 2 || turn == 4) {   /* another past, near or far: what is behind it is refused by the record */
+                    /* another past, near or far: what is behind it is refused by the record */
+                    if (turn == 2 || turn == 4) {
                         items[i].ids.count -= turn == 2 ? 4 : 30;
                         sequence_rewind(items[i].sequence, items[i].ids.count - (turn == 2));
                         items[i].ids.ids[items[i].ids.count - 1] = 'x';
@@ -317,7 +368,10 @@ static void texts_go_on_where_they_were(void **state) {
                         run(&machine, &items[i], 1, &watch);
                         assert_int_equal(items[i].finish, FINISH_INTERRUPTED);
                         assert_int_equal(items[i].sequence->length, items[i].ids.count - 1);
-                        const struct generation_options rest = { .sampling = part.sampling, .max_tokens = 10 - (items[i].ids.count - items[i].prompt), .logprobs = 1 };
+                        const struct generation_options rest = {.sampling = part.sampling,
+                                                                .max_tokens = 10 -
+                                                                              (items[i].ids.count - items[i].prompt),
+                                                                .logprobs = 1};
                         items[i].options = &rest;
                         run(&machine, &items[i], 1, NULL);
                         items[i].options = &part;
@@ -335,7 +389,7 @@ static void texts_go_on_where_they_were(void **state) {
     }
 }
 
-/* ---- what modules see ------------------------------------------------------------------------------------------------------------------- */
+/* ---- what modules see -------------------------------------------------------------------------------------------- */
 
 struct seen { float logits[DEPTHS][VOCAB]; int32_t forced[DEPTHS]; int count; };
 static int32_t see(void *context, int index, struct draft *draft, const float *logits) {
@@ -356,9 +410,12 @@ static struct seen look(const struct machine *machine, struct sequence *sequence
     return seen;
 }
 
-static void feed(const struct machine *machine, struct sequence *sequence, const int32_t *ids, int64_t count, int64_t chunk) {
+static void feed(const struct machine *machine, struct sequence *sequence, const int32_t *ids, int64_t count,
+                 int64_t chunk) {
     struct error error = { 0 };
-    if (engine_feed(machine->engine, &(struct feed){ .sequence = sequence, .ids = ids, .count = count }, 1, chunk, &error)) fail_msg("%s", error.message);
+    if (engine_feed(machine->engine, &(struct feed){.sequence = sequence, .ids = ids, .count = count}, 1, chunk,
+                    &error))
+        fail_msg("%s", error.message);
 }
 
 static struct sequence *new_sequence(const struct machine *machine) {
@@ -375,10 +432,12 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
     for (int t = 0; t < LONG + DEPTHS + 1; t++) ids[t] = (int32_t)random_below(11, 0, (uint64_t)t, VOCAB);
     for (int t = 0; t < LONG; t++) other[t] = (int32_t)random_below(12, 0, (uint64_t)t, VOCAB);
     for (int threads = 1; threads < 3; threads++) {
-        struct machine whole = machine_open(RANDOM, 1, DTYPE_F32, DTYPE_F32, 0), machine = machine_open(RANDOM, threads, DTYPE_F32, DTYPE_F32, 40);
+        struct machine whole = machine_open(RANDOM, 1, DTYPE_F32, DTYPE_F32, 0),
+                       machine = machine_open(RANDOM, threads, DTYPE_F32, DTYPE_F32, 40);
         set_draft(&whole, DRAFT_ALWAYS, 0), set_draft(&machine, DRAFT_ALWAYS, 0);
         for (int64_t length = 1; length <= LONG; length += length < 40 ? 3 : 41) {
-            struct sequence *at_once = new_sequence(&whole), *parts = new_sequence(&machine), *copy = new_sequence(&machine);
+            struct sequence *at_once = new_sequence(&whole), *parts = new_sequence(&machine),
+                            *copy = new_sequence(&machine);
             feed(&whole, at_once, ids, length, 0);
             const struct seen expected = look(&whole, at_once, ids);
             assert_int_equal(expected.count, DEPTHS);
@@ -430,7 +489,8 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
                 const struct seen seen = look(&machine, sequence, ids);
                 assert_int_equal(seen.count, DEPTHS);
                 assert_memory_equal(seen.logits, expected.logits, sizeof seen.logits);
-                assert_int_equal(look(&machine, sequence, ids).count, DEPTHS);   /* and again: no row is due, the last one is computed once more */
+                /* and again: no row is due, the last one is computed once more */
+                assert_int_equal(look(&machine, sequence, ids).count, DEPTHS);
             }
             sequence_destroy(at_once), sequence_destroy(parts), sequence_destroy(copy);
         }
@@ -438,7 +498,8 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
     }
 }
 
-/* Where inputs are missing a module begins with what there is, and a sequence that nobody fed through an engine with modules gets no drafts. */
+/* Where inputs are missing a module begins with what there is, and a sequence that nobody fed through an engine with
+ * modules gets no drafts. */
 static void modules_begin_anew(void **state) {
     (void)state;
     int32_t ids[LONG + DEPTHS + 1];
@@ -474,11 +535,13 @@ static void modules_begin_anew(void **state) {
     machine_close(&machine);
 }
 
-/* ---- the policy --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the policy -------------------------------------------------------------------------------------------------- */
 
-/* A machine on which a plain pass takes 1, one with drafts `cost`, a fourth of what it takes more in the modules; drafts are accepted with probability `a`. */
+/* A machine on which a plain pass takes 1, one with drafts `cost`, a fourth of what it takes more in the modules;
+ * drafts are accepted with probability `a`. */
 struct play { double time; int64_t tokens, drafted_rounds; };
-static struct play play(struct draft_policy *policy, int64_t tokens, double cost, double a, uint64_t seed, double noise) {
+static struct play play(struct draft_policy *policy, int64_t tokens, double cost, double a, uint64_t seed,
+                        double noise) {
     struct play play = { 0 };
     struct draft_text text = { 0 };
     struct draft_counts counts = { 0 };
@@ -486,7 +549,8 @@ static struct play play(struct draft_policy *policy, int64_t tokens, double cost
         const int depths = draft_policy_depths(policy, 1);
         int accepted = 0;
         while (accepted < depths && random_uniform(seed, (uint64_t)accepted, round) < a) accepted++;
-        const double more = depths ? (cost - 1) * depths : 0, disturbed = random_uniform(seed, 9, round) < noise ? 20 : 0;
+        const double more = depths ? (cost - 1) * depths : 0,
+                     disturbed = random_uniform(seed, 9, round) < noise ? 20 : 0;
         play.time += 1 + more;
         play.tokens += 1 + accepted;
         play.drafted_rounds += depths > 0;
@@ -506,9 +570,12 @@ static void drafting_never_costs_more_than_two_percent(void **state) {
                     struct draft_policy policy;
                     draft_policy_begin(&policy, DRAFT_AUTO, depths);
                     const struct play result = play(&policy, 256, costs[c], rates[r], seed, 0.05);
-                    const double last = depths * (costs[c] - 1);   /* the round that uses up the credit may be this much too long */
-                    if (result.time > (double)result.tokens + 1.0001 * (DRAFT_CREDIT + 256 * DRAFT_REFILL + last)) fail_msg("cost %g, rate %g: %g", costs[c], rates[r], result.time / (double)result.tokens);
-                    if (last <= 1 && result.time > 1.02 * (double)result.tokens + 1e-9) fail_msg("cost %g, rate %g: %g", costs[c], rates[r], result.time / (double)result.tokens);
+                    /* the round that uses up the credit may be this much too long */
+                    const double last = depths * (costs[c] - 1);
+                    if (result.time > (double)result.tokens + 1.0001 * (DRAFT_CREDIT + 256 * DRAFT_REFILL + last))
+                        fail_msg("cost %g, rate %g: %g", costs[c], rates[r], result.time / (double)result.tokens);
+                    if (last <= 1 && result.time > 1.02 * (double)result.tokens + 1e-9)
+                        fail_msg("cost %g, rate %g: %g", costs[c], rates[r], result.time / (double)result.tokens);
                 }
 }
 
@@ -521,7 +588,8 @@ static void drafting_goes_on_where_it_pays(void **state) {
             draft_policy_begin(&policy, DRAFT_AUTO, 1);
             const struct play result = play(&policy, 2000, cases[c].cost, cases[c].rate, seed, seed % 2 ? 0.05 : 0);
             const double formula = (1 + cases[c].rate) / cases[c].cost, reached = (double)result.tokens / result.time;
-            if (reached - 1 < 0.6 * (formula - 1)) fail_msg("cost %g, rate %g: %g of %g", cases[c].cost, cases[c].rate, reached, formula);
+            if (reached - 1 < 0.6 * (formula - 1))
+                fail_msg("cost %g, rate %g: %g of %g", cases[c].cost, cases[c].rate, reached, formula);
             if (seed % 2) continue;   /* disturbed: what was measured is near the truth, not it */
             assert_true(fabs(draft_policy_cost(&policy, 1) - cases[c].cost) < 1e-6);
             assert_true(fabs(draft_policy_predicted(&policy, 1) - formula) < 0.35);

@@ -24,15 +24,20 @@ static int32_t ids[SEQUENCES][LONGEST];
 static char folder[] = "/tmp/test_engine_XXXXXX";
 
 /* V1, and latent attention with dimensions that every type of cache has. */
-#define COMMON                                                                                                                                            \
-    "\"hidden_act\": \"silu\", \"hidden_size\": 48, \"intermediate_size\": 80, \"num_hidden_layers\": 2, \"vocab_size\": 97, \"max_position_embeddings\": 512," \
-    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.2, \"tie_word_embeddings\": false, \"attention_bias\": false, \"torch_dtype\": \"float32\"}"
+#define COMMON                                                                                                         \
+    "\"hidden_act\": \"silu\", \"hidden_size\": 48, \"intermediate_size\": 80, \"num_hidden_layers\": 2, "             \
+    "\"vocab_size\": 97, \"max_position_embeddings\": 512,"                                                            \
+    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.2, \"tie_word_embeddings\": false, "   \
+    "\"attention_bias\": false, \"torch_dtype\": \"float32\"}"
 enum kind { V1, LATENT, KINDS };
 static const char *const kind_names[KINDS] = { "v1", "latent" };
 static const char *const config_texts[KINDS] = {
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_attention_heads\": 6, \"num_key_value_heads\": 2, " COMMON,
-    "{\"architectures\": [\"DeepseekV2ForCausalLM\"], \"model_type\": \"deepseek_v2\", \"num_attention_heads\": 3, \"kv_lora_rank\": 64, \"qk_nope_head_dim\": 20, \"qk_rope_head_dim\": 64,"
-    " \"v_head_dim\": 12, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": 32, \"mscale\": 0.707, \"mscale_all_dim\": 0.707}, " COMMON,
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_attention_heads\": 6, "
+    "\"num_key_value_heads\": 2, " COMMON,
+    "{\"architectures\": [\"DeepseekV2ForCausalLM\"], \"model_type\": \"deepseek_v2\", \"num_attention_heads\": 3, "
+    "\"kv_lora_rank\": 64, \"qk_nope_head_dim\": 20, \"qk_rope_head_dim\": 64,"
+    " \"v_head_dim\": 12, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 4, \"original_max_position_embeddings\": "
+    "32, \"mscale\": 0.707, \"mscale_all_dim\": 0.707}, " COMMON,
 };
 
 static const char *folder_of(enum kind kind) {
@@ -51,8 +56,12 @@ static int make_folder(void **state) {
         struct config config;
         struct model *model = NULL;
         json_t *root = NULL;
-        if (json_parse(&root, config_texts[kind], strlen(config_texts[kind]), "test", &error) || config_parse(&config, root, "test", &arena, &error)) return 1;
-        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) || model_allocate_training(model, &error)) return 1;
+        if (json_parse(&root, config_texts[kind], strlen(config_texts[kind]), "test", &error) ||
+            config_parse(&config, root, "test", &arena, &error))
+            return 1;
+        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+            model_allocate_training(model, &error))
+            return 1;
         model_initialise(model, 1);
         if (model_export(model, folder_of((enum kind)kind), DTYPE_F32, &error)) return 1;
         model_destroy(model);
@@ -72,11 +81,16 @@ static int remove_folder(void **state) {
 static struct model *open_kind(enum kind kind, enum isa isa, struct pool *pool, enum dtype compute, int cache) {
     struct error error;
     struct model *model = NULL;
-    assert_int_equal(model_open(&model, folder_of(kind), kernels_for(isa), pool, &(struct model_options){.use = MODEL_INFERENCE, .compute = (int)compute, .cache = cache}, &error), STATUS_OK);
+    assert_int_equal(
+        model_open(&model, folder_of(kind), kernels_for(isa), pool,
+                   &(struct model_options){.use = MODEL_INFERENCE, .compute = (int)compute, .cache = cache}, &error),
+        STATUS_OK);
     return model;
 }
 
-static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute) { return open_kind(V1, isa, pool, compute, DTYPE_COUNT); }
+static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute) {
+    return open_kind(V1, isa, pool, compute, DTYPE_COUNT);
+}
 
 static struct engine *new_engine(struct model *model, int64_t max_rows) {
     struct error error;
@@ -104,7 +118,9 @@ static float *new_logits(int64_t rows) {
     return logits;
 }
 
-static void same_bits(const float *a, const float *b, int64_t rows) { assert_memory_equal(a, b, (size_t)(rows * VOCAB) * sizeof *a); }
+static void same_bits(const float *a, const float *b, int64_t rows) {
+    assert_memory_equal(a, b, (size_t)(rows * VOCAB) * sizeof *a);
+}
 
 /* Every logit of every sequence, each sequence alone, in one pass. */
 static void expected_logits(struct model *model, float *expected[SEQUENCES]) {
@@ -112,7 +128,8 @@ static void expected_logits(struct model *model, float *expected[SEQUENCES]) {
     for (int s = 0; s < SEQUENCES; s++) {
         struct sequence *sequence = new_sequence(model, lengths[s]);
         expected[s] = new_logits(lengths[s]);
-        const struct feed feed = { .sequence = sequence, .ids = ids[s], .count = lengths[s], .logits = expected[s], .every_logit = true };
+        const struct feed feed = {
+            .sequence = sequence, .ids = ids[s], .count = lengths[s], .logits = expected[s], .every_logit = true};
         feed_all(engine, &feed, 1, 0);
         assert_int_equal(sequence->length, lengths[s]);
         sequence_destroy(sequence);
@@ -120,11 +137,13 @@ static void expected_logits(struct model *model, float *expected[SEQUENCES]) {
     engine_destroy(engine);
 }
 
-static void check_batch(struct model *model, float *const expected[SEQUENCES], int64_t chunk, int64_t max_rows, bool every) {
+static void check_batch(struct model *model, float *const expected[SEQUENCES], int64_t chunk, int64_t max_rows,
+                        bool every) {
     struct engine *engine = new_engine(model, max_rows);
     struct feed feeds[SEQUENCES];
     for (int s = 0; s < SEQUENCES; s++)
-        feeds[s] = (struct feed){ new_sequence(model, lengths[s] + s), ids[s], lengths[s], new_logits(every ? lengths[s] : 1), every };
+        feeds[s] = (struct feed){new_sequence(model, lengths[s] + s), ids[s], lengths[s],
+                                 new_logits(every ? lengths[s] : 1), every};
     feed_all(engine, feeds, SEQUENCES, chunk);
     for (int s = 0; s < SEQUENCES; s++) {
         if (every) same_bits(feeds[s].logits, expected[s], lengths[s]);
@@ -137,13 +156,17 @@ static void check_batch(struct model *model, float *const expected[SEQUENCES], i
 }
 
 /* What a sequence may keep: the compute type, or another one. */
-static const struct { enum kind kind; enum dtype compute, cache; } variants[] = {
-    { V1, DTYPE_F32, DTYPE_F32 }, { V1, DTYPE_BF16, DTYPE_BF16 }, { V1, DTYPE_F32, DTYPE_BF16 },
-    { LATENT, DTYPE_F32, DTYPE_F32 }, { LATENT, DTYPE_BF16, DTYPE_BF16 }, { LATENT, DTYPE_F32, DTYPE_BF16 }, { LATENT, DTYPE_BF16, DTYPE_F32 }, { LATENT, DTYPE_F32, DTYPE_F8_E4M3 }, { LATENT, DTYPE_BF16, DTYPE_F8_E4M3 },
+static const struct { enum kind kind; enum dtype compute, cache;
+} variants[] = {
+    {V1, DTYPE_F32, DTYPE_F32},      {V1, DTYPE_BF16, DTYPE_BF16},       {V1, DTYPE_F32, DTYPE_BF16},
+    {LATENT, DTYPE_F32, DTYPE_F32},  {LATENT, DTYPE_BF16, DTYPE_BF16},   {LATENT, DTYPE_F32, DTYPE_BF16},
+    {LATENT, DTYPE_BF16, DTYPE_F32}, {LATENT, DTYPE_F32, DTYPE_F8_E4M3}, {LATENT, DTYPE_BF16, DTYPE_F8_E4M3},
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
-static struct model *open_variant(size_t v, enum isa isa, struct pool *pool) { return open_kind(variants[v].kind, isa, pool, variants[v].compute, (int)variants[v].cache); }
+static struct model *open_variant(size_t v, enum isa isa, struct pool *pool) {
+    return open_kind(variants[v].kind, isa, pool, variants[v].compute, (int)variants[v].cache);
+}
 
 static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
     (void)state;
@@ -155,7 +178,8 @@ static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
         if (!isa_available((enum isa)isa)) continue;
         for (size_t v = 0; v < VARIANTS; v++) {
             float *expected[SEQUENCES];
-            const bool slow = isa == ISA_REFERENCE && variants[v].kind == LATENT, few = slow || variants[v].compute != variants[v].cache;
+            const bool slow = isa == ISA_REFERENCE && variants[v].kind == LATENT,
+                       few = slow || variants[v].compute != variants[v].cache;
             if (slow && variants[v].compute != variants[v].cache && v + 1 < VARIANTS) continue;
             for (int p = 0; p < 2; p++) {
                 struct model *model = open_variant(v, (enum isa)isa, pools[p]);
@@ -185,9 +209,11 @@ static void logits_depend_on_the_tokens(void **state) {
     int32_t other[64];
     memcpy(other, ids[0], sizeof other);
     other[0] = (other[0] + 1) % VOCAB;
-    struct feed feeds[2] = { { new_sequence(model, 64), ids[0], 64, new_logits(64), true }, { new_sequence(model, 64), other, 64, new_logits(64), true } };
+    struct feed feeds[2] = {{new_sequence(model, 64), ids[0], 64, new_logits(64), true},
+                            {new_sequence(model, 64), other, 64, new_logits(64), true}};
     feed_all(engine, feeds, 2, 0);
-    for (int t = 0; t < 64; t++) assert_memory_not_equal(feeds[0].logits + t * VOCAB, feeds[1].logits + t * VOCAB, VOCAB * sizeof(float));
+    for (int t = 0; t < 64; t++)
+        assert_memory_not_equal(feeds[0].logits + t * VOCAB, feeds[1].logits + t * VOCAB, VOCAB * sizeof(float));
     for (int i = 0; i < 2; i++) sequence_destroy(feeds[i].sequence), free(feeds[i].logits);
     engine_destroy(engine);
     model_destroy(model);
@@ -247,7 +273,8 @@ static void refused(struct engine *engine, const struct feed *feeds, int count, 
 
 static void bad_feeds_change_nothing(void **state) {
     (void)state;
-    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32), *stranger = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32),
+                 *stranger = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
     struct engine *engine = new_engine(model, 4);
     struct sequence *a = new_sequence(model, 10), *b = new_sequence(model, 10), *foreign = new_sequence(stranger, 10);
     struct feed feeds[2] = { { a, ids[0], 6, NULL, false }, { b, ids[1], 6, NULL, false } };
@@ -296,7 +323,8 @@ static bool record_pass(void *context, int64_t rows) {
     return true;
 }
 
-/* Rounds end at multiples of the chunk, wherever a sequence begins; a round that has more rows than a pass goes on in the next one. */
+/* Rounds end at multiples of the chunk, wherever a sequence begins; a round that has more rows than a pass goes on in
+ * the next one. */
 static void rounds_end_at_absolute_multiples(void **state) {
     (void)state;
     struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32);

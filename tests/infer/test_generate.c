@@ -1,4 +1,5 @@
-/* Generation: stop strings however the text is cut into tokens, whole characters, independent neighbours, resumption, full contexts, interruption, ends, log-probabilities. */
+/* Generation: stop strings however the text is cut into tokens, whole characters, independent neighbours, resumption,
+ * full contexts, interruption, ends, log-probabilities. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -31,9 +32,12 @@ static int32_t story_ids[STORY_SIZE][STORY_SIZE + 1];   /* the token of story[fr
 static int defined;
 
 static const char config_text[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": 32, \"intermediate_size\": 48,"
-    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"vocab_size\": 320, \"max_position_embeddings\": 256,"
-    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.3, \"tie_word_embeddings\": false, \"attention_bias\": false, \"torch_dtype\": \"float32\"}";
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": "
+    "32, \"intermediate_size\": 48,"
+    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"vocab_size\": 320, "
+    "\"max_position_embeddings\": 256,"
+    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.3, \"tie_word_embeddings\": false, "
+    "\"attention_bias\": false, \"torch_dtype\": \"float32\"}";
 
 /* `bytes`, and one added token for each part of the story that is longer than a byte. */
 static int make_tokenizer(struct error *error) {
@@ -55,7 +59,9 @@ static int make_tokenizer(struct error *error) {
             if (same >= 0) continue;
             char part[STORY_SIZE + 1] = "";
             memcpy(part, &STORY[from], (size_t)(to - from));
-            json_array_append_new(added, json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", next++, "content", part, "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 0));
+            json_array_append_new(added,
+                                  json_pack("{s:i,s:s,s:b,s:b,s:b,s:b,s:b}", "id", next++, "content", part,
+                                            "single_word", 0, "lstrip", 0, "rstrip", 0, "normalized", 0, "special", 0));
         }
     defined = next;
     int failed = json_save_path(root, path, error) || tokenizer_load(&tokenizer, folder, error);
@@ -79,15 +85,22 @@ static int make(void **state) {
     struct model *made = NULL;
     json_t *root = NULL;
     if (!mkdtemp(folder)) return 1;
-    if (json_parse(&root, config_text, sizeof config_text - 1, "test", &error) || config_parse(&config, root, "test", &arena, &error)) return 1;
-    if (model_create(&made, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) || model_allocate_training(made, &error)) return 1;
+    if (json_parse(&root, config_text, sizeof config_text - 1, "test", &error) ||
+        config_parse(&config, root, "test", &arena, &error))
+        return 1;
+    if (model_create(&made, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+        model_allocate_training(made, &error))
+        return 1;
     model_initialise(made, 1);
     if (model_export(made, folder, DTYPE_F32, &error)) return 1;
     model_destroy(made);
     json_decref(root);
     arena_free(&arena);
-    int failed = make_tokenizer(&error) || model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_F32, .cache = DTYPE_COUNT}, &error) || engine_create(&engine, model, 0, &error) ||
-                 sampler_create(&sampler, VOCAB, &error);
+    int failed = make_tokenizer(&error) ||
+                 model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL,
+                            &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_F32, .cache = DTYPE_COUNT},
+                            &error) ||
+                 engine_create(&engine, model, 0, &error) || sampler_create(&sampler, VOCAB, &error);
     if (failed) fprintf(stderr, "%s\n", error.message);
     return failed;
 }
@@ -107,7 +120,8 @@ static struct generation_options greedy(int64_t max_tokens) {
     return options;
 }
 
-static struct generation start(const struct generation_options *options, const int32_t *ids, int64_t count, int64_t capacity, uint64_t stream) {
+static struct generation start(const struct generation_options *options, const int32_t *ids, int64_t count,
+                               int64_t capacity, uint64_t stream) {
     struct generation item = { .options = options, .stream = stream };
     assert_int_equal(token_list_append(&item.ids, ids, count, NULL), STATUS_OK);
     assert_int_equal(sequence_create(&item.sequence, model, capacity, NULL), STATUS_OK);
@@ -124,7 +138,7 @@ static void run(struct generation *items, int count, const struct generation_wat
     if (generate(engine, tokenizer, sampler, items, count, watch, &error)) fail_msg("%s", error.message);
 }
 
-/* ---- a written script: the tokens that a greedy model is made to choose --------------------------------------------------------- */
+/* ---- a written script: the tokens that a greedy model is made to choose ------------------------------------------ */
 
 struct script {
     const int32_t *ids;
@@ -195,7 +209,8 @@ static int expected_end(const char *text, int size, const struct stop_string *st
 static int expected_held(const char *text, int size, const struct stop_string *stops, int count) {
     for (int from = 0; from < size; from++)
         for (int s = 0; s < count; s++)
-            if ((int)stops[s].size > size - from && memcmp(text + from, stops[s].text, (size_t)(size - from)) == 0) return size - from;
+            if ((int)stops[s].size > size - from && memcmp(text + from, stops[s].text, (size_t)(size - from)) == 0)
+                return size - from;
     return 0;
 }
 
@@ -204,8 +219,16 @@ static int expected_held(const char *text, int size, const struct stop_string *s
 static void stop_strings_do_not_depend_on_tokens(void **state) {
     (void)state;
     static const struct stop_string sets[][4] = {
-        { STOP("ababc") }, { STOP("abc"), STOP("ba") }, { STOP("babc"), STOP("c"), STOP("abc") }, { STOP("c"), STOP("bc"), STOP("zz") }, { STOP("abab"), STOP("b") }, { STOP("xabababcyz") },
-        { STOP("y") }, { STOP("x") }, { STOP("abababcz"), STOP("babcy") }, { STOP("zzz") },
+        {STOP("ababc")},
+        {STOP("abc"), STOP("ba")},
+        {STOP("babc"), STOP("c"), STOP("abc")},
+        {STOP("c"), STOP("bc"), STOP("zz")},
+        {STOP("abab"), STOP("b")},
+        {STOP("xabababcyz")},
+        {STOP("y")},
+        {STOP("x")},
+        {STOP("abababcz"), STOP("babcy")},
+        {STOP("zzz")},
     };
     struct sequence *sequence;
     assert_int_equal(sequence_create(&sequence, model, 16, NULL), STATUS_OK);
@@ -251,18 +274,37 @@ static void text_is_whole_characters(void **state) {
     struct sequence *sequence;
     int32_t ids[64];
     assert_int_equal(sequence_create(&sequence, model, 64, NULL), STATUS_OK);
-    static const struct { const char *bytes; int size; const char *text; int text_size; struct stop_string stop; enum finish finish; } cases[] = {
-        { "\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\0z", 11, "é€😀\0z", 11, { 0 }, FINISH_LENGTH },
-        { "a\0b\0c", 5, "a\0b", 3, { "\0c", 2 }, FINISH_STOP },
-        { "\0", 1, "", 0, { "\0", 1 }, FINISH_STOP },
-        { "a\xE2\x82", 3, "a\xEF\xBF\xBD", 4, { 0 }, FINISH_LENGTH },                    /* ends within a character */
-        { "a\xE2\x82", 3, "a", 1, { "\xEF\xBF\xBD", 3 }, FINISH_STOP },                  /* and that end is a stop string */
-        { "\xFF" "b\xC3" "c", 4, "\xEF\xBF\xBD" "b\xEF\xBF\xBD" "c", 8, { 0 }, FINISH_LENGTH },
-        { "x\xC3\xA8\xC3\xA9y", 6, "x\xC3\xA8", 3, { "\xC3\xA9", 2 }, FINISH_STOP },     /* \xC3 alone is no part of the stop string */
+    static const struct {
+        const char *bytes;
+        int size;
+        const char *text;
+        int text_size;
+        struct stop_string stop;
+        enum finish finish;
+    } cases[] = {
+        {"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\0z", 11, "é€😀\0z", 11, {0}, FINISH_LENGTH},
+        {"a\0b\0c", 5, "a\0b", 3, {"\0c", 2}, FINISH_STOP},
+        {"\0", 1, "", 0, {"\0", 1}, FINISH_STOP},
+        {"a\xE2\x82", 3, "a\xEF\xBF\xBD", 4, {0}, FINISH_LENGTH}, /* ends within a character */
+        /* and that end is a stop string */
+        {"a\xE2\x82", 3, "a", 1, {"\xEF\xBF\xBD", 3}, FINISH_STOP},
+        {"\xFF"
+         "b\xC3"
+         "c",
+         4,
+         "\xEF\xBF\xBD"
+         "b\xEF\xBF\xBD"
+         "c",
+         8,
+         {0},
+         FINISH_LENGTH},
+        /* \xC3 alone is no part of the stop string */
+        {"x\xC3\xA8\xC3\xA9y", 6, "x\xC3\xA8", 3, {"\xC3\xA9", 2}, FINISH_STOP},
     };
     for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
         struct script script = { .options.stop_count = cases[c].stop.size > 0, .options.stops = { cases[c].stop } };
-        struct generation item = play(&script, ids_of_bytes(cases[c].bytes, cases[c].size, ids), cases[c].size, sequence);
+        struct generation item = play(&script, ids_of_bytes(cases[c].bytes, cases[c].size, ids), cases[c].size,
+                                      sequence);
         assert_int_equal(item.finish, cases[c].finish);
         assert_int_equal(item.text_size, cases[c].text_size);
         assert_memory_equal(item.text, cases[c].text, item.text_size);
@@ -279,7 +321,7 @@ static void text_is_whole_characters(void **state) {
     sequence_destroy(sequence);
 }
 
-/* ---- watching ------------------------------------------------------------------------------------------------------------------- */
+/* ---- watching ---------------------------------------------------------------------------------------------------- */
 
 struct counter { int64_t bytes, rows, passes, stop_at_pass, tokens, stop_at_token, texts, stop_at_text; int stopped; };
 
@@ -302,13 +344,15 @@ static bool count_text(void *context, int index, const char *text, size_t size) 
 
 static const int32_t prompt[5] = { 11, 60, 2, 99, 140 };
 
-/* ---- several texts ---------------------------------------------------------------------------------------------------------------- */
+/* ---- several texts ----------------------------------------------------------------------------------------------- */
 
 #define TEXTS 6
 
-static void fill_options(struct generation_options options[TEXTS], const int32_t eos[2], const struct logit_bias *bias) {
+static void fill_options(struct generation_options options[TEXTS], const int32_t eos[2],
+                         const struct logit_bias *bias) {
     for (int i = 0; i < TEXTS; i++) {
-        options[i] = (struct generation_options){ .sampling = sampling_default(), .max_tokens = 10 + 7 * i, .logprobs = i % 3 - 1 + (i == 5 ? 10 : 0) };
+        options[i] = (struct generation_options){
+            .sampling = sampling_default(), .max_tokens = 10 + 7 * i, .logprobs = i % 3 - 1 + (i == 5 ? 10 : 0)};
         options[i].sampling.seed = (uint64_t)i / 2;
     }
     options[0].sampling.temperature = 0;
@@ -343,7 +387,9 @@ static void assert_same_text(const struct generation *a, const struct generation
     assert_int_equal(a->text_tokens, b->text_tokens);
     assert_int_equal(a->shifts, b->shifts);
     assert_int_equal(a->logprobs == NULL, b->logprobs == NULL);
-    if (a->logprobs) assert_memory_equal(a->logprobs, b->logprobs, (size_t)((a->ids.count - a->prompt) * (1 + a->options->logprobs)) * sizeof *a->logprobs);
+    if (a->logprobs)
+        assert_memory_equal(a->logprobs, b->logprobs,
+                            (size_t)((a->ids.count - a->prompt) * (1 + a->options->logprobs)) * sizeof *a->logprobs);
 }
 
 static void texts_do_not_depend_on_their_neighbours(void **state) {
@@ -412,7 +458,7 @@ static void the_same_prompt_is_computed_once(void **state) {
     }
 }
 
-/* ---- one text, in parts ------------------------------------------------------------------------------------------------------------ */
+/* ---- one text, in parts ------------------------------------------------------------------------------------------ */
 
 static void a_text_goes_on_where_it_was(void **state) {
     (void)state;
@@ -444,7 +490,8 @@ static void a_text_goes_on_where_it_was(void **state) {
     finish(&whole), finish(&parts);
 }
 
-/* The greedy text by hand: logits after each token, the first `keep` ids and the context's last half when it is full, half of it together. */
+/* The greedy text by hand: logits after each token, the first `keep` ids and the context's last half when it is full,
+ * half of it together. */
 static void greedy_by_hand(int64_t capacity, int64_t keep, int64_t count, int32_t *ids) {
     struct sequence *sequence;
     float logits[VOCAB];
@@ -556,7 +603,8 @@ static void interruption_keeps_what_was_said(void **state) {
         if (which == 2) counter.stop_at_token = 4;
         if (which == 3) counter.stop_at_text = 2;
         struct generation items[2] = { start(&options, prompt, 5, 64, 0), start(&options, prompt, 4, 64, 0) };
-        const struct generation_watch watch = { .context = &counter, .pass = count_pass, .token = count_token, .text = count_text };
+        const struct generation_watch watch = {
+            .context = &counter, .pass = count_pass, .token = count_token, .text = count_text};
         run(items, 2, &watch);
         assert_int_equal(items[0].finish, which < 2 ? FINISH_INTERRUPTED : FINISH_LENGTH);
         assert_int_equal(items[1].finish, FINISH_INTERRUPTED);
@@ -643,7 +691,8 @@ static void log_probabilities_are_those_of_the_logits(void **state) {
     float logits[11 * VOCAB];
     struct sequence *sequence;
     assert_int_equal(sequence_create(&sequence, model, 64, NULL), STATUS_OK);
-    const struct feed feed = { .sequence = sequence, .ids = item.ids.ids, .count = 10, .logits = logits, .every_logit = true };
+    const struct feed feed = {
+        .sequence = sequence, .ids = item.ids.ids, .count = 10, .logits = logits, .every_logit = true};
     assert_int_equal(engine_feed(engine, &feed, 1, 0, NULL), STATUS_OK);
     for (int t = 0; t < 6; t++) {
         const float *l = logits + (4 + t) * VOCAB;
@@ -651,7 +700,8 @@ static void log_probabilities_are_those_of_the_logits(void **state) {
         double total = 0;
         for (int i = 0; i < VOCAB; i++) total += exp((double)l[i]);
         assert_int_equal(row[0].id, item.ids.ids[5 + t]);
-        for (int i = 0; i < 5; i++) assert_true(fabs((double)row[i].logprob - ((double)l[row[i].id] - log(total))) < 1e-5);
+        for (int i = 0; i < 5; i++)
+            assert_true(fabs((double)row[i].logprob - ((double)l[row[i].id] - log(total))) < 1e-5);
         for (int i = 1; i < 5; i++) {
             int above = 0;
             for (int j = 0; j < VOCAB; j++) above += l[j] > l[row[i].id];
@@ -667,7 +717,7 @@ static void log_probabilities_are_those_of_the_logits(void **state) {
     finish(&item);
 }
 
-/* ---- what is refused ----------------------------------------------------------------------------------------------------------------- */
+/* ---- what is refused --------------------------------------------------------------------------------------------- */
 
 static void refused(struct generation *item, const struct tokenizer *with, const char *message) {
     struct error error = { 0 };

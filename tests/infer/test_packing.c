@@ -1,5 +1,5 @@
-/* Products from the file's pages: a model that is not packed yet, or half, gives the bits of one that is; packing comes to its end while the model is in use; what cannot
- * be multiplied where it lies is packed at once. */
+/* Products from the file's pages: a model that is not packed yet, or half, gives the bits of one that is; packing comes
+ * to its end while the model is in use; what cannot be multiplied where it lies is packed at once. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -29,12 +29,16 @@ static char folder[] = "/tmp/test_packing_XXXXXX";
 /* V1, and latent attention, whose W_kvb is packed in slices: of more than one piece, and of parts of one. */
 enum architecture { V1, LATENT, ARCHITECTURES };
 static enum architecture architecture;
-#define COMMON                                                                                                                                              \
-    "\"hidden_act\": \"silu\", \"hidden_size\": %d, \"intermediate_size\": 577, \"num_hidden_layers\": 2, \"vocab_size\": %d, \"max_position_embeddings\": 512," \
-    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.2, \"tie_word_embeddings\": false, \"attention_bias\": false, \"torch_dtype\": \"float32\"}"
+#define COMMON                                                                                                         \
+    "\"hidden_act\": \"silu\", \"hidden_size\": %d, \"intermediate_size\": 577, \"num_hidden_layers\": 2, "            \
+    "\"vocab_size\": %d, \"max_position_embeddings\": 512,"                                                            \
+    " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.2, \"tie_word_embeddings\": false, "   \
+    "\"attention_bias\": false, \"torch_dtype\": \"float32\"}"
 static const char *const config_formats[ARCHITECTURES] = {
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_attention_heads\": 6, \"num_key_value_heads\": 2, " COMMON,
-    "{\"architectures\": [\"DeepseekV2ForCausalLM\"], \"model_type\": \"deepseek_v2\", \"num_attention_heads\": 3, \"q_lora_rank\": 32, \"kv_lora_rank\": 150, \"qk_nope_head_dim\": 20,"
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_attention_heads\": 6, "
+    "\"num_key_value_heads\": 2, " COMMON,
+    "{\"architectures\": [\"DeepseekV2ForCausalLM\"], \"model_type\": \"deepseek_v2\", \"num_attention_heads\": 3, "
+    "\"q_lora_rank\": 32, \"kv_lora_rank\": 150, \"qk_nope_head_dim\": 20,"
     " \"qk_rope_head_dim\": 6, \"v_head_dim\": 68, " COMMON,
 };
 
@@ -56,7 +60,8 @@ static struct model *create_model(enum isa isa, struct pool *pool, enum dtype co
     char text[800];
     const int length = snprintf(text, sizeof text, config_formats[architecture], hidden, vocab);
     struct arena arena = { 0 };
-    if (json_parse(&root, text, (size_t)length, "test", &error) || config_parse(&config, root, "test", &arena, &error) ||
+    if (json_parse(&root, text, (size_t)length, "test", &error) ||
+        config_parse(&config, root, "test", &arena, &error) ||
         model_create(&model, &config, kernels_for(isa), pool, compute, &error))
         fail_msg("%s", error.message);
     model->config_arena = arena;
@@ -71,9 +76,12 @@ static bool export_f16(const struct model *model) {
         const struct parameter *p = model->parameters[i];
         uint16_t *codes = malloc((size_t)p->count * sizeof *codes);
         for (int64_t j = 0; j < p->count; j++) codes[j] = f16_from_float(p->value[j]);
-        sources[i] = (struct safetensors_source){ .name = p->name, .dtype = DTYPE_F16, .rank = p->rank, .shape = { p->shape[0], p->shape[1] }, .data = codes };
+        sources[i] = (struct safetensors_source){
+            .name = p->name, .dtype = DTYPE_F16, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = codes};
     }
-    bool done = !folder_create(path_of(KIND_F16, ""), &error) && !safetensors_write(path_of(KIND_F16, "/model.safetensors"), sources, model->parameter_count, NULL, NULL, &error);
+    bool done = !folder_create(path_of(KIND_F16, ""), &error) &&
+                !safetensors_write(path_of(KIND_F16, "/model.safetensors"), sources, model->parameter_count, NULL, NULL,
+                                   &error);
     for (int i = 0; i < model->parameter_count; i++) free((void *)(uintptr_t)sources[i].data);
     free(sources);
     return done;
@@ -85,7 +93,9 @@ static bool shift_by_one(void) {
     char *data;
     size_t size;
     uint64_t header;
-    if (file_read(path_of(KIND_BF16, "/model.safetensors"), SIZE_MAX, &data, &size, &error) || folder_create(path_of(KIND_ODD, ""), &error)) return false;
+    if (file_read(path_of(KIND_BF16, "/model.safetensors"), SIZE_MAX, &data, &size, &error) ||
+        folder_create(path_of(KIND_ODD, ""), &error))
+        return false;
     memcpy(&header, data, 8);
     char *shifted = malloc(size + 1);
     memcpy(shifted, data, 8 + header);
@@ -107,7 +117,9 @@ static int make_folders(void **state) {
         struct model *model = create_model(ISA_REFERENCE, NULL, DTYPE_F32, HIDDEN, VOCAB);
         if (model_allocate_training(model, &error)) return 1;
         model_initialise(model, 1);
-        if (model_export(model, path_of(KIND_F32, ""), DTYPE_F32, &error) || model_export(model, path_of(KIND_BF16, ""), DTYPE_BF16, &error)) return 1;
+        if (model_export(model, path_of(KIND_F32, ""), DTYPE_F32, &error) ||
+            model_export(model, path_of(KIND_BF16, ""), DTYPE_BF16, &error))
+            return 1;
         if (!export_f16(model) || !shift_by_one()) return 1;
         model_destroy(model);
     }
@@ -123,7 +135,8 @@ static int remove_folders(void **state) {
 
 static bool expanded_prefill;   /* with it W_kvb has one more slice for each head */
 
-static struct model *open_model(enum kind kind, enum isa isa, struct pool *pool, enum dtype compute, size_t pack_at_once) {
+static struct model *open_model(enum kind kind, enum isa isa, struct pool *pool, enum dtype compute,
+                                size_t pack_at_once) {
     struct error error;
     struct model *model = create_model(isa, pool, compute, HIDDEN, VOCAB);
     model->pack_at_once = pack_at_once;
@@ -142,7 +155,8 @@ static void feed_tokens(struct model *model, float *logits) {
     memset(logits, 0xFF, TOKENS * VOCAB * sizeof *logits);
     for (int t = 0; t < TOKENS;) {
         const int count = t ? 1 : PROMPT;
-        const struct feed feed = { .sequence = sequence, .ids = ids + t, .count = count, .logits = logits + t * VOCAB, .every_logit = true };
+        const struct feed feed = {
+            .sequence = sequence, .ids = ids + t, .count = count, .logits = logits + t * VOCAB, .every_logit = true};
         if (engine_feed(engine, &feed, 1, 0, &error)) fail_msg("%s", error.message);
         t += count;
     }
@@ -163,7 +177,8 @@ static void check_bits(void) {
         for (int type = 0; type < 2; type++) {
             const enum dtype compute = type ? DTYPE_BF16 : DTYPE_F32;
             for (int kind = 0; kind < KINDS; kind++) {
-                if ((architecture == LATENT || isa == ISA_REFERENCE) && kind != KIND_BF16) continue;   /* V1 shows the others, on the fast variants */
+                /* V1 shows the others, on the fast variants */
+                if ((architecture == LATENT || isa == ISA_REFERENCE) && kind != KIND_BF16) continue;
                 if (expanded_prefill && isa == ISA_REFERENCE && type) continue;
                 struct model *model = open_model((enum kind)kind, (enum isa)isa, NULL, compute, SIZE_MAX);
                 assert_true(model_packed(model));
@@ -192,7 +207,8 @@ static void check_bits(void) {
                     assert_memory_equal(found, expected, sizeof found);
                     model_destroy(model);
 
-                    model = open_model((enum kind)kind, (enum isa)isa, pools[p], compute, 0);   /* packed between the passes */
+                    /* packed between the passes */
+                    model = open_model((enum kind)kind, (enum isa)isa, pools[p], compute, 0);
                     feed_tokens(model, found);
                     assert_memory_equal(found, expected, sizeof found);
                     assert_true(model_packed(model) || atomic_load(&model->packing.next) > 0);
@@ -216,7 +232,8 @@ static void packing_changes_no_bit(void **state) {
     expanded_prefill = false;
 }
 
-/* Nothing is packed after the first pass, something after the second, in the order of the forward; who takes too long waits. */
+/* Nothing is packed after the first pass, something after the second, in the order of the forward; who takes too long
+ * waits. */
 static void check_order(void) {
     struct model *model = open_model(KIND_BF16, ISA_REFERENCE, NULL, DTYPE_BF16, 0);
     model_pack_behind(model, 1e9);
@@ -233,7 +250,8 @@ static void check_order(void) {
         const int64_t next = atomic_load(&model->packing.next);
         assert_int_equal(next, before + 1);
         for (int i = 0; i < model->packing.count; i++) {
-            const int64_t end = i + 1 < model->packing.count ? model->packing.items[i + 1].first : model->packing.pieces;
+            const int64_t end = i + 1 < model->packing.count ? model->packing.items[i + 1].first
+                                                             : model->packing.pieces;
             assert_int_equal(atomic_load(&model->packing.items[i].parameter->unpacked), next < end);
         }
         before = next;
@@ -262,7 +280,11 @@ static void small_models_are_packed_at_once(void **state) {
     (void)state;
     struct error error;
     struct model *model;
-    assert_int_equal(model_open(&model, path_of(KIND_BF16, ""), kernels_for(ISA_REFERENCE), NULL, &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT}, &error), STATUS_OK);
+    assert_int_equal(
+        model_open(&model, path_of(KIND_BF16, ""), kernels_for(ISA_REFERENCE), NULL,
+                   &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT},
+                   &error),
+        STATUS_OK);
     assert_true(model_packed(model));
     assert_int_equal(model->packing.count, 0);
     model_destroy(model);
@@ -289,7 +311,8 @@ static void truncated_files_are_refused(void **state) {
     model_destroy(model);
 }
 
-/* Copies that the machine has no memory for are refused at loading, before anything is computed: a sparse file with an output head of 2^24 x 3072. */
+/* Copies that the machine has no memory for are refused at loading, before anything is computed: a sparse file with an
+ * output head of 2^24 x 3072. */
 static void no_memory_for_the_copies(void **state) {
     (void)state;
     struct error error;
@@ -304,8 +327,11 @@ static void no_memory_for_the_copies(void **state) {
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         char shape[60];
-        snprintf(shape, sizeof shape, p->rank == 2 ? "%lld, %lld" : "%lld", (long long)p->shape[0], (long long)p->shape[1]);
-        used += (size_t)sprintf(header + used, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", i ? ',' : '{', p->name, shape, (unsigned long long)at, (unsigned long long)(at + 2 * (uint64_t)p->count));
+        snprintf(shape, sizeof shape, p->rank == 2 ? "%lld, %lld" : "%lld", (long long)p->shape[0],
+                 (long long)p->shape[1]);
+        used += (size_t)sprintf(
+            header + used, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", i ? ',' : '{',
+            p->name, shape, (unsigned long long)at, (unsigned long long)(at + 2 * (uint64_t)p->count));
         at += 2 * (uint64_t)p->count;
     }
     header[used++] = '}';

@@ -1,4 +1,5 @@
-/* Sampling: every rule against a plain reference (fp64, full sorts), greedy ties, broken logits, the nucleus, the distribution of many draws, log-probabilities, ranges. */
+/* Sampling: every rule against a plain reference (fp64, full sorts), greedy ties, broken logits, the nucleus, the
+ * distribution of many draws, log-probabilities, ranges. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -16,8 +17,9 @@
 #define VOCAB 9
 
 /* One choice with a fresh sampler. Without `ids` only their number counts, which is the position. */
-static int32_t next(const float *logits, int64_t vocab, const struct sampling *sampling, uint64_t stream, const int32_t *ids, int64_t count, int64_t prompt, float *chosen,
-                    struct token_logprob *top, int top_count) {
+static int32_t next(const float *logits, int64_t vocab, const struct sampling *sampling, uint64_t stream,
+                    const int32_t *ids, int64_t count, int64_t prompt, float *chosen, struct token_logprob *top,
+                    int top_count) {
     struct sampler *sampler;
     assert_int_equal(sampler_create(&sampler, vocab, NULL), STATUS_OK);
     int32_t id = sampler_next(sampler, logits, sampling, stream, ids, count, prompt, chosen, top, top_count);
@@ -25,7 +27,8 @@ static int32_t next(const float *logits, int64_t vocab, const struct sampling *s
     return id;
 }
 
-static int32_t draw(const float *logits, int64_t vocab, double temperature, double top_p, uint64_t seed, uint64_t stream, uint64_t position) {
+static int32_t draw(const float *logits, int64_t vocab, double temperature, double top_p, uint64_t seed,
+                    uint64_t stream, uint64_t position) {
     struct sampling sampling = sampling_default();
     sampling.temperature = temperature;
     sampling.top_p = top_p;
@@ -56,12 +59,14 @@ static void broken_logits_are_never_preferred(void **state) {
     assert_int_equal(draw(none, VOCAB, 0, 1, 0, 0, 0), 0);
     assert_int_equal(draw(none, VOCAB, 1, 0.5, 0, 0, 0), 0);
     const float infinite[VOCAB] = { 0, 1, INFINITY, 3, INFINITY, NAN, 0, 0, 0 };
-    for (uint64_t position = 0; position < 20; position++) assert_int_equal(draw(infinite, VOCAB, 1, 0.9, 3, 0, position), 2);
+    for (uint64_t position = 0; position < 20; position++)
+        assert_int_equal(draw(infinite, VOCAB, 1, 0.9, 3, 0, position), 2);
     const float lowest[3] = { -INFINITY, -INFINITY, -1e30f };
     for (uint64_t position = 0; position < 20; position++) assert_int_equal(draw(lowest, 3, 1, 0.9, 3, 0, position), 2);
 }
 
-/* Probabilities 1/2, 1/4, 1/8, ... in shuffled places, so that nuclei are known: top_p up to 1/2 is one token, up to 3/4 two, ... */
+/* Probabilities 1/2, 1/4, 1/8, ... in shuffled places, so that nuclei are known: top_p up to 1/2 is one token, up to
+ * 3/4 two, ... */
 static const int place[VOCAB] = { 4, 0, 7, 2, 8, 1, 3, 6, 5 };
 static void halving(float logits[VOCAB]) {
     for (int i = 0; i < VOCAB; i++) logits[place[i]] = (float)(-(i < VOCAB - 1 ? i + 1 : i) * log(2));
@@ -75,7 +80,8 @@ static void the_nucleus_is_the_smallest_that_reaches_top_p(void **state) {
     const int members[] = { 1, 1, 1, 1, 2, 2, 3, 3, 4, 9 };
     for (size_t c = 0; c < sizeof wanted / sizeof *wanted; c++) {
         int seen[VOCAB] = { 0 };
-        for (uint64_t position = 0; position < 8000; position++) seen[draw(logits, VOCAB, 1, wanted[c], 5, 1, position)]++;
+        for (uint64_t position = 0; position < 8000; position++)
+            seen[draw(logits, VOCAB, 1, wanted[c], 5, 1, position)]++;
         for (int i = 0; i < VOCAB; i++) {
             if (i < members[c]) assert_true(seen[place[i]] > 0);
             else assert_int_equal(seen[place[i]], 0);
@@ -99,7 +105,8 @@ static void frequencies_are_the_probabilities(void **state) {
         int members = 0;
         while (members < VOCAB && (members == 0 || sum < top_p * total - 1e-9)) sum += p[members++];
         int seen[VOCAB] = { 0 };
-        for (uint64_t position = 0; position < DRAWS; position++) seen[draw(logits, VOCAB, temperature, top_p, 11, (uint64_t)c, position)]++;
+        for (uint64_t position = 0; position < DRAWS; position++)
+            seen[draw(logits, VOCAB, temperature, top_p, 11, (uint64_t)c, position)]++;
         for (int i = 0; i < VOCAB; i++) {
             double expected = i < members ? p[i] / sum : 0;
             assert_true(fabs((double)seen[place[i]] / DRAWS - expected) <= 5 * sqrt(expected * (1 - expected) / DRAWS));
@@ -126,7 +133,7 @@ static void a_draw_depends_on_its_numbers_alone(void **state) {
     assert_int_equal(draw(logits, MANY, 1e-30, 0.5, 1, 2, 3), draw(logits, MANY, 0, 1, 1, 2, 3));
 }
 
-/* ---- every rule, against a plain reference ------------------------------------------------------------------------------------- */
+/* ---- every rule, against a plain reference ----------------------------------------------------------------------- */
 
 #define WIDE 200
 
@@ -142,8 +149,10 @@ static int by_id(const void *a, const void *b) {
     return (x->id > y->id) - (x->id < y->id);
 }
 
-/* The rules of sample.h one after the other, each written as it is said there. Returns the token, -1 where rounding may decide. */
-static int32_t reference(const float *logits, const struct sampling *sampling, const bool *masked, uint64_t stream, const int32_t *ids, int64_t count, int64_t prompt) {
+/* The rules of sample.h one after the other, each written as it is said there. Returns the token, -1 where rounding may
+ * decide. */
+static int32_t reference(const float *logits, const struct sampling *sampling, const bool *masked, uint64_t stream,
+                         const int32_t *ids, int64_t count, int64_t prompt) {
     struct candidate c[WIDE];
     for (int i = 0; i < WIDE; i++) {
         double l = isnan(logits[i]) ? -INFINITY : (double)logits[i];
@@ -173,7 +182,9 @@ static int32_t reference(const float *logits, const struct sampling *sampling, c
     while (c[left - 1].p < sampling->min_p) left--;
     for (int i = 0; i < WIDE; i++)
         if (sampling->min_p > 0 && fabs(c[i].p - sampling->min_p) < 1e-6) return -1;
-    if (!(sampling->top_k > 0 && sampling->top_k < WIDE) && !(sampling->top_p < 1)) qsort(c, (size_t)left, sizeof *c, by_id);   /* nothing was ranked: ids in their order */
+    /* nothing was ranked: ids in their order */
+    if (!(sampling->top_k > 0 && sampling->top_k < WIDE) && !(sampling->top_p < 1))
+        qsort(c, (size_t)left, sizeof *c, by_id);
     sum = 0;
     for (int i = 0; i < left; i++) sum += c[i].p;
     double u = random_uniform(sampling->seed, random_stream("sample") + stream, (uint64_t)count) * sum;
@@ -207,9 +218,13 @@ static void every_rule_is_the_reference(void **state) {
             if (round % 3 == 0) masked[i] = i >= 150 || i % 11 == 4;
             defined[i] = !masked[i];
         }
-        int64_t count = (int64_t)random_below(79, 0, round, 300), prompt = (int64_t)random_below(79, 1, round, (uint64_t)count + 1);
+        int64_t count = (int64_t)random_below(79, 0, round, 300),
+                prompt = (int64_t)random_below(79, 1, round, (uint64_t)count + 1);
         for (int64_t t = 0; t < count; t++) ids[t] = (int32_t)random_below(80, round, (uint64_t)t, WIDE);
-        struct sampling sampling = { .temperature = round % 5 == 0 ? 0 : 0.3 + 2 * uniform(round, 1), .top_p = 1, .repetition_penalty = 1, .seed = round / 2 };
+        struct sampling sampling = {.temperature = round % 5 == 0 ? 0 : 0.3 + 2 * uniform(round, 1),
+                                    .top_p = 1,
+                                    .repetition_penalty = 1,
+                                    .seed = round / 2};
         if (round & 1) sampling.top_k = (int64_t)random_below(79, 2, round, WIDE + 40);
         if (round & 2) sampling.top_p = uniform(round, 3);
         if (round & 4) sampling.min_p = uniform(round, 4) * uniform(round, 5);
@@ -217,13 +232,16 @@ static void every_rule_is_the_reference(void **state) {
         if (round & 16) sampling.presence_penalty = 4 * uniform(round, 7) - 2;
         if (round & 32) sampling.frequency_penalty = 2 * uniform(round, 8) - 1;
         if (round & 64) {
-            for (int b = 0; b < 4; b++) bias[b] = (struct logit_bias){ (int32_t)((round + 50 * (uint64_t)b) % WIDE), b == 3 ? -INFINITY : (float)(10 * uniform(round, 9 + (uint64_t)b) - 5) };
+            for (int b = 0; b < 4; b++)
+                bias[b] = (struct logit_bias){(int32_t)((round + 50 * (uint64_t)b) % WIDE),
+                                              b == 3 ? -INFINITY : (float)(10 * uniform(round, 9 + (uint64_t)b) - 5)};
             sampling.bias = bias;
             sampling.bias_count = 4;
         }
         assert_int_equal(sampling_check(&sampling, WIDE, NULL), STATUS_OK);
         assert_int_equal(sampler_mask(sampler, defined, NULL), STATUS_OK);
-        int32_t expected = reference(logits, &sampling, masked, round % 3, ids, count, prompt), id = sampler_next(sampler, logits, &sampling, round % 3, ids, count, prompt, NULL, NULL, 0);
+        int32_t expected = reference(logits, &sampling, masked, round % 3, ids, count, prompt),
+                id = sampler_next(sampler, logits, &sampling, round % 3, ids, count, prompt, NULL, NULL, 0);
         assert_false(masked[id]);
         assert_memory_equal(logits, before, sizeof logits);
         if (expected < 0) continue;

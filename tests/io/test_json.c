@@ -118,16 +118,16 @@ static void test_files(void **state) {
 
 static void test_round_trip(void **state) {
     (void)state;
-    static const char text[] =
-        "{\n"
-        "  \"zeta\": 1e-6,\n"
-        "  \"alpha\": [0.1, -0.0, 1.0, 5e-324, 1.7976931348623157e308, 0.30000000000000004, 123456789012345680.0, 2.5],\n"
-        "  \"text\": \"\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\xef\xbd\x9c\xf0\x9f\x98\x80\",\n"
-        "  \"integers\": [-9223372036854775808, 9223372036854775807, 0],\n"
-        "  \"empty\": [{}, [], [[]]],\n"
-        "  \"flags\": [true, false, null],\n"
-        "  \"inner\": {\"b\": {\"c\": []}, \"a\": \"\"}\n"
-        "}";
+    static const char text[] = "{\n"
+                               "  \"zeta\": 1e-6,\n"
+                               "  \"alpha\": [0.1, -0.0, 1.0, 5e-324, 1.7976931348623157e308, 0.30000000000000004, "
+                               "123456789012345680.0, 2.5],\n"
+                               "  \"text\": \"\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\xef\xbd\x9c\xf0\x9f\x98\x80\",\n"
+                               "  \"integers\": [-9223372036854775808, 9223372036854775807, 0],\n"
+                               "  \"empty\": [{}, [], [[]]],\n"
+                               "  \"flags\": [true, false, null],\n"
+                               "  \"inner\": {\"b\": {\"c\": []}, \"a\": \"\"}\n"
+                               "}";
     struct error error = { 0 };
     json_t *root, *back;
     char path[128], *read;
@@ -139,27 +139,27 @@ static void test_round_trip(void **state) {
     assert_int_equal(json_load_path(&back, path, &error), STATUS_OK);
     assert_true(json_equal(root, back));
     assert_true(file_read(path, 1 << 20, &read, &size, &error) == STATUS_OK);
-    assert_string_equal(read,
-        "{\n"
-        "  \"zeta\": 1e-6,\n"
-        "  \"alpha\": [0.1, -0.0, 1.0, 4.94065645841247e-324, 1.7976931348623157e308, 0.30000000000000004, 1.2345678901234568e17, 2.5],\n"
-        "  \"text\": \"\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\xef\xbd\x9c\xf0\x9f\x98\x80\",\n"
-        "  \"integers\": [-9223372036854775808, 9223372036854775807, 0],\n"
-        "  \"empty\": [\n"
-        "    {},\n"
-        "    [],\n"
-        "    [\n"
-        "      []\n"
-        "    ]\n"
-        "  ],\n"
-        "  \"flags\": [true, false, null],\n"
-        "  \"inner\": {\n"
-        "    \"b\": {\n"
-        "      \"c\": []\n"
-        "    },\n"
-        "    \"a\": \"\"\n"
-        "  }\n"
-        "}\n");
+    assert_string_equal(read, "{\n"
+                              "  \"zeta\": 1e-6,\n"
+                              "  \"alpha\": [0.1, -0.0, 1.0, 4.94065645841247e-324, 1.7976931348623157e308, "
+                              "0.30000000000000004, 1.2345678901234568e17, 2.5],\n"
+                              "  \"text\": \"\\\"\\\\/\\b\\f\\n\\r\\t\\u0001\\u007f\xef\xbd\x9c\xf0\x9f\x98\x80\",\n"
+                              "  \"integers\": [-9223372036854775808, 9223372036854775807, 0],\n"
+                              "  \"empty\": [\n"
+                              "    {},\n"
+                              "    [],\n"
+                              "    [\n"
+                              "      []\n"
+                              "    ]\n"
+                              "  ],\n"
+                              "  \"flags\": [true, false, null],\n"
+                              "  \"inner\": {\n"
+                              "    \"b\": {\n"
+                              "      \"c\": []\n"
+                              "    },\n"
+                              "    \"a\": \"\"\n"
+                              "  }\n"
+                              "}\n");
     free(read);
     json_decref(back);
 

@@ -1,4 +1,5 @@
-/* src/io/safetensors_*.c: every rule for untrusted files (spec/formats.md section 1.3), sharded folders (1.5), and writing. */
+/* src/io/safetensors_*.c: every rule for untrusted files (spec/formats.md section 1.3), sharded folders (1.5), and
+ * writing. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -72,7 +73,8 @@ static void assert_contains(const char *text, const char *part) {
     if (!strstr(text, part)) fail_msg("\"%s\" does not contain \"%s\"", text, part);
 }
 
-/* The file is refused with this code, and the message names it and contains these words, which a space-separated '|' list gives. */
+/* The file is refused with this code, and the message names it and contains these words, which a space-separated '|'
+ * list gives. */
 static void assert_refused(const char *path, enum status code, const char *words) {
     struct error error = { 0 };
     struct safetensors *st = (struct safetensors *)folder;
@@ -80,7 +82,8 @@ static void assert_refused(const char *path, enum status code, const char *words
     enum status status = safetensors_open_file(&st, path, &error);
     if (status == STATUS_OK) fail_msg("a file was accepted that should be refused for: %s", words);
     assert_null(st);
-    if (status != code || error.code != code) fail_msg("status %d, expected %d: %s", (int)status, (int)code, error.message);
+    if (status != code || error.code != code)
+        fail_msg("status %d, expected %d: %s", (int)status, (int)code, error.message);
     assert_contains(error.message, path);
     snprintf(list, sizeof list, "%s", words);
     for (char *word; (word = strsep(&rest, "|"));) assert_contains(error.message, word);
@@ -95,105 +98,115 @@ static struct safetensors *open_good(const char *path) {
 
 #define A(shape, offsets) "\"a\":{\"dtype\":\"U8\",\"shape\":[" shape "],\"data_offsets\":[" offsets "]}"
 
-static const struct { const char *header; size_t data; enum status code; const char *words; } bad_headers[] = {
+static const struct { const char *header; size_t data; enum status code; const char *words;
+} bad_headers[] = {
     /* Not an object, or not JSON. */
-    { "", 0, STATUS_INVALID, "not a JSON object|the end of the header|'{'" },
-    { "[]", 0, STATUS_INVALID, "not a JSON object|'['|'{'" },
-    { "\"a\"", 0, STATUS_INVALID, "not a JSON object" },
-    { "{", 0, STATUS_INVALID, "bad JSON|the end of the header|a tensor's name" },
-    { "{\"a", 0, STATUS_INVALID, "bad JSON|inside a string" },
-    { "{\"a\"", 0, STATUS_INVALID, "bad JSON|':'" },
-    { "{\"a\":", 0, STATUS_INVALID, "'a'|bad JSON|'{'" },
-    { "{\"a\":{", 0, STATUS_INVALID, "'a'|bad JSON" },
-    { "{" A("2", "0,2"), 2, STATUS_INVALID, "bad JSON|',' or '}'" },
-    { "{" A("2", "0,2") ",}", 2, STATUS_INVALID, "bad JSON|'}'" },
-    { "{," A("2", "0,2") "}", 2, STATUS_INVALID, "bad JSON|','" },
-    { "{'a':1}", 0, STATUS_INVALID, "bad JSON|'''" },
-    { "{\"a\":7}", 0, STATUS_INVALID, "'a'|found 7|'{'" },
-    { "{} x", 0, STATUS_INVALID, "closing brace|'x'" },
-    { "{}{}", 0, STATUS_INVALID, "closing brace" },
-    { "{}\f", 0, STATUS_INVALID, "closing brace|0x0c" },
+    {"", 0, STATUS_INVALID, "not a JSON object|the end of the header|'{'"},
+    {"[]", 0, STATUS_INVALID, "not a JSON object|'['|'{'"},
+    {"\"a\"", 0, STATUS_INVALID, "not a JSON object"},
+    {"{", 0, STATUS_INVALID, "bad JSON|the end of the header|a tensor's name"},
+    {"{\"a", 0, STATUS_INVALID, "bad JSON|inside a string"},
+    {"{\"a\"", 0, STATUS_INVALID, "bad JSON|':'"},
+    {"{\"a\":", 0, STATUS_INVALID, "'a'|bad JSON|'{'"},
+    {"{\"a\":{", 0, STATUS_INVALID, "'a'|bad JSON"},
+    {"{" A("2", "0,2"), 2, STATUS_INVALID, "bad JSON|',' or '}'"},
+    {"{" A("2", "0,2") ",}", 2, STATUS_INVALID, "bad JSON|'}'"},
+    {"{," A("2", "0,2") "}", 2, STATUS_INVALID, "bad JSON|','"},
+    {"{'a':1}", 0, STATUS_INVALID, "bad JSON|'''"},
+    {"{\"a\":7}", 0, STATUS_INVALID, "'a'|found 7|'{'"},
+    {"{} x", 0, STATUS_INVALID, "closing brace|'x'"},
+    {"{}{}", 0, STATUS_INVALID, "closing brace"},
+    {"{}\f", 0, STATUS_INVALID, "closing brace|0x0c"},
     /* Strings. */
-    { "{\"a\xff\":{}}", 0, STATUS_INVALID, "not UTF-8|0xff" },
-    { "{\"a\xc0\xaf\":{}}", 0, STATUS_INVALID, "not UTF-8" },
-    { "{\"a\":{}} \xce", 0, STATUS_INVALID, "not UTF-8|ends within a character" },
-    { "{\"a\xed\xa0\x80\":{}}", 0, STATUS_INVALID, "not UTF-8" },
-    { "{\"a\\ud800\":{}}", 0, STATUS_INVALID, "lone surrogate|d800" },
-    { "{\"a\\ud800\\u0041\":{}}", 0, STATUS_INVALID, "lone surrogate|d800" },
-    { "{\"a\\udc00\\ud800\":{}}", 0, STATUS_INVALID, "lone surrogate|dc00" },
-    { "{\"a\\u0000\":{}}", 0, STATUS_INVALID, "\\u0000" },
-    { "{\"a\\x\":{}}", 0, STATUS_INVALID, "backslash|'x'" },
-    { "{\"a\\u12g4\":{}}", 0, STATUS_INVALID, "hexadecimal" },
-    { "{\"a\\u12", 0, STATUS_INVALID, "hexadecimal" },
-    { "{\"a\nb\":{}}", 0, STATUS_INVALID, "control character|0x0a" },
+    {"{\"a\xff\":{}}", 0, STATUS_INVALID, "not UTF-8|0xff"},
+    {"{\"a\xc0\xaf\":{}}", 0, STATUS_INVALID, "not UTF-8"},
+    {"{\"a\":{}} \xce", 0, STATUS_INVALID, "not UTF-8|ends within a character"},
+    {"{\"a\xed\xa0\x80\":{}}", 0, STATUS_INVALID, "not UTF-8"},
+    {"{\"a\\ud800\":{}}", 0, STATUS_INVALID, "lone surrogate|d800"},
+    {"{\"a\\ud800\\u0041\":{}}", 0, STATUS_INVALID, "lone surrogate|d800"},
+    {"{\"a\\udc00\\ud800\":{}}", 0, STATUS_INVALID, "lone surrogate|dc00"},
+    {"{\"a\\u0000\":{}}", 0, STATUS_INVALID, "\\u0000"},
+    {"{\"a\\x\":{}}", 0, STATUS_INVALID, "backslash|'x'"},
+    {"{\"a\\u12g4\":{}}", 0, STATUS_INVALID, "hexadecimal"},
+    {"{\"a\\u12", 0, STATUS_INVALID, "hexadecimal"},
+    {"{\"a\nb\":{}}", 0, STATUS_INVALID, "control character|0x0a"},
     /* The three fields. */
-    { "{\"a\":{}}", 0, STATUS_INVALID, "'a'|dtype is missing" },
-    { "{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|shape is missing" },
-    { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0]}}", 0, STATUS_INVALID, "'a'|data_offsets is missing" },
-    { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0],\"x\":1}}", 0, STATUS_INVALID, "'a'|field 'x'" },
-    { "{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|shape occurs twice" },
-    { "{\"a\":{\"dtype\":\"U8\",\"sh\\u0061pe\":[0],\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|shape occurs twice" },
-    { "{\"a\":{\"dtype\":\"F128\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|'F128'|BF16" },
-    { "{\"a\":{\"dtype\":\"f32\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|'f32'" },
-    { "{\"a\":{\"dtype\":\"\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|''" },
-    { "{\"a\":{\"dtype\":4,\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|found 4|dtype" },
-    { "{\"a\":{\"dtype\":\"U8\",\"shape\":2,\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|found 2|shape" },
-    { "{\"a\":{\"dtype\":\"U8\",\"shape\":null,\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|'n'|shape" },
-    { "{" A("[2]", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'['" },
-    { "{" A("2,", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|']'" },
-    { "{" A("1,1,1,1,1,1,1,1,1", "0,1") "}", 1, STATUS_UNSUPPORTED, "'a'|more than 8 dimensions" },
-    { "{" A("2", "0") "}", 2, STATUS_INVALID, "'a'|two data_offsets" },
-    { "{" A("2", "0,2,2") "}", 2, STATUS_INVALID, "'a'|data_offsets" },
-    { "{" A("2", "") "}", 2, STATUS_INVALID, "'a'|data_offsets" },
+    {"{\"a\":{}}", 0, STATUS_INVALID, "'a'|dtype is missing"},
+    {"{\"a\":{\"dtype\":\"U8\",\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|shape is missing"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[0]}}", 0, STATUS_INVALID, "'a'|data_offsets is missing"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[0,0],\"x\":1}}", 0, STATUS_INVALID, "'a'|field 'x'"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":[0],\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID,
+     "'a'|shape occurs twice"},
+    {"{\"a\":{\"dtype\":\"U8\",\"sh\\u0061pe\":[0],\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID,
+     "'a'|shape occurs twice"},
+    {"{\"a\":{\"dtype\":\"F128\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|'F128'|BF16"},
+    {"{\"a\":{\"dtype\":\"f32\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|'f32'"},
+    {"{\"a\":{\"dtype\":\"\",\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_UNSUPPORTED, "'a'|''"},
+    {"{\"a\":{\"dtype\":4,\"shape\":[0],\"data_offsets\":[0,0]}}", 0, STATUS_INVALID, "'a'|found 4|dtype"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":2,\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|found 2|shape"},
+    {"{\"a\":{\"dtype\":\"U8\",\"shape\":null,\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|'n'|shape"},
+    {"{" A("[2]", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'['"},
+    {"{" A("2,", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|']'"},
+    {"{" A("1,1,1,1,1,1,1,1,1", "0,1") "}", 1, STATUS_UNSUPPORTED, "'a'|more than 8 dimensions"},
+    {"{" A("2", "0") "}", 2, STATUS_INVALID, "'a'|two data_offsets"},
+    {"{" A("2", "0,2,2") "}", 2, STATUS_INVALID, "'a'|data_offsets"},
+    {"{" A("2", "") "}", 2, STATUS_INVALID, "'a'|data_offsets"},
     /* Spellings of numbers. */
-    { "{" A("2.0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2.0|digits" },
-    { "{" A("2e0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2e0|digits" },
-    { "{" A("2E0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2E0|digits" },
-    { "{" A("-0", "0,0") "}", 0, STATUS_INVALID, "'a'|shape|-0|digits" },
-    { "{" A("-2", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|-2|digits" },
-    { "{" A("+2", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|+2|digits" },
-    { "{" A("02", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|02|leading zero" },
-    { "{" A("0x2", "0,2") "}", 2, STATUS_INVALID, "'a'|'x'" },
-    { "{" A("\"2\"", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'\"'" },
-    { "{" A("true", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'t'" },
-    { "{" A("9223372036854775808", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|9223372036854775808|2^63" },
-    { "{" A("99999999999999999999999999", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2^63" },
-    { "{" A("2", "0,2.0") "}", 2, STATUS_INVALID, "'a'|data_offsets|2.0" },
-    { "{" A("2", "-0,2") "}", 2, STATUS_INVALID, "'a'|data_offsets|-0" },
-    { "{" A("2", "0,18446744073709551618") "}", 2, STATUS_INVALID, "'a'|data_offsets|2^63" },
+    {"{" A("2.0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2.0|digits"},
+    {"{" A("2e0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2e0|digits"},
+    {"{" A("2E0", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2E0|digits"},
+    {"{" A("-0", "0,0") "}", 0, STATUS_INVALID, "'a'|shape|-0|digits"},
+    {"{" A("-2", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|-2|digits"},
+    {"{" A("+2", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|+2|digits"},
+    {"{" A("02", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|02|leading zero"},
+    {"{" A("0x2", "0,2") "}", 2, STATUS_INVALID, "'a'|'x'"},
+    {"{" A("\"2\"", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'\"'"},
+    {"{" A("true", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|'t'"},
+    {"{" A("9223372036854775808", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|9223372036854775808|2^63"},
+    {"{" A("99999999999999999999999999", "0,2") "}", 2, STATUS_INVALID, "'a'|shape|2^63"},
+    {"{" A("2", "0,2.0") "}", 2, STATUS_INVALID, "'a'|data_offsets|2.0"},
+    {"{" A("2", "-0,2") "}", 2, STATUS_INVALID, "'a'|data_offsets|-0"},
+    {"{" A("2", "0,18446744073709551618") "}", 2, STATUS_INVALID, "'a'|data_offsets|2^63"},
     /* Sizes. */
-    { "{" A("4294967296,4294967296", "0,2") "}", 2, STATUS_INVALID, "'a'|overflows|U8 [4294967296, 4294967296]" },
-    { "{" A("9223372036854775807", "0,2") "}", 2, STATUS_INVALID, "'a'|overflows" },
-    { "{" A("0,4294967296,4294967296", "0,0") "}", 0, STATUS_INVALID, "'a'|overflows" },
-    { "{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|F4 [3]|12 bits|whole bytes" },
-    { "{\"a\":{\"dtype\":\"F6_E2M3\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, STATUS_INVALID, "'a'|F6_E2M3 [2]|12 bits" },
-    { "{" A("4", "8,4") "}", 8, STATUS_INVALID, "'a'|[8, 4]|before they begin" },
-    { "{" A("2", "0,3") "}", 3, STATUS_INVALID, "'a'|hold 3 bytes|expected 2|U8 [2]" },
-    { "{" A("2,3", "0,5") "}", 5, STATUS_INVALID, "'a'|hold 5 bytes|expected 6|U8 [2, 3]" },
-    { "{" A("", "0,0") "}", 0, STATUS_INVALID, "'a'|hold 0 bytes|expected 1|U8 []" },
-    { "{" A("0", "0,1") "}", 1, STATUS_INVALID, "'a'|hold 1 bytes|expected 0" },
+    {"{" A("4294967296,4294967296", "0,2") "}", 2, STATUS_INVALID, "'a'|overflows|U8 [4294967296, 4294967296]"},
+    {"{" A("9223372036854775807", "0,2") "}", 2, STATUS_INVALID, "'a'|overflows"},
+    {"{" A("0,4294967296,4294967296", "0,0") "}", 0, STATUS_INVALID, "'a'|overflows"},
+    {"{\"a\":{\"dtype\":\"F4\",\"shape\":[3],\"data_offsets\":[0,2]}}", 2, STATUS_INVALID,
+     "'a'|F4 [3]|12 bits|whole bytes"},
+    {"{\"a\":{\"dtype\":\"F6_E2M3\",\"shape\":[2],\"data_offsets\":[0,2]}}", 2, STATUS_INVALID,
+     "'a'|F6_E2M3 [2]|12 bits"},
+    {"{" A("4", "8,4") "}", 8, STATUS_INVALID, "'a'|[8, 4]|before they begin"},
+    {"{" A("2", "0,3") "}", 3, STATUS_INVALID, "'a'|hold 3 bytes|expected 2|U8 [2]"},
+    {"{" A("2,3", "0,5") "}", 5, STATUS_INVALID, "'a'|hold 5 bytes|expected 6|U8 [2, 3]"},
+    {"{" A("", "0,0") "}", 0, STATUS_INVALID, "'a'|hold 0 bytes|expected 1|U8 []"},
+    {"{" A("0", "0,1") "}", 1, STATUS_INVALID, "'a'|hold 1 bytes|expected 0"},
     /* Coverage of the data. */
-    { "{" A("2", "1,3") "}", 3, STATUS_INVALID, "'a'|begins at byte 1|expected 0" },
-    { "{" A("4", "0,4") ",\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[3,7]}}", 7, STATUS_INVALID, "'b'|begins at byte 3|expected 4|'a'|overlap" },
-    { "{\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[5,9]}," A("4", "0,4") "}", 9, STATUS_INVALID, "'b'|begins at byte 5|expected 4|'a'|hole" },
-    { "{" A("4", "0,4") ",\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, STATUS_INVALID, "'b'|overlap" },
-    { "{" A("4", "0,4") ",\"e\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4, STATUS_INVALID, "'e'|overlap" },
-    { "{" A("4", "0,4") "}", 5, STATUS_INVALID, "5 bytes of data|expected 4|'a'" },
-    { "{}", 1, STATUS_INVALID, "1 bytes of data|expected 0" },
-    { "{" A("4", "0,4") "}", 3, STATUS_INVALID, "'a'|ends at byte 4|found 3 bytes|incomplete" },
+    {"{" A("2", "1,3") "}", 3, STATUS_INVALID, "'a'|begins at byte 1|expected 0"},
+    {"{" A("4", "0,4") ",\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[3,7]}}", 7, STATUS_INVALID,
+     "'b'|begins at byte 3|expected 4|'a'|overlap"},
+    {"{\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[5,9]}," A("4", "0,4") "}", 9, STATUS_INVALID,
+     "'b'|begins at byte 5|expected 4|'a'|hole"},
+    {"{" A("4", "0,4") ",\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4, STATUS_INVALID,
+     "'b'|overlap"},
+    {"{" A("4", "0,4") ",\"e\":{\"dtype\":\"U8\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4, STATUS_INVALID,
+     "'e'|overlap"},
+    {"{" A("4", "0,4") "}", 5, STATUS_INVALID, "5 bytes of data|expected 4|'a'"},
+    {"{}", 1, STATUS_INVALID, "1 bytes of data|expected 0"},
+    {"{" A("4", "0,4") "}", 3, STATUS_INVALID, "'a'|ends at byte 4|found 3 bytes|incomplete"},
     /* Duplicates. */
-    { "{" A("4", "0,4") "," A("4", "4,8") "}", 8, STATUS_INVALID, "'a'|occurs twice" },
-    { "{" A("4", "0,4") ",\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,8]}}", 8, STATUS_INVALID, "'a'|occurs twice" },
-    { "{\"__metadata__\":{},\"__metadata__\":{}}", 0, STATUS_INVALID, "__metadata__ occurs twice" },
-    { "{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, STATUS_INVALID, "__metadata__|'k' twice" },
+    {"{" A("4", "0,4") "," A("4", "4,8") "}", 8, STATUS_INVALID, "'a'|occurs twice"},
+    {"{" A("4", "0,4") ",\"\\u0061\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,8]}}", 8, STATUS_INVALID,
+     "'a'|occurs twice"},
+    {"{\"__metadata__\":{},\"__metadata__\":{}}", 0, STATUS_INVALID, "__metadata__ occurs twice"},
+    {"{\"__metadata__\":{\"k\":\"1\",\"k\":\"2\"}}", 0, STATUS_INVALID, "__metadata__|'k' twice"},
     /* __metadata__ is text to text. */
-    { "{\"__metadata__\":{\"k\":1}}", 0, STATUS_INVALID, "found 1|__metadata__" },
-    { "{\"__metadata__\":{\"k\":{}}}", 0, STATUS_INVALID, "'{'|__metadata__" },
-    { "{\"__metadata__\":{\"k\":null}}", 0, STATUS_INVALID, "'n'|__metadata__" },
-    { "{\"__metadata__\":null}", 0, STATUS_INVALID, "'n'|__metadata__" },
-    { "{\"__metadata__\":[]}", 0, STATUS_INVALID, "'['|__metadata__" },
+    {"{\"__metadata__\":{\"k\":1}}", 0, STATUS_INVALID, "found 1|__metadata__"},
+    {"{\"__metadata__\":{\"k\":{}}}", 0, STATUS_INVALID, "'{'|__metadata__"},
+    {"{\"__metadata__\":{\"k\":null}}", 0, STATUS_INVALID, "'n'|__metadata__"},
+    {"{\"__metadata__\":null}", 0, STATUS_INVALID, "'n'|__metadata__"},
+    {"{\"__metadata__\":[]}", 0, STATUS_INVALID, "'['|__metadata__"},
     /* A name is shown so that it cannot steer a terminal. */
-    { "{\"\\u001b[2J\":{}}", 0, STATUS_INVALID, "'\\x1b[2J'" },
+    {"{\"\\u001b[2J\":{}}", 0, STATUS_INVALID, "'\\x1b[2J'"},
 };
 
 static void test_bad_headers(void **state) {
@@ -227,7 +240,8 @@ static void test_bad_lengths(void **state) {
     put_file(path, bytes, 16);
     assert_refused(path, STATUS_INVALID, "length is 9|8 bytes follow|incomplete");
 
-    /* A header of 100,000,001 bytes is refused for its size, one of 100,000,000 is read (sparse: its NULs are no JSON). */
+    /* A header of 100,000,001 bytes is refused for its size, one of 100,000,000 is read
+     * (sparse: its NULs are no JSON). */
     for (uint64_t extra = 0; extra < 2; extra++) {
         put_length(bytes, SAFETENSORS_MAX_HEADER + extra);
         put_file(path, bytes, 8);
@@ -355,16 +369,23 @@ static void test_memory(void **state) {
 /* tests/io/data/reference.safetensors was written by the Python package safetensors 0.8.0. */
 static void test_reference_file(void **state) {
     (void)state;
-    static const struct { const char *name; enum dtype dtype; int rank; int64_t shape[2]; size_t bytes; const char *data; } expected[] = {
-        { "bf16", DTYPE_BF16, 1, { 3, 0 }, 6, "\x80\x3f\x00\xc0\x00\x3f" },
-        { "bool", DTYPE_BOOL, 1, { 3, 0 }, 3, "\x01\x00\x01" },
-        { "e4m3", DTYPE_F8_E4M3, 1, { 3, 0 }, 3, "\x38\x7e\x80" },
-        { "empty", DTYPE_F32, 2, { 4, 0 }, 0, "" },
-        { "f16", DTYPE_F16, 2, { 1, 1 }, 2, "\x00\x3e" },
-        { "f32", DTYPE_F32, 2, { 2, 3 }, 24, "\0\0\0\xbf\0\0\x80\xbe\0\0\0\0\0\0\x80\x3e\0\0\0\x3f\0\0\x40\x3f" },
-        { "i64", DTYPE_I64, 1, { 2, 0 }, 16, "\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\1\0\0" },
-        { "layers.0.\xe2\x99\xab\"quoted\"\\\n", DTYPE_U8, 1, { 1, 0 }, 1, "\x09" },
-        { "scalar", DTYPE_I32, 0, { 0, 0 }, 4, "\7\0\0\0" },
+    static const struct {
+        const char *name;
+        enum dtype dtype;
+        int rank;
+        int64_t shape[2];
+        size_t bytes;
+        const char *data;
+    } expected[] = {
+        {"bf16", DTYPE_BF16, 1, {3, 0}, 6, "\x80\x3f\x00\xc0\x00\x3f"},
+        {"bool", DTYPE_BOOL, 1, {3, 0}, 3, "\x01\x00\x01"},
+        {"e4m3", DTYPE_F8_E4M3, 1, {3, 0}, 3, "\x38\x7e\x80"},
+        {"empty", DTYPE_F32, 2, {4, 0}, 0, ""},
+        {"f16", DTYPE_F16, 2, {1, 1}, 2, "\x00\x3e"},
+        {"f32", DTYPE_F32, 2, {2, 3}, 24, "\0\0\0\xbf\0\0\x80\xbe\0\0\0\0\0\0\x80\x3e\0\0\0\x3f\0\0\x40\x3f"},
+        {"i64", DTYPE_I64, 1, {2, 0}, 16, "\xff\xff\xff\xff\xff\xff\xff\xff\0\0\0\0\0\1\0\0"},
+        {"layers.0.\xe2\x99\xab\"quoted\"\\\n", DTYPE_U8, 1, {1, 0}, 1, "\x09"},
+        {"scalar", DTYPE_I32, 0, {0, 0}, 4, "\7\0\0\0"},
     };
     struct safetensors *st = open_good("tests/io/data/reference.safetensors");
     assert_int_equal(safetensors_count(st), sizeof expected / sizeof *expected);
@@ -392,7 +413,9 @@ static void test_many_tensors(void **state) {
     FILE *stream = open_memstream(&header, &length);
     for (int i = 0; i < COUNT; i++) {
         int tensor = (int)((int64_t)i * 77773 % COUNT);   /* prime to COUNT: every tensor once */
-        fprintf(stream, "%c\"model.layers.%d.mlp.experts.%d.down_proj.weight\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_offsets\":[%d,%d]}",
+        fprintf(stream,
+                "%c\"model.layers.%d.mlp.experts.%d.down_proj.weight\":{\"dtype\":\"U8\",\"shape\":[1,2],\"data_"
+                "offsets\":[%d,%d]}",
                 i == 0 ? '{' : ',', tensor / 1000, tensor % 1000, 2 * tensor, 2 * tensor + 2);
     }
     fputc('}', stream);
@@ -412,7 +435,7 @@ static void test_many_tensors(void **state) {
     free(bytes);
 }
 
-/* ---- Writing --------------------------------------------------------------------------------------------------------- */
+/* ---- Writing ----------------------------------------------------------------------------------------------------- */
 
 static uint8_t pattern[4096];
 
@@ -448,7 +471,8 @@ static void test_write_every_dtype(void **state) {
         for (int kind = 0; kind < 3; kind++) {
             struct safetensors_source *source = &sources[count];
             snprintf(names[count], sizeof names[count], "\"%s\"\\\n.%d", dtype_name((enum dtype)dtype), kind);
-            *source = (struct safetensors_source){ .name = names[count], .dtype = (enum dtype)dtype, .data = pattern + dtype * 8 + kind };
+            *source = (struct safetensors_source){
+                .name = names[count], .dtype = (enum dtype)dtype, .data = pattern + dtype * 8 + kind};
             if (kind == 0 && dtype_bits((enum dtype)dtype) % 8 != 0) continue;   /* no scalars of half a byte */
             if (kind == 1) { source->rank = 3; source->shape[0] = 2; source->shape[1] = 3; source->shape[2] = 4; }
             if (kind == 2) { source->rank = 2; source->shape[0] = 5; source->shape[1] = 0; source->data = NULL; }
@@ -502,7 +526,9 @@ static void test_write_every_dtype(void **state) {
         const char *dtype;
         json_t *shape;
         if (strcmp(name, "__metadata__") == 0) continue;
-        assert_int_equal(json_unpack_ex(value, NULL, JSON_STRICT, "{s:s,s:o,s:[I,I]}", "dtype", &dtype, "shape", &shape, "data_offsets", &begin, &end), 0);
+        assert_int_equal(json_unpack_ex(value, NULL, JSON_STRICT, "{s:s,s:o,s:[I,I]}", "dtype", &dtype, "shape", &shape,
+                                        "data_offsets", &begin, &end),
+                         0);
         for (i = 0; i < count && strcmp(sources[i].name, name) != 0; i++) { }
         assert_true(i < count);
         assert_string_equal(dtype, dtype_name(sources[i].dtype));
@@ -572,23 +598,24 @@ static void test_write_refused(void **state) {
     char long_name[SAFETENSORS_MAX_NAME + 2];
     memset(long_name, 'n', sizeof long_name - 1);
     long_name[sizeof long_name - 1] = 0;
-    const struct { struct safetensors_source source; const char *words; } bad[] = {
-        { { .name = NULL, .dtype = DTYPE_U8, .data = pattern }, "no name" },
-        { { .name = "a\xff", .dtype = DTYPE_U8, .data = pattern }, "not UTF-8" },
-        { { .name = long_name, .dtype = DTYPE_U8, .data = pattern }, "4097" },
-        { { .name = "__metadata__", .dtype = DTYPE_U8, .data = pattern }, "__metadata__" },
-        { { .name = "a", .dtype = DTYPE_COUNT, .data = pattern }, "dtype" },
-        { { .name = "a", .dtype = DTYPE_U8, .rank = 9, .data = pattern }, "9 dimensions" },
-        { { .name = "a", .dtype = DTYPE_U8, .rank = -1, .data = pattern }, "-1 dimensions" },
-        { { .name = "a", .dtype = DTYPE_U8, .rank = 1, .shape = { -1 }, .data = pattern }, "dimension -1" },
-        { { .name = "a", .dtype = DTYPE_F32, .rank = 2, .shape = { 1ll << 32, 1ll << 31 }, .data = pattern }, "overflows" },
-        { { .name = "a", .dtype = DTYPE_F4, .rank = 1, .shape = { 3 }, .data = pattern }, "whole bytes" },
-        { { .name = "a", .dtype = DTYPE_U8, .rank = 1, .shape = { 3 }, .data = NULL }, "no data" },
-        { { .name = "first", .dtype = DTYPE_U8, .data = pattern }, "'first' occurs twice" },
+    const struct { struct safetensors_source source; const char *words;
+    } bad[] = {
+        {{.name = NULL, .dtype = DTYPE_U8, .data = pattern}, "no name"},
+        {{.name = "a\xff", .dtype = DTYPE_U8, .data = pattern}, "not UTF-8"},
+        {{.name = long_name, .dtype = DTYPE_U8, .data = pattern}, "4097"},
+        {{.name = "__metadata__", .dtype = DTYPE_U8, .data = pattern}, "__metadata__"},
+        {{.name = "a", .dtype = DTYPE_COUNT, .data = pattern}, "dtype"},
+        {{.name = "a", .dtype = DTYPE_U8, .rank = 9, .data = pattern}, "9 dimensions"},
+        {{.name = "a", .dtype = DTYPE_U8, .rank = -1, .data = pattern}, "-1 dimensions"},
+        {{.name = "a", .dtype = DTYPE_U8, .rank = 1, .shape = {-1}, .data = pattern}, "dimension -1"},
+        {{.name = "a", .dtype = DTYPE_F32, .rank = 2, .shape = {1ll << 32, 1ll << 31}, .data = pattern}, "overflows"},
+        {{.name = "a", .dtype = DTYPE_F4, .rank = 1, .shape = {3}, .data = pattern}, "whole bytes"},
+        {{.name = "a", .dtype = DTYPE_U8, .rank = 1, .shape = {3}, .data = NULL}, "no data"},
+        {{.name = "first", .dtype = DTYPE_U8, .data = pattern}, "'first' occurs twice"},
     };
     const char *path = in_folder("refused.safetensors");
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        struct safetensors_source sources[2] = { { .name = "first", .dtype = DTYPE_U8, .data = pattern }, bad[i].source };
+        struct safetensors_source sources[2] = {{.name = "first", .dtype = DTYPE_U8, .data = pattern}, bad[i].source};
         struct error error = { 0 };
         assert_int_equal(safetensors_write(path, sources, 2, NULL, NULL, &error), STATUS_INVALID);
         assert_contains(error.message, path);
@@ -598,7 +625,8 @@ static void test_write_refused(void **state) {
         assert_int_equal(safetensors_write_sharded(in_folder("refused"), sources, 2, 1, NULL, &error), STATUS_INVALID);
         assert_false(file_exists(in_folder("refused")));
     }
-    static const char *const odd[] = { "key", NULL }, *const twice[] = { "key", "1", "key", "2", NULL }, *const wrong[] = { "key", "\xff", NULL };
+    static const char *const odd[] = {"key", NULL}, *const twice[] = {"key", "1", "key", "2", NULL},
+                             *const wrong[] = {"key", "\xff", NULL};
     struct error error = { 0 };
     assert_int_equal(safetensors_write(path, NULL, 0, odd, NULL, &error), STATUS_INVALID);
     assert_contains(error.message, "'key' has no value");
@@ -628,7 +656,8 @@ static void test_full_disk(void **state) {
     small = (struct rlimit){ .rlim_cur = 65536, .rlim_max = old.rlim_max };
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
     enum status alone = safetensors_write(path, sources, 2, NULL, NULL, &error);
-    enum status sharded = safetensors_write_sharded(in_folder("shards"), (struct safetensors_source[]){ sources[1], sources[0] }, 2, 16, NULL, NULL);
+    enum status sharded = safetensors_write_sharded(
+        in_folder("shards"), (struct safetensors_source[]){sources[1], sources[0]}, 2, 16, NULL, NULL);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     signal(SIGXFSZ, SIG_DFL);
     free(data);
@@ -643,7 +672,7 @@ static void test_full_disk(void **state) {
     safetensors_close(st);
 }
 
-/* ---- Folders --------------------------------------------------------------------------------------------------------- */
+/* ---- Folders ----------------------------------------------------------------------------------------------------- */
 
 static struct safetensors *open_good_folder(const char *path) {
     struct error error = { 0 };
@@ -659,14 +688,17 @@ static void assert_folder_refused(const char *path, enum status code, const char
     enum status status = safetensors_open_folder(&st, path, &error);
     if (status == STATUS_OK) fail_msg("a folder was accepted that should be refused for: %s", words);
     assert_null(st);
-    if (status != code || error.code != code) fail_msg("status %d, expected %d: %s", (int)status, (int)code, error.message);
+    if (status != code || error.code != code)
+        fail_msg("status %d, expected %d: %s", (int)status, (int)code, error.message);
     assert_contains(error.message, path);
     snprintf(list, sizeof list, "%s", words);
     for (char *word; (word = strsep(&rest, "|"));) assert_contains(error.message, word);
 }
 
-#define SHARD_A "{\"a.1\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"a.2\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[2,3]}," \
-                "\"__metadata__\":{\"from\":\"one\"}}"
+#define SHARD_A                                                                                                        \
+    "{\"a.1\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"a.2\":{\"dtype\":\"U8\",\"shape\":[1],\"data_" \
+    "offsets\":[2,3]},"                                                                                                \
+    "\"__metadata__\":{\"from\":\"one\"}}"
 #define SHARD_B "{\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}"
 
 static void put_index(const char *place, const char *text) {
@@ -686,8 +718,10 @@ static void test_sharded_reading(void **state) {
     put_container(one, SHARD_A, 3);
     put_container(two, SHARD_B, 4);
 
-    put_index(place, "{\"weight_map\":{\"b\":\"free text.bin\",\"a.2\":\"model-00001-of-000002.safetensors\",\"a.1\":\"model-00001-of-000002.safetensors\"},"
-                     "\"metadata\":{\"total_size\":99999,\"other\":[1]}}");
+    put_index(place,
+              "{\"weight_map\":{\"b\":\"free "
+              "text.bin\",\"a.2\":\"model-00001-of-000002.safetensors\",\"a.1\":\"model-00001-of-000002.safetensors\"},"
+              "\"metadata\":{\"total_size\":99999,\"other\":[1]}}");
     struct safetensors *st = open_good_folder(place);
     assert_int_equal(safetensors_count(st), 3);
     assert_string_equal(safetensors_at(st, 0)->name, "a.1");
@@ -708,8 +742,11 @@ static void test_sharded_reading(void **state) {
     assert_contains(safetensors_warning(st, 0), one);
     assert_contains(safetensors_warning(st, 0), "'a.1'");
     safetensors_close(st);
-    put_container(two, "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"x\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[2,3]},"
-                       "\"y\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[3,4]}}", 4);
+    put_container(two,
+                  "{\"b\":{\"dtype\":\"U8\",\"shape\":[2],\"data_offsets\":[0,2]},\"x\":{\"dtype\":\"U8\",\"shape\":[],"
+                  "\"data_offsets\":[2,3]},"
+                  "\"y\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[3,4]}}",
+                  4);
     st = open_good_folder(place);
     assert_int_equal(safetensors_count(st), 2);
     assert_int_equal(safetensors_warnings(st), 2);
@@ -719,27 +756,32 @@ static void test_sharded_reading(void **state) {
     safetensors_close(st);
     put_container(two, SHARD_B, 4);
 
-    static const struct { const char *index; enum status code; const char *words; } bad[] = {
-        { "{\"weight_map\":{\"b\":\"free text.bin\",\"c\":\"free text.bin\"}}", STATUS_NOT_FOUND, "index.json|'c'|missing|free text.bin" },
-        { "{\"weight_map\":{\"a.1\":\"free text.bin\",\"a.2\":\"model-00001-of-000002.safetensors\"}}", STATUS_INVALID,
-          "index.json|'a.1'|found in|model-00001-of-000002.safetensors|expected in|free text.bin" },
-        { "{\"weight_map\":{\"b\":\"free text.bin\",\"c\":\"gone.safetensors\"}}", STATUS_NOT_FOUND, "gone.safetensors|missing|incomplete download" },
-        { "{\"weight_map\":{\"b\":\"../sharded/free text.bin\"}}", STATUS_INVALID, "index.json|'b'|'../sharded/free text.bin'|plain file name" },
-        { "{\"weight_map\":{\"b\":\"/etc/passwd\"}}", STATUS_INVALID, "'/etc/passwd'|plain file name" },
-        { "{\"weight_map\":{\"b\":\"a\\\\b\"}}", STATUS_INVALID, "'a\\b'|plain file name" },
-        { "{\"weight_map\":{\"b\":\"..\"}}", STATUS_INVALID, "'..'|plain file name" },
-        { "{\"weight_map\":{\"b\":\".hidden\"}}", STATUS_INVALID, "'.hidden'|plain file name" },
-        { "{\"weight_map\":{\"b\":\"\"}}", STATUS_INVALID, "''|plain file name" },
-        { "{\"weight_map\":{\"b\":\"x\\u0000y\"}}", STATUS_INVALID, "index.json" },
-        { "{\"weight_map\":{\"b\":\"x\\ny\"}}", STATUS_INVALID, "'x\\x0ay'|plain file name" },
-        { "{\"weight_map\":{\"b\":3}}", STATUS_INVALID, "index.json|'b'|file name" },
-        { "{\"weight_map\":{\"b\":\"free text.bin\",\"b\":\"free text.bin\"}}", STATUS_INVALID, "index.json|duplicate|line 1" },
-        { "{\"weight_map\":{}}", STATUS_INVALID, "index.json|0 tensors" },
-        { "{\"weight_map\":[]}", STATUS_INVALID, "index.json|weight_map" },
-        { "{}", STATUS_INVALID, "index.json|weight_map" },
-        { "[]", STATUS_INVALID, "index.json|weight_map" },
-        { "{\"weight_map\":", STATUS_INVALID, "index.json|line 1" },
-        { "version https://git-lfs.github.com/spec/v1\n", STATUS_INVALID, "index.json|Git-LFS" },
+    static const struct { const char *index; enum status code; const char *words;
+    } bad[] = {
+        {"{\"weight_map\":{\"b\":\"free text.bin\",\"c\":\"free text.bin\"}}", STATUS_NOT_FOUND,
+         "index.json|'c'|missing|free text.bin"},
+        {"{\"weight_map\":{\"a.1\":\"free text.bin\",\"a.2\":\"model-00001-of-000002.safetensors\"}}", STATUS_INVALID,
+         "index.json|'a.1'|found in|model-00001-of-000002.safetensors|expected in|free text.bin"},
+        {"{\"weight_map\":{\"b\":\"free text.bin\",\"c\":\"gone.safetensors\"}}", STATUS_NOT_FOUND,
+         "gone.safetensors|missing|incomplete download"},
+        {"{\"weight_map\":{\"b\":\"../sharded/free text.bin\"}}", STATUS_INVALID,
+         "index.json|'b'|'../sharded/free text.bin'|plain file name"},
+        {"{\"weight_map\":{\"b\":\"/etc/passwd\"}}", STATUS_INVALID, "'/etc/passwd'|plain file name"},
+        {"{\"weight_map\":{\"b\":\"a\\\\b\"}}", STATUS_INVALID, "'a\\b'|plain file name"},
+        {"{\"weight_map\":{\"b\":\"..\"}}", STATUS_INVALID, "'..'|plain file name"},
+        {"{\"weight_map\":{\"b\":\".hidden\"}}", STATUS_INVALID, "'.hidden'|plain file name"},
+        {"{\"weight_map\":{\"b\":\"\"}}", STATUS_INVALID, "''|plain file name"},
+        {"{\"weight_map\":{\"b\":\"x\\u0000y\"}}", STATUS_INVALID, "index.json"},
+        {"{\"weight_map\":{\"b\":\"x\\ny\"}}", STATUS_INVALID, "'x\\x0ay'|plain file name"},
+        {"{\"weight_map\":{\"b\":3}}", STATUS_INVALID, "index.json|'b'|file name"},
+        {"{\"weight_map\":{\"b\":\"free text.bin\",\"b\":\"free text.bin\"}}", STATUS_INVALID,
+         "index.json|duplicate|line 1"},
+        {"{\"weight_map\":{}}", STATUS_INVALID, "index.json|0 tensors"},
+        {"{\"weight_map\":[]}", STATUS_INVALID, "index.json|weight_map"},
+        {"{}", STATUS_INVALID, "index.json|weight_map"},
+        {"[]", STATUS_INVALID, "index.json|weight_map"},
+        {"{\"weight_map\":", STATUS_INVALID, "index.json|line 1"},
+        {"version https://git-lfs.github.com/spec/v1\n", STATUS_INVALID, "index.json|Git-LFS"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         put_index(place, bad[i].index);
@@ -747,7 +789,10 @@ static void test_sharded_reading(void **state) {
     }
 
     put_index(place, "{\"weight_map\":{\"b\":\"free text.bin\",\"a.1\":\"model-00001-of-000002.safetensors\"}}");
-    put_container(two, "{\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},\"a.1\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[3,4]}}", 4);
+    put_container(two,
+                  "{\"b\":{\"dtype\":\"U8\",\"shape\":[3],\"data_offsets\":[0,3]},\"a.1\":{\"dtype\":\"U8\",\"shape\":["
+                  "1],\"data_offsets\":[3,4]}}",
+                  4);
     assert_folder_refused(place, STATUS_INVALID, "'a.1'|occurs in|free text.bin|model-00001-of-000002.safetensors");
     put_container(two, SHARD_B, 3);
     assert_folder_refused(place, STATUS_INVALID, "free text.bin|'b'|incomplete");
@@ -787,12 +832,15 @@ static void test_sharded_writing(void **state) {
     const char *place = in_folder("deep/er/export");
     for (int i = 0; i < COUNT; i++) {
         snprintf(names[i], sizeof names[i], "t.%d", COUNT - i);
-        sources[i] = (struct safetensors_source){ .name = names[i], .dtype = DTYPE_U8, .rank = 1, .shape = { 100 * i }, .data = pattern + i };
+        sources[i] = (struct safetensors_source){
+            .name = names[i], .dtype = DTYPE_U8, .rank = 1, .shape = {100 * i}, .data = pattern + i};
     }
     for (int round = 0; round < 3; round++) {
-        /* 0, 100, 200 | 300 | 400 | 500 | 600 of at most 512 bytes: the last is larger than the limit. One file in round 1. */
+        /* 0, 100, 200 | 300 | 400 | 500 | 600 of at most 512 bytes: the last is larger than the limit. One file in
+         * round 1. */
         bool one_file = round == 1;
-        assert_int_equal(safetensors_write_sharded(place, sources, COUNT, one_file ? 2100 : 512, metadata, &error), STATUS_OK);
+        assert_int_equal(safetensors_write_sharded(place, sources, COUNT, one_file ? 2100 : 512, metadata, &error),
+                         STATUS_OK);
         struct safetensors *st = open_good_folder(place);
         assert_int_equal(safetensors_count(st), COUNT);
         assert_int_equal(safetensors_warnings(st), 0);
@@ -811,9 +859,9 @@ static void test_sharded_writing(void **state) {
         snprintf(path, sizeof path, "%s/model.safetensors", place);
         assert_int_equal(file_exists(path), one_file);
     }
-    assert_string_equal(list_folder(place),
-        "model-00001-of-00005.safetensors model-00002-of-00005.safetensors model-00003-of-00005.safetensors model-00004-of-00005.safetensors "
-        "model-00005-of-00005.safetensors model.safetensors.index.json ");
+    assert_string_equal(list_folder(place), "model-00001-of-00005.safetensors model-00002-of-00005.safetensors "
+                                            "model-00003-of-00005.safetensors model-00004-of-00005.safetensors "
+                                            "model-00005-of-00005.safetensors model.safetensors.index.json ");
     char *text;
     size_t size;
     snprintf(path, sizeof path, "%s/model.safetensors.index.json", place);
@@ -831,12 +879,14 @@ static void test_sharded_writing(void **state) {
     struct safetensors_source mapped[COUNT];
     for (int i = 0; i < COUNT; i++) {
         const struct safetensors_entry *entry = safetensors_at(st, i);
-        mapped[i] = (struct safetensors_source){ .name = entry->name, .dtype = entry->dtype, .rank = 1, .shape = { entry->shape[0] }, .data = entry->data };
+        mapped[i] = (struct safetensors_source){
+            .name = entry->name, .dtype = entry->dtype, .rank = 1, .shape = {entry->shape[0]}, .data = entry->data};
     }
     assert_int_equal(safetensors_write_sharded(place, mapped, COUNT, 512, metadata, &error), STATUS_OK);
     safetensors_close(st);
     st = open_good_folder(place);
-    for (int i = 1; i < COUNT; i++) assert_memory_equal(safetensors_find(st, names[i])->data, pattern + i, (size_t)(100 * i));
+    for (int i = 1; i < COUNT; i++)
+        assert_memory_equal(safetensors_find(st, names[i])->data, pattern + i, (size_t)(100 * i));
     safetensors_close(st);
 }
 
@@ -846,7 +896,8 @@ struct making { int calls; size_t bytes; uint8_t sum[4]; enum status status; };
 static enum status make_bytes(void *context, struct safetensors_sink *sink, struct error *error) {
     struct making *making = context;
     making->calls++;
-    for (size_t i = 0; i < making->bytes; i += 7) safetensors_put(sink, pattern + i, making->bytes - i < 7 ? making->bytes - i : 7);
+    for (size_t i = 0; i < making->bytes; i += 7)
+        safetensors_put(sink, pattern + i, making->bytes - i < 7 ? making->bytes - i : 7);
     making->sum[0]++;
     return making->status ? error_set(error, making->status, "it cannot be made") : STATUS_OK;
 }
@@ -880,13 +931,15 @@ static void test_produced(void **state) {
     assert_int_equal(first.calls, 2);
 
     uint64_t checksum;
-    assert_int_equal(safetensors_write(in_folder("late.safetensors"), sources, 5, NULL, &checksum, &error), STATUS_INVALID);
+    assert_int_equal(safetensors_write(in_folder("late.safetensors"), sources, 5, NULL, &checksum, &error),
+                     STATUS_INVALID);
     first.bytes = 99;
     assert_int_equal(safetensors_write(in_folder("late.safetensors"), sources, 5, NULL, NULL, &error), STATUS_INVALID);
     assert_contains(error.message, "'first': 99 bytes were made, expected 100");
     first.bytes = 100;
     second.status = STATUS_INTERRUPTED;
-    assert_int_equal(safetensors_write_sharded(in_folder("cancelled"), sources, 5, 200, NULL, &error), STATUS_INTERRUPTED);
+    assert_int_equal(safetensors_write_sharded(in_folder("cancelled"), sources, 5, 200, NULL, &error),
+                     STATUS_INTERRUPTED);
     assert_contains(error.message, "it cannot be made");
     assert_string_equal(list_folder(in_folder("cancelled")), "");
     assert_false(file_exists(in_folder("late.safetensors")));

@@ -17,7 +17,10 @@
 static const struct matmul_kernels *const variants[ISA_COUNT] = {
     [ISA_REFERENCE] = &matmul_reference,
 #if defined(__x86_64__)
-    [ISA_AVX2] = &matmul_avx2, [ISA_AVX512] = &matmul_avx512, [ISA_AVX512_BF16] = &matmul_avx512bf16, [ISA_AMX] = &matmul_amx,
+    [ISA_AVX2] = &matmul_avx2,
+    [ISA_AVX512] = &matmul_avx512,
+    [ISA_AVX512_BF16] = &matmul_avx512bf16,
+    [ISA_AMX] = &matmul_amx,
 #endif
 };
 
@@ -42,12 +45,14 @@ static inline void *aligned(size_t bytes) {
 
 static inline size_t number_bytes(enum dtype dtype) { return (size_t)dtype_bits(dtype) / 8; }
 
-/* A random matrix in a buffer without one byte to spare. Codes are never NaN; their scales are random, too, and `first_row` is 0. */
+/* A random matrix in a buffer without one byte to spare. Codes are never NaN; their scales are random, too, and
+ * `first_row` is 0. */
 static inline struct matrix matrix_create(int64_t rows, int64_t cols, bool transposed, enum dtype dtype) {
     int64_t inner = transposed ? rows : cols, outer = transposed ? cols : rows, stride = inner + random_bits() % 5;
     size_t count = (size_t)((outer - 1) * stride + inner);
     void *data = malloc(count * number_bytes(dtype));
-    struct matrix matrix = {.data = data, .dtype = dtype, .rows = rows, .cols = cols, .stride = stride, .transposed = transposed};
+    struct matrix matrix = {
+        .data = data, .dtype = dtype, .rows = rows, .cols = cols, .stride = stride, .transposed = transposed};
     for (size_t i = 0; i < count; i++) {
         if (dtype == DTYPE_BF16) ((uint16_t *)data)[i] = bf16_from_float(random_number());
         else if (dtype == DTYPE_F32) ((float *)data)[i] = random_number();
@@ -67,15 +72,18 @@ static inline void matrix_free(struct matrix *matrix) {
     free((void *)(uintptr_t)matrix->scales);
 }
 
-static inline void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum dtype compute, struct pool *pool) {
-    size_t bytes = compute == DTYPE_F8_E4M3 && b->column_scales ? kernels->packed_columns_bytes(b->rows, b->cols) : kernels->packed_bytes(b->rows, b->cols, compute);
+static inline void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum dtype compute,
+                         struct pool *pool) {
+    size_t bytes = compute == DTYPE_F8_E4M3 && b->column_scales ? kernels->packed_columns_bytes(b->rows, b->cols)
+                                                                : kernels->packed_bytes(b->rows, b->cols, compute);
     void *packed = aligned(bytes);
     memset(packed, 0xFF, bytes);   /* NaN wherever packing forgets something */
     matmul_pack(pool, kernels, packed, b, compute);
     return packed;
 }
 
-static inline void multiply(const struct matmul_kernels *kernels, int threads, const struct matrix *a, enum dtype compute, const struct matmul_product *products, int count) {
+static inline void multiply(const struct matmul_kernels *kernels, int threads, const struct matrix *a,
+                            enum dtype compute, const struct matmul_product *products, int count) {
     size_t bytes = kernels->scratch_bytes(a->rows, a->cols, compute, threads), guard = 64;
     unsigned char *scratch = malloc(bytes + guard);
     memset(scratch, 0xFF, bytes + guard);
@@ -99,16 +107,23 @@ static inline struct output output_create(int64_t m, int64_t n, enum dtype dtype
 }
 static inline float output_get(const struct output *output, int64_t i, int64_t j) {
     int64_t at = i * output->stride + j;
-    return output->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)output->data)[at]) : ((const float *)output->data)[at];
+    return output->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)output->data)[at])
+                                       : ((const float *)output->data)[at];
 }
 static inline void output_check_gaps(const struct output *output) {
     size_t bytes = output->dtype == DTYPE_BF16 ? 2 : 4;
     for (int64_t i = 0; i < output->m; i++)
-        for (size_t at = (size_t)(i * output->stride + output->n) * bytes; at < (size_t)((i + 1) * output->stride) * bytes; at++)
+        for (size_t at = (size_t)(i * output->stride + output->n) * bytes;
+             at < (size_t)((i + 1) * output->stride) * bytes; at++)
             assert_int_equal(((unsigned char *)output->data)[at], 0x55);
 }
 static inline struct matmul_product product_of(const void *packed, const struct output *output, bool accumulate) {
-    return (struct matmul_product){.packed = packed, .n = output->n, .c = output->data, .c_stride = output->stride, .c_dtype = output->dtype, .accumulate = accumulate};
+    return (struct matmul_product){.packed = packed,
+                                   .n = output->n,
+                                   .c = output->data,
+                                   .c_stride = output->stride,
+                                   .c_dtype = output->dtype,
+                                   .accumulate = accumulate};
 }
 
 #endif

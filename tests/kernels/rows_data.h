@@ -15,7 +15,8 @@
 
 #include "base/number.h"
 
-/* Memory of one test, freed by its teardown; each piece has its exact size, so that the address sanitizer sees its end. */
+/* Memory of one test, freed by its teardown; each piece has its exact size, so that the
+ * address sanitizer sees its end. */
 static void *pieces[4096];
 static int piece_count;
 
@@ -47,7 +48,9 @@ static inline double *doubles_of(const float *x, int64_t count) {
     return y;
 }
 
-static inline double *random_doubles(int64_t count, uint64_t seed, double scale) { return doubles_of(random_floats(count, seed, scale), count); }
+static inline double *random_doubles(int64_t count, uint64_t seed, double scale) {
+    return doubles_of(random_floats(count, seed, scale), count);
+}
 
 static inline double *zero_doubles(int64_t count) {
     double *y = piece((size_t)count * sizeof *y);
@@ -71,15 +74,14 @@ static inline double number_at(const void *x, enum dtype dtype, int64_t i) {
 }
 
 /* |got - want| <= relative |want| + absolute, and for a BF16 buffer half a unit in its last place more. */
-static inline void check_close(const char *what, const char *variant, const void *got, enum dtype dtype, const double *want, int64_t count,
-                               double relative, double absolute) {
+static inline void check_close(const char *what, const char *variant, const void *got, enum dtype dtype,
+                               const double *want, int64_t count, double relative, double absolute) {
     if (dtype == DTYPE_BF16) relative += 0x1.01p-8;
     for (int64_t i = 0; i < count; i++) {
         double x = number_at(got, dtype, i), allowed = relative * fabs(want[i]) + absolute;
         if (!(fabs(x - want[i]) <= allowed))
-            fail_msg("%s, %s %s: element %lld of %lld is %.9g, expected %.9g within %.3g (off by %.3g)", what, variant, dtype_name(dtype),
-                     (long long)i, (long long)count, x, want[i],
-                     allowed, fabs(x - want[i]));
+            fail_msg("%s, %s %s: element %lld of %lld is %.9g, expected %.9g within %.3g (off by %.3g)", what, variant,
+                     dtype_name(dtype), (long long)i, (long long)count, x, want[i], allowed, fabs(x - want[i]));
     }
 }
 
@@ -90,10 +92,12 @@ static inline void check_same(const char *what, const char *variant, const void 
 }
 
 /* The elements between the end of each row and the start of the next still hold what piece() wrote. */
-static inline void check_gaps(const char *what, const void *x, enum dtype dtype, int64_t rows, int64_t width, int64_t stride) {
+static inline void check_gaps(const char *what, const void *x, enum dtype dtype, int64_t rows, int64_t width,
+                              int64_t stride) {
     const unsigned char *bytes = x;
     for (int64_t t = 0; t + 1 < rows; t++)
-        for (size_t i = dtype_bytes(dtype, (size_t)(t * stride + width)); i < dtype_bytes(dtype, (size_t)((t + 1) * stride)); i++)
+        for (size_t i = dtype_bytes(dtype, (size_t)(t * stride + width));
+             i < dtype_bytes(dtype, (size_t)((t + 1) * stride)); i++)
             if (bytes[i] != 0xA5) fail_msg("%s: written past the end of row %lld", what, (long long)t);
 }
 

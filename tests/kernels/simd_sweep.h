@@ -1,4 +1,5 @@
-/* The tests of kernels/simd.h, included by test_simd_avx2.c and test_simd_avx512.c, which are compiled with their instructions. */
+/* The tests of kernels/simd.h, included by test_simd_avx2.c and test_simd_avx512.c, which are compiled with their
+ * instructions. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -41,7 +42,8 @@ static void test_exp(void **state) {
         }
     }
     assert_true(worst > 0.5);   /* the measure itself works */
-    float edges[] = {-INFINITY, INFINITY, NAN, 0.0f, -0.0f, 88.7228317f, 88.7228394f, -87.3365402f, -87.3365479f, -100.0f, -104.0f, 1e30f, -1e30f};
+    float edges[] = {-INFINITY,    INFINITY,     NAN,     0.0f,    -0.0f, 88.7228317f, 88.7228394f,
+                     -87.3365402f, -87.3365479f, -100.0f, -104.0f, 1e30f, -1e30f};
     for (size_t i = 0; i < sizeof edges / sizeof *edges; i++) {
         float y[VF];
         vf_store(y, vf_exp(vf_set(edges[i])));
@@ -61,7 +63,8 @@ static void test_log(void **state) {
         assert_true(fabs(simd_log(x) - want) <= 1e-15 * fabs(want) + 1e-16);
     }
     assert_true(simd_log(1.0) == 0.0);
-    assert_true(isnan(simd_log((double)NAN)) && isnan(simd_log(-(double)NAN)) && simd_log((double)INFINITY) == (double)INFINITY);
+    assert_true(isnan(simd_log((double)NAN)) && isnan(simd_log(-(double)NAN)) &&
+                simd_log((double)INFINITY) == (double)INFINITY);
     for (int i = -1000; i <= 1000; i++) {   /* near 1, where the result is small */
         double x = 1.0 + i * 1e-6;
         assert_true(fabs(simd_log(x) - log(x)) <= 4e-16 * fabs(log(x)));
@@ -71,7 +74,8 @@ static void test_log(void **state) {
 /* bf16 against base/number.h: every upper half with the lower halves around a tie. */
 static void test_bf16(void **state) {
     (void)state;
-    const uint32_t low[16] = {0, 1, 2, 0x1234, 0x7FFE, 0x7FFF, 0x8000, 0x8001, 0x8002, 0x9000, 0xC000, 0xFFFD, 0xFFFE, 0xFFFF, 0x4000, 0x7000};
+    const uint32_t low[16] = {0,      1,      2,      0x1234, 0x7FFE, 0x7FFF, 0x8000, 0x8001,
+                              0x8002, 0x9000, 0xC000, 0xFFFD, 0xFFFE, 0xFFFF, 0x4000, 0x7000};
     for (uint32_t high = 0; high < 0x10000; high++) {
         for (int at = 0; at < 16; at += VF) {
             float x[VF];
@@ -84,7 +88,8 @@ static void test_bf16(void **state) {
             for (int i = 0; i < VF; i++) {
                 uint16_t want = bf16_from_float(x[i]);
                 if (codes[i] != want)
-                    fail_msg("bf16 of %08x is %04x, expected %04x", (unsigned)bits_from_float(x[i]), (unsigned)codes[i], (unsigned)want);
+                    fail_msg("bf16 of %08x is %04x, expected %04x", (unsigned)bits_from_float(x[i]), (unsigned)codes[i],
+                             (unsigned)want);
                 assert_int_equal(bits_from_float(back[i]), (uint32_t)want << 16);
                 assert_int_equal(bits_from_float(rounded[i]), (uint32_t)want << 16);
             }
@@ -92,7 +97,8 @@ static void test_bf16(void **state) {
     }
 }
 
-/* Partial loads and stores touch the first n elements and no others; what is not read is zero. The buffers end with the n elements. */
+/* Partial loads and stores touch the first n elements and no others; what is not read is zero. The buffers end with the
+ * n elements. */
 static void test_parts(void **state) {
     (void)state;
     for (int n = 0; n <= VF; n++) {
@@ -155,8 +161,8 @@ static int run_simd_tests(enum isa isa) {
         return 0;
     }
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exp), cmocka_unit_test(test_log), cmocka_unit_test(test_bf16), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_lanes),
+        cmocka_unit_test(test_exp),   cmocka_unit_test(test_log),   cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_parts), cmocka_unit_test(test_lanes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

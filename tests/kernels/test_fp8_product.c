@@ -1,4 +1,5 @@
-/* Products of E4M3 codes: every variant that the machine has, bit by bit against the scalar model of the recipe in kernels/matmul_reference.h. */
+/* Products of E4M3 codes: every variant that the machine has, bit by bit against the scalar model of the recipe in
+ * kernels/matmul_reference.h. */
 #include <stdio.h>
 
 #include "matmul_data.h"
@@ -7,7 +8,11 @@ typedef float real;
 #define real_fma fmaf
 #include "kernels/matmul_reference.h"
 
-static const enum matmul_order orders[ISA_COUNT] = {[ISA_REFERENCE] = MATMUL_CHAIN, [ISA_AVX2] = MATMUL_CHAIN, [ISA_AVX512] = MATMUL_CHAIN, [ISA_AVX512_BF16] = MATMUL_PAIRS, [ISA_AMX] = MATMUL_TILES};
+static const enum matmul_order orders[ISA_COUNT] = {[ISA_REFERENCE] = MATMUL_CHAIN,
+                                                    [ISA_AVX2] = MATMUL_CHAIN,
+                                                    [ISA_AVX512] = MATMUL_CHAIN,
+                                                    [ISA_AVX512_BF16] = MATMUL_PAIRS,
+                                                    [ISA_AMX] = MATMUL_TILES};
 
 static bool same(float a, float b) { return (isnan(a) && isnan(b)) || bits_from_float(a) == bits_from_float(b); }
 
@@ -26,16 +31,20 @@ static struct model model_create(const struct matrix *a, const struct matrix *b,
     model.scale_b = malloc((size_t)(model.n * model.parts) * sizeof(float));
     for (int64_t p = 0; p < model.parts; p++) {
         const int64_t k0 = 128 * p, k1 = matmul_tile_end(k0, model.k);
-        for (int64_t i = 0; i < model.m; i++) model.scale_a[i * model.parts + p] = matmul_a_tile(a, compute, i, k0, k1, model.a + i * model.k + k0);
+        for (int64_t i = 0; i < model.m; i++)
+            model.scale_a[i * model.parts + p] = matmul_a_tile(a, compute, i, k0, k1, model.a + i * model.k + k0);
         for (int64_t j = 0; j < model.n; j++) {
-            const float scale = j % 128 && !b->column_scales ? model.scale_b[(j - 1) * model.parts + p] : matmul_b_scale(b, k0, j);
+            const float scale = j % 128 && !b->column_scales ? model.scale_b[(j - 1) * model.parts + p]
+                                                             : matmul_b_scale(b, k0, j);
             model.scale_b[j * model.parts + p] = scale;
             for (int64_t k = k0; k < k1; k++) model.b[j * model.k + k] = e4m3_to_float(matmul_b_code(b, scale, k, j));
         }
     }
     return model;
 }
-static void model_free(struct model *model) { free(model->a), free(model->b), free(model->scale_a), free(model->scale_b); }
+static void model_free(struct model *model) {
+    free(model->a), free(model->b), free(model->scale_a), free(model->scale_b);
+}
 
 static float model_output(const struct model *model, enum matmul_order order, int64_t i, int64_t j, float c) {
     for (int64_t p = 0; p < model->parts; p++) {
@@ -52,27 +61,35 @@ static void set_number(struct matrix *matrix, int64_t i, int64_t j, float x) {
     else ((float *)(uintptr_t)matrix->data)[at] = x;
 }
 
-/* Numbers of one kind or another: as they are; with ties of the codes, a largest number of 448; tiles of zeros; of all magnitudes; subnormal. */
+/* Numbers of one kind or another: as they are; with ties of the codes, a largest number of 448; tiles of zeros; of all
+ * magnitudes; subnormal. */
 enum { PLAIN, TIES, ZEROS, MAGNITUDES, SUBNORMALS, DATA_KINDS };
 static void fill(struct matrix *matrix, int kind) {
     for (int64_t i = 0; i < matrix->rows && matrix->dtype != DTYPE_F8_E4M3; i++) {
         for (int64_t j = 0; j < matrix->cols; j++) {
             const float x = random_number(), at = (float)(i / 7 + j / 128);
-            if (kind == TIES) set_number(matrix, i, j, (j % 128 == 5 && i % 2 ? 448.0f : ldexpf((float)(int)(random_bits() % 63 - 31), (int)(random_bits() % 6) - 9)));
+            if (kind == TIES)
+                set_number(matrix, i, j,
+                           (j % 128 == 5 && i % 2
+                                ? 448.0f
+                                : ldexpf((float)(int)(random_bits() % 63 - 31), (int)(random_bits() % 6) - 9)));
             if (kind == ZEROS) set_number(matrix, i, j, (int)at % 2 ? x : (random_bits() & 1 ? 0.0f : -0.0f));
             if (kind == MAGNITUDES) set_number(matrix, i, j, ldexpf(x, (int)(at * 37.0f) % 200 - 100));
-            if (kind == SUBNORMALS) set_number(matrix, i, j, i % 3 ? ldexpf(x, -130) : ldexpf(x, -148 + (int)(j % 128) / 4));
+            if (kind == SUBNORMALS)
+                set_number(matrix, i, j, i % 3 ? ldexpf(x, -130) : ldexpf(x, -148 + (int)(j % 128) / 4));
         }
     }
 }
 
 static const enum dtype b_types[3] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
 
-/* kinds: 1 A transposed, 2 A bf16, 4 B transposed, 8 powers of two, 16 tiles of one column, 32 sums onto C, 64 C bf16, 128 compute type BF16. b_type: 0..2. */
+/* kinds: 1 A transposed, 2 A bf16, 4 B transposed, 8 powers of two, 16 tiles of one column, 32 sums onto C, 64 C bf16,
+ * 128 compute type BF16. b_type: 0..2. */
 static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, int b_type, int data, int threads) {
     const struct matmul_kernels *kernels = variants[isa];
     const enum dtype compute = kinds & 128 ? DTYPE_BF16 : DTYPE_F8_E4M3;
-    struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32), b = matrix_create(k, n, kinds & 4, b_types[b_type]);
+    struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32),
+                  b = matrix_create(k, n, kinds & 4, b_types[b_type]);
     fill(&a, data);
     fill(&b, data);
     a.power_of_two = b.power_of_two = kinds & 8;
@@ -102,8 +119,10 @@ static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, i
             if (kinds & 64) expected = bf16_to_float(bf16_from_float(expected));
             for (int p = 0; p < 2; p++)
                 if (!same(output_get(p ? &unpacked : &c, i, j), expected))
-                    fail_msg("%s, %d x %d x %d, kinds %d, B type %d, data %d, %s: C[%d][%d] = %a, expected %a", isa_name((enum isa)isa), (int)m, (int)k, (int)n, kinds, b_type, data, p ? "unpacked" : "packed", (int)i,
-                             (int)j, (double)output_get(p ? &unpacked : &c, i, j), (double)expected);
+                    fail_msg("%s, %d x %d x %d, kinds %d, B type %d, data %d, %s: C[%d][%d] = %a, expected %a",
+                             isa_name((enum isa)isa), (int)m, (int)k, (int)n, kinds, b_type, data,
+                             p ? "unpacked" : "packed", (int)i, (int)j, (double)output_get(p ? &unpacked : &c, i, j),
+                             (double)expected);
         }
     }
     model_free(&model);
@@ -113,21 +132,25 @@ static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, i
 
 static void products_have_the_bits_of_the_recipe(void **state) {
     (void)state;
-    static const int shapes[][3] = {{1, 1, 1}, {1, 127, 33}, {2, 128, 17}, {3, 129, 65}, {5, 200, 40}, {14, 130, 31}, {16, 64, 96}, {17, 257, 3}, {33, 31, 34}};
+    static const int shapes[][3] = {{1, 1, 1},     {1, 127, 33}, {2, 128, 17}, {3, 129, 65}, {5, 200, 40},
+                                    {14, 130, 31}, {16, 64, 96}, {17, 257, 3}, {33, 31, 34}};
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes && tested(isa); s++)
             for (int kinds = (int)s % 3; kinds < 256; kinds += 3)
-                check_product(isa, shapes[s][0], shapes[s][1], shapes[s][2], kinds, (kinds + (int)s) % 7 % 3, (kinds / 3 + (int)s) % DATA_KINDS, 1 + kinds % 3);
+                check_product(isa, shapes[s][0], shapes[s][1], shapes[s][2], kinds, (kinds + (int)s) % 7 % 3,
+                              (kinds / 3 + (int)s) % DATA_KINDS, 1 + kinds % 3);
 }
 
 /* Several blocks of rows, of columns and of k; blocks of scales that end inside a panel. */
 static void blocked_products_have_the_bits_of_the_recipe(void **state) {
     (void)state;
-    static const int shapes[][3] = {{70, 1100, 143}, {1, 1601, 300}, {2, 1030, 290}, {40, 1030, 70}, {1100, 140, 33}, {16, 640, 130}, {29, 640, 130}};
+    static const int shapes[][3] = {{70, 1100, 143}, {1, 1601, 300}, {2, 1030, 290}, {40, 1030, 70},
+                                    {1100, 140, 33}, {16, 640, 130}, {29, 640, 130}};
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes && tested(isa); s++)
             for (int i = 0; i < 2 && (isa != ISA_REFERENCE || shapes[s][0] < 40); i++)
-                check_product(isa, shapes[s][0], shapes[s][1], shapes[s][2], (int)(random_bits() % 256), (i + (int)s) % 3, PLAIN, 1 + (int)(s + (size_t)i) % 3);
+                check_product(isa, shapes[s][0], shapes[s][1], shapes[s][2], (int)(random_bits() % 256),
+                              (i + (int)s) % 3, PLAIN, 1 + (int)(s + (size_t)i) % 3);
 }
 
 /* Any number of rows and of threads gives a row the same bits; with numbers, products and sums that are subnormal. */
@@ -140,10 +163,17 @@ static void rows_do_not_depend_on_the_call(void **state) {
             const enum dtype compute = kind & 1 ? DTYPE_BF16 : DTYPE_F8_E4M3;
             struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, kind & 2, DTYPE_F8_E4M3);
             for (int row = 0; row < M; row += 141)
-                for (int i = 0; i < K; i++) ((float *)(uintptr_t)a.data)[row * a.stride + i] *= i % 3 ? 0x1p-126f : 0x1p-132f;
+                for (int i = 0; i < K; i++)
+                    ((float *)(uintptr_t)a.data)[row * a.stride + i] *= i % 3 ? 0x1p-126f : 0x1p-132f;
             void *packed = pack(variants[isa], &b, DTYPE_F8_E4M3, NULL);
             float *expected = malloc(M * N * 4), *found = malloc(M * N * 4);
-            struct matmul_product product = {.packed = packed, .n = N, .c = expected, .c_stride = N, .c_dtype = DTYPE_F32, .codes = kind & 1, .unpacked = b};
+            struct matmul_product product = {.packed = packed,
+                                             .n = N,
+                                             .c = expected,
+                                             .c_stride = N,
+                                             .c_dtype = DTYPE_F32,
+                                             .codes = kind & 1,
+                                             .unpacked = b};
             multiply(variants[isa], 1, &a, compute, &product, 1);
             product.c = found;
             for (size_t c = 0; c < sizeof calls / sizeof *calls; c++) {
@@ -164,7 +194,8 @@ static void rows_do_not_depend_on_the_call(void **state) {
     }
 }
 
-/* NaN in a tile of A reaches all of its row, NaN among the numbers or codes of B its column, and nothing else; an infinity takes no other row or block with it. */
+/* NaN in a tile of A reaches all of its row, NaN among the numbers or codes of B its column, and nothing else; an
+ * infinity takes no other row or block with it. */
 static void special_numbers_stay_where_they_are(void **state) {
     (void)state;
     enum { M = 37, K = 300, N = 290 };
@@ -172,13 +203,16 @@ static void special_numbers_stay_where_they_are(void **state) {
         for (int kind = 0; kind < 12 && tested(isa); kind++) {
             const enum dtype type = b_types[kind % 3];
             const int64_t m = kind & 1 ? M : 2;
-            struct matrix a = matrix_create(m, K, kind & 2, kind & 4 ? DTYPE_BF16 : DTYPE_F32), b = matrix_create(K, N, kind >= 6, type);
+            struct matrix a = matrix_create(m, K, kind & 2, kind & 4 ? DTYPE_BF16 : DTYPE_F32),
+                          b = matrix_create(K, N, kind >= 6, type);
             set_number(&a, 1, 299, NAN);
             if (type == DTYPE_F8_E4M3) ((uint8_t *)(uintptr_t)b.data)[matmul_at(&b, 130, 288)] = 0xFF;
             else set_number(&b, 130, 288, NAN);
             void *packed = pack(variants[isa], &b, DTYPE_F8_E4M3, NULL);
             float *c = malloc((size_t)(m * N) * 4 * 2);
-            struct matmul_product products[2] = {{.packed = packed, .n = N, .c = c, .c_stride = N, .c_dtype = DTYPE_F32}, {.n = N, .c = c + m * N, .c_stride = N, .c_dtype = DTYPE_F32, .unpacked = b}};
+            struct matmul_product products[2] = {
+                {.packed = packed, .n = N, .c = c, .c_stride = N, .c_dtype = DTYPE_F32},
+                {.n = N, .c = c + m * N, .c_stride = N, .c_dtype = DTYPE_F32, .unpacked = b}};
             multiply(variants[isa], 1 + kind % 3, &a, DTYPE_F8_E4M3, products, isa == ISA_REFERENCE ? 1 : 2);
             for (int64_t i = 0; i < (isa == ISA_REFERENCE ? m : 2 * m); i++)
                 for (int64_t j = 0; j < N; j++) assert_int_equal(isnan(c[i * N + j]), i % m == 1 || j == 288);
@@ -202,13 +236,18 @@ static void parts_make_the_whole(void **state) {
         for (int isa = 0; isa < ISA_COUNT; isa++) {
             if (!tested(isa)) continue;
             const struct matmul_kernels *kernels = variants[isa];
-            const size_t bytes = b.column_scales ? kernels->packed_columns_bytes(K, N) : kernels->packed_bytes(K, N, DTYPE_F8_E4M3);
-            assert_true(bytes < (b.column_scales ? 1.35 : 1.3) * K * N);   /* of 300 rows up to 320 are there, of 333 columns 352 */
-            unsigned char *whole = pack(kernels, &b, DTYPE_F8_E4M3, NULL), *parts = aligned(bytes), *threaded = pack(kernels, &b, DTYPE_F8_E4M3, pools[3]);
+            const size_t bytes = b.column_scales ? kernels->packed_columns_bytes(K, N)
+                                                 : kernels->packed_bytes(K, N, DTYPE_F8_E4M3);
+            /* of 300 rows up to 320 are there, of 333 columns 352 */
+            assert_true(bytes < (b.column_scales ? 1.35 : 1.3) * K * N);
+            unsigned char *whole = pack(kernels, &b, DTYPE_F8_E4M3, NULL), *parts = aligned(bytes),
+                          *threaded = pack(kernels, &b, DTYPE_F8_E4M3, pools[3]);
             for (int fill_byte = 0; fill_byte < 2; fill_byte++) {
                 memset(parts, fill_byte ? 0xFF : 0, bytes);
                 for (int64_t n0 = (N - 1) / 128 * 128; n0 >= 0; n0 -= 128)
-                    for (int64_t k0 = 0; k0 < K; k0 += 128) kernels->pack_part(parts, &b, DTYPE_F8_E4M3, k0, k0 + 128 < K ? k0 + 128 : K, n0, n0 + 128 < N ? n0 + 128 : N);
+                    for (int64_t k0 = 0; k0 < K; k0 += 128)
+                        kernels->pack_part(parts, &b, DTYPE_F8_E4M3, k0, k0 + 128 < K ? k0 + 128 : K, n0,
+                                           n0 + 128 < N ? n0 + 128 : N);
                 assert_memory_equal(parts, whole, bytes);
             }
             assert_memory_equal(threaded, whole, bytes);
@@ -218,7 +257,8 @@ static void parts_make_the_whole(void **state) {
     }
 }
 
-/* Compute types F32 and BF16 see codes as the numbers code x scale, rounded once: whole matrices and views that begin inside a block. */
+/* Compute types F32 and BF16 see codes as the numbers code x scale, rounded once: whole matrices and views that begin
+ * inside a block. */
 static void codes_are_dequantised(void **state) {
     (void)state;
     static const int shapes[][3] = {{1, 1, 1}, {3, 200, 90}, {40, 333, 150}, {2, 700, 40}, {70, 600, 33}};
@@ -227,7 +267,9 @@ static void codes_are_dequantised(void **state) {
             for (int kinds = 0; kinds < 8; kinds++) {
                 const int m = shapes[s][0], k = shapes[s][1], n = shapes[s][2];
                 const enum dtype compute = kinds & 1 ? DTYPE_BF16 : DTYPE_F32;
-                struct matrix whole = matrix_create(kinds & 2 ? k : k + 100, kinds & 2 ? n + 100 : n, kinds & 2, DTYPE_F8_E4M3), a = matrix_create(m, k, false, DTYPE_F32), b = whole;
+                struct matrix whole = matrix_create(kinds & 2 ? k : k + 100, kinds & 2 ? n + 100 : n, kinds & 2,
+                                                    DTYPE_F8_E4M3),
+                              a = matrix_create(m, k, false, DTYPE_F32), b = whole;
                 const int first = kinds & 4 ? 100 : 0;   /* a view of the lower rows of memory */
                 b.first_row = first;
                 b.data = (const uint8_t *)whole.data + first * whole.stride;
@@ -235,10 +277,17 @@ static void codes_are_dequantised(void **state) {
                 struct matrix numbers = matrix_create(k, n, kinds & 2, DTYPE_F32);
                 for (int64_t i = 0; i < k; i++)
                     for (int64_t j = 0; j < n; j++) set_number(&numbers, i, j, matmul_element(&b, DTYPE_F32, i, j));
-                void *packed[2] = {pack(variants[isa], &b, compute, pools[1 + kinds % 3]), pack(variants[isa], &numbers, compute, NULL)};
+                void *packed[2] = {pack(variants[isa], &b, compute, pools[1 + kinds % 3]),
+                                   pack(variants[isa], &numbers, compute, NULL)};
                 float *c = malloc((size_t)(3 * m * n) * 4);
                 struct matmul_product products[3];
-                for (int p = 0; p < 3; p++) products[p] = (struct matmul_product){.packed = p == 2 ? NULL : packed[p], .n = n, .c = c + p * m * n, .c_stride = n, .c_dtype = DTYPE_F32, .unpacked = b};
+                for (int p = 0; p < 3; p++)
+                    products[p] = (struct matmul_product){.packed = p == 2 ? NULL : packed[p],
+                                                          .n = n,
+                                                          .c = c + p * m * n,
+                                                          .c_stride = n,
+                                                          .c_dtype = DTYPE_F32,
+                                                          .unpacked = b};
                 multiply(variants[isa], 1 + kinds % 3, &a, compute, products, 3);
                 assert_memory_equal(c, c + m * n, (size_t)(m * n) * 4);
                 assert_memory_equal(c + 2 * m * n, c + m * n, (size_t)(m * n) * 4);
@@ -249,28 +298,39 @@ static void codes_are_dequantised(void **state) {
     }
 }
 
-/* Experts with and without rows in one call have the bits of each call; weight gradients, too, whose parts are cut from each expert's first row on. */
+/* Experts with and without rows in one call have the bits of each call; weight gradients, too, whose parts are cut from
+ * each expert's first row on. */
 static void grouped_products_have_the_bits_of_each(void **state) {
     (void)state;
     enum { GROUPS = 8, HIDDEN = 200, INNER = 150 };
     static const int rows[GROUPS] = {2, 0, 1, 70, 0, 129, 17, 300};
     for (int isa = 1; isa < ISA_COUNT; isa++) {
-        for (int kinds = 0; kinds < 16 && tested(isa); kinds++) {   /* 1 weight gradients, 2 not packed, 4 the type of B, 8 sums onto C */
+        /* 1 weight gradients, 2 not packed, 4 the type of B, 8 sums onto C */
+        for (int kinds = 0; kinds < 16 && tested(isa); kinds++) {
             struct matmul_group groups[GROUPS];
             struct matmul_product products[GROUPS];
             struct matrix b[GROUPS];
             const bool gradients = kinds & 1;
             int64_t max_m = 0, max_k = 0, size = 0;
             for (int g = 0; g < GROUPS; g++) {
-                const int64_t m = gradients ? INNER : rows[g], k = gradients ? rows[g] : HIDDEN, n = gradients ? HIDDEN : INNER;
+                const int64_t m = gradients ? INNER : rows[g], k = gradients ? rows[g] : HIDDEN,
+                              n = gradients ? HIDDEN : INNER;
                 const enum dtype type = gradients ? DTYPE_BF16 : b_types[kinds & 4 ? 2 : 0];
                 groups[g] = (struct matmul_group){.products = &products[g], .count = 1};
-                groups[g].a = m && k ? matrix_create(m, k, gradients, DTYPE_BF16) : (struct matrix){.dtype = DTYPE_BF16, .rows = m, .cols = k, .transposed = gradients};
+                groups[g].a = m && k
+                                  ? matrix_create(m, k, gradients, DTYPE_BF16)
+                                  : (struct matrix){.dtype = DTYPE_BF16, .rows = m, .cols = k, .transposed = gradients};
                 groups[g].a.power_of_two = kinds & 4;
                 b[g] = k ? matrix_create(k, n, !gradients, type) : (struct matrix){.dtype = type, .cols = n};
                 b[g].column_scales = gradients;
-                products[g] = (struct matmul_product){.packed = kinds & 2 ? NULL : pack(variants[isa], &b[g], DTYPE_F8_E4M3, NULL), .n = n, .c_stride = n, .c_dtype = DTYPE_F32, .accumulate = kinds & 8,
-                                                      .column_scales = gradients, .unpacked = b[g]};
+                products[g] = (struct matmul_product){
+                    .packed = kinds & 2 ? NULL : pack(variants[isa], &b[g], DTYPE_F8_E4M3, NULL),
+                    .n = n,
+                    .c_stride = n,
+                    .c_dtype = DTYPE_F32,
+                    .accumulate = kinds & 8,
+                    .column_scales = gradients,
+                    .unpacked = b[g]};
                 size += m * n;
                 if (m > max_m) max_m = m;
                 if (k > max_k) max_k = k;
@@ -294,7 +354,8 @@ static void grouped_products_have_the_bits_of_each(void **state) {
                 free(scratch);
                 assert_memory_equal(found, expected, (size_t)size * 4);
             }
-            for (int g = 0; g < GROUPS; g++) free((void *)(uintptr_t)products[g].packed), matrix_free(&b[g]), matrix_free(&groups[g].a);
+            for (int g = 0; g < GROUPS; g++)
+                free((void *)(uintptr_t)products[g].packed), matrix_free(&b[g]), matrix_free(&groups[g].a);
             free(expected), free(found);
         }
     }
@@ -306,11 +367,19 @@ static void both_kinds_share_an_operand(void **state) {
     enum { M = 45, K = 700, N = 70 };
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         for (int m = 1; m <= M && tested(isa); m += 11) {
-            struct matrix a = matrix_create(m, K, false, DTYPE_F32), b[2] = {matrix_create(K, N, true, DTYPE_F8_E4M3), matrix_create(K, N, true, DTYPE_BF16)};
-            void *packed[2] = {pack(variants[isa], &b[0], DTYPE_F8_E4M3, NULL), pack(variants[isa], &b[1], DTYPE_BF16, NULL)};
+            struct matrix a = matrix_create(m, K, false, DTYPE_F32),
+                          b[2] = {matrix_create(K, N, true, DTYPE_F8_E4M3), matrix_create(K, N, true, DTYPE_BF16)};
+            void *packed[2] = {pack(variants[isa], &b[0], DTYPE_F8_E4M3, NULL),
+                               pack(variants[isa], &b[1], DTYPE_BF16, NULL)};
             float *c = malloc((size_t)(4 * m * N) * 4);
             struct matmul_product products[4];
-            for (int p = 0; p < 4; p++) products[p] = (struct matmul_product){.packed = packed[p % 2], .n = N, .c = c + p * m * N, .c_stride = N, .c_dtype = DTYPE_F32, .codes = p % 2 == 0};
+            for (int p = 0; p < 4; p++)
+                products[p] = (struct matmul_product){.packed = packed[p % 2],
+                                                      .n = N,
+                                                      .c = c + p * m * N,
+                                                      .c_stride = N,
+                                                      .c_dtype = DTYPE_F32,
+                                                      .codes = p % 2 == 0};
             multiply(variants[isa], 2, &a, DTYPE_BF16, products, 2);
             multiply(variants[isa], 2, &a, DTYPE_BF16, products + 2, 1);
             multiply(variants[isa], 2, &a, DTYPE_BF16, products + 3, 1);
@@ -321,7 +390,8 @@ static void both_kinds_share_an_operand(void **state) {
     }
 }
 
-/* Against sums in double: the error of unit Gaussian inputs is that of the format, 3.7 to 4.5% (spec/v1-v3.md section 8.7). */
+/* Against sums in double: the error of unit Gaussian inputs is that of the format, 3.7 to 4.5% (spec/v1-v3.md
+ * section 8.7). */
 static void the_error_is_that_of_the_format(void **state) {
     (void)state;
     enum { M = 8, K = 1024, N = 128 };
@@ -342,7 +412,8 @@ static void the_error_is_that_of_the_format(void **state) {
         for (int i = 0; i < M; i++) {
             for (int j = 0; j < N; j++) {
                 double sum = 0.0;
-                for (int64_t k = 0; k < K; k++) sum += (double)matmul_element(&a, DTYPE_F32, i, k) * (double)matmul_element(&b, DTYPE_F32, k, j);
+                for (int64_t k = 0; k < K; k++)
+                    sum += (double)matmul_element(&a, DTYPE_F32, i, k) * (double)matmul_element(&b, DTYPE_F32, k, j);
                 error += (c[i][j] - sum) * (c[i][j] - sum);
                 size += sum * sum;
             }

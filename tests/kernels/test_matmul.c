@@ -16,10 +16,12 @@ typedef double real;
 #define real_fma fma
 #include "kernels/matmul_reference.h"
 
-/* One output against the double sum. A chain of k fused steps in fp32 is off by at most k ulp/2 of the largest partial sum, which sum |a b| bounds;
- * products of bf16 pairs that are summed in another order, with subnormals flushed, stay within twice that. */
-static void check_output(const struct output *output, const struct output *before, const struct matrix *a, const struct matrix *b, enum dtype compute,
-                         const double *a_rows, const double *b_columns, int64_t i, int64_t j) {
+/* One output against the double sum. A chain of k fused steps in fp32 is off by at most k ulp/2 of the largest partial
+ * sum, which sum |a b| bounds; products of bf16 pairs that are summed in another order, with subnormals flushed, stay
+ * within twice that. */
+static void check_output(const struct output *output, const struct output *before, const struct matrix *a,
+                         const struct matrix *b, enum dtype compute, const double *a_rows, const double *b_columns,
+                         int64_t i, int64_t j) {
     (void)compute;
     int64_t k = a->cols;
     double sum = before ? output_get(before, i, j) : 0.0, size = fabs(sum);
@@ -30,21 +32,28 @@ static void check_output(const struct output *output, const struct output *befor
     double bound = (double)(k + 2) * 0x1p-23 * size;
     if (output->dtype == DTYPE_BF16) bound += (fabs(sum) + bound) * 0x1p-8;
     double found = output_get(output, i, j);
-    if (!(fabs(found - sum) <= bound)) fail_msg("C[%d][%d] of %d x %d x %d: %.9g, expected %.9g +- %.3g", (int)i, (int)j, (int)a->rows, (int)k, (int)b->cols, found, sum, bound);
+    if (!(fabs(found - sum) <= bound))
+        fail_msg("C[%d][%d] of %d x %d x %d: %.9g, expected %.9g +- %.3g", (int)i, (int)j, (int)a->rows, (int)k,
+                 (int)b->cols, found, sum, bound);
 }
 
 static double *expand(const struct matrix *matrix, enum dtype compute, bool by_columns) {
     double *to = malloc((size_t)(matrix->rows * matrix->cols) * sizeof *to);
     for (int64_t i = 0; i < matrix->rows; i++)
-        for (int64_t j = 0; j < matrix->cols; j++) to[by_columns ? j * matrix->rows + i : i * matrix->cols + j] = matmul_element(matrix, compute, i, j);
+        for (int64_t j = 0; j < matrix->cols; j++)
+            to[by_columns ? j * matrix->rows + i : i * matrix->cols + j] = matmul_element(matrix, compute, i, j);
     return to;
 }
 
 /* Two products of one A (n and 3 n / 2 + 1 columns), the second accumulated or stored as bf16. */
-static void check_product(const struct matmul_kernels *kernels, int64_t m, int64_t k, int64_t n, enum dtype compute, int kinds, int threads) {
+static void check_product(const struct matmul_kernels *kernels, int64_t m, int64_t k, int64_t n, enum dtype compute,
+                          int kinds, int threads) {
     struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32);
-    struct matrix b[2] = {matrix_create(k, n, kinds & 4, kinds & 8 ? DTYPE_BF16 : DTYPE_F32), matrix_create(k, 3 * n / 2 + 1, !(kinds & 4), kinds & 8 ? DTYPE_F32 : DTYPE_BF16)};
-    struct output c[2] = {output_create(m, b[0].cols, DTYPE_F32), output_create(m, b[1].cols, kinds & 16 ? DTYPE_BF16 : DTYPE_F32)}, before = c[1];
+    struct matrix b[2] = {matrix_create(k, n, kinds & 4, kinds & 8 ? DTYPE_BF16 : DTYPE_F32),
+                          matrix_create(k, 3 * n / 2 + 1, !(kinds & 4), kinds & 8 ? DTYPE_F32 : DTYPE_BF16)};
+    struct output c[2] = {output_create(m, b[0].cols, DTYPE_F32),
+                          output_create(m, b[1].cols, kinds & 16 ? DTYPE_BF16 : DTYPE_F32)},
+                  before = c[1];
     bool accumulate = c[1].dtype == DTYPE_F32;
     if (accumulate)
         for (int64_t i = 0; i < m; i++)
@@ -60,7 +69,9 @@ static void check_product(const struct matmul_kernels *kernels, int64_t m, int64
         double *b_columns = expand(&b[p], compute, true);
         output_check_gaps(&c[p]);
         int64_t every = 1 + m * c[p].n / 3000;   /* of the outputs; always the last */
-        for (int64_t at = 0; at < m * c[p].n; at += every) check_output(&c[p], p && accumulate ? &before : NULL, &a, &b[p], compute, a_rows, b_columns, at / c[p].n, at % c[p].n);
+        for (int64_t at = 0; at < m * c[p].n; at += every)
+            check_output(&c[p], p && accumulate ? &before : NULL, &a, &b[p], compute, a_rows, b_columns, at / c[p].n,
+                         at % c[p].n);
         check_output(&c[p], p && accumulate ? &before : NULL, &a, &b[p], compute, a_rows, b_columns, m - 1, c[p].n - 1);
         free(b_columns);
     }
@@ -74,11 +85,15 @@ static const enum dtype computes[2] = {DTYPE_F32, DTYPE_BF16};
 
 static void products_are_right(void **state) {
     (void)state;
-    static const int shapes[][3] = {{1, 1, 1}, {3, 1, 17}, {1, 3, 65}, {2, 31, 33}, {17, 17, 3}, {6, 64, 32}, {14, 65, 31}, {15, 33, 96}, {16, 130, 64}, {33, 129, 17}, {65, 66, 65}, {47, 257, 1}};
+    static const int shapes[][3] = {{1, 1, 1},     {3, 1, 17},    {1, 3, 65},   {2, 31, 33},
+                                    {17, 17, 3},   {6, 64, 32},   {14, 65, 31}, {15, 33, 96},
+                                    {16, 130, 64}, {33, 129, 17}, {65, 66, 65}, {47, 257, 1}};
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 2 && tested(isa); compute++)
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-                for (int kinds = 0; kinds < 32; kinds++) check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute], kinds, 1 + (kinds + (int)s) % 3);
+                for (int kinds = 0; kinds < 32; kinds++)
+                    check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute], kinds,
+                                  1 + (kinds + (int)s) % 3);
 }
 
 /* Several blocks of rows, of columns and of k. */
@@ -89,7 +104,8 @@ static void blocked_products_are_right(void **state) {
         for (int compute = 0; compute < 2 && tested(isa); compute++)
             for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
                 for (int i = 0; i < 3; i++)
-                    check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute], (int)(random_bits() % 32), 1 + i);
+                    check_product(variants[isa], shapes[s][0], shapes[s][1], shapes[s][2], computes[compute],
+                                  (int)(random_bits() % 32), 1 + i);
 }
 
 /* Any number of rows and of threads gives a row the same bits. */
@@ -98,7 +114,8 @@ static void rows_do_not_depend_on_the_call(void **state) {
     enum { M = 1100, K = 801, N = 41 };
     static const int calls[] = {1, 2, 7, 16, 17, 33, 64, 300, M};
     struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, true, DTYPE_BF16);
-    for (int row = 0; row < M; row += 141)   /* with subnormal elements, products and sums in the rows that are computed alone */
+    /* with subnormal elements, products and sums in the rows that are computed alone */
+    for (int row = 0; row < M; row += 141)
         for (int i = 0; i < K; i++) ((float *)(uintptr_t)a.data)[row * a.stride + i] *= i % 3 ? 0x1p-126f : 0x1p-132f;
     for (int isa = 1; isa < ISA_COUNT; isa++) {
         for (int compute = 0; compute < 2 && tested(isa); compute++) {
@@ -116,8 +133,15 @@ static void rows_do_not_depend_on_the_call(void **state) {
                             part.rows = calls[c];
                             char *c_data = calls[c] == M && threads == 1 ? expected : found;
                             size_t size = (size_t)calls[c] * row_bytes;
-                            for (size_t i = 0; i < size / 4; i++) ((float *)(void *)c_data)[i] = kind == 1 ? (float)((i + (size_t)start * N) % 13) - 6.0f : 1e30f;
-                            struct matmul_product product = {.packed = packed, .n = N, .c = c_data, .c_stride = N, .c_dtype = dtype, .accumulate = kind == 1};
+                            for (size_t i = 0; i < size / 4; i++)
+                                ((float *)(void *)c_data)[i] = kind == 1 ? (float)((i + (size_t)start * N) % 13) - 6.0f
+                                                                         : 1e30f;
+                            struct matmul_product product = {.packed = packed,
+                                                             .n = N,
+                                                             .c = c_data,
+                                                             .c_stride = N,
+                                                             .c_dtype = dtype,
+                                                             .accumulate = kind == 1};
                             multiply(kernels, threads, &part, computes[compute], &product, 1);
                             if (c_data == found) assert_memory_equal(found, expected + (size_t)start * row_bytes, size);
                         }
@@ -144,7 +168,12 @@ static void chains_of_fma_are_equal(void **state) {
             if (!tested(isa) || (computes[compute] == DTYPE_BF16 && isa > ISA_AVX512)) continue;
             void *packed = pack(variants[isa], &b, computes[compute], NULL);
             for (int i = 0; i < M * N; i++) (isa ? found : expected)[i] = (float)i;
-            struct matmul_product product = {.packed = packed, .n = N, .c = isa ? found : expected, .c_stride = N, .c_dtype = DTYPE_F32, .accumulate = true};
+            struct matmul_product product = {.packed = packed,
+                                             .n = N,
+                                             .c = isa ? found : expected,
+                                             .c_stride = N,
+                                             .c_dtype = DTYPE_F32,
+                                             .accumulate = true};
             multiply(variants[isa], 2, &a, computes[compute], &product, 1);
             if (isa) assert_memory_equal(found, expected, M * N * 4);
             free(packed);
@@ -156,7 +185,8 @@ static void chains_of_fma_are_equal(void **state) {
     matrix_free(&b);
 }
 
-/* A C so large that it may be written around the caches, with rows that begin anywhere in a cache line, has the bits of its parts. */
+/* A C so large that it may be written around the caches, with rows that begin anywhere in a cache line, has the bits of
+ * its parts. */
 static void large_results_are_their_parts(void **state) {
     (void)state;
     enum { M = 1040, K = 5, N = 1011, PART = 104 };
@@ -189,15 +219,19 @@ static void large_results_are_their_parts(void **state) {
 /* A B that is packed on the way gives the bits of one that was packed before: alone, and beside others in a call. */
 static void unpacked_operands_give_the_same_bits(void **state) {
     (void)state;
-    static const int shapes[][3] = {{1, 1, 1}, {1, 700, 65}, {2, 1601, 33}, {3, 64, 32}, {7, 1100, 31}, {16, 513, 96}, {17, 1089, 40}, {30, 577, 129}, {33, 1030, 64}, {65, 1025, 130}, {130, 1601, 97}, {470, 900, 70}, {1100, 70, 40}};
+    static const int shapes[][3] = {{1, 1, 1},       {1, 700, 65},   {2, 1601, 33},  {3, 64, 32},    {7, 1100, 31},
+                                    {16, 513, 96},   {17, 1089, 40}, {30, 577, 129}, {33, 1030, 64}, {65, 1025, 130},
+                                    {130, 1601, 97}, {470, 900, 70}, {1100, 70, 40}};
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         for (int at = 0; at < 2 * (int)(sizeof shapes / sizeof *shapes) && tested(isa); at++) {
             const int *shape = shapes[at / 2];
             const enum dtype compute = computes[at % 2];
             const bool large = (int64_t)shape[0] * shape[1] * shape[2] > 1 << 16;
-            for (int kinds = large ? at % 5 : 0; kinds < 16; kinds += large ? 5 : 1) {   /* the type of B, its layout, the type of C with and without sums onto it */
+            /* the type of B, its layout, the type of C with and without sums onto it */
+            for (int kinds = large ? at % 5 : 0; kinds < 16; kinds += large ? 5 : 1) {
                 if (isa == ISA_REFERENCE && large) continue;
-                struct matrix a = matrix_create(shape[0], shape[1], false, kinds & 1 ? DTYPE_BF16 : DTYPE_F32), b = matrix_create(shape[1], shape[2], kinds & 2, kinds & 1 ? DTYPE_BF16 : DTYPE_F32);
+                struct matrix a = matrix_create(shape[0], shape[1], false, kinds & 1 ? DTYPE_BF16 : DTYPE_F32),
+                              b = matrix_create(shape[1], shape[2], kinds & 2, kinds & 1 ? DTYPE_BF16 : DTYPE_F32);
                 const enum dtype c_dtype = kinds & 4 ? DTYPE_BF16 : DTYPE_F32;
                 const size_t bytes = (size_t)shape[0] * (size_t)shape[2] * (kinds & 4 ? 2 : 4);
                 const bool accumulate = kinds & 8 && !(kinds & 4);
@@ -206,11 +240,24 @@ static void unpacked_operands_give_the_same_bits(void **state) {
                 unsigned char *c[4];   /* both packed; the second not; the first not; both not */
                 for (int i = 0; i < 4; i++) {
                     unsigned char *second = c[i] = malloc(2 * bytes);
-                    for (size_t x = 0; x < 2 * bytes / 4 && accumulate; x++) ((float *)(void *)c[i])[x] = (float)(x % 13) - 6.0f;
+                    for (size_t x = 0; x < 2 * bytes / 4 && accumulate; x++)
+                        ((float *)(void *)c[i])[x] = (float)(x % 13) - 6.0f;
                     second += bytes;
                     const struct matmul_product products[2] = {
-                        {.packed = i & 2 ? NULL : packed, .n = shape[2], .c = c[i], .c_stride = shape[2], .c_dtype = c_dtype, .accumulate = accumulate, .unpacked = b},
-                        {.packed = i & 1 ? NULL : packed, .n = shape[2], .c = second, .c_stride = shape[2], .c_dtype = c_dtype, .accumulate = accumulate, .unpacked = b},
+                        {.packed = i & 2 ? NULL : packed,
+                         .n = shape[2],
+                         .c = c[i],
+                         .c_stride = shape[2],
+                         .c_dtype = c_dtype,
+                         .accumulate = accumulate,
+                         .unpacked = b},
+                        {.packed = i & 1 ? NULL : packed,
+                         .n = shape[2],
+                         .c = second,
+                         .c_stride = shape[2],
+                         .c_dtype = c_dtype,
+                         .accumulate = accumulate,
+                         .unpacked = b},
                     };
                     multiply(variants[isa], threads, &a, compute, products, 2);
                     if (i) assert_memory_equal(c[i], c[0], 2 * bytes);
@@ -234,11 +281,14 @@ static void parts_make_the_whole(void **state) {
             for (int compute = 0; compute < 2 && tested(isa); compute++) {
                 const struct matmul_kernels *kernels = variants[isa];
                 size_t bytes = kernels->packed_bytes(K, N, computes[compute]);
-                unsigned char *whole = pack(kernels, &b, computes[compute], NULL), *parts = aligned(bytes), *threaded = pack(kernels, &b, computes[compute], pools[3]);
+                unsigned char *whole = pack(kernels, &b, computes[compute], NULL), *parts = aligned(bytes),
+                              *threaded = pack(kernels, &b, computes[compute], pools[3]);
                 memset(parts, 0xFF, bytes);
                 for (int64_t n0 = (N - 1) / MATMUL_GRAIN * MATMUL_GRAIN; n0 >= 0; n0 -= MATMUL_GRAIN)
                     for (int64_t k0 = 0; k0 < K; k0 += MATMUL_GRAIN)
-                        kernels->pack_part(parts, &b, computes[compute], k0, k0 + MATMUL_GRAIN < K ? k0 + MATMUL_GRAIN : K, n0, n0 + MATMUL_GRAIN < N ? n0 + MATMUL_GRAIN : N);
+                        kernels->pack_part(parts, &b, computes[compute], k0,
+                                           k0 + MATMUL_GRAIN < K ? k0 + MATMUL_GRAIN : K, n0,
+                                           n0 + MATMUL_GRAIN < N ? n0 + MATMUL_GRAIN : N);
                 assert_memory_equal(parts, whole, bytes);
                 assert_memory_equal(threaded, whole, bytes);
                 for (size_t i = 0; i + 4 <= bytes; i += 4) {
@@ -286,7 +336,8 @@ static void special_numbers_stay_where_they_are(void **state) {
 
 enum { GROUPS_MAX = 24 };
 
-/* A list of random products. Outputs of several groups are columns of one row-major C, as heads write them; `c` holds all of them twice over. */
+/* A list of random products. Outputs of several groups are columns of one row-major C, as heads write them; `c` holds
+ * all of them twice over. */
 struct grouped {
     struct matmul_group groups[GROUPS_MAX];
     struct matmul_product products[GROUPS_MAX][2];
@@ -297,8 +348,10 @@ struct grouped {
     size_t bytes;
 };
 
-/* kinds: 1 A transposed, 2 A and B bf16, 4 B transposed, 8 sums onto C, 16 C bf16, 32 B not packed, 64 every second B not packed, 128 two products of each A. */
-static void grouped_create(struct grouped *list, const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count, int kinds) {
+/* kinds: 1 A transposed, 2 A and B bf16, 4 B transposed, 8 sums onto C, 16 C bf16, 32 B not packed, 64 every second B
+ * not packed, 128 two products of each A. */
+static void grouped_create(struct grouped *list, const struct matmul_kernels *kernels, enum dtype compute,
+                           const int (*shapes)[3], int count, int kinds) {
     *list = (struct grouped){.count = count};
     const enum dtype type = kinds & 2 ? DTYPE_BF16 : DTYPE_F32, c_type = kinds & 16 ? DTYPE_BF16 : DTYPE_F32;
     int64_t stride = 3, rows = 1;
@@ -312,17 +365,28 @@ static void grouped_create(struct grouped *list, const struct matmul_kernels *ke
     for (int g = 0; g < count; g++) {
         const int64_t m = shapes[g][0], k = shapes[g][1];
         struct matmul_group *group = &list->groups[g];
-        group->a = m && k ? matrix_create(m, k, kinds & 1, type) : (struct matrix){.dtype = type, .rows = m, .cols = k, .stride = kinds & 1 ? m : k, .transposed = kinds & 1};
+        group->a = m && k
+                       ? matrix_create(m, k, kinds & 1, type)
+                       : (struct matrix){
+                             .dtype = type, .rows = m, .cols = k, .stride = kinds & 1 ? m : k, .transposed = kinds & 1};
         group->products = list->products[g];
         group->count = kinds & 128 ? 2 : 1;
         if (m > list->max_m) list->max_m = m;
         if (k > list->max_k) list->max_k = k;
         for (int p = 0; p < group->count; p++) {
             const int64_t n = p ? shapes[g][2] / 2 + 1 : shapes[g][2];
-            list->b[g][p] = k ? matrix_create(k, n, kinds & 4, type) : (struct matrix){.dtype = type, .cols = n, .stride = kinds & 4 ? 0 : n, .transposed = kinds & 4};
+            list->b[g][p] = k ? matrix_create(k, n, kinds & 4, type)
+                              : (struct matrix){
+                                    .dtype = type, .cols = n, .stride = kinds & 4 ? 0 : n, .transposed = kinds & 4};
             const bool packed = !(kinds & 32) && !(kinds & 64 && (g + p) % 2);
-            list->products[g][p] = (struct matmul_product){.packed = packed ? pack(kernels, &list->b[g][p], compute, NULL) : NULL, .n = n, .c = list->c + (size_t)column * (kinds & 16 ? 2 : 4),
-                                                           .c_stride = stride, .c_dtype = c_type, .accumulate = kinds & 8 && !(kinds & 16), .unpacked = list->b[g][p]};
+            list->products[g][p] = (struct matmul_product){
+                .packed = packed ? pack(kernels, &list->b[g][p], compute, NULL) : NULL,
+                .n = n,
+                .c = list->c + (size_t)column * (kinds & 16 ? 2 : 4),
+                .c_stride = stride,
+                .c_dtype = c_type,
+                .accumulate = kinds & 8 && !(kinds & 16),
+                .unpacked = list->b[g][p]};
             column += n;
         }
     }
@@ -344,7 +408,8 @@ static void grouped_fill(struct grouped *list) {
 }
 
 /* A grouped call against `run` on each of its groups, bit for bit, C between the outputs included. */
-static void check_grouped(const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count, int kinds) {
+static void check_grouped(const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count,
+                          int kinds) {
     struct grouped list;
     grouped_create(&list, kernels, compute, shapes, count, kinds);
     unsigned char *expected = malloc(list.bytes);
@@ -355,7 +420,8 @@ static void check_grouped(const struct matmul_kernels *kernels, enum dtype compu
         for (int p = 0; p < group->count && !group->a.cols; p++) {   /* nothing to add up */
             const struct matmul_product *product = &group->products[p];
             const size_t bytes = product->c_dtype == DTYPE_BF16 ? 2 : 4;
-            for (int64_t row = 0; row < group->a.rows && !product->accumulate; row++) memset((char *)product->c + (size_t)(row * product->c_stride) * bytes, 0, (size_t)product->n * bytes);
+            for (int64_t row = 0; row < group->a.rows && !product->accumulate; row++)
+                memset((char *)product->c + (size_t)(row * product->c_stride) * bytes, 0, (size_t)product->n * bytes);
         }
     }
     memcpy(expected, list.c, list.bytes);
@@ -367,7 +433,9 @@ static void check_grouped(const struct matmul_kernels *kernels, enum dtype compu
         kernels->run_grouped(pools[threads], compute, list.groups, count, scratch);
         for (size_t i = 0; i < guard; i++) assert_int_equal(scratch[bytes + i], 0xFF);
         free(scratch);
-        if (memcmp(list.c, expected, list.bytes)) fail_msg("%d groups, compute type %d, kinds %d, %d threads: other bits than one by one", count, (int)compute, kinds, threads);
+        if (memcmp(list.c, expected, list.bytes))
+            fail_msg("%d groups, compute type %d, kinds %d, %d threads: other bits than one by one", count,
+                     (int)compute, kinds, threads);
     }
     free(expected);
     grouped_free(&list);
@@ -375,18 +443,28 @@ static void check_grouped(const struct matmul_kernels *kernels, enum dtype compu
 
 static void grouped_products_have_the_bits_of_each(void **state) {
     (void)state;
-    /* experts with and without rows, one of them with most; odd sizes; one group; no rows at all; more panels than rows; several blocks of rows and of k */
-    static const int experts[][3] = {{2, 130, 97}, {0, 130, 97}, {1, 130, 97}, {70, 130, 97}, {0, 130, 97}, {3, 130, 97}, {9, 130, 97}, {17, 130, 97}, {1, 130, 97}, {0, 130, 97}};
+    /* experts with and without rows, one of them with most; odd sizes; one group; no rows at all; more panels than
+     * rows; several blocks of rows and of k */
+    static const int experts[][3] = {{2, 130, 97}, {0, 130, 97}, {1, 130, 97},  {70, 130, 97}, {0, 130, 97},
+                                     {3, 130, 97}, {9, 130, 97}, {17, 130, 97}, {1, 130, 97},  {0, 130, 97}};
     static const int sums[][3] = {{40, 3, 33}, {40, 0, 33}, {40, 17, 33}, {40, 1, 33}, {40, 70, 33}, {40, 0, 33}};
-    static const int odd[][3] = {{1, 1, 1}, {3, 1, 17}, {1, 3, 65}, {17, 17, 3}, {14, 65, 31}, {33, 129, 17}, {47, 257, 1}, {2, 31, 33}};
+    static const int odd[][3] = {{1, 1, 1},    {3, 1, 17},    {1, 3, 65},   {17, 17, 3},
+                                 {14, 65, 31}, {33, 129, 17}, {47, 257, 1}, {2, 31, 33}};
     static const int one[][3] = {{31, 70, 300}}, none[][3] = {{0, 70, 30}, {0, 0, 30}}, nothing[][3] = {{5, 0, 64}};
     static const int large[][3] = {{1, 1601, 333}, {260, 1100, 97}, {2, 1601, 700}, {1050, 70, 40}, {16, 577, 129}};
-    static const struct { const int (*shapes)[3]; int count; bool large; } lists[] = {{experts, 10, false}, {sums, 6, false}, {odd, 8, false}, {one, 1, false}, {none, 2, false}, {nothing, 1, false}, {large, 5, true}};
+    static const struct {
+        const int (*shapes)[3];
+        int count;
+        bool large;
+    } lists[] = {{experts, 10, false}, {sums, 6, false},    {odd, 8, false}, {one, 1, false},
+                 {none, 2, false},     {nothing, 1, false}, {large, 5, true}};
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 2 && tested(isa); compute++)
             for (size_t l = 0; l < sizeof lists / sizeof *lists; l++)
-                for (int kinds = lists[l].large ? 29 * isa + 7 * compute : (int)l; kinds < 256; kinds += lists[l].large ? 127 : 29)
-                    if (isa != ISA_REFERENCE || !lists[l].large) check_grouped(variants[isa], computes[compute], lists[l].shapes, lists[l].count, kinds);
+                for (int kinds = lists[l].large ? 29 * isa + 7 * compute : (int)l; kinds < 256;
+                     kinds += lists[l].large ? 127 : 29)
+                    if (isa != ISA_REFERENCE || !lists[l].large)
+                        check_grouped(variants[isa], computes[compute], lists[l].shapes, lists[l].count, kinds);
 }
 
 int main(void) {

@@ -1,5 +1,6 @@
-/* Experts that stay in the file: logits are the bits of a model in memory whatever the cache's size and content, in every type, for any threads and batches, from several engines at once; what cannot be read is said, and
- * leaves sequences as they were; memory is not taken twice. */
+/* Experts that stay in the file: logits are the bits of a model in memory whatever the cache's size and content, in
+ * every type, for any threads and batches, from several engines at once; what cannot be read is said, and leaves
+ * sequences as they were; memory is not taken twice. */
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -23,14 +24,22 @@
 
 enum { VOCAB = 67, EXPERTS = 8, MOE_LAYERS = 2, SEQUENCES = 3, LENGTH = 9, STEPS = 4 };
 
-#define COMMON                                                                                                                                                                                            \
-    "\"architectures\":[\"DeepseekV2ForCausalLM\"],\"hidden_act\":\"silu\",\"hidden_size\":160,\"intermediate_size\":48,\"num_hidden_layers\":3,\"vocab_size\":67,\"initializer_range\":0.2,"                \
-    "\"num_attention_heads\":2,\"num_key_value_heads\":2,\"moe_intermediate_size\":56,\"num_experts_per_tok\":3,\"moe_layer_freq\":1,\"scoring_func\":\"softmax\",\"norm_topk_prob\":false,"                \
-    "\"topk_method\":\"greedy\",\"n_group\":1,\"topk_group\":1,\"routed_scaling_factor\":1.0,\"kv_lora_rank\":64,\"q_lora_rank\":null,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":64,\"v_head_dim\":16,"    \
-    "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"tie_word_embeddings\":false,\"attention_bias\":false"
-static const char routed_config[] = "{\"model_type\":\"deepseek_v2\",\"n_routed_experts\":8,\"n_shared_experts\":1,\"first_k_dense_replace\":1," COMMON "}";
-static const char dense_config[] = "{\"model_type\":\"deepseek\",\"hidden_act\":\"silu\",\"hidden_size\":16,\"intermediate_size\":16,\"num_hidden_layers\":1,\"vocab_size\":67,\"num_attention_heads\":1,\"num_key_value_heads\":1,"
-                                   "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"initializer_range\":0.2}";
+#define COMMON                                                                                                         \
+    "\"architectures\":[\"DeepseekV2ForCausalLM\"],\"hidden_act\":\"silu\",\"hidden_size\":160,\"intermediate_size\":" \
+    "48,\"num_hidden_layers\":3,\"vocab_size\":67,\"initializer_range\":0.2,"                                          \
+    "\"num_attention_heads\":2,\"num_key_value_heads\":2,\"moe_intermediate_size\":56,\"num_experts_per_tok\":3,"      \
+    "\"moe_layer_freq\":1,\"scoring_func\":\"softmax\",\"norm_topk_prob\":false,"                                      \
+    "\"topk_method\":\"greedy\",\"n_group\":1,\"topk_group\":1,\"routed_scaling_factor\":1.0,\"kv_lora_rank\":64,\"q_" \
+    "lora_rank\":null,\"qk_nope_head_dim\":16,\"qk_rope_head_dim\":64,\"v_head_dim\":16,"                              \
+    "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"tie_word_embeddings\":false,"       \
+    "\"attention_bias\":false"
+static const char routed_config[] =
+    "{\"model_type\":\"deepseek_v2\",\"n_routed_experts\":8,\"n_shared_experts\":1,\"first_k_dense_replace\":1," COMMON
+    "}";
+static const char dense_config[] =
+    "{\"model_type\":\"deepseek\",\"hidden_act\":\"silu\",\"hidden_size\":16,\"intermediate_size\":16,\"num_hidden_"
+    "layers\":1,\"vocab_size\":67,\"num_attention_heads\":1,\"num_key_value_heads\":1,"
+    "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,\"initializer_range\":0.2}";
 
 enum kind { FP32, BF16, FP8, DENSE, KINDS };
 static const char *const names[KINDS] = {"fp32", "bf16", "fp8", "dense"};
@@ -68,8 +77,10 @@ static int make(void **state) {
     (void)state;
     struct error error = {0};
     struct quantize_counts counts;
-    const int failed = !mkdtemp(folder) || isa_select(&isa, &error) || pool_create(&pools[0], 1, &error) || pool_create(&pools[1], 2, &error) || export(routed_config, FP32, DTYPE_F32, &error) ||
-                       export(routed_config, BF16, DTYPE_BF16, &error) || export(dense_config, DENSE, DTYPE_F32, &error) ||
+    const int failed = !mkdtemp(folder) || isa_select(&isa, &error) || pool_create(&pools[0], 1, &error) ||
+                       pool_create(&pools[1], 2, &error) || export(routed_config, FP32, DTYPE_F32, &error) ||
+                       export(routed_config, BF16, DTYPE_BF16, &error) ||
+                       export(dense_config, DENSE, DTYPE_F32, &error) ||
                        model_quantize(folder_of(BF16), folder_of(FP8), DTYPE_F8_E4M3, pools[0], NULL, &counts, &error);
     if (failed) fprintf(stderr, "%s\n", error.message);
     return failed;
@@ -82,8 +93,10 @@ static int clean(void **state) {
     return folder_remove(folder, NULL) != STATUS_OK;
 }
 
-static enum status open_model(struct model **model, enum kind kind, enum dtype compute, int threads, uint64_t cache, struct error *error) {
-    const struct model_options options = {.use = MODEL_INFERENCE, .compute = (int)compute, .cache = DTYPE_COUNT, .expert_cache = cache};
+static enum status open_model(struct model **model, enum kind kind, enum dtype compute, int threads, uint64_t cache,
+                              struct error *error) {
+    const struct model_options options = {
+        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = DTYPE_COUNT, .expert_cache = cache};
     return model_open(model, folder_of(kind), kernels_for(isa), pools[threads - 1], &options, error);
 }
 
@@ -101,7 +114,9 @@ static size_t slot_bytes(enum kind kind) {
     return bytes;
 }
 
-static int32_t token(int sequence, int position) { return (int32_t)random_below(5, (uint64_t)sequence, (uint64_t)position, VOCAB); }
+static int32_t token(int sequence, int position) {
+    return (int32_t)random_below(5, (uint64_t)sequence, (uint64_t)position, VOCAB);
+}
 
 /* Prompts of several sequences together, then some tokens of each: logits [SEQUENCES, LENGTH + STEPS, VOCAB]. */
 static enum status run(struct model *model, float *logits, struct error *error) {
@@ -117,7 +132,8 @@ static enum status run(struct model *model, float *logits, struct error *error) 
     }
     if (!status) status = engine_feed(engine, feeds, SEQUENCES, 0, error);
     for (int t = LENGTH; t < LENGTH + STEPS && !status; t++) {
-        for (int s = 0; s < SEQUENCES; s++) feeds[s] = (struct feed){sequences[s], &ids[s][t], 1, logits + (s * (LENGTH + STEPS) + t) * VOCAB, true};
+        for (int s = 0; s < SEQUENCES; s++)
+            feeds[s] = (struct feed){sequences[s], &ids[s][t], 1, logits + (s * (LENGTH + STEPS) + t) * VOCAB, true};
         status = engine_feed(engine, feeds, t % 2 ? SEQUENCES : 1, 0, error);
         if (!status && t % 2 == 0) status = engine_feed(engine, feeds + 1, SEQUENCES - 1, 0, error);
     }
@@ -130,12 +146,18 @@ static enum status run(struct model *model, float *logits, struct error *error) 
 
 static void same(const float *a, const float *b, const char *what) {
     for (int i = 0; i < LOGITS; i++)
-        if (memcmp(&a[i], &b[i], sizeof *a) != 0 || !isfinite(a[i])) fail_msg("%s: logit %d is %.9g with all weights in memory and %.9g with a cache", what, i, (double)a[i], (double)b[i]);
+        if (memcmp(&a[i], &b[i], sizeof *a) != 0 || !isfinite(a[i]))
+            fail_msg("%s: logit %d is %.9g with all weights in memory and %.9g with a cache", what, i, (double)a[i],
+                     (double)b[i]);
 }
 
 static void test_bits(void **state) {
     (void)state;
-    static const struct { enum kind kind; enum dtype compute; } cases[] = {{FP32, DTYPE_F32}, {FP32, DTYPE_BF16}, {BF16, DTYPE_BF16}, {BF16, DTYPE_F32}, {FP8, DTYPE_F8_E4M3}, {FP8, DTYPE_BF16}, {FP8, DTYPE_F32}};
+    static const struct {
+        enum kind kind;
+        enum dtype compute;
+    } cases[] = {{FP32, DTYPE_F32},    {FP32, DTYPE_BF16}, {BF16, DTYPE_BF16}, {BF16, DTYPE_F32},
+                 {FP8, DTYPE_F8_E4M3}, {FP8, DTYPE_BF16},  {FP8, DTYPE_F32}};
     static const int slots[] = {1, 2, 5, 100};
     static float wanted[LOGITS], found[LOGITS];
     struct error error;
@@ -148,7 +170,8 @@ static void test_bits(void **state) {
         for (size_t i = 0; i < sizeof slots / sizeof *slots; i++) {
             const int threads = 1 + (int)(i % 2);
             model = opened(cases[c].kind, cases[c].compute, threads, slot * (size_t)slots[i] + slot / 2);
-            assert_int_equal(expert_cache_slots(model->expert_cache), slots[i] < MOE_LAYERS * EXPERTS ? slots[i] : MOE_LAYERS * EXPERTS);
+            assert_int_equal(expert_cache_slots(model->expert_cache),
+                             slots[i] < MOE_LAYERS * EXPERTS ? slots[i] : MOE_LAYERS * EXPERTS);
             assert_true(model_packed_bytes(model, 1) < packed);   /* nothing of the experts */
             memset(found, 0, sizeof found);
             for (int again = 0; again < 2; again++) {   /* with an empty cache and with a full one */
@@ -181,7 +204,8 @@ static void test_odd_addresses(void **state) {
             memcpy(shifted, &header, 8);
             if (file_replace(path, shifted, size + (size_t)spaces, &error)) fail_msg("%s", error.message);
             for (int cached = 0; cached < 2; cached++) {
-                struct model *model = opened((enum kind)kind, DTYPE_BF16, 2, cached ? 5 * slot_bytes((enum kind)kind) : 0);
+                struct model *model = opened((enum kind)kind, DTYPE_BF16, 2,
+                                             cached ? 5 * slot_bytes((enum kind)kind) : 0);
                 if (run(model, cached ? found : wanted, &error)) fail_msg("%s", error.message);
                 model_destroy(model);
             }
@@ -202,7 +226,8 @@ static void test_bytes(void **state) {
     if (run(model, logits, &error)) fail_msg("%s", error.message);
     const struct expert_cache_counts first = expert_cache_counts(model->expert_cache);
     assert_true(first.asked > 0 && first.found > 0 && first.found < first.asked);
-    assert_true(first.bytes_read >= (uint64_t)(first.asked - first.found) * expert && first.bytes_read <= MOE_LAYERS * EXPERTS * slot);
+    assert_true(first.bytes_read >= (uint64_t)(first.asked - first.found) * expert &&
+                first.bytes_read <= MOE_LAYERS * EXPERTS * slot);
     assert_true(first.asked - first.found <= MOE_LAYERS * EXPERTS);
     if (run(model, logits, &error)) fail_msg("%s", error.message);
     const struct expert_cache_counts second = expert_cache_counts(model->expert_cache);
@@ -216,12 +241,14 @@ static void test_bytes(void **state) {
     struct sequence *sequence = NULL;
     int32_t ids[LENGTH];
     for (int t = 0; t < LENGTH; t++) ids[t] = token(0, t);
-    if (engine_create(&engine, model, 0, &error) || sequence_create(&sequence, model, LENGTH, &error)) fail_msg("%s", error.message);
+    if (engine_create(&engine, model, 0, &error) || sequence_create(&sequence, model, LENGTH, &error))
+        fail_msg("%s", error.message);
     const struct feed feed = {sequence, ids, LENGTH, NULL, false};
     if (engine_feed(engine, &feed, 1, 0, &error)) fail_msg("%s", error.message);
     const struct expert_cache_counts one = expert_cache_counts(model->expert_cache);
     assert_true(one.asked > MOE_LAYERS);
-    assert_true(one.bytes_read <= (uint64_t)one.asked * slot);   /* each part of an expert once, though there is one slot */
+    /* each part of an expert once, though there is one slot */
+    assert_true(one.bytes_read <= (uint64_t)one.asked * slot);
     sequence_destroy(sequence);
     engine_destroy(engine);
     double speed = 0;
@@ -263,7 +290,8 @@ static void test_engines(void **state) {
     }
 }
 
-/* An expert of the last layer that the prompt of sequence 0 is sent to is not known: all of that layer are damaged, one after the other. */
+/* An expert of the last layer that the prompt of sequence 0 is sent to is not known: all of that layer are damaged, one
+ * after the other. */
 static void test_failures(void **state) {
     (void)state;
     struct error error;
@@ -278,7 +306,8 @@ static void test_failures(void **state) {
         float logits[VOCAB];
         int32_t ids[LENGTH];
         for (int t = 0; t < LENGTH; t++) ids[t] = token(0, t);
-        if (engine_create(&engine, model, 0, &error) || sequence_create(&sequence, model, 64, &error)) fail_msg("%s", error.message);
+        if (engine_create(&engine, model, 0, &error) || sequence_create(&sequence, model, 64, &error))
+            fail_msg("%s", error.message);
         struct feed feed = {sequence, ids, 4, logits, false};
         if (engine_feed(engine, &feed, 1, 0, &error)) fail_msg("%s", error.message);
 
@@ -298,9 +327,12 @@ static void test_failures(void **state) {
         feed = (struct feed){sequence, ids, LENGTH, logits, false};
         for (int again = 0; again < 2; again++) {
             double speed;
-            if (expert_cache_measure(model->expert_cache, 0.001, &speed, NULL) == STATUS_OK && damage == 1) fail_msg("a file without its end was measured");
+            if (expert_cache_measure(model->expert_cache, 0.001, &speed, NULL) == STATUS_OK && damage == 1)
+                fail_msg("a file without its end was measured");
             assert_int_equal(engine_feed(engine, &feed, 1, 0, &error), damage ? STATUS_IO : STATUS_INVALID);
-            if (!strstr(error.message, path) || !strstr(error.message, "model.layers.2.mlp.experts.") || !strstr(error.message, damage ? "the file ended" : "NaN")) fail_msg("%s", error.message);
+            if (!strstr(error.message, path) || !strstr(error.message, "model.layers.2.mlp.experts.") ||
+                !strstr(error.message, damage ? "the file ended" : "NaN"))
+                fail_msg("%s", error.message);
             assert_int_equal(sequence->length, 4);
         }
         file = fopen(path, "r+b");
@@ -344,7 +376,9 @@ static void test_automatic(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits),     cmocka_unit_test(test_odd_addresses), cmocka_unit_test(test_bytes), cmocka_unit_test(test_engines),
-                                       cmocka_unit_test(test_failures), cmocka_unit_test(test_refused), cmocka_unit_test(test_automatic)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits),     cmocka_unit_test(test_odd_addresses),
+                                       cmocka_unit_test(test_bytes),    cmocka_unit_test(test_engines),
+                                       cmocka_unit_test(test_failures), cmocka_unit_test(test_refused),
+                                       cmocka_unit_test(test_automatic)};
     return cmocka_run_group_tests(tests, make, clean);
 }

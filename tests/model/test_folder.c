@@ -1,4 +1,5 @@
-/* FP8 folders: what is refused and what is only said (scales, codes, biases, MTP modules), bits that depend on nothing but type and variant, and memory: a byte for each weight. */
+/* FP8 folders: what is refused and what is only said (scales, codes, biases, MTP modules), bits that depend on nothing
+ * but type and variant, and memory: a byte for each weight. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -36,7 +37,7 @@ static int end(void **state) {
     return folder_remove(scratch, NULL);
 }
 
-/* ---- folders with one thing changed --------------------------------------------------------------------------------------------------- */
+/* ---- folders with one thing changed ------------------------------------------------------------------------------ */
 
 #define Q_A "model.layers.1.self_attn.q_a_proj.weight"     /* [96, 160] */
 #define SCALES Q_A "_scale_inv"                            /* [1, 2] */
@@ -45,7 +46,8 @@ static int end(void **state) {
 #define COPY_OF_HEAD "model.layers.2.shared_head.head.weight"
 
 struct change {
-    const char *name;          /* of a tensor; it is left out where dtype is DTYPE_COUNT, added where it was not there */
+    /* of a tensor; it is left out where dtype is DTYPE_COUNT, added where it was not there */
+    const char *name;
     enum dtype dtype;
     int rank;
     int64_t shape[2];
@@ -70,13 +72,20 @@ static const char *make(const struct change *change, const char *key, json_t *va
     for (int64_t i = 0; i < count; i++) {
         const struct safetensors_entry *e = safetensors_at(st, i);
         if (change && strcmp(e->name, change->name) == 0) continue;
-        sources[used] = (struct safetensors_source){.name = e->name, .dtype = e->dtype, .rank = e->rank, .data = e->data};
+        sources[used] = (struct safetensors_source){
+            .name = e->name, .dtype = e->dtype, .rank = e->rank, .data = e->data};
         memcpy(sources[used++].shape, e->shape, sizeof e->shape);
     }
     if (change && change->dtype != DTYPE_COUNT)
-        sources[used++] = (struct safetensors_source){.name = change->name, .dtype = change->dtype, .rank = change->rank, .shape = {change->shape[0], change->shape[1]}, .data = change->data ? change->data : zeros};
+        sources[used++] = (struct safetensors_source){.name = change->name,
+                                                      .dtype = change->dtype,
+                                                      .rank = change->rank,
+                                                      .shape = {change->shape[0], change->shape[1]},
+                                                      .data = change->data ? change->data : zeros};
     snprintf(path, sizeof path, "%s/model.safetensors", target);
-    if (safetensors_write(path, sources, used, NULL, NULL, &error) || json_load_path(&config, GOLDEN "/config.json", &error)) fail_msg("%s", error.message);
+    if (safetensors_write(path, sources, used, NULL, NULL, &error) ||
+        json_load_path(&config, GOLDEN "/config.json", &error))
+        fail_msg("%s", error.message);
     if (key) json_object_set(config, key, value);
     json_decref(value);
     snprintf(path, sizeof path, "%s/config.json", target);
@@ -100,8 +109,10 @@ static void *bytes_of(const char *name) {
     return data;
 }
 
-static enum status open_with(struct model **model, const char *folder, enum model_use use, int compute, bool mtp, struct error *error) {
-    return model_open(model, folder, kernels_for(ISA_REFERENCE), pools[2], &(struct model_options){.use = use, .compute = compute, .cache = DTYPE_COUNT, .mtp = mtp}, error);
+static enum status open_with(struct model **model, const char *folder, enum model_use use, int compute, bool mtp,
+                             struct error *error) {
+    return model_open(model, folder, kernels_for(ISA_REFERENCE), pools[2],
+                      &(struct model_options){.use = use, .compute = compute, .cache = DTYPE_COUNT, .mtp = mtp}, error);
 }
 
 /* Refused for training and for inference, with a message that holds all the words. */
@@ -110,7 +121,8 @@ static void assert_refused(const struct change *change, enum status code, const 
     for (int use = 0; use < 2; use++) {
         struct model *model;
         struct error error;
-        const enum status status = open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE, use ? DTYPE_F32 : DTYPE_COUNT, false, &error);
+        const enum status status = open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE,
+                                             use ? DTYPE_F32 : DTYPE_COUNT, false, &error);
         if (status == STATUS_OK) fail_msg("%s: was opened", change->name);
         va_list list;
         va_start(list, words);
@@ -124,14 +136,24 @@ static void assert_refused(const struct change *change, enum status code, const 
 static void bad_scales(void **state) {
     (void)state;
     const float good[2] = {0.5f, 0.25f};
-    assert_refused(&(struct change){.name = SCALES, .dtype = DTYPE_COUNT}, STATUS_NOT_FOUND, "changed/model.safetensors", Q_A, "F8_E4M3 [96, 160]", "no tensor " SCALES, "expected F32 [1, 2]", NULL);
-    assert_refused(&(struct change){SCALES, DTYPE_F32, 2, {2, 1}, good}, STATUS_INVALID, SCALES, "found F32 [2, 1]", "expected F32 [1, 2]", NULL);
-    assert_refused(&(struct change){SCALES, DTYPE_F32, 1, {2}, good}, STATUS_INVALID, SCALES, "found F32 [2]", "expected F32 [1, 2]", NULL);
-    assert_refused(&(struct change){SCALES, DTYPE_BF16, 2, {1, 2}, good}, STATUS_INVALID, SCALES, "found BF16 [1, 2]", "expected F32 [1, 2]", NULL);
-    static const struct { float value; const char *found; } values[] = {{0, "found 0,"}, {-0.0f, "found -0,"}, {-0.5f, "found -0.5,"}, {NAN, "nan,"}, {INFINITY, "found inf,"}, {-INFINITY, "found -inf,"}};
+    assert_refused(&(struct change){.name = SCALES, .dtype = DTYPE_COUNT}, STATUS_NOT_FOUND,
+                   "changed/model.safetensors", Q_A, "F8_E4M3 [96, 160]", "no tensor " SCALES, "expected F32 [1, 2]",
+                   NULL);
+    assert_refused(&(struct change){SCALES, DTYPE_F32, 2, {2, 1}, good}, STATUS_INVALID, SCALES, "found F32 [2, 1]",
+                   "expected F32 [1, 2]", NULL);
+    assert_refused(&(struct change){SCALES, DTYPE_F32, 1, {2}, good}, STATUS_INVALID, SCALES, "found F32 [2]",
+                   "expected F32 [1, 2]", NULL);
+    assert_refused(&(struct change){SCALES, DTYPE_BF16, 2, {1, 2}, good}, STATUS_INVALID, SCALES, "found BF16 [1, 2]",
+                   "expected F32 [1, 2]", NULL);
+    static const struct {
+        float value;
+        const char *found;
+    } values[] = {{0, "found 0,"}, {-0.0f, "found -0,"},     {-0.5f, "found -0.5,"},
+                  {NAN, "nan,"},   {INFINITY, "found inf,"}, {-INFINITY, "found -inf,"}};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
         const float bad[2] = {0.5f, values[i].value};
-        assert_refused(&(struct change){SCALES, DTYPE_F32, 2, {1, 2}, bad}, STATUS_INVALID, "changed/model.safetensors", SCALES ": [0, 1]:", values[i].found, "expected a scale above 0 that is finite", NULL);
+        assert_refused(&(struct change){SCALES, DTYPE_F32, 2, {1, 2}, bad}, STATUS_INVALID, "changed/model.safetensors",
+                       SCALES ": [0, 1]:", values[i].found, "expected a scale above 0 that is finite", NULL);
     }
 }
 
@@ -140,12 +162,15 @@ static void bad_codes(void **state) {
     for (int sign = 0; sign < 2; sign++) {
         uint8_t *codes = bytes_of(Q_A);
         codes[95 * 160 + 159] = sign ? 0xFF : 0x7F;
-        assert_refused(&(struct change){Q_A, DTYPE_F8_E4M3, 2, {96, 160}, codes}, STATUS_INVALID, "changed/model.safetensors", Q_A ": [95, 159]:", sign ? "0xff" : "0x7f", "NaN", NULL);
+        assert_refused(&(struct change){Q_A, DTYPE_F8_E4M3, 2, {96, 160}, codes}, STATUS_INVALID,
+                       "changed/model.safetensors", Q_A ": [95, 159]:", sign ? "0xff" : "0x7f", "NaN", NULL);
         free(codes);
     }
     /* FP8 where no products are */
-    assert_refused(&(struct change){"model.norm.weight", DTYPE_F8_E4M3, 1, {160}, NULL}, STATUS_UNSUPPORTED, "model.norm.weight", "F8_E4M3 [160]", "expected dtype F32, BF16 or F16", NULL);
-    assert_refused(&(struct change){Q_A, DTYPE_F8_E5M2, 2, {96, 160}, NULL}, STATUS_UNSUPPORTED, Q_A, "F8_E5M2 [96, 160]", "expected dtype F32, BF16, F16 or F8_E4M3", NULL);
+    assert_refused(&(struct change){"model.norm.weight", DTYPE_F8_E4M3, 1, {160}, NULL}, STATUS_UNSUPPORTED,
+                   "model.norm.weight", "F8_E4M3 [160]", "expected dtype F32, BF16 or F16", NULL);
+    assert_refused(&(struct change){Q_A, DTYPE_F8_E5M2, 2, {96, 160}, NULL}, STATUS_UNSUPPORTED, Q_A,
+                   "F8_E5M2 [96, 160]", "expected dtype F32, BF16, F16 or F8_E4M3", NULL);
 }
 
 static void bad_biases(void **state) {
@@ -155,23 +180,28 @@ static void bad_biases(void **state) {
     static const char *const found[] = {"nan", "found inf", "found -inf"};
     for (int i = 0; i < 3; i++) {
         bias[3] = values[i];
-        assert_refused(&(struct change){BIAS, DTYPE_F32, 1, {4}, bias}, STATUS_INVALID, "changed/model.safetensors", BIAS ": [3]:", found[i], "expected finite numbers", NULL);
+        assert_refused(&(struct change){BIAS, DTYPE_F32, 1, {4}, bias}, STATUS_INVALID, "changed/model.safetensors",
+                       BIAS ": [3]:", found[i], "expected finite numbers", NULL);
     }
     free(bias);
 }
 
-/* ---- a model larger than what is packed at once: codes are looked at while they are packed ------------------------------------------------ */
+/* ---- a model larger than what is packed at once: codes are looked at while they are packed ----------------------- */
 
-static void feed_some(struct model *model, float *logits, const int *chunks, enum status expected, struct error *error) {
-    static const int32_t ids[TOKENS] = {46, 10, 56, 51, 70, 65, 70, 0, 5, 76, 68, 10, 21, 9, 69, 25, 49, 5, 19, 62, 13, 69, 25, 58, 6, 71, 59, 24, 23, 65, 14, 76, 52, 24, 71, 14, 54, 1, 2, 3};
+static void feed_some(struct model *model, float *logits, const int *chunks, enum status expected,
+                      struct error *error) {
+    static const int32_t ids[TOKENS] = {46, 10, 56, 51, 70, 65, 70, 0,  5,  76, 68, 10, 21, 9,  69, 25, 49, 5, 19, 62,
+                                        13, 69, 25, 58, 6,  71, 59, 24, 23, 65, 14, 76, 52, 24, 71, 14, 54, 1, 2,  3};
     const int64_t vocab = model->config.vocab_size;
     struct engine *engine;
     struct sequence *sequence;
-    if (engine_create(&engine, model, 0, error) || sequence_create(&sequence, model, TOKENS, error)) fail_msg("%s", error->message);
+    if (engine_create(&engine, model, 0, error) || sequence_create(&sequence, model, TOKENS, error))
+        fail_msg("%s", error->message);
     for (int t = 0, i = 0; t < TOKENS; i++) {
         const int left = TOKENS - t, count = chunks[i] && chunks[i] < left ? chunks[i] : chunks[i] ? left : 1;
         if (!chunks[i]) i--;   /* one by one from here on */
-        const struct feed feed = {.sequence = sequence, .ids = ids + t, .count = count, .logits = logits + t * vocab, .every_logit = true};
+        const struct feed feed = {
+            .sequence = sequence, .ids = ids + t, .count = count, .logits = logits + t * vocab, .every_logit = true};
         const enum status status = engine_feed(engine, &feed, 1, 0, error);
         if (status != expected) fail_msg("status %d: %s", status, status ? error->message : "");
         if (status) break;
@@ -181,7 +211,8 @@ static void feed_some(struct model *model, float *logits, const int *chunks, enu
     engine_destroy(engine);
 }
 
-static struct model *open_unpacked(const char *folder, enum isa isa, struct pool *pool, enum dtype compute, size_t pack_at_once) {
+static struct model *open_unpacked(const char *folder, enum isa isa, struct pool *pool, enum dtype compute,
+                                   size_t pack_at_once) {
     struct error error;
     struct arena arena = {0};
     struct config config;
@@ -213,13 +244,15 @@ static void bad_codes_found_later(void **state) {
     model_destroy(model);
 }
 
-/* ---- what is only said --------------------------------------------------------------------------------------------------------------------- */
+/* ---- what is only said ------------------------------------------------------------------------------------------- */
 
 static void assert_warnings(const char *folder, bool mtp, int compute, int count, const char *words) {
     struct model *model;
     struct error error;
     if (open_with(&model, folder, MODEL_INFERENCE, compute, mtp, &error)) fail_msg("%s", error.message);
-    if (model->warning_count != count) fail_msg("%d warnings, expected %d: %s", model->warning_count, count, model->warning_count ? model->warnings[0] : "");
+    if (model->warning_count != count)
+        fail_msg("%d warnings, expected %d: %s", model->warning_count, count,
+                 model->warning_count ? model->warnings[0] : "");
     if (count && !strstr(model->warnings[0], words)) fail_msg("\"%s\" does not hold \"%s\"", model->warnings[0], words);
     model_destroy(model);
 }
@@ -231,19 +264,26 @@ static void rules_for_mtp(void **state) {
     assert_warnings(GOLDEN, false, DTYPE_COUNT, 0, NULL);   /* tensors of modules that are not loaded are passed over */
     assert_warnings(GOLDEN, true, DTYPE_COUNT, 0, NULL);
     /* tensors, but none in the config */
-    assert_warnings(make(NULL, "num_nextn_predict_layers", json_integer(0)), true, DTYPE_COUNT, 1, "tensors of layers from 2 on are not used: config.json has 2 layers and 0 modules of multi-token prediction");
+    assert_warnings(
+        make(NULL, "num_nextn_predict_layers", json_integer(0)), true, DTYPE_COUNT, 1,
+        "tensors of layers from 2 on are not used: config.json has 2 layers and 0 modules of multi-token prediction");
     /* a module in the config, but not all of its tensors: said where it is asked for */
-    const char *folder = make(&(struct change){.name = "model.layers.2.eh_proj.weight", .dtype = DTYPE_COUNT}, NULL, NULL);
+    const char *folder = make(&(struct change){.name = "model.layers.2.eh_proj.weight", .dtype = DTYPE_COUNT}, NULL,
+                              NULL);
     assert_warnings(folder, false, DTYPE_COUNT, 0, NULL);
     for (int use = 0; use < 2; use++) {
-        assert_int_equal(open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE, DTYPE_F32, true, &error), STATUS_NOT_FOUND);
-        assert_non_null(strstr(error.message, "1 tensor that config.json asks for is missing: model.layers.2.eh_proj.weight"));
+        assert_int_equal(open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE, DTYPE_F32, true, &error),
+                         STATUS_NOT_FOUND);
+        assert_non_null(
+            strstr(error.message, "1 tensor that config.json asks for is missing: model.layers.2.eh_proj.weight"));
     }
     /* a copy that is none */
     folder = make(&(struct change){COPY_OF_HEAD, DTYPE_BF16, 2, {83, 160}, NULL}, NULL, NULL);
     assert_warnings(folder, false, DTYPE_COUNT, 0, NULL);
-    assert_warnings(folder, true, DTYPE_COUNT, 1, COPY_OF_HEAD " is not a copy of lm_head.weight, which is used in its place");
-    assert_warnings(make(&(struct change){.name = COPY_OF_HEAD, .dtype = DTYPE_COUNT}, NULL, NULL), true, DTYPE_COUNT, 0, NULL);
+    assert_warnings(folder, true, DTYPE_COUNT, 1,
+                    COPY_OF_HEAD " is not a copy of lm_head.weight, which is used in its place");
+    assert_warnings(make(&(struct change){.name = COPY_OF_HEAD, .dtype = DTYPE_COUNT}, NULL, NULL), true, DTYPE_COUNT,
+                    0, NULL);
 }
 
 static void rules_for_formats(void **state) {
@@ -268,7 +308,9 @@ static void rules_for_formats(void **state) {
     struct quantize_counts counts;
     json_t *config = NULL;
     snprintf(plain, sizeof plain, "%s/bf16", scratch);
-    if (model_quantize(GOLDEN, plain, DTYPE_BF16, pools[2], NULL, &counts, &error) || json_load_path(&config, GOLDEN "/config.json", &error)) fail_msg("%s", error.message);
+    if (model_quantize(GOLDEN, plain, DTYPE_BF16, pools[2], NULL, &counts, &error) ||
+        json_load_path(&config, GOLDEN "/config.json", &error))
+        fail_msg("%s", error.message);
     assert_int_equal(counts.matrices, 48);
     assert_warnings(plain, true, DTYPE_COUNT, 0, NULL);
     assert_warnings(plain, true, DTYPE_F8_E4M3, 1, "compute type fp8: no matrix is in FP8");
@@ -278,7 +320,8 @@ static void rules_for_formats(void **state) {
     assert_warnings(plain, false, DTYPE_COUNT, 1, "config.json has a quantization_config, but no matrix is in FP8");
 }
 
-/* Attention with one matrix in BF16 is multiplied in bf16 as a whole, its codes still as codes; the experts beside it in FP8. */
+/* Attention with one matrix in BF16 is multiplied in bf16 as a whole, its codes still as codes; the experts beside it
+ * in FP8. */
 static void mixed_blocks(void **state) {
     (void)state;
     struct error error;
@@ -297,7 +340,7 @@ static void mixed_blocks(void **state) {
     model_destroy(model);
 }
 
-/* ---- numbers --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ----------------------------------------------------------------------------------------------------- */
 
 /* Training reads code x scale. */
 static void dequantised_for_training(void **state) {
@@ -305,7 +348,9 @@ static void dequantised_for_training(void **state) {
     struct error error;
     struct model *model;
     struct safetensors *st;
-    if (open_with(&model, GOLDEN, MODEL_TRAINING, DTYPE_F32, true, &error) || safetensors_open_folder(&st, GOLDEN, &error)) fail_msg("%s", error.message);
+    if (open_with(&model, GOLDEN, MODEL_TRAINING, DTYPE_F32, true, &error) ||
+        safetensors_open_folder(&st, GOLDEN, &error))
+        fail_msg("%s", error.message);
     int matrices = 0;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
@@ -328,7 +373,8 @@ static void dequantised_for_training(void **state) {
     model_destroy(model);
 }
 
-/* Prefill, chunks and decoding, one thread and two, packed, half packed and not: one set of bits for each type and variant. */
+/* Prefill, chunks and decoding, one thread and two, packed, half packed and not: one set of bits for each type and
+ * variant. */
 static void same_bits(void **state) {
     (void)state;
     static const int chunks[][4] = {{TOKENS}, {PROMPT, 0}, {0}, {7, 16, 1, 30}};
@@ -339,14 +385,18 @@ static void same_bits(void **state) {
         for (int t = 0; isa_available((enum isa)isa) && t < 3; t++)
             for (int way = 0; way < 4; way++) {
                 if (isa == ISA_REFERENCE && way > 1) continue;   /* plain C is slow */
-                struct model *model = open_unpacked(GOLDEN, (enum isa)isa, pools[1 + way % 2], types[t], way < 2 ? SIZE_MAX : 0);
+                struct model *model = open_unpacked(GOLDEN, (enum isa)isa, pools[1 + way % 2], types[t],
+                                                    way < 2 ? SIZE_MAX : 0);
                 assert_int_equal(model_packed(model), way < 2);
                 if (way == 3) model_pack(model, 0);
-                if (way > 1) assert_false(atomic_flag_test_and_set(&model->packing.busy));   /* nobody packs meanwhile */
+                /* nobody packs meanwhile */
+                if (way > 1) assert_false(atomic_flag_test_and_set(&model->packing.busy));
                 const size_t bytes = (size_t)(TOKENS * model->config.vocab_size) * sizeof *found;
                 for (int c = 0; c < 4; c++) {
                     feed_some(model, way == 0 && c == 0 ? expected : found, chunks[c], STATUS_OK, &error);
-                    if (memcmp(found, expected, bytes) != 0 && !(way == 0 && c == 0)) fail_msg("%s, %s, way %d, chunks %d: other bits", isa_name((enum isa)isa), dtype_name(types[t]), way, c);
+                    if (memcmp(found, expected, bytes) != 0 && !(way == 0 && c == 0))
+                        fail_msg("%s, %s, way %d, chunks %d: other bits", isa_name((enum isa)isa), dtype_name(types[t]),
+                                 way, c);
                 }
                 model_destroy(model);
             }
@@ -355,8 +405,10 @@ static void same_bits(void **state) {
 /* Copies are as large as the codes they come from, whatever products they are for but fp32's: nothing is widened. */
 static void a_byte_for_each_weight(void **state) {
     (void)state;
-    static const char text[] = "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 512, \"intermediate_size\": 1408, \"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
-                               " \"vocab_size\": 256, \"torch_dtype\": \"bfloat16\"}";
+    static const char text[] =
+        "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 512, "
+        "\"intermediate_size\": 1408, \"num_hidden_layers\": 2, \"num_attention_heads\": 4,"
+        " \"vocab_size\": 256, \"torch_dtype\": \"bfloat16\"}";
     struct error error;
     struct arena arena = {0};
     struct config config;
@@ -366,21 +418,28 @@ static void a_byte_for_each_weight(void **state) {
     struct quantize_counts counts;
     snprintf(plain, sizeof plain, "%s/llama", scratch);
     snprintf(fp8, sizeof fp8, "%s/llama-fp8", scratch);
-    if (json_parse(&root, text, sizeof text - 1, "test", &error) || config_parse(&config, root, "test", &arena, &error) || model_create(&model, &config, kernels_for(ISA_REFERENCE), pools[2], DTYPE_F32, &error) ||
+    if (json_parse(&root, text, sizeof text - 1, "test", &error) ||
+        config_parse(&config, root, "test", &arena, &error) ||
+        model_create(&model, &config, kernels_for(ISA_REFERENCE), pools[2], DTYPE_F32, &error) ||
         model_allocate_training(model, &error))
         fail_msg("%s", error.message);
     model->config_arena = arena;
     json_decref(root);
     model_initialise(model, 1);
-    if (model_export(model, plain, DTYPE_BF16, &error) || model_quantize(plain, fp8, DTYPE_F8_E4M3, pools[2], NULL, &counts, &error)) fail_msg("%s", error.message);
+    if (model_export(model, plain, DTYPE_BF16, &error) ||
+        model_quantize(plain, fp8, DTYPE_F8_E4M3, pools[2], NULL, &counts, &error))
+        fail_msg("%s", error.message);
     model_destroy(model);
     assert_int_equal(counts.matrices, 14);
     const double weights = 2.0 * (4 * 512 * 512 + 3 * 512 * 1408), scales = weights / 128 / 128 * 4;
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int t = 0; isa_available((enum isa)isa) && t < 2; t++) {
             model = open_unpacked(fp8, (enum isa)isa, pools[2], t ? DTYPE_BF16 : DTYPE_F8_E4M3, SIZE_MAX);
-            const double bytes = (double)model->page_bytes[1], head = 256.0 * 512 * (isa == ISA_REFERENCE ? 4 : 2);   /* plain C has bf16 numbers widened */
-            if (bytes < weights + head || bytes > 1.02 * (weights + head + scales)) fail_msg("%s, %s: %.0f bytes of copies for %.0f weights in FP8 and a head of %.0f bytes", isa_name((enum isa)isa), t ? "bf16" : "fp8", bytes, weights, head);
+            /* plain C has bf16 numbers widened */
+            const double bytes = (double)model->page_bytes[1], head = 256.0 * 512 * (isa == ISA_REFERENCE ? 4 : 2);
+            if (bytes < weights + head || bytes > 1.02 * (weights + head + scales))
+                fail_msg("%s, %s: %.0f bytes of copies for %.0f weights in FP8 and a head of %.0f bytes",
+                         isa_name((enum isa)isa), t ? "bf16" : "fp8", bytes, weights, head);
             assert_true((double)model->arena.used < 0.02 * weights + 65536);   /* scales and the description */
             model_destroy(model);
         }

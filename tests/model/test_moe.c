@@ -1,5 +1,6 @@
-/* Mixture-of-experts layers: block and operations against a plain fp64 layer written from the formulas, with shared experts, groups, dropping and balance losses; recomputation, threads and
- * planning change no bit; micro-batches add up; experts without tokens are left alone; a token's result does not depend on its batch. */
+/* Mixture-of-experts layers: block and operations against a plain fp64 layer written from the formulas, with shared
+ * experts, groups, dropping and balance losses; recomputation, threads and planning change no bit; micro-batches add
+ * up; experts without tokens are left alone; a token's result does not depend on its batch. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,19 +15,34 @@
 #include "base/random.h"
 #include "model/blocks.h"
 
-enum { SEQUENCES = 3, LENGTH = 21, ROWS = SEQUENCES * LENGTH, VOCAB = 29, HIDDEN = 8, WIDTH = 5, EXPERTS = 8, CHOSEN = 3, SHARED = 2 };
+enum {
+    SEQUENCES = 3,
+    LENGTH = 21,
+    ROWS = SEQUENCES * LENGTH,
+    VOCAB = 29,
+    HIDDEN = 8,
+    WIDTH = 5,
+    EXPERTS = 8,
+    CHOSEN = 3,
+    SHARED = 2
+};
 
-#define COMMON                                                                                                                                                            \
-    "\"hidden_size\":8,\"intermediate_size\":12,\"num_hidden_layers\":2,\"vocab_size\":29,\"initializer_range\":0.5,\"num_attention_heads\":2,\"num_key_value_heads\":2," \
-    "\"moe_intermediate_size\":5,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"first_k_dense_replace\":1,\"moe_layer_freq\":1,\"scoring_func\":\"softmax\""
+#define COMMON                                                                                                         \
+    "\"hidden_size\":8,\"intermediate_size\":12,\"num_hidden_layers\":2,\"vocab_size\":29,\"initializer_range\":0.5,"  \
+    "\"num_attention_heads\":2,\"num_key_value_heads\":2,"                                                             \
+    "\"moe_intermediate_size\":5,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"first_k_dense_replace\":1,\"moe_"  \
+    "layer_freq\":1,\"scoring_func\":\"softmax\""
 #define LATENT "\"kv_lora_rank\":6,\"q_lora_rank\":null,\"qk_nope_head_dim\":4,\"qk_rope_head_dim\":4,\"v_head_dim\":4"
 #define GROUPS "\"topk_method\":\"group_limited_greedy\",\"n_group\":4,\"topk_group\":2"
 enum { GREEDY, NORMALISED, GROUPED, ALONE, KINDS };
 static const char *const config_texts[KINDS] = {
     "{\"model_type\":\"deepseek\",\"n_shared_experts\":2,\"norm_topk_prob\":false," COMMON "}",
-    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.0,\"topk_method\":\"greedy\",\"n_group\":1,\"topk_group\":1," LATENT "," COMMON "}",
-    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":2,\"norm_topk_prob\":false,\"routed_scaling_factor\":4.0," GROUPS "," LATENT "," COMMON "}",
-    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":0,\"norm_topk_prob\":false,\"routed_scaling_factor\":2.0," GROUPS "," LATENT "," COMMON "}",
+    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":1.0,"
+    "\"topk_method\":\"greedy\",\"n_group\":1,\"topk_group\":1," LATENT "," COMMON "}",
+    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":2,\"norm_topk_prob\":false,\"routed_scaling_factor\":4."
+    "0," GROUPS "," LATENT "," COMMON "}",
+    "{\"model_type\":\"deepseek_v2\",\"n_shared_experts\":0,\"norm_topk_prob\":false,\"routed_scaling_factor\":2."
+    "0," GROUPS "," LATENT "," COMMON "}",
 };
 
 struct fixture {
@@ -43,25 +59,35 @@ struct fixture {
 
 static struct objective objective_of(double capacity_factor, double balance) {
     return (struct objective){
-        .weights = {.balance_expert = balance, .balance_device = 2 * balance, .balance_communication = balance / 2}, .predicted = ROWS, .sequences = SEQUENCES,
-        .capacity_factor = capacity_factor, .undropped = 0.4, .seed = 5, .step = 3,
+        .weights = {.balance_expert = balance, .balance_device = 2 * balance, .balance_communication = balance / 2},
+        .predicted = ROWS,
+        .sequences = SEQUENCES,
+        .capacity_factor = capacity_factor,
+        .undropped = 0.4,
+        .seed = 5,
+        .step = 3,
     };
 }
 
-static void set_up(struct fixture *f, int kind, enum dtype compute, int threads, enum recompute recompute, struct objective objective) {
+static void set_up(struct fixture *f, int kind, enum dtype compute, int threads, enum recompute recompute,
+                   struct objective objective) {
     memset(f, 0, sizeof *f);
     struct error error;
     struct config config;
     enum isa isa;
     json_t *root = json_loads(config_texts[kind], 0, NULL);
-    if (isa_select(&isa, &error) || pool_create(&f->pool, threads, &error) || config_parse(&config, root, "test", &f->arena, &error) ||
-        model_create(&f->model, &config, kernels_for(isa), f->pool, compute, &error) || model_allocate_training(f->model, &error))
+    if (isa_select(&isa, &error) || pool_create(&f->pool, threads, &error) ||
+        config_parse(&config, root, "test", &f->arena, &error) ||
+        model_create(&f->model, &config, kernels_for(isa), f->pool, compute, &error) ||
+        model_allocate_training(f->model, &error))
         fail_msg("%s", error.message);
     json_decref(root);
     f->model->recompute = recompute;
     model_initialise(f->model, 7);
     f->objective = objective;
-    assert_int_equal(memory_create(&f->memory, model_plan_training(f->model, SEQUENCES, LENGTH, &f->objective, NULL), &error), STATUS_OK);
+    assert_int_equal(
+        memory_create(&f->memory, model_plan_training(f->model, SEQUENCES, LENGTH, &f->objective, NULL), &error),
+        STATUS_OK);
     graph_init(&f->graph, f->model->kernels, f->pool, &f->memory, compute, true, false);
     for (int i = 0; i < ROWS; i++) {
         f->tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, VOCAB);
@@ -80,7 +106,8 @@ static void tear_down(struct fixture *f) {
 /* A step's gradients, in micro-batches of so many sequences. Losses and loads are in the objective afterwards. */
 static void step(struct fixture *f, int64_t together) {
     struct error error;
-    f->objective.main_sum = f->objective.balance_expert = f->objective.balance_device = f->objective.balance_communication = 0;
+    f->objective.main_sum = f->objective.balance_expert = f->objective.balance_device =
+        f->objective.balance_communication = 0;
     f->objective.first_sequence = 0;
     memset(f->counts, 0, sizeof f->counts);
     f->loads[1] = (struct expert_load){.counts = f->counts};
@@ -90,12 +117,15 @@ static void step(struct fixture *f, int64_t together) {
         memset(f->model->parameters[i]->grad, 0xFF, (size_t)f->model->parameters[i]->count * sizeof(float));   /* NaN */
     }
     for (int64_t i = 0; i < SEQUENCES; i += together)
-        if (model_train_micro_batch(&f->graph, f->model, f->tokens + i * LENGTH, f->targets + i * LENGTH, together, LENGTH, &f->objective, NULL, &error)) fail_msg("%s", error.message);
+        if (model_train_micro_batch(&f->graph, f->model, f->tokens + i * LENGTH, f->targets + i * LENGTH, together,
+                                    LENGTH, &f->objective, NULL, &error))
+            fail_msg("%s", error.message);
 }
 
-/* ---- the layer in fp64 ------------------------------------------------------------------------------------------------------------------- */
+/* ---- the layer in fp64 ------------------------------------------------------------------------------------------- */
 
-/* Everything the loss depends on, and what counts as constant for the gradient: the choice and what is dropped of it. */
+/* Everything the loss depends on, and what counts as constant for the gradient: the
+ * choice and what is dropped of it. */
 struct plain {
     const struct config *config;
     struct objective *objective;
@@ -115,14 +145,16 @@ static double dot(const double *a, const double *b, int64_t count) {
 /* y += weight W_down (silu(W_gate u) W_up u); gate, up and down follow each other in `w` */
 static void plain_expert(const double *w, int64_t width, const double *u, double weight, double *y) {
     for (int64_t i = 0; i < width; i++) {
-        const double a = dot(w + i * HIDDEN, u, HIDDEN), h = weight * a / (1 + exp(-a)) * dot(w + (width + i) * HIDDEN, u, HIDDEN);
+        const double a = dot(w + i * HIDDEN, u, HIDDEN),
+                     h = weight * a / (1 + exp(-a)) * dot(w + (width + i) * HIDDEN, u, HIDDEN);
         for (int j = 0; j < HIDDEN; j++) y[j] += h * w[2 * width * HIDDEN + j * width + i];
     }
 }
 
 static void plain_scores(const struct plain *p, int row, double *s) {
     double sum = 0;
-    for (int i = 0; i < EXPERTS; i++) sum += s[i] = exp(dot(p->router + i * HIDDEN, p->table + p->tokens[row] * HIDDEN, HIDDEN));
+    for (int i = 0; i < EXPERTS; i++)
+        sum += s[i] = exp(dot(p->router + i * HIDDEN, p->table + p->tokens[row] * HIDDEN, HIDDEN));
     for (int i = 0; i < EXPERTS; i++) s[i] /= sum;
 }
 
@@ -147,7 +179,9 @@ static void plain_choose(struct plain *p) {
             if (ahead < CHOSEN) p->chosen[row][ahead] = i;
         }
     }
-    for (int i = 0; i < SEQUENCES; i++) spared[i] = random_uniform(p->objective->seed, random_stream("undropped") + p->objective->step, (uint64_t)i) < p->objective->undropped;
+    for (int i = 0; i < SEQUENCES; i++)
+        spared[i] = random_uniform(p->objective->seed, random_stream("undropped") + p->objective->step, (uint64_t)i) <
+                    p->objective->undropped;
     const double budget = floor(p->objective->capacity_factor * ROWS * CHOSEN / devices);
     for (int slot = 0; slot < ROWS * CHOSEN; slot++) {
         const int e = p->chosen[slot / CHOSEN][slot % CHOSEN];
@@ -155,13 +189,16 @@ static void plain_choose(struct plain *p) {
         for (int other = 0; other < ROWS * CHOSEN; other++) {
             const int o = p->chosen[other / CHOSEN][other % CHOSEN];
             const double a = s[other / CHOSEN][o], b = s[slot / CHOSEN][e];
-            ahead += other != slot && o / own == e / own && (spared[other / CHOSEN / LENGTH] || a > b || (a == b && other < slot));
+            ahead += other != slot && o / own == e / own &&
+                     (spared[other / CHOSEN / LENGTH] || a > b || (a == b && other < slot));
         }
-        p->dropped[slot / CHOSEN][slot % CHOSEN] = p->objective->capacity_factor > 0 && !spared[slot / CHOSEN / LENGTH] && ahead >= budget;
+        p->dropped[slot / CHOSEN][slot % CHOSEN] = p->objective->capacity_factor > 0 &&
+                                                   !spared[slot / CHOSEN / LENGTH] && ahead >= budget;
     }
 }
 
-/* Mean cross entropy of head y, y the layer's result, and the weighted balance losses (section 3.1), means over the sequences. */
+/* Mean cross entropy of head y, y the layer's result, and the weighted balance losses (section 3.1), means over the
+ * sequences. */
 static double plain_loss(struct plain *p) {
     const int devices = (int)p->config->n_group, own = EXPERTS / devices;
     double loss = 0;
@@ -178,22 +215,28 @@ static double plain_loss(struct plain *p) {
                 const int e = p->chosen[row][k];
                 f[e] += (double)EXPERTS / (CHOSEN * LENGTH);
                 to[e / own] = true;
-                if (!p->dropped[row][k]) plain_expert(p->experts + e * 3 * WIDTH * HIDDEN, WIDTH, u, p->config->norm_topk_prob ? s[e] / sum : s[e] * p->config->routed_scaling_factor, y);
+                if (!p->dropped[row][k])
+                    plain_expert(p->experts + e * 3 * WIDTH * HIDDEN, WIDTH, u,
+                                 p->config->norm_topk_prob ? s[e] / sum : s[e] * p->config->routed_scaling_factor, y);
             }
             if (p->shared) plain_expert(p->shared, SHARED * WIDTH, u, 1, y);
             for (int e = 0; e < EXPERTS; e++) mean[e] += s[e] / LENGTH;
-            for (int d = 0; d < devices; d++) sent[d] += to[d] ? (double)devices / ((double)p->config->topk_group * LENGTH) : 0;
+            for (int d = 0; d < devices; d++)
+                sent[d] += to[d] ? (double)devices / ((double)p->config->topk_group * LENGTH) : 0;
             for (int v = 0; v < VOCAB; v++) total += exp(dot(p->head + v * HIDDEN, y, HIDDEN));
             loss += (log(total) - dot(p->head + p->targets[row] * HIDDEN, y, HIDDEN)) / ROWS;
         }
         for (int d = 0; d < devices; d++) {
             double device_f = 0, device_mean = 0;
-            for (int e = d * own; e < (d + 1) * own; e++) device_f += f[e] / own, device_mean += mean[e], p->parts[0] += f[e] * mean[e] / SEQUENCES;
+            for (int e = d * own; e < (d + 1) * own; e++)
+                device_f += f[e] / own, device_mean += mean[e], p->parts[0] += f[e] * mean[e] / SEQUENCES;
             p->parts[1] += device_f * device_mean / SEQUENCES;
             p->parts[2] += sent[d] * device_mean / SEQUENCES;
         }
     }
-    return loss + p->objective->weights.balance_expert * p->parts[0] + p->objective->weights.balance_device * p->parts[1] + p->objective->weights.balance_communication * p->parts[2];
+    return loss + p->objective->weights.balance_expert * p->parts[0] +
+           p->objective->weights.balance_device * p->parts[1] +
+           p->objective->weights.balance_communication * p->parts[2];
 }
 
 static double *widen(const struct parameter *parameter, double *to) {
@@ -201,7 +244,8 @@ static double *widen(const struct parameter *parameter, double *to) {
     return to + parameter->count;
 }
 
-/* The gradient that the operations left, against central differences in fp64. `noise`: what fp32 may cost, relative to the norm. */
+/* The gradient that the operations left, against central differences in fp64. `noise`: what fp32 may cost, relative to
+ * the norm. */
 static void check_parameter(struct plain *p, const struct parameter *parameter, double *values, double noise) {
     double distance = 0, norm = 0;
     for (int64_t i = 0; i < parameter->count; i++) {
@@ -214,7 +258,8 @@ static void check_parameter(struct plain *p, const struct parameter *parameter, 
         const double got = parameter->grad_written ? (double)parameter->grad[i] : 0;
         distance += (got - slope) * (got - slope), norm += slope * slope;
     }
-    if (!(sqrt(distance) <= noise * sqrt(norm) + 1e-9)) fail_msg("%s: gradient off by %.3g of %.3g", parameter->name, sqrt(distance), sqrt(norm));
+    if (!(sqrt(distance) <= noise * sqrt(norm) + 1e-9))
+        fail_msg("%s: gradient off by %.3g of %.3g", parameter->name, sqrt(distance), sqrt(norm));
 }
 
 static void check_layer(int kind, double capacity_factor, double balance) {
@@ -243,9 +288,13 @@ static void check_layer(int kind, double capacity_factor, double balance) {
     char name[80];
     p.experts = at;
     for (int e = 0; e < EXPERTS; e++)
-        for (int i = 0; i < 3; i++) snprintf(name, sizeof name, "model.layers.1.mlp.experts.%d.%s_proj.weight", e, names[i]), at = widen(model_parameter(f.model, name), at);
+        for (int i = 0; i < 3; i++)
+            snprintf(name, sizeof name, "model.layers.1.mlp.experts.%d.%s_proj.weight", e, names[i]),
+                at = widen(model_parameter(f.model, name), at);
     p.shared = kind == ALONE ? NULL : at;
-    for (int i = 0; i < 3 && p.shared; i++) snprintf(name, sizeof name, "model.layers.1.mlp.shared_experts.%s_proj.weight", names[i]), at = widen(model_parameter(f.model, name), at);
+    for (int i = 0; i < 3 && p.shared; i++)
+        snprintf(name, sizeof name, "model.layers.1.mlp.shared_experts.%s_proj.weight", names[i]),
+            at = widen(model_parameter(f.model, name), at);
     plain_choose(&p);
     const double want = plain_loss(&p);
     int64_t counts[EXPERTS] = {0}, dropped = 0;
@@ -258,7 +307,8 @@ static void check_layer(int kind, double capacity_factor, double balance) {
     assert_int_equal(dropped > 0, capacity_factor > 0);
     assert_true(dropped < ROWS * CHOSEN);
     const double parts[3] = {f.objective.balance_expert, f.objective.balance_device, f.objective.balance_communication};
-    for (int i = 0; i < 3; i++) assert_true(balance == 0 ? parts[i] == 0 : fabs(parts[i] - p.parts[i]) < 1e-6 * p.parts[i]);
+    for (int i = 0; i < 3; i++)
+        assert_true(balance == 0 ? parts[i] == 0 : fabs(parts[i] - p.parts[i]) < 1e-6 * p.parts[i]);
     for (int i = 0; i < ROWS; i++) loss += (double)losses[i] / ROWS;
     if (balance != 0) loss += balance * parts[0] + 2 * balance * parts[1] + balance / 2 * parts[2];
     assert_true(fabs(loss - want) < 1e-6 * want);
@@ -293,13 +343,14 @@ static void a_layer_has_the_gradients_of_its_formulas(void **state) {
     }
 }
 
-/* ---- promises about bits, memory and counts ---------------------------------------------------------------------------------------------- */
+/* ---- promises about bits, memory and counts ---------------------------------------------------------------------- */
 
 static void assert_same_gradients(const struct fixture *a, const struct fixture *b) {
     for (int i = 0; i < a->model->parameter_count; i++) {
         const struct parameter *p = a->model->parameters[i], *q = b->model->parameters[i];
         assert_int_equal(p->grad_written, q->grad_written);
-        if (p->grad_written && memcmp(p->grad, q->grad, (size_t)p->count * sizeof(float))) fail_msg("gradient of %s differs", p->name);
+        if (p->grad_written && memcmp(p->grad, q->grad, (size_t)p->count * sizeof(float)))
+            fail_msg("gradient of %s differs", p->name);
     }
 }
 
@@ -318,14 +369,19 @@ static void recomputation_and_threads_change_nothing(void **state) {
                     set_up(&f, kind, types[t], threads, (enum recompute)r, objective_of(0.9, 0.1));
                     for (int again = 0; again < 2; again++) {   /* in the same memory */
                         step(&f, SEQUENCES);
-                        assert_true(f.objective.main_sum == first.objective.main_sum && f.objective.balance_expert == first.objective.balance_expert);
-                        assert_true(f.objective.balance_device == first.objective.balance_device && f.objective.balance_communication == first.objective.balance_communication);
-                        assert_memory_equal(f.counts, first.counts, sizeof f.counts);   /* counted once, whatever is computed again */
+                        assert_true(f.objective.main_sum == first.objective.main_sum &&
+                                    f.objective.balance_expert == first.objective.balance_expert);
+                        assert_true(f.objective.balance_device == first.objective.balance_device &&
+                                    f.objective.balance_communication == first.objective.balance_communication);
+                        /* counted once, whatever is computed again */
+                        assert_memory_equal(f.counts, first.counts, sizeof f.counts);
                         assert_int_equal(f.loads[1].dropped, first.loads[1].dropped);
                         assert_same_gradients(&first, &f);
                     }
                     assert_null(f.memory.outside);
-                    assert_int_equal(f.memory.peak, model_plan_training(f.model, SEQUENCES, LENGTH, &f.objective, NULL));   /* the plan is exact */
+                    /* the plan is exact */
+                    assert_int_equal(f.memory.peak,
+                                     model_plan_training(f.model, SEQUENCES, LENGTH, &f.objective, NULL));
                     tear_down(&f);
                 }
             tear_down(&first);
@@ -359,33 +415,44 @@ static void micro_batches_add_up(void **state) {
     step(&parts, 1);
     assert_memory_equal(whole.counts, parts.counts, sizeof whole.counts);
     assert_true(fabs(whole.objective.main_sum - parts.objective.main_sum) < 1e-5 * whole.objective.main_sum);
-    assert_true(fabs(whole.objective.balance_expert - parts.objective.balance_expert) < 1e-12 * whole.objective.balance_expert);
-    assert_true(fabs(whole.objective.balance_communication - parts.objective.balance_communication) < 1e-12 * whole.objective.balance_communication);
+    assert_true(fabs(whole.objective.balance_expert - parts.objective.balance_expert) <
+                1e-12 * whole.objective.balance_expert);
+    assert_true(fabs(whole.objective.balance_communication - parts.objective.balance_communication) <
+                1e-12 * whole.objective.balance_communication);
     for (int i = 0; i < whole.model->parameter_count; i++) {
         const struct parameter *p = whole.model->parameters[i], *q = parts.model->parameters[i];
         double distance = 0, norm = 0;
         assert_int_equal(p->grad_written, q->grad_written);
-        for (int64_t j = 0; p->grad_written && j < p->count; j++) distance += pow((double)p->grad[j] - (double)q->grad[j], 2), norm += pow((double)p->grad[j], 2);
-        if (!(sqrt(distance) <= 1e-5 * sqrt(norm))) fail_msg("%s: off by %g of %g", p->name, sqrt(distance), sqrt(norm));
+        for (int64_t j = 0; p->grad_written && j < p->count; j++)
+            distance += pow((double)p->grad[j] - (double)q->grad[j], 2), norm += pow((double)p->grad[j], 2);
+        if (!(sqrt(distance) <= 1e-5 * sqrt(norm)))
+            fail_msg("%s: off by %g of %g", p->name, sqrt(distance), sqrt(norm));
     }
     tear_down(&whole);
     tear_down(&parts);
 }
 
-/* Rows that fill several chunks, in which experts run one after the other: every token as if it were computed alone, and gradients as those of small batches. */
+/* Rows that fill several chunks, in which experts run one after the other: every token as if it were computed alone,
+ * and gradients as those of small batches. */
 static void chunks_change_nothing(void **state) {
     (void)state;
     enum { WIDE = 320, T = 1024, PARTS = 8 };   /* T x CHOSEN rows of 4 WIDE bytes: 3.9 MB */
     static int32_t tokens[T], targets[T];
     static float weights[T], losses[T];
     char text[900];
-    snprintf(text, sizeof text, "{\"model_type\":\"deepseek\",\"n_shared_experts\":1,\"norm_topk_prob\":false,\"hidden_size\":%d,\"intermediate_size\":12,\"num_hidden_layers\":1,\"vocab_size\":401,"
-             "\"initializer_range\":0.1,\"num_attention_heads\":2,\"num_key_value_heads\":2,\"moe_intermediate_size\":6,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"first_k_dense_replace\":0,"
-             "\"moe_layer_freq\":1,\"scoring_func\":\"softmax\"}", WIDE);
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"deepseek\",\"n_shared_experts\":1,\"norm_topk_prob\":false,\"hidden_size\":%d,"
+             "\"intermediate_size\":12,\"num_hidden_layers\":1,\"vocab_size\":401,"
+             "\"initializer_range\":0.1,\"num_attention_heads\":2,\"num_key_value_heads\":2,\"moe_intermediate_size\":"
+             "6,\"n_routed_experts\":8,\"num_experts_per_tok\":3,\"first_k_dense_replace\":0,"
+             "\"moe_layer_freq\":1,\"scoring_func\":\"softmax\"}",
+             WIDE);
     struct model *models[2];
     struct arena arenas[2] = {{0}, {0}};
     static float results[2][T * WIDE];
-    for (int i = 0; i < T; i++) tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, 401), targets[i] = (int32_t)random_below(3, 2, (uint64_t)i, 401), weights[i] = 1.0f / T;
+    for (int i = 0; i < T; i++)
+        tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, 401),
+        targets[i] = (int32_t)random_below(3, 2, (uint64_t)i, 401), weights[i] = 1.0f / T;
     for (int m = 0; m < 2; m++) {   /* whole, in parts */
         struct error error;
         struct config config;
@@ -394,7 +461,8 @@ static void chunks_change_nothing(void **state) {
         enum isa isa;
         json_t *root = json_loads(text, 0, NULL);
         assert_non_null(root);
-        if (isa_select(&isa, &error) || config_parse(&config, root, "test", &arenas[m], &error) || model_create(&models[m], &config, kernels_for(isa), NULL, DTYPE_F32, &error) ||
+        if (isa_select(&isa, &error) || config_parse(&config, root, "test", &arenas[m], &error) ||
+            model_create(&models[m], &config, kernels_for(isa), NULL, DTYPE_F32, &error) ||
             model_allocate_training(models[m], &error) || memory_create(&memory, (size_t)64 << 20, &error))
             fail_msg("%s", error.message);
         json_decref(root);
@@ -406,7 +474,8 @@ static void chunks_change_nothing(void **state) {
             const struct batch batch = {tokens + row, together, &span, 1};
             struct forward pass = {.graph = &graph, .model = models[m], .batch = &batch};
             graph_reset(&graph);
-            struct tensor *y = models[m]->layers[0].ffn->forward(&pass, &models[m]->layers[0], op_embedding(&graph, models[m]->embedding, batch.ids, together));
+            struct tensor *y = models[m]->layers[0].ffn->forward(
+                &pass, &models[m]->layers[0], op_embedding(&graph, models[m]->embedding, batch.ids, together));
             memcpy(results[m] + row * WIDE, y->data, (size_t)(together * WIDE) * sizeof(float));
             op_cross_entropy(&graph, y, models[m]->head, targets + row, weights + row, losses + row, NULL);
             graph_backward(&graph);
@@ -420,8 +489,10 @@ static void chunks_change_nothing(void **state) {
         const struct parameter *p = models[0]->parameters[i], *q = models[1]->parameters[i];
         double distance = 0, norm = 0;
         assert_int_equal(p->grad_written, q->grad_written);
-        for (int64_t j = 0; p->grad_written && j < p->count; j++) distance += pow((double)p->grad[j] - (double)q->grad[j], 2), norm += pow((double)p->grad[j], 2);
-        if (!(sqrt(distance) <= 1e-5 * sqrt(norm))) fail_msg("%s: off by %g of %g", p->name, sqrt(distance), sqrt(norm));
+        for (int64_t j = 0; p->grad_written && j < p->count; j++)
+            distance += pow((double)p->grad[j] - (double)q->grad[j], 2), norm += pow((double)p->grad[j], 2);
+        if (!(sqrt(distance) <= 1e-5 * sqrt(norm)))
+            fail_msg("%s: off by %g of %g", p->name, sqrt(distance), sqrt(norm));
     }
     for (int m = 0; m < 2; m++) model_destroy(models[m]), arena_free(&arenas[m]);
 }
@@ -447,7 +518,8 @@ static void experts_without_tokens_are_left_alone(void **state) {
                 assert_int_equal(bits == 0xFFFFFFFFu, e >= CHOSEN);
             }
             for (int i = 0; i < f.model->parameter_count; i++)
-                for (int64_t j = 0; f.model->parameters[i]->grad_written && j < f.model->parameters[i]->count; j++) assert_true(isfinite(f.model->parameters[i]->grad[j]));
+                for (int64_t j = 0; f.model->parameters[i]->grad_written && j < f.model->parameters[i]->count; j++)
+                    assert_true(isfinite(f.model->parameters[i]->grad[j]));
             assert_true(fabs(f.objective.balance_expert - 1) < 1e-6);   /* equal scores: sum f P = 1 */
             tear_down(&f);
         }
@@ -470,7 +542,9 @@ static void dropping_spares(void **state) {
     f.objective.undropped = 0;
     f.objective.main_sum = 0;
     f.graph.recording = false;
-    assert_int_equal(model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &f.objective, NULL, &error), STATUS_OK);
+    assert_int_equal(
+        model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &f.objective, NULL, &error),
+        STATUS_OK);
     assert_true(f.objective.main_sum == without);
     /* Which sequences are spared changes with the step. */
     bool differs = false;
@@ -487,7 +561,9 @@ static void dropping_spares(void **state) {
     int64_t least = ROWS, most = 0;
     for (f.objective.step = 0; f.objective.step < 6; f.objective.step++) {
         int64_t unspared = 0;
-        for (uint64_t i = 0; i < SEQUENCES; i++) unspared += !(random_uniform(f.objective.seed, random_stream("undropped") + f.objective.step, i) < f.objective.undropped);
+        for (uint64_t i = 0; i < SEQUENCES; i++)
+            unspared += !(random_uniform(f.objective.seed, random_stream("undropped") + f.objective.step, i) <
+                          f.objective.undropped);
         for (int64_t together = 1; together <= SEQUENCES; together += SEQUENCES - 1) {
             step(&f, together);
             assert_int_equal(f.loads[1].dropped, unspared * LENGTH * CHOSEN);
@@ -518,9 +594,11 @@ static void a_token_does_not_see_its_batch(void **state) {
                     const struct batch batch = {f.tokens + row, rows, &span, 1};
                     struct forward pass = {.graph = &f.graph, .model = f.model, .batch = &batch};
                     graph_reset(&f.graph);
-                    struct tensor *y = f.model->layers[1].ffn->forward(&pass, &f.model->layers[1], op_embedding(&f.graph, f.model->embedding, batch.ids, rows));
+                    struct tensor *y = f.model->layers[1].ffn->forward(
+                        &pass, &f.model->layers[1], op_embedding(&f.graph, f.model->embedding, batch.ids, rows));
                     assert_int_equal(f.graph.status, STATUS_OK);
-                    f.model->kernels->rows.convert(NULL, results[run] + row * HIDDEN, DTYPE_F32, y->data, y->dtype, rows * HIDDEN);
+                    f.model->kernels->rows.convert(NULL, results[run] + row * HIDDEN, DTYPE_F32, y->data, y->dtype,
+                                                   rows * HIDDEN);
                 }
                 assert_memory_equal(results[run], results[0], sizeof results[0]);
                 tear_down(&f);
@@ -530,8 +608,14 @@ static void a_token_does_not_see_its_batch(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_layer_has_the_gradients_of_its_formulas), cmocka_unit_test(recomputation_and_threads_change_nothing), cmocka_unit_test(the_plan_counts_flops),
-        cmocka_unit_test(micro_batches_add_up), cmocka_unit_test(chunks_change_nothing), cmocka_unit_test(experts_without_tokens_are_left_alone), cmocka_unit_test(dropping_spares), cmocka_unit_test(a_token_does_not_see_its_batch),
+        cmocka_unit_test(a_layer_has_the_gradients_of_its_formulas),
+        cmocka_unit_test(recomputation_and_threads_change_nothing),
+        cmocka_unit_test(the_plan_counts_flops),
+        cmocka_unit_test(micro_batches_add_up),
+        cmocka_unit_test(chunks_change_nothing),
+        cmocka_unit_test(experts_without_tokens_are_left_alone),
+        cmocka_unit_test(dropping_spares),
+        cmocka_unit_test(a_token_does_not_see_its_batch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
-/* Models of the third generation with modules of multi-token prediction: pieces and batches change no bit, the training pass is the composition of its parts, its gradient the slope of the loss, and without a weight
- * the modules leave no trace. */
+/* Models of the third generation with modules of multi-token prediction: pieces and batches change no bit, the training
+ * pass is the composition of its parts, its gradient the slope of the loss, and without a weight the modules leave no
+ * trace. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -17,17 +18,31 @@
 #include "model/model.h"
 #include "model/quantize.h"
 
-enum { VOCAB = 61, DEPTHS = 2, SEQUENCES = 3, LENGTH = 9, ROWS = SEQUENCES * LENGTH, LAYERS = 3, EXPERTS = 6, ACTIVE = 2 };
+enum {
+    VOCAB = 61,
+    DEPTHS = 2,
+    SEQUENCES = 3,
+    LENGTH = 9,
+    ROWS = SEQUENCES * LENGTH,
+    LAYERS = 3,
+    EXPERTS = 6,
+    ACTIVE = 2
+};
 
-#define CONFIG(modules) \
-    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":48,\"intermediate_size\":80,\"num_hidden_layers\":3,\"num_attention_heads\":2,\"q_lora_rank\":20,\"kv_lora_rank\":32,\"qk_nope_head_dim\":12," \
-    "\"qk_rope_head_dim\":8,\"v_head_dim\":10,\"vocab_size\":61,\"n_routed_experts\":6,\"num_experts_per_tok\":2,\"n_shared_experts\":1,\"moe_intermediate_size\":16,\"first_k_dense_replace\":1," \
-    "\"n_group\":3,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"max_position_embeddings\":64,\"initializer_range\":0.2,\"num_nextn_predict_layers\":" #modules "}"
+#define CONFIG(modules)                                                                                                \
+    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":48,\"intermediate_size\":80,\"num_hidden_layers\":3,\"num_"       \
+    "attention_heads\":2,\"q_lora_rank\":20,\"kv_lora_rank\":32,\"qk_nope_head_dim\":12,"                              \
+    "\"qk_rope_head_dim\":8,\"v_head_dim\":10,\"vocab_size\":61,\"n_routed_experts\":6,\"num_experts_per_tok\":2,\"n_" \
+    "shared_experts\":1,\"moe_intermediate_size\":16,\"first_k_dense_replace\":1,"                                     \
+    "\"n_group\":3,\"topk_group\":2,\"norm_topk_prob\":true,\"routed_scaling_factor\":2.5,\"max_position_"             \
+    "embeddings\":64,\"initializer_range\":0.2,\"num_nextn_predict_layers\":" #modules "}"
 
 /* Ragged tiles of 128; every token goes to every expert, so that no rounding sends one elsewhere. */
-#define FP8_CONFIG \
-    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":160,\"intermediate_size\":200,\"num_hidden_layers\":2,\"num_attention_heads\":2,\"q_lora_rank\":96,\"kv_lora_rank\":132,\"qk_nope_head_dim\":32," \
-    "\"qk_rope_head_dim\":16,\"v_head_dim\":40,\"vocab_size\":61,\"n_routed_experts\":4,\"num_experts_per_tok\":4,\"n_shared_experts\":1,\"moe_intermediate_size\":136,\"first_k_dense_replace\":1," \
+#define FP8_CONFIG                                                                                                     \
+    "{\"model_type\":\"deepseek_v3\",\"hidden_size\":160,\"intermediate_size\":200,\"num_hidden_layers\":2,\"num_"     \
+    "attention_heads\":2,\"q_lora_rank\":96,\"kv_lora_rank\":132,\"qk_nope_head_dim\":32,"                             \
+    "\"qk_rope_head_dim\":16,\"v_head_dim\":40,\"vocab_size\":61,\"n_routed_experts\":4,\"num_experts_per_tok\":4,"    \
+    "\"n_shared_experts\":1,\"moe_intermediate_size\":136,\"first_k_dense_replace\":1,"                                \
     "\"max_position_embeddings\":64,\"initializer_range\":0.06,\"num_nextn_predict_layers\":2}"
 
 static char folder[] = "/tmp/test_mtp_XXXXXX";
@@ -40,7 +55,10 @@ static struct model *training_model(const char *text, enum isa isa, struct pool 
     struct config config;
     struct model *model = NULL;
     json_t *root = json_loads(text, 0, NULL);
-    if (config_parse(&config, root, "test", &arena, &error) || model_create(&model, &config, kernels_for(isa), pool, compute, &error) || model_allocate_training(model, &error)) fail_msg("%s", error.message);
+    if (config_parse(&config, root, "test", &arena, &error) ||
+        model_create(&model, &config, kernels_for(isa), pool, compute, &error) ||
+        model_allocate_training(model, &error))
+        fail_msg("%s", error.message);
     model->config_arena = arena;
     model_initialise(model, 5);
     json_decref(root);
@@ -65,7 +83,8 @@ static int prepare(void **state) {
     model_destroy(model);
     for (int row = 0; row < ROWS; row++) {
         tokens[row] = (int32_t)random_below(3, 0, (uint64_t)row, VOCAB);
-        targets[row] = row % LENGTH == LENGTH - 1 ? (int32_t)(row % VOCAB) : (int32_t)random_below(3, 0, (uint64_t)row + 1, VOCAB);
+        targets[row] = row % LENGTH == LENGTH - 1 ? (int32_t)(row % VOCAB)
+                                                  : (int32_t)random_below(3, 0, (uint64_t)row + 1, VOCAB);
     }
     targets[4] = -1;
     return 0;
@@ -76,7 +95,7 @@ static int finish(void **state) {
     return folder_remove(folder, NULL);
 }
 
-/* ---- pieces ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 static float logits[4][1 + DEPTHS][ROWS][VOCAB];
 
@@ -93,14 +112,17 @@ static void end(struct graph *graph, struct memory *memory) {
     memory_destroy(memory);
 }
 
-/* Trunk and modules over texts first..last, in rounds of `chunk` positions of each; with sequences, or (chunk LENGTH) without. Row s * LENGTH + i of depth k holds the logits of position i, from 0 to LENGTH - 1 - k. */
-static void run_pieces(struct model *model, int first, int last, int chunk, bool states, float out[1 + DEPTHS][ROWS][VOCAB]) {
+/* Trunk and modules over texts first..last, in rounds of `chunk` positions of each; with sequences, or (chunk LENGTH)
+ * without. Row s * LENGTH + i of depth k holds the logits of position i, from 0 to LENGTH - 1 - k. */
+static void run_pieces(struct model *model, int first, int last, int chunk, bool states,
+                       float out[1 + DEPTHS][ROWS][VOCAB]) {
     struct graph graph;
     struct memory memory;
     struct error error;
     struct sequence *sequences[SEQUENCES];
     begin(&graph, &memory, model);
-    for (int s = first; s < last && states; s++) assert_int_equal(sequence_create(&sequences[s], model, LENGTH, &error), STATUS_OK);
+    for (int s = first; s < last && states; s++)
+        assert_int_equal(sequence_create(&sequences[s], model, LENGTH, &error), STATUS_OK);
     for (int p = 0; p < LENGTH; p += chunk) {
         struct tensor *h = NULL;
         int width = 0;   /* positions of each text in h */
@@ -119,30 +141,38 @@ static void run_pieces(struct model *model, int first, int last, int chunk, bool
                 }
             }
             const struct batch batch = {ids, used, spans, last - first};
-            h = k == 0 ? model_forward(&graph, model, &batch) : model_forward_mtp(&graph, model, k, op_rows(&graph, h, rows, used), &batch);
+            h = k == 0 ? model_forward(&graph, model, &batch)
+                       : model_forward_mtp(&graph, model, k, op_rows(&graph, h, rows, used), &batch);
             assert_int_equal(graph.status, STATUS_OK);
             float *got = malloc((size_t)used * VOCAB * sizeof *got);
             op_logits(&graph, h, model->head, NULL, used, got);
-            for (int s = first, row = 0; s < last; s++, row += count) memcpy(out[k][s * LENGTH + p], got + row * VOCAB, (size_t)count * VOCAB * sizeof *got);
+            for (int s = first, row = 0; s < last; s++, row += count)
+                memcpy(out[k][s * LENGTH + p], got + row * VOCAB, (size_t)count * VOCAB * sizeof *got);
             free(got);
             width = count;
-            for (int s = first; s < last && states; s++) assert_int_equal(sequences[s]->length, p + chunk < LENGTH ? p + chunk : LENGTH);   /* the trunk's, whatever the modules do */
+            /* the trunk's, whatever the modules do */
+            for (int s = first; s < last && states; s++)
+                assert_int_equal(sequences[s]->length, p + chunk < LENGTH ? p + chunk : LENGTH);
         }
     }
     for (int s = first; s < last && states; s++) sequence_destroy(sequences[s]);
     end(&graph, &memory);
 }
 
-static struct model *open_folder(const char *path, enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) {
+static struct model *open_folder(const char *path, enum isa isa, struct pool *pool, enum dtype compute,
+                                 enum dtype cache, bool mtp) {
     struct error error;
     struct model *model = NULL;
-    const struct model_options options = {.use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = mtp};
+    const struct model_options options = {
+        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = mtp};
     if (model_open(&model, path, kernels_for(isa), pool, &options, &error)) fail_msg("%s", error.message);
     assert_int_equal(model->warning_count, 0);
     return model;
 }
 
-static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) { return open_folder(folder, isa, pool, compute, cache, mtp); }
+static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) {
+    return open_folder(folder, isa, pool, compute, cache, mtp);
+}
 
 static double distance(const float *a, const float *b, size_t count) {
     double sum = 0, norm = 0;
@@ -150,7 +180,8 @@ static double distance(const float *a, const float *b, size_t count) {
     return sqrt(sum / norm);
 }
 
-/* All at once, by fives, token by token; every text alone: the same bits, on one thread and on two. What training computes (expanded attention) is near. */
+/* All at once, by fives, token by token; every text alone: the same bits, on one thread and on two. What training
+ * computes (expanded attention) is near. */
 static void pieces_change_nothing(void **state) {
     (void)state;
     struct error error;
@@ -174,17 +205,20 @@ static void pieces_change_nothing(void **state) {
             run_pieces(model, 0, SEQUENCES, LENGTH, false, logits[1]);
             for (int k = 0; k <= DEPTHS; k++) {
                 const double off = distance(logits[1][k][0], logits[0][k][0], ROWS * VOCAB);
-                if (!(off < (types[t].compute == DTYPE_F32 ? 1e-5 : 0.2))) fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
+                if (!(off < (types[t].compute == DTYPE_F32 ? 1e-5 : 0.2)))
+                    fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
             }
             model_destroy(model);
             /* without modules the trunk is the same, and sequences keep nothing of them */
             struct sequence *with, *without;
             model = open_model((enum isa)isa, pool, types[t].compute, types[t].cache, true);
             struct model *trunk = open_model((enum isa)isa, pool, types[t].compute, types[t].cache, false);
-            assert_true(model->config.num_nextn_predict_layers == DEPTHS && model->mtp && trunk->config.num_nextn_predict_layers == 0 && !trunk->mtp);
+            assert_true(model->config.num_nextn_predict_layers == DEPTHS && model->mtp &&
+                        trunk->config.num_nextn_predict_layers == 0 && !trunk->mtp);
             assert_int_equal(sequence_create(&with, model, 64, &error), STATUS_OK);
             assert_int_equal(sequence_create(&without, trunk, 64, &error), STATUS_OK);
-            assert_true(with->state_bytes >= without->state_bytes / LAYERS * (LAYERS + DEPTHS) && with->mtp && !without->mtp);
+            assert_true(with->state_bytes >= without->state_bytes / LAYERS * (LAYERS + DEPTHS) && with->mtp &&
+                        !without->mtp);
             sequence_destroy(with);
             sequence_destroy(without);
             model_destroy(model);
@@ -193,7 +227,8 @@ static void pieces_change_nothing(void **state) {
     pool_destroy(pool);
 }
 
-/* The same over an FP8 checkpoint, whatever its codes are multiplied by. Types of compute are near one another, and not the same. */
+/* The same over an FP8 checkpoint, whatever its codes are multiplied by. Types of compute are near one another, and not
+ * the same. */
 static void pieces_of_codes_change_nothing(void **state) {
     (void)state;
     struct error error;
@@ -204,9 +239,14 @@ static void pieces_of_codes_change_nothing(void **state) {
     snprintf(fp8, sizeof fp8, "%s/fp8", folder);
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
     struct model *model = training_model(FP8_CONFIG, ISA_REFERENCE, NULL, DTYPE_F32);
-    if (model_export(model, plain, DTYPE_BF16, &error) || model_quantize(plain, fp8, DTYPE_F8_E4M3, pool, NULL, &counts, &error)) fail_msg("%s", error.message);
+    if (model_export(model, plain, DTYPE_BF16, &error) ||
+        model_quantize(plain, fp8, DTYPE_F8_E4M3, pool, NULL, &counts, &error))
+        fail_msg("%s", error.message);
     model_destroy(model);
-    static const struct { enum dtype compute, cache; } types[] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_F8_E4M3}};
+    static const struct {
+        enum dtype compute, cache;
+    } types[] = {
+        {DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_F8_E4M3}};
     static float first[1 + DEPTHS][ROWS][VOCAB];
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (size_t t = 0; t < sizeof types / sizeof *types && isa_available((enum isa)isa); t++) {
@@ -223,13 +263,14 @@ static void pieces_of_codes_change_nothing(void **state) {
             if (t == 0) memcpy(first, logits[0], sizeof first);
             for (int k = 0; k <= DEPTHS && t > 0; k++) {
                 const double off = distance(logits[0][k][0], first[k][0], ROWS * VOCAB);
-                if (!(off > 1e-4 && off < (t == 1 ? 0.03 : 0.2))) fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
+                if (!(off > 1e-4 && off < (t == 1 ? 0.03 : 0.2)))
+                    fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
             }
         }
     pool_destroy(pool);
 }
 
-/* ---- training ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- training ---------------------------------------------------------------------------------------------------- */
 
 static struct objective objective_of(double mtp, double balance) {
     struct objective objective = {.weights = {.mtp = mtp, .balance_sequence = balance}, .sequences = SEQUENCES};
@@ -250,11 +291,15 @@ static double train(struct model *model, struct objective *objective, int togeth
     assert_int_equal(memory_create(&memory, bytes, &error), STATUS_OK);
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, false);
     for (int s = 0; s < SEQUENCES; s += together)
-        if (model_train_micro_batch(&graph, model, tokens + s * LENGTH, targets + s * LENGTH, together, LENGTH, objective, NULL, &error)) fail_msg("%s", error.message);
+        if (model_train_micro_batch(&graph, model, tokens + s * LENGTH, targets + s * LENGTH, together, LENGTH,
+                                    objective, NULL, &error))
+            fail_msg("%s", error.message);
     assert_int_equal(memory.peak, bytes);   /* what was planned, to the byte */
     end(&graph, &memory);
-    double loss = objective->main_sum / (double)objective->predicted + objective->weights.balance_sequence * objective->balance_sequence;
-    for (int k = 0; k < DEPTHS; k++) loss += objective->weights.mtp / DEPTHS * objective->mtp_sum[k] / (double)objective->predicted_mtp[k];
+    double loss = objective->main_sum / (double)objective->predicted +
+                  objective->weights.balance_sequence * objective->balance_sequence;
+    for (int k = 0; k < DEPTHS; k++)
+        loss += objective->weights.mtp / DEPTHS * objective->mtp_sum[k] / (double)objective->predicted_mtp[k];
     return loss;
 }
 
@@ -280,7 +325,8 @@ static void attach_loads(struct objective *objective, struct loads *loads) {
     objective->loads = loads->list;
 }
 
-/* mtp_sum is the cross-entropy of depth k at position i against the target k positions on, from the outputs of the modules called one by one; evaluation counts where both guesses are the same. */
+/* mtp_sum is the cross-entropy of depth k at position i against the target k positions on, from the outputs of the
+ * modules called one by one; evaluation counts where both guesses are the same. */
 static void training_is_the_composition_of_its_parts(void **state) {
     (void)state;
     enum isa isa;
@@ -289,7 +335,8 @@ static void training_is_the_composition_of_its_parts(void **state) {
     struct model *model = training_model(CONFIG(2), isa, NULL, DTYPE_F32);
     memset(logits[0], 0, sizeof logits[0]);
     run_pieces(model, 0, SEQUENCES, LENGTH, false, logits[0]);
-    struct objective objective = objective_of(0.3, 0), evaluated = {.predicted = objective.predicted, .sequences = SEQUENCES, .compare_mtp = true};
+    struct objective objective = objective_of(0.3, 0),
+                     evaluated = {.predicted = objective.predicted, .sequences = SEQUENCES, .compare_mtp = true};
     memcpy(evaluated.predicted_mtp, objective.predicted_mtp, sizeof objective.predicted_mtp);
     struct loads loads;
     attach_loads(&objective, &loads);
@@ -297,11 +344,13 @@ static void training_is_the_composition_of_its_parts(void **state) {
     struct graph graph;
     struct memory memory;
     begin(&graph, &memory, model);
-    if (model_train_micro_batch(&graph, model, tokens, targets, SEQUENCES, LENGTH, &evaluated, NULL, &error)) fail_msg("%s", error.message);
+    if (model_train_micro_batch(&graph, model, tokens, targets, SEQUENCES, LENGTH, &evaluated, NULL, &error))
+        fail_msg("%s", error.message);
     end(&graph, &memory);
     double main_sum = 0;
     for (int row = 0; row < ROWS; row++) main_sum += targets[row] < 0 ? 0 : row_loss(logits[0][0][row], targets[row]);
-    assert_true(fabs(objective.main_sum - main_sum) < 1e-5 * main_sum && fabs(evaluated.main_sum - main_sum) < 1e-5 * main_sum);
+    assert_true(fabs(objective.main_sum - main_sum) < 1e-5 * main_sum &&
+                fabs(evaluated.main_sum - main_sum) < 1e-5 * main_sum);
     for (int k = 1; k <= DEPTHS; k++) {
         double sum = 0;
         int64_t compared = 0, agreed = 0;
@@ -327,8 +376,9 @@ static void training_is_the_composition_of_its_parts(void **state) {
     model_destroy(model);
 }
 
-/* Each parameter along its own gradient: the slope of the loss is the gradient's norm. fp32 rounds the loss to about 1e-7 of it, and steps change it by about 1e-3. Where a step moves a token to another expert the loss
- * jumps, and nothing is compared. */
+/* Each parameter along its own gradient: the slope of the loss is the gradient's norm. fp32 rounds the loss to about
+ * 1e-7 of it, and steps change it by about 1e-3. Where a step moves a token to another expert the loss jumps, and
+ * nothing is compared. */
 static void gradients_are_slopes(void **state) {
     (void)state;
     enum isa isa;
@@ -345,7 +395,8 @@ static void gradients_are_slopes(void **state) {
         const struct parameter *p = model->parameters[i];
         gradients[i] = calloc((size_t)p->count, sizeof(float));
         if (p->grad_written) memcpy(gradients[i], p->grad, (size_t)p->count * sizeof(float));
-        assert_true(p->grad_written == p->trainable || strstr(p->name, ".experts."));   /* an expert may have no token */
+        /* an expert may have no token */
+        assert_true(p->grad_written == p->trainable || strstr(p->name, ".experts."));
     }
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
@@ -358,7 +409,8 @@ static void gradients_are_slopes(void **state) {
         const double step = fmin(1e-3 / norm, 0.01);
         bool jumped = false;
         for (int side = 0; side < 2; side++) {
-            for (int64_t e = 0; e < p->count; e++) p->value[e] = (float)((double)saved[e] + (side ? -step : step) * (double)gradients[i][e] / norm);
+            for (int64_t e = 0; e < p->count; e++)
+                p->value[e] = (float)((double)saved[e] + (side ? -step : step) * (double)gradients[i][e] / norm);
             struct objective moved = objective_of(0.5, 0.01);
             attach_loads(&moved, &other);
             values[side] = train(model, &moved, SEQUENCES);
@@ -369,7 +421,8 @@ static void gradients_are_slopes(void **state) {
         if (jumped) continue;
         const double slope = (values[0] - values[1]) / (2 * step);
         const double allowed = 0.01 * norm + 2e-6 / step;
-        if (fabs(slope - norm) > allowed) fail_msg("%s: slope %g, gradient %g, off by more than %g", p->name, slope, norm, allowed);
+        if (fabs(slope - norm) > allowed)
+            fail_msg("%s: slope %g, gradient %g, off by more than %g", p->name, slope, norm, allowed);
         checked += allowed < 0.1 * norm;
     }
     assert_true(checked > model->parameter_count * 9 / 10);
@@ -382,7 +435,8 @@ static void same_gradients(const struct model *a, const struct model *b) {
     for (int i = 0; i < b->parameter_count; i++) {
         const struct parameter *q = b->parameters[i], *p = model_parameter(a, q->name);
         assert_int_equal(p->grad_written, q->grad_written);
-        if (q->grad_written && memcmp(p->grad, q->grad, (size_t)q->count * sizeof(float))) fail_msg("%s: other gradients", q->name);
+        if (q->grad_written && memcmp(p->grad, q->grad, (size_t)q->count * sizeof(float)))
+            fail_msg("%s: other gradients", q->name);
     }
 }
 
@@ -393,23 +447,28 @@ static void no_weight_leaves_no_trace(void **state) {
     struct error error;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     for (int type = 0; type < 2; type++) {
-        struct model *with = training_model(CONFIG(2), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32), *without = training_model(CONFIG(0), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32);
+        struct model *with = training_model(CONFIG(2), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32),
+                     *without = training_model(CONFIG(0), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32);
         struct objective a = objective_of(0, 0.01), b = objective_of(0, 0.01), weighted = objective_of(0.3, 0.01);
         train(with, &a, SEQUENCES);
         train(without, &b, SEQUENCES);
         assert_true(a.main_sum == b.main_sum && a.balance_sequence == b.balance_sequence && a.mtp_sum[0] == 0);
         same_gradients(with, without);
-        for (int i = without->parameter_count; i < with->parameter_count; i++) assert_false(with->parameters[i]->grad_written);
+        for (int i = without->parameter_count; i < with->parameter_count; i++)
+            assert_false(with->parameters[i]->grad_written);
         /* with a weight the trunk's loss is the same, and the trunk learns from both */
         train(with, &weighted, SEQUENCES);
-        assert_true(weighted.main_sum == b.main_sum && weighted.balance_sequence > b.balance_sequence && weighted.mtp_sum[1] > 0);
-        assert_memory_not_equal(with->parameters[1]->grad, without->parameters[1]->grad, (size_t)without->parameters[1]->count * sizeof(float));
+        assert_true(weighted.main_sum == b.main_sum && weighted.balance_sequence > b.balance_sequence &&
+                    weighted.mtp_sum[1] > 0);
+        assert_memory_not_equal(with->parameters[1]->grad, without->parameters[1]->grad,
+                                (size_t)without->parameters[1]->count * sizeof(float));
         model_destroy(with);
         model_destroy(without);
     }
 }
 
-/* What is computed twice has the same bits; micro-batches have the same sums. In bf16, and in fp8 as far as it keeps the same tensors. */
+/* What is computed twice has the same bits; micro-batches have the same sums. In bf16, and in fp8 as far as it keeps
+ * the same tensors. */
 static void recomputing_changes_nothing(void **state) {
     (void)state;
     enum isa isa;
@@ -436,8 +495,9 @@ static void recomputing_changes_nothing(void **state) {
     pool_destroy(pool);
 }
 
-/* In fp8 the loss and the gradients stay near those of fp32 (E4M3 has steps of 2^-3: some percent for each product on the way, a tenth of that in bf16), what stays in a higher precision is not quantised, and the
- * bits depend neither on threads nor on what is computed twice. */
+/* In fp8 the loss and the gradients stay near those of fp32 (E4M3 has steps of 2^-3: some percent for each product on
+ * the way, a tenth of that in bf16), what stays in a higher precision is not quantised, and the bits depend neither on
+ * threads nor on what is computed twice. */
 static void fp8_trains(void **state) {
     (void)state;
     struct error error;
@@ -461,8 +521,10 @@ static void fp8_trains(void **state) {
     same_gradients(models[1], models[0]);
     for (int i = 0; i < exact->parameter_count; i++) {
         const struct parameter *p = models[0]->parameters[i], *q = exact->parameters[i];
-        const bool higher = p == models[0]->head || strstr(p->name, "eh_proj") != NULL, router = strstr(p->name, "mlp.gate.weight") != NULL;
-        if (p->rank == 2 && p != models[0]->embedding) assert_int_equal(p->compute, router ? DTYPE_F32 : higher ? DTYPE_BF16 : DTYPE_F8_E4M3);
+        const bool higher = p == models[0]->head || strstr(p->name, "eh_proj") != NULL,
+                   router = strstr(p->name, "mlp.gate.weight") != NULL;
+        if (p->rank == 2 && p != models[0]->embedding)
+            assert_int_equal(p->compute, router ? DTYPE_F32 : higher ? DTYPE_BF16 : DTYPE_F8_E4M3);
         const bool routed = strstr(p->name, ".experts.") != NULL;
         assert_true(p->x_power_of_two == (strstr(p->name, "o_proj") || (routed && !strstr(p->name, "down_proj"))));
         assert_true(p->dy_power_of_two == (routed && strstr(p->name, "down_proj")));
@@ -477,8 +539,13 @@ static void fp8_trains(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(pieces_change_nothing), cmocka_unit_test(pieces_of_codes_change_nothing), cmocka_unit_test(training_is_the_composition_of_its_parts), cmocka_unit_test(gradients_are_slopes), cmocka_unit_test(no_weight_leaves_no_trace),
-        cmocka_unit_test(recomputing_changes_nothing), cmocka_unit_test(fp8_trains),
+        cmocka_unit_test(pieces_change_nothing),
+        cmocka_unit_test(pieces_of_codes_change_nothing),
+        cmocka_unit_test(training_is_the_composition_of_its_parts),
+        cmocka_unit_test(gradients_are_slopes),
+        cmocka_unit_test(no_weight_leaves_no_trace),
+        cmocka_unit_test(recomputing_changes_nothing),
+        cmocka_unit_test(fp8_trains),
     };
     return cmocka_run_group_tests(tests, prepare, finish);
 }

@@ -28,4 +28,6 @@ int recognise(const char *json, char *message, size_t size) {
     return -1;
 }
 
-size_t safe_cut(int pipeline, const void *text, size_t size, size_t limit) { return pieces_safe_cut((enum pipeline)pipeline, text, size, limit); }
+size_t safe_cut(int pipeline, const void *text, size_t size, size_t limit) {
+    return pieces_safe_cut((enum pipeline)pipeline, text, size, limit);
+}

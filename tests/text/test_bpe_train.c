@@ -1,4 +1,5 @@
-/* Training a BPE: the reference's merges, a slow trainer that counts everything anew at each step, threads, order, and what a corpus may hold. */
+/* Training a BPE: the reference's merges, a slow trainer that counts everything anew at each step, threads, order, and
+ * what a corpus may hold. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,7 +43,9 @@ static void succeed(enum status status) {
 }
 
 /* Settings without special tokens. */
-static struct bpe_settings plain(enum pipeline pipeline, int64_t merges) { return (struct bpe_settings){ .pipeline = pipeline, .vocab_size = 256 + merges }; }
+static struct bpe_settings plain(enum pipeline pipeline, int64_t merges) {
+    return (struct bpe_settings){.pipeline = pipeline, .vocab_size = 256 + merges};
+}
 
 static struct bpe_trainer *begin(const struct bpe_settings *settings) {
     struct bpe_trainer *trainer;
@@ -93,7 +96,7 @@ static int64_t count_ids(const struct tokenizer *t, const void *text, size_t siz
     return count;
 }
 
-/* ---- the reference -------------------------------------------------------------------------------------------------------------- */
+/* ---- the reference ----------------------------------------------------------------------------------------------- */
 
 static void the_merges_of_the_reference(void **state) {
     (void)state;
@@ -108,7 +111,8 @@ static void the_merges_of_the_reference(void **state) {
     assert_int_equal(tokenizer_merges(t), 3840);
     assert_int_equal(counts.bytes, REFERENCE_BYTES);
     assert_int_equal(counts.tokens, count_ids(t, corpus.data, REFERENCE_BYTES));
-    assert_int_equal(count_ids(t, corpus.data + REFERENCE_BYTES, corpus.size - REFERENCE_BYTES), 34422);   /* as the reference's figures say */
+    /* as the reference's figures say */
+    assert_int_equal(count_ids(t, corpus.data + REFERENCE_BYTES, corpus.size - REFERENCE_BYTES), 34422);
     json_t *root = json_of(t);
     char *expected;
     size_t size, at = 0, i;
@@ -129,16 +133,26 @@ static void the_merges_of_the_reference(void **state) {
 static void a_smaller_vocabulary_is_a_beginning(void **state) {
     (void)state;
     struct bpe_settings small = plain(PIPELINE_V3, 256), large = plain(PIPELINE_V3, 1000);
-    json_t *few = json_of(train(&small, NULL, corpus.data, 100000)), *many = json_of(train(&large, NULL, corpus.data, 100000));
+    json_t *few = json_of(train(&small, NULL, corpus.data, 100000)),
+           *many = json_of(train(&large, NULL, corpus.data, 100000));
     assert_int_equal(json_array_size(merges_of(few)), 256);
     assert_int_equal(json_array_size(merges_of(many)), 1000);
-    for (size_t i = 0; i < 256; i++) assert_true(json_equal(json_array_get(merges_of(few), i), json_array_get(merges_of(many), i)));
+    for (size_t i = 0; i < 256; i++)
+        assert_true(json_equal(json_array_get(merges_of(few), i), json_array_get(merges_of(many), i)));
     json_decref(few);
     json_decref(many);
 }
 
-/* A trainer that does nothing but what the definition says: counts all pairs of all pieces, merges the best, begins again. */
-struct slow { int32_t *ids; size_t *ends; size_t piece_count; int64_t size; int32_t lefts[2000], rights[2000]; int64_t merges; };
+/* A trainer that does nothing but what the definition says: counts all pairs of all pieces, merges the best, begins
+ * again. */
+struct slow {
+    int32_t *ids;
+    size_t *ends;
+    size_t piece_count;
+    int64_t size;
+    int32_t lefts[2000], rights[2000];
+    int64_t merges;
+};
 
 static void slow_train(struct slow *slow, enum pipeline pipeline, const char *text, size_t size, int64_t vocab_size) {
     int32_t id_of[256], next = 0;
@@ -146,7 +160,8 @@ static void slow_train(struct slow *slow, enum pipeline pipeline, const char *te
     byte_alphabet_reverse(byte_of);
     for (int c = 0; c < BYTE_ALPHABET_END; c++)
         if (byte_of[c] >= 0) id_of[byte_of[c]] = next++;
-    *slow = (struct slow){ .ids = malloc((size + 1) * sizeof *slow->ids), .ends = malloc((size + 1) * sizeof *slow->ends), .size = 256 };
+    *slow = (struct slow){
+        .ids = malloc((size + 1) * sizeof *slow->ids), .ends = malloc((size + 1) * sizeof *slow->ends), .size = 256};
     for (size_t i = 0; i < size; i++) slow->ids[i] = id_of[(uint8_t)text[i]];
     struct pieces pieces;
     pieces_begin(&pieces, pipeline, text, size);
@@ -179,7 +194,8 @@ static void slow_train(struct slow *slow, enum pipeline pipeline, const char *te
 
 static void as_the_definition_says(void **state) {
     (void)state;
-    static const char *const alphabets[] = { "ab", "aab", "abc", "a", "ab ", "a b\n", "12 a", "\u00E9\u65E5a ", "ab.'-", "=-= a" };
+    static const char *const alphabets[] = {"ab",    "aab",  "abc", "a", "ab ", "a b\n", "12 a", "\u00E9\u65E5a ",
+                                            "ab.'-", "=-= a"};
     char text[700];
     for (uint64_t k = 0; k < 60; k++) {
         enum pipeline pipeline = (enum pipeline)(k % PIPELINE_COUNT);
@@ -201,7 +217,8 @@ static void as_the_definition_says(void **state) {
         for (int64_t i = 0; i < slow.merges; i++) {   /* the token of each merge is its two parts */
             size_t length, left_length, right_length;
             const char *whole = tokenizer_piece(t, (int32_t)(256 + i), &length, NULL);
-            const char *left = tokenizer_piece(t, slow.lefts[i], &left_length, NULL), *right = tokenizer_piece(t, slow.rights[i], &right_length, NULL);
+            const char *left = tokenizer_piece(t, slow.lefts[i], &left_length, NULL),
+                       *right = tokenizer_piece(t, slow.rights[i], &right_length, NULL);
             assert_int_equal(length, left_length + right_length);
             assert_memory_equal(whole, left, left_length);
             assert_memory_equal(whole + left_length, right, right_length);
@@ -217,14 +234,15 @@ static void as_the_definition_says(void **state) {
     }
 }
 
-/* ---- threads and order ---------------------------------------------------------------------------------------------------------- */
+/* ---- threads and order ------------------------------------------------------------------------------------------- */
 
 static void threads_make_no_difference(void **state) {
     (void)state;
     struct bpe_settings settings = bpe_settings_default(1000);
     size_t sizes[4];
     char *files[4];
-    for (int i = 0; i < 4; i++) files[i] = file_of(train(&settings, i < 3 ? pools[i] : NULL, corpus.data, corpus.size), &sizes[i]);
+    for (int i = 0; i < 4; i++)
+        files[i] = file_of(train(&settings, i < 3 ? pools[i] : NULL, corpus.data, corpus.size), &sizes[i]);
     for (int i = 1; i < 4; i++) {
         assert_int_equal(sizes[i], sizes[0]);
         assert_memory_equal(files[i], files[0], sizes[0]);
@@ -247,7 +265,8 @@ static void threads_of_the_caller_count_the_same(void **state) {
     (void)state;
     const size_t size = 4000000;
     char *text = malloc(size);
-    for (size_t i = 0; i < size; i++) text[i] = i % 10 == 9 ? '\n' : (char)('a' + random_below(7, 7, i, i % 10 < 5 ? 26 : 3));
+    for (size_t i = 0; i < size; i++)
+        text[i] = i % 10 == 9 ? '\n' : (char)('a' + random_below(7, 7, i, i % 10 < 5 ? 26 : 3));
     struct bpe_settings settings = plain(PIPELINE_V3, 300);
     size_t sizes[2];
     struct bpe_counts counts[2];
@@ -280,7 +299,8 @@ static void the_order_of_texts_makes_no_difference(void **state) {
     size_t cuts[9] = { 0 }, sizes[2];
     char *files[2];
     for (int i = 1; i < 8; i++) {
-        cuts[i] = cuts[i - 1] + pieces_safe_cut(PIPELINE_V3, corpus.data + cuts[i - 1], corpus.size - cuts[i - 1], 50000);
+        cuts[i] = cuts[i - 1] +
+                  pieces_safe_cut(PIPELINE_V3, corpus.data + cuts[i - 1], corpus.size - cuts[i - 1], 50000);
         assert_true(cuts[i] > cuts[i - 1]);
     }
     for (int backwards = 0; backwards < 2; backwards++) {
@@ -321,7 +341,7 @@ static void training_again(void **state) {
     bpe_trainer_destroy(trainer);
 }
 
-/* ---- what a corpus may hold ----------------------------------------------------------------------------------------------------- */
+/* ---- what a corpus may hold -------------------------------------------------------------------------------------- */
 
 static void little_text_gives_few_tokens(void **state) {
     (void)state;
@@ -368,7 +388,8 @@ static void ill_formed_text_counts_as_replaced(void **state) {
     char *text = malloc(size);
     for (size_t i = 0; i < size; i++) {
         text[i] = (char)corpus.data[i];
-        if (text[i] == 'e') text[i] = (char)0xE9;   /* Latin-1, in every block that a thread takes, and around every cut */
+        /* Latin-1, in every block that a thread takes, and around every cut */
+        if (text[i] == 'e') text[i] = (char)0xE9;
         if (random_below(9, 9, i, 500) == 0) text[i] = (char)random_below(9, 10, i, 256);
     }
     uint64_t expected = 0;
@@ -393,10 +414,21 @@ static void ill_formed_text_counts_as_replaced(void **state) {
     free(text);
 }
 
-/* Bytes that are ill-formed in every way, from single ones to halves of characters, around the places where threads cut; blanks and long runs among them. */
+/* Bytes that are ill-formed in every way, from single ones to halves of characters, around the places where threads
+ * cut; blanks and long runs among them. */
 static size_t ill_formed_text(uint8_t *out, size_t size, uint64_t seed) {
-    static const char *const parts[] = { "the ", "word", "\n", "  ", " \n\n ", "12", "中文", "é", "\xE4\xB8", "\xF0\x9F\x99", "\xF0", "\xC3", "\x80", "\x80\x80\x80\x80\x80", "\xED\xA0\x80", "\xC0\xAF", "\xFF\xFE",
-                                         "\xF4\x90\x80\x80", "\xE2\x80", " \xE2\x80\x83", "\xC2\xA0", "'s", "\xEF\xBF\xBD", "a" };
+    static const char *const parts[] = {"the ",         "word",
+                                        "\n",           "  ",
+                                        " \n\n ",       "12",
+                                        "中文",         "é",
+                                        "\xE4\xB8",     "\xF0\x9F\x99",
+                                        "\xF0",         "\xC3",
+                                        "\x80",         "\x80\x80\x80\x80\x80",
+                                        "\xED\xA0\x80", "\xC0\xAF",
+                                        "\xFF\xFE",     "\xF4\x90\x80\x80",
+                                        "\xE2\x80",     " \xE2\x80\x83",
+                                        "\xC2\xA0",     "'s",
+                                        "\xEF\xBF\xBD", "a"};
     size_t length = 0;
     for (uint64_t i = 0; length + 4096 < size; i++) {
         const char *part = parts[random_below(seed, 1, i, sizeof parts / sizeof *parts)];
@@ -407,7 +439,8 @@ static size_t ill_formed_text(uint8_t *out, size_t size, uint64_t seed) {
     return length;
 }
 
-/* Neither threads nor the order of texts nor where blocks end: everywhere the JSON of the repaired texts, each counted in one go. */
+/* Neither threads nor the order of texts nor where blocks end: everywhere the JSON of the repaired texts, each counted
+ * in one go. */
 static void ill_formed_text_is_cut_alike(void **state) {
     (void)state;
     enum { TEXTS = 3, ROOM = 600000, FIRST_BLOCK = 256 << 10 };
@@ -420,7 +453,9 @@ static void ill_formed_text_is_cut_alike(void **state) {
         texts[i] = malloc(ROOM);
         assert_non_null(texts[i]);
         sizes[i] = ill_formed_text(texts[i], ROOM, 100 + (uint64_t)i);
-        if (i > 0) {   /* a run of blanks that the first block ends in, longer than what is looked at there, and in the end a line's or not */
+        /* a run of blanks that the first block ends in, longer than what is looked at there, and in the end a line's or
+         * not */
+        if (i > 0) {
             memset(texts[i] + FIRST_BLOCK - 1000, i == 1 ? '\n' : ' ', 20000);
             texts[i][FIRST_BLOCK + 19000] = i == 1 ? ' ' : '\n';
         }
@@ -461,7 +496,7 @@ static void ill_formed_text_is_cut_alike(void **state) {
     }
 }
 
-/* ---- special tokens ------------------------------------------------------------------------------------------------------------- */
+/* ---- special tokens ---------------------------------------------------------------------------------------------- */
 
 static void special_tokens_come_first(void **state) {
     (void)state;
@@ -478,7 +513,8 @@ static void special_tokens_come_first(void **state) {
     assert_int_equal(tokenizer_pipeline(t), PIPELINE_V3);
     uint64_t fingerprint = tokenizer_fingerprint(t);
     json_t *root = json_of(t);   /* ... and in the vocabulary, as in V3's file */
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_object_get(root, "model"), "vocab"), BPE_EOS)), 1);
+    assert_int_equal(
+        json_integer_value(json_object_get(json_object_get(json_object_get(root, "model"), "vocab"), BPE_EOS)), 1);
     assert_int_equal(json_object_size(json_object_get(json_object_get(root, "model"), "vocab")), 300);
     json_decref(root);
     succeed(tokenizer_load(&t, folder, &error));
@@ -487,7 +523,8 @@ static void special_tokens_come_first(void **state) {
     tokenizer_destroy(t);
 
     const struct bpe_special specials[] = { { "<end>", true }, { "<|user|>", false } };
-    settings = (struct bpe_settings){ .pipeline = PIPELINE_GPT2, .vocab_size = 258, .specials = specials, .special_count = 2, .eos = "<end>" };
+    settings = (struct bpe_settings){
+        .pipeline = PIPELINE_GPT2, .vocab_size = 258, .specials = specials, .special_count = 2, .eos = "<end>"};
     t = train(&settings, NULL, corpus.data, 10000);
     struct token_list list = { 0 };
     succeed(tokenizer_encode(t, "!<|user|><end>", 14, true, &list, NULL, &error));
@@ -506,9 +543,10 @@ static void special_tokens_come_first(void **state) {
 /* The reference gives a merge that spells a special token the id of that token; its merges and ids. */
 static void a_special_token_that_is_a_word(void **state) {
     (void)state;
-    static const char *const merges[] = { "a b", "\u0120 ab", "x ab", "\u0120 xab", "\u0120ab c", "ab c", "\u0120ab d" };
+    static const char *const merges[] = {"a b", "\u0120 ab", "x ab", "\u0120 xab", "\u0120ab c", "ab c", "\u0120ab d"};
     const struct bpe_special specials[] = { { "ab", true }, { "<s>", true } };
-    const struct bpe_settings settings = { .pipeline = PIPELINE_V3, .vocab_size = 258 + 6, .specials = specials, .special_count = 2 };
+    const struct bpe_settings settings = {
+        .pipeline = PIPELINE_V3, .vocab_size = 258 + 6, .specials = specials, .special_count = 2};
     struct tokenizer *t = train(&settings, NULL, "abc abc abc ab abd xab xab", 26);
     assert_int_equal(tokenizer_size(t), 264);
     struct token_list list = { 0 };
@@ -519,7 +557,8 @@ static void a_special_token_that_is_a_word(void **state) {
     token_list_free(&list);
     json_t *root = json_of(t);
     assert_int_equal(json_array_size(merges_of(root)), 7);
-    for (size_t i = 0; i < 7; i++) assert_string_equal(json_string_value(json_array_get(merges_of(root), i)), merges[i]);
+    for (size_t i = 0; i < 7; i++)
+        assert_string_equal(json_string_value(json_array_get(merges_of(root), i)), merges[i]);
     json_decref(root);
 }
 
@@ -533,7 +572,8 @@ static void refuse(struct bpe_settings settings, const char *part) {
 static void settings_that_cannot_be(void **state) {
     (void)state;
     struct bpe_special specials[2] = { { "<s>", true }, { "<s>", true } };
-    struct bpe_settings settings = { .pipeline = PIPELINE_V3, .vocab_size = 300, .specials = specials, .special_count = 2 };
+    struct bpe_settings settings = {
+        .pipeline = PIPELINE_V3, .vocab_size = 300, .specials = specials, .special_count = 2};
     refuse(settings, "\"<s>\" is given twice");
     specials[1].content = "";
     refuse(settings, "special token 1 is empty");

@@ -1,4 +1,5 @@
-/* Pre-tokenizers: stored pieces, the tables, every step written down a second time and run on random text, hostile runs, safe cuts, recognition. */
+/* Pre-tokenizers: stored pieces, the tables, every step written down a second time and run on random text, hostile
+ * runs, safe cuts, recognition. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,7 +17,7 @@
 
 static struct error error;
 
-/* ---- stored pieces ------------------------------------------------------------------------------------------------------------- */
+/* ---- stored pieces ----------------------------------------------------------------------------------------------- */
 
 /* The pieces of `text` are those of `expected`, which end in "|". */
 static void check_pieces(enum pipeline pipeline, const char *text, size_t size, const char *expected) {
@@ -41,7 +42,8 @@ static void check_pieces(enum pipeline pipeline, const char *text, size_t size, 
 
 struct vector { const char *text, *pieces; };
 static void check_vectors(enum pipeline pipeline, const struct vector *vectors, size_t count) {
-    for (size_t i = 0; i < count; i++) check_pieces(pipeline, vectors[i].text, strlen(vectors[i].text), vectors[i].pieces);
+    for (size_t i = 0; i < count; i++)
+        check_pieces(pipeline, vectors[i].text, strlen(vectors[i].text), vectors[i].pieces);
 }
 #define CHECK_VECTORS(pipeline, vectors) check_vectors(pipeline, vectors, sizeof(vectors) / sizeof *(vectors))
 
@@ -49,14 +51,38 @@ static void check_vectors(enum pipeline pipeline, const struct vector *vectors, 
 static void pieces_of_v3(void **state) {
     (void)state;
     const struct vector vectors[] = {
-        { "", "" }, { " Hello  world", " Hello| | world|" }, { "x = 42;\n", "x| =| |42|;\n|" }, { "\t\tif (a_b != 3.14)\n", "\t|\tif| (|a|_b| !=| |3|.|14|)\n|" },
-        { "a  5", "a|  |5|" }, { "  \n\n  x", "  \n\n| | x|" }, { "(abc)", "(abc|)|" }, { "  (abc)", " | (|abc|)|" }, { "C++20", "C|++|20|" }, { "$100", "$|100|" },
-        { "日本語テスト123円", "日本語テスト|123|円|" }, { "価格は1,234円です。", "価格は|1|,|234|円です|。|" }, { "a\r\nb", "a|\r\n|b|" }, { "\r\r", "\r\r|" },
-        { "x \t y", "x| \t| y|" }, { "\u3000全角", "\u3000|全角|" }, { "a\u200Bb", "a|\u200Bb|" }, { "Ⅷ½", "Ⅷ½|" }, { "...\n\n\nx", "...\n\n\n|x|" },
-        { "\u30FB\n\u30A2\u30FB\u30A4\u3099\u30A6", "\u30FB|\n|\u30A2|\u30FB|\u30A4\u3099\u30A6|" }, { "(caf\u00E9) .\u00E9 ((x", "(caf|\u00E9|)| .|\u00E9| ((|x|" },
-        { "'re $x", "'re| $|x|" }, { "\u3040\u3041", "\u3040\u3041|" }, { "\u200B\u200B\u200Bx\u200B ", "\u200B\u200B|\u200Bx|\u200B| |" },
-        { "a\302\205\n\u3000b", "a|\302\205\n|\u3000b|" }, { "½12345６", "½12|345|６|" }, { "  \u0301", " | \u0301|" }, { " \u3000!", " |\u3000|!|" },
-        { "!\r\n\r\nx", "!\r\n\r\n|x|" }, { "1234567", "123|456|7|" }, { "a   \n  b", "a|   \n| | b|" }, { " \u0301x", " \u0301x|" },
+        {"", ""},
+        {" Hello  world", " Hello| | world|"},
+        {"x = 42;\n", "x| =| |42|;\n|"},
+        {"\t\tif (a_b != 3.14)\n", "\t|\tif| (|a|_b| !=| |3|.|14|)\n|"},
+        {"a  5", "a|  |5|"},
+        {"  \n\n  x", "  \n\n| | x|"},
+        {"(abc)", "(abc|)|"},
+        {"  (abc)", " | (|abc|)|"},
+        {"C++20", "C|++|20|"},
+        {"$100", "$|100|"},
+        {"日本語テスト123円", "日本語テスト|123|円|"},
+        {"価格は1,234円です。", "価格は|1|,|234|円です|。|"},
+        {"a\r\nb", "a|\r\n|b|"},
+        {"\r\r", "\r\r|"},
+        {"x \t y", "x| \t| y|"},
+        {"\u3000全角", "\u3000|全角|"},
+        {"a\u200Bb", "a|\u200Bb|"},
+        {"Ⅷ½", "Ⅷ½|"},
+        {"...\n\n\nx", "...\n\n\n|x|"},
+        {"\u30FB\n\u30A2\u30FB\u30A4\u3099\u30A6", "\u30FB|\n|\u30A2|\u30FB|\u30A4\u3099\u30A6|"},
+        {"(caf\u00E9) .\u00E9 ((x", "(caf|\u00E9|)| .|\u00E9| ((|x|"},
+        {"'re $x", "'re| $|x|"},
+        {"\u3040\u3041", "\u3040\u3041|"},
+        {"\u200B\u200B\u200Bx\u200B ", "\u200B\u200B|\u200Bx|\u200B| |"},
+        {"a\302\205\n\u3000b", "a|\302\205\n|\u3000b|"},
+        {"½12345６", "½12|345|６|"},
+        {"  \u0301", " | \u0301|"},
+        {" \u3000!", " |\u3000|!|"},
+        {"!\r\n\r\nx", "!\r\n\r\n|x|"},
+        {"1234567", "123|456|7|"},
+        {"a   \n  b", "a|   \n| | b|"},
+        {" \u0301x", " \u0301x|"},
     };
     CHECK_VECTORS(PIPELINE_V3, vectors);
     check_pieces(PIPELINE_V3, "\0\1x", 3, "@|\1x|");
@@ -65,12 +91,25 @@ static void pieces_of_v3(void **state) {
 static void pieces_of_v1(void **state) {
     (void)state;
     const struct vector vectors[] = {
-        { "F\u00FChrer na\u00EFve", "F|\u00FC|hrer| na|\u00EF|ve|" },   /* ASCII letters are punctuation too */
-        { "  \u00E9t\u00E9  x", " | \u00E9|t|\u00E9| | x|" }, { "1   2", "1|   |2|" }, { "a     b", "a|    | b|" }, { "1 \u3000a", "1| |\u3000|a|" },
-        { "x  \u3000a", "x|  |\u3000|a|" }, { "\u3000\uFF01a", "\u3000|\uFF01|a|" }, { "円。テスト12", "円|。|テスト|1|2|" }, { "\1  \2", "\1  \2|" },
-        { "a \n  b\n\n", "a| |\n| | b|\n|\n|" }, { "w048 7tuijk", "w|0|4|8| |7|tuijk|" }, { "Привет, мир!", "Привет|,| мир|!|" }, { "x\u2003 y", "x|\u2003| y|" },
-        { "\u2003\u2003\u00E9", "\u2003|\u2003|\u00E9|" }, { "\u00BFQu\u00E9? \u00ABs\u00ED\u00BB", "\u00BF|Qu|\u00E9|?| \u00AB|s|\u00ED|\u00BB|" },
-        { "\uFF15\uFF21\uFF15", "\uFF15|\uFF21|\uFF15|" }, { "a\u2019s  (b)", "a|\u2019|s| | (|b|)|" }, { "Hello, y'all! 3.14", "Hello|,| y|'|all|!| |3|.|1|4|" }, { "abc   ", "abc|   |" },
+        {"F\u00FChrer na\u00EFve", "F|\u00FC|hrer| na|\u00EF|ve|"}, /* ASCII letters are punctuation too */
+        {"  \u00E9t\u00E9  x", " | \u00E9|t|\u00E9| | x|"},
+        {"1   2", "1|   |2|"},
+        {"a     b", "a|    | b|"},
+        {"1 \u3000a", "1| |\u3000|a|"},
+        {"x  \u3000a", "x|  |\u3000|a|"},
+        {"\u3000\uFF01a", "\u3000|\uFF01|a|"},
+        {"円。テスト12", "円|。|テスト|1|2|"},
+        {"\1  \2", "\1  \2|"},
+        {"a \n  b\n\n", "a| |\n| | b|\n|\n|"},
+        {"w048 7tuijk", "w|0|4|8| |7|tuijk|"},
+        {"Привет, мир!", "Привет|,| мир|!|"},
+        {"x\u2003 y", "x|\u2003| y|"},
+        {"\u2003\u2003\u00E9", "\u2003|\u2003|\u00E9|"},
+        {"\u00BFQu\u00E9? \u00ABs\u00ED\u00BB", "\u00BF|Qu|\u00E9|?| \u00AB|s|\u00ED|\u00BB|"},
+        {"\uFF15\uFF21\uFF15", "\uFF15|\uFF21|\uFF15|"},
+        {"a\u2019s  (b)", "a|\u2019|s| | (|b|)|"},
+        {"Hello, y'all! 3.14", "Hello|,| y|'|all|!| |3|.|1|4|"},
+        {"abc   ", "abc|   |"},
     };
     CHECK_VECTORS(PIPELINE_V1, vectors);
 }
@@ -78,8 +117,14 @@ static void pieces_of_v1(void **state) {
 static void pieces_of_coder(void **state) {
     (void)state;
     const struct vector vectors[] = {
-        { "F\u00FChrer na\u00EFve", "F\u00FChrer| na\u00EFve|" }, { "  \u00E9t\u00E9  x", " | \u00E9t\u00E9| | x|" }, { "1 \u3000a", "1| |\u3000|a|" }, { "\1  \2", "\1  \2|" },
-        { "a \n  b\n\n", "a| |\n| | b|\n|\n|" }, { "x\u2003 y", "x|\u2003| y|" }, { "\u00BFQu\u00E9? \u00ABs\u00ED\u00BB", "\u00BF|Qu\u00E9|?| \u00AB|s\u00ED|\u00BB|" }, { "円。テスト12", "円|。|テスト|1|2|" },
+        {"F\u00FChrer na\u00EFve", "F\u00FChrer| na\u00EFve|"},
+        {"  \u00E9t\u00E9  x", " | \u00E9t\u00E9| | x|"},
+        {"1 \u3000a", "1| |\u3000|a|"},
+        {"\1  \2", "\1  \2|"},
+        {"a \n  b\n\n", "a| |\n| | b|\n|\n|"},
+        {"x\u2003 y", "x|\u2003| y|"},
+        {"\u00BFQu\u00E9? \u00ABs\u00ED\u00BB", "\u00BF|Qu\u00E9|?| \u00AB|s\u00ED|\u00BB|"},
+        {"円。テスト12", "円|。|テスト|1|2|"},
     };
     CHECK_VECTORS(PIPELINE_CODER_V1, vectors);
 }
@@ -87,9 +132,16 @@ static void pieces_of_coder(void **state) {
 static void pieces_of_gpt2(void **state) {
     (void)state;
     const struct vector vectors[] = {
-        { "I'm we've they'll 'tis", "I|'m| we|'ve| they|'ll| '|tis|" }, { "'s's", "'s|'s|" }, { "a's 's 'S", "a|'s| '|s| '|S|" }, { "  x  ", " | x|  |" },
-        { "foo_bar(1,2)  \n\n x", "foo|_|bar|(|1|,|2|)|  \n\n| x|" }, { "na\u00EFve e\u0301 1\u00BD", "na\u00EFve| e|\u0301| 1\u00BD|" }, { "!'s a'rest", "!'|s| a|'re|st|" },
-        { "\u3000\u3000a", "\u3000|\u3000|a|" }, { "don't\n\n\nx", "don|'t|\n\n|\n|x|" }, { "'l 'd'", "'|l| '|d|'|" },
+        {"I'm we've they'll 'tis", "I|'m| we|'ve| they|'ll| '|tis|"},
+        {"'s's", "'s|'s|"},
+        {"a's 's 'S", "a|'s| '|s| '|S|"},
+        {"  x  ", " | x|  |"},
+        {"foo_bar(1,2)  \n\n x", "foo|_|bar|(|1|,|2|)|  \n\n| x|"},
+        {"na\u00EFve e\u0301 1\u00BD", "na\u00EFve| e|\u0301| 1\u00BD|"},
+        {"!'s a'rest", "!'|s| a|'re|st|"},
+        {"\u3000\u3000a", "\u3000|\u3000|a|"},
+        {"don't\n\n\nx", "don|'t|\n\n|\n|x|"},
+        {"'l 'd'", "'|l| '|d|'|"},
     };
     CHECK_VECTORS(PIPELINE_GPT2, vectors);
 }
@@ -100,14 +152,15 @@ static void the_whole_is_one_piece(void **state) {
     check_pieces(PIPELINE_WHOLE, "", 0, "");
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 /* What the patterns spell out, from the patterns. */
 static bool v1_letters[CHARACTERS], v1_punctuation[CHARACTERS], v1_cjk[CHARACTERS], v3_cjk[CHARACTERS];
 
 static void read_class(bool *members, enum pipeline pipeline, size_t step) {
     json_t *root = pipeline_to_json(pipeline);
-    const char *pattern = json_string_value(json_object_get(json_object_get(json_array_get(json_object_get(root, "pretokenizers"), step), "pattern"), "Regex"));
+    const char *pattern = json_string_value(json_object_get(
+        json_object_get(json_array_get(json_object_get(root, "pretokenizers"), step), "pattern"), "Regex"));
     const uint8_t *at = (const uint8_t *)strchr(pattern, '[') + 1;
     for (uint32_t first, last; *at != ']';) {
         size_t length;
@@ -158,16 +211,18 @@ static void tables_hold_the_classes(void **state) {
     json_decref(root);
     size_t letters = 0;
     for (uint32_t c = 0; c < CHARACTERS; c++) {
-        unsigned spelt = (c == '\r' || c == '\n' ? UNICODE_LINE_END : 0) | (v1_letters[c] ? UNICODE_V1_LETTER : 0) | (v1_punctuation[c] ? UNICODE_V1_PUNCTUATION : 0) |
-                         (v1_cjk[c] ? UNICODE_V1_CJK : 0) | (v3_cjk[c] ? UNICODE_V3_CJK : 0);
-        if (unicode_class(c) != (expected[c] | spelt)) fail_msg("U+%04X: found %04X, expected %04X", c, unicode_class(c), expected[c] | spelt);
+        unsigned spelt = (c == '\r' || c == '\n' ? UNICODE_LINE_END : 0) | (v1_letters[c] ? UNICODE_V1_LETTER : 0) |
+                         (v1_punctuation[c] ? UNICODE_V1_PUNCTUATION : 0) | (v1_cjk[c] ? UNICODE_V1_CJK : 0) |
+                         (v3_cjk[c] ? UNICODE_V3_CJK : 0);
+        if (unicode_class(c) != (expected[c] | spelt))
+            fail_msg("U+%04X: found %04X, expected %04X", c, unicode_class(c), expected[c] | spelt);
         letters += v1_letters[c];
     }
     assert_int_equal(letters, 2729);
     free(expected);
 }
 
-/* ---- the steps, one inside the other, as the patterns say it ---------------------------------------------------------------------- */
+/* ---- the steps, one inside the other, as the patterns say it ----------------------------------------------------- */
 
 /* A text as code points, and the ends of its pieces. */
 struct plain { uint32_t text[512]; size_t size, ends[512], count; };
@@ -183,7 +238,8 @@ static size_t spaces(const uint32_t *text, size_t at, size_t end) {
 }
 
 /* \s?[SET]+, the blank first taken, then given back */
-static size_t blank_and_run(const uint32_t *text, size_t at, size_t end, const bool *set, unsigned classes, bool any_space) {
+static size_t blank_and_run(const uint32_t *text, size_t at, size_t end, const bool *set, unsigned classes,
+                            bool any_space) {
     for (int taken = 1; taken >= 0; taken--) {
         size_t to = at;
         if (taken) {
@@ -197,15 +253,35 @@ static size_t blank_and_run(const uint32_t *text, size_t at, size_t end, const b
     return at;
 }
 
-static size_t line_end(const uint32_t *text, size_t at, size_t end) { return at < end && (text[at] == '\r' || text[at] == '\n') ? at + 1 : at; }
-static size_t v1_letter_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, v1_letters, 0, true); }
-static size_t v1_punctuation_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, v1_punctuation, 0, true); }
-static size_t letter_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, NULL, UNICODE_LETTER, true); }
-static size_t punctuation_run(const uint32_t *text, size_t at, size_t end) { return blank_and_run(text, at, end, NULL, UNICODE_PUNCTUATION, true); }
-static size_t trailing_spaces(const uint32_t *text, size_t at, size_t end) { return spaces(text, at, end) == end ? end : at; }
-static size_t v1_cjk_run(const uint32_t *text, size_t at, size_t end) { while (at < end && v1_cjk[text[at]]) at++; return at; }
-static size_t v3_cjk_run(const uint32_t *text, size_t at, size_t end) { while (at < end && v3_cjk[text[at]]) at++; return at; }
-static size_t digit(const uint32_t *text, size_t at, size_t end) { return at < end && is_in(text[at], UNICODE_DIGIT) ? at + 1 : at; }
+static size_t line_end(const uint32_t *text, size_t at, size_t end) {
+    return at < end && (text[at] == '\r' || text[at] == '\n') ? at + 1 : at;
+}
+static size_t v1_letter_run(const uint32_t *text, size_t at, size_t end) {
+    return blank_and_run(text, at, end, v1_letters, 0, true);
+}
+static size_t v1_punctuation_run(const uint32_t *text, size_t at, size_t end) {
+    return blank_and_run(text, at, end, v1_punctuation, 0, true);
+}
+static size_t letter_run(const uint32_t *text, size_t at, size_t end) {
+    return blank_and_run(text, at, end, NULL, UNICODE_LETTER, true);
+}
+static size_t punctuation_run(const uint32_t *text, size_t at, size_t end) {
+    return blank_and_run(text, at, end, NULL, UNICODE_PUNCTUATION, true);
+}
+static size_t trailing_spaces(const uint32_t *text, size_t at, size_t end) {
+    return spaces(text, at, end) == end ? end : at;
+}
+static size_t v1_cjk_run(const uint32_t *text, size_t at, size_t end) {
+    while (at < end && v1_cjk[text[at]]) at++;
+    return at;
+}
+static size_t v3_cjk_run(const uint32_t *text, size_t at, size_t end) {
+    while (at < end && v3_cjk[text[at]]) at++;
+    return at;
+}
+static size_t digit(const uint32_t *text, size_t at, size_t end) {
+    return at < end && is_in(text[at], UNICODE_DIGIT) ? at + 1 : at;
+}
 
 static size_t numbers(const uint32_t *text, size_t at, size_t end) {
     for (int i = 0; i < 3 && at < end && is_in(text[at], UNICODE_NUMBER); i++) at++;
@@ -227,7 +303,9 @@ static size_t v3_third(const uint32_t *text, size_t at, size_t end) {
         if (to > at + 1) return to;
     }
     for (int taken = 1; taken >= 0; taken--) {
-        if (taken && (line_end(text, at, end) > at || is_in(text[at], UNICODE_LETTER | UNICODE_PUNCTUATION | UNICODE_SYMBOL))) continue;
+        if (taken &&
+            (line_end(text, at, end) > at || is_in(text[at], UNICODE_LETTER | UNICODE_PUNCTUATION | UNICODE_SYMBOL)))
+            continue;
         for (to = at + (size_t)taken; to < end && is_in(text[to], UNICODE_LETTER | UNICODE_MARK);) to++;
         if (to > at + (size_t)taken) return to;
     }
@@ -255,7 +333,8 @@ static size_t gpt2_only(const uint32_t *text, size_t at, size_t end) {
     if (to == at) to = blank_and_run(text, at, end, NULL, UNICODE_NUMBER, false);
     if (to > at) return to;
     for (int taken = text[at] == ' '; taken >= 0; taken--) {
-        for (to = at + (size_t)taken; to < end && !is_in(text[to], UNICODE_SPACE | UNICODE_LETTER | UNICODE_NUMBER);) to++;
+        for (to = at + (size_t)taken; to < end && !is_in(text[to], UNICODE_SPACE | UNICODE_LETTER | UNICODE_NUMBER);)
+            to++;
         if (to > at + (size_t)taken) return to;
     }
     return spaces_but_one(text, at, end);
@@ -283,23 +362,31 @@ static void split(struct plain *plain, const matcher *steps, size_t begin, size_
 
 /* One of each kind that some pattern tells apart. */
 static const uint32_t corners[] = {
-    ' ', ' ', ' ', '\t', '\n', '\n', '\r', 0x0B, 0x00, 0x01, 0x1C, 0x7F, 0x85, 0xA0, 0x1680, 0x2003, 0x2028, 0x3000, 0x3000, 0x200B, 0x200D, 0xFEFF, 'a', 'Z', 's', 't', 'r', 'e', 'v', 'l', 'm', 'd',
-    '\'', '\'', '"', '!', '$', '+', '-', '_', '(', '/', ':', '[', '`', '~', '0', '9', 0xB2, 0x661, 0x2160, 0x3007, 0x2460, 0xFF11, 0x1D7D8, 0x11DE5, 0xB5, 0xE9, 0x131, 0x301, 0x903, 0x410, 0x5D0,
-    0xE01, 0xE31, 0x10A0, 0x10D0, 0x13A0, 0x1D00, 0x2126, 0x2C00, 0xA640, 0xAB70, 0xFF21, 0x10400, 0x2018, 0x2019, 0x2020, 0x3001, 0x3002, 0x3003, 0xFF01, 0xFF0F, 0xFF1A, 0xFF5E, 0xFF5F, 0x30FB,
-    0x30FC, 0x3040, 0x3041, 0x3099, 0x309B, 0x30A1, 0x4E00, 0x9FA5, 0x9FA6, 0xAC00, 0xD7A3, 0xE000, 0x20000, 0x7FF, 0x800, 0x20AC, 0x1F44D, 0xFE0F, 0x378, 0x10FFFF,
+    ' ',    ' ',    ' ',     '\t',    '\n',   '\n',   '\r',    0x0B,    0x00,   0x01,   0x1C,     0x7F,
+    0x85,   0xA0,   0x1680,  0x2003,  0x2028, 0x3000, 0x3000,  0x200B,  0x200D, 0xFEFF, 'a',      'Z',
+    's',    't',    'r',     'e',     'v',    'l',    'm',     'd',     '\'',   '\'',   '"',      '!',
+    '$',    '+',    '-',     '_',     '(',    '/',    ':',     '[',     '`',    '~',    '0',      '9',
+    0xB2,   0x661,  0x2160,  0x3007,  0x2460, 0xFF11, 0x1D7D8, 0x11DE5, 0xB5,   0xE9,   0x131,    0x301,
+    0x903,  0x410,  0x5D0,   0xE01,   0xE31,  0x10A0, 0x10D0,  0x13A0,  0x1D00, 0x2126, 0x2C00,   0xA640,
+    0xAB70, 0xFF21, 0x10400, 0x2018,  0x2019, 0x2020, 0x3001,  0x3002,  0x3003, 0xFF01, 0xFF0F,   0xFF1A,
+    0xFF5E, 0xFF5F, 0x30FB,  0x30FC,  0x3040, 0x3041, 0x3099,  0x309B,  0x30A1, 0x4E00, 0x9FA5,   0x9FA6,
+    0xAC00, 0xD7A3, 0xE000,  0x20000, 0x7FF,  0x800,  0x20AC,  0x1F44D, 0xFE0F, 0x378,  0x10FFFF,
 };
 #define CORNERS (sizeof corners / sizeof *corners)
 
 /* Text number n: corners, a few of them, ASCII, or any characters; some repeated. */
 static size_t random_text(uint64_t n, char *out, struct plain *plain, size_t *starts) {
-    uint64_t counter = 0, kind = random_below(8, n, counter++, 5), wanted = 1 + random_below(8, n, counter++, n % 9 ? 40 : 400);
+    uint64_t counter = 0, kind = random_below(8, n, counter++, 5),
+             wanted = 1 + random_below(8, n, counter++, n % 9 ? 40 : 400);
     uint32_t few[4];
     for (int i = 0; i < 4; i++) few[i] = corners[random_below(8, n, counter++, CORNERS)];
     size_t size = 0;
     for (plain->size = 0; plain->size < wanted;) {
         uint64_t reach = random_below(8, n, counter++, 4) ? 0x3200 : CHARACTERS;
-        uint32_t c = kind <= 1 ? corners[random_below(8, n, counter++, CORNERS)] : kind == 2 ? few[random_below(8, n, counter++, 4)]
-                     : kind == 3 ? (uint32_t)random_below(8, n, counter++, 128) : (uint32_t)random_below(8, n, counter++, reach);
+        uint32_t c = kind <= 1   ? corners[random_below(8, n, counter++, CORNERS)]
+                     : kind == 2 ? few[random_below(8, n, counter++, 4)]
+                     : kind == 3 ? (uint32_t)random_below(8, n, counter++, 128)
+                                 : (uint32_t)random_below(8, n, counter++, reach);
         if (c >= 0xD800 && c < 0xE000) continue;
         uint64_t times = kind == 1 ? 1 + random_below(8, n, counter++, 3) : 1;
         for (; times > 0 && plain->size < wanted; times--) {
@@ -333,7 +420,9 @@ static void random_text_is_cut_as_the_steps_say(void **state) {
             split(&plain, steps_of[pipeline], 0, plain.size);
             size_t count = ends_of(pipeline, text, size, 0, ends);
             for (size_t i = 0; i < plain.count && i < count; i++)
-                if (ends[i] != starts[plain.ends[i]]) fail_msg("text %llu, %s, piece %zu ends at %zu, expected %zu", (unsigned long long)n, pipeline_name(pipeline), i, ends[i], starts[plain.ends[i]]);
+                if (ends[i] != starts[plain.ends[i]])
+                    fail_msg("text %llu, %s, piece %zu ends at %zu, expected %zu", (unsigned long long)n,
+                             pipeline_name(pipeline), i, ends[i], starts[plain.ends[i]]);
             assert_int_equal(count, plain.count);
         }
     }
@@ -342,7 +431,9 @@ static void random_text_is_cut_as_the_steps_say(void **state) {
 /* Every character, alone and between neighbours of every kind. */
 static void every_character_is_cut_as_the_steps_say(void **state) {
     (void)state;
-    const uint32_t contexts[][4] = { { 0, 0, 0, 0 }, { 'a', 0, 'b', 0 }, { ' ', 0, ' ', ' ' }, { 0x4E2D, 0, 0x6587, 0 }, { '1', 0, '2', '\n' }, { '!', 0, 0xE9, 0x3000 } };   /* 0: the character */
+    /* 0: the character */
+    const uint32_t contexts[][4] = {{0, 0, 0, 0},           {'a', 0, 'b', 0},    {' ', 0, ' ', ' '},
+                                    {0x4E2D, 0, 0x6587, 0}, {'1', 0, '2', '\n'}, {'!', 0, 0xE9, 0x3000}};
     struct plain plain;
     char text[64];
     size_t ends[64], starts[16];
@@ -369,13 +460,15 @@ static void every_character_is_cut_as_the_steps_say(void **state) {
     }
 }
 
-/* ---- hostile text ------------------------------------------------------------------------------------------------------------------ */
+/* ---- hostile text ------------------------------------------------------------------------------------------------ */
 
 /* A megabyte of each: work that grows with the square of the length would take minutes. */
 static void hostile_runs_are_linear(void **state) {
     (void)state;
-    const char *units[] = { " ", "1", "\n", "a", "!", "'", "\1", "\u0301", "\u3000", "\u200D", "中", "\u30FB", " \u3000", "\u3000 a", "\n ", " \n", "\r\n", "\1 ", "\1  ", " \u0301", "1  ", "a  ",
-                            "! ", "\u2003 ", "\1\u3000", "'l", "½", " \u3000!", "  \1\u3000 \1" };
+    const char *units[] = {
+        " ",   "1",      "\n",      "a",        "!",        "'",   "\1",   "\u0301",   "\u3000",       "\u200D",
+        "中",  "\u30FB", " \u3000", "\u3000 a", "\n ",      " \n", "\r\n", "\1 ",      "\1  ",         " \u0301",
+        "1  ", "a  ",    "! ",      "\u2003 ",  "\1\u3000", "'l",  "½",    " \u3000!", "  \1\u3000 \1"};
     const size_t limit = 1 << 20;
     char *text = malloc(limit);
     for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
@@ -401,7 +494,8 @@ static void ill_formed_text_is_covered(void **state) {
     for (uint64_t n = 0; n < 3000; n++) {
         size_t size = 1 + random_below(9, n, 0, 24);
         uint8_t *text = malloc(size);
-        for (size_t i = 0; i < size; i++) text[i] = (uint8_t)(n & 1 ? random_below(9, n, 1 + i, 256) : 0x80 | random_below(9, n, 1 + i, 128));
+        for (size_t i = 0; i < size; i++)
+            text[i] = (uint8_t)(n & 1 ? random_below(9, n, 1 + i, 256) : 0x80 | random_below(9, n, 1 + i, 128));
         for (enum pipeline pipeline = PIPELINE_WHOLE; pipeline < PIPELINE_COUNT; pipeline++) {
             struct pieces pieces;
             size_t begin, end, last = 0;
@@ -411,13 +505,14 @@ static void ill_formed_text_is_covered(void **state) {
                 last = end;
             }
             assert_int_equal(last, size);
-            for (size_t limit = 0; limit <= size; limit++) assert_true(pieces_safe_cut(pipeline, text, size, limit) <= limit);
+            for (size_t limit = 0; limit <= size; limit++)
+                assert_true(pieces_safe_cut(pipeline, text, size, limit) <= limit);
         }
         free(text);
     }
 }
 
-/* ---- safe cuts ------------------------------------------------------------------------------------------------------------------- */
+/* ---- safe cuts --------------------------------------------------------------------------------------------------- */
 
 static void safe_cuts_leave_the_pieces_alone(void **state) {
     (void)state;
@@ -433,8 +528,10 @@ static void safe_cuts_leave_the_pieces_alone(void **state) {
                 assert_true(cut <= limit && cut >= last);
                 last = cut;
                 if (cut == 0) continue;
-                size_t first = ends_of(pipeline, text, cut, 0, parts), both = first + ends_of(pipeline, text + cut, size - cut, cut, parts + first);
-                if (both != count || memcmp(whole, parts, count * sizeof *whole)) fail_msg("text %llu, %s, cut at %zu", (unsigned long long)n, pipeline_name(pipeline), cut);
+                size_t first = ends_of(pipeline, text, cut, 0, parts),
+                       both = first + ends_of(pipeline, text + cut, size - cut, cut, parts + first);
+                if (both != count || memcmp(whole, parts, count * sizeof *whole))
+                    fail_msg("text %llu, %s, cut at %zu", (unsigned long long)n, pipeline_name(pipeline), cut);
                 cuts++;
             }
         }
@@ -442,11 +539,22 @@ static void safe_cuts_leave_the_pieces_alone(void **state) {
     assert_true(cuts > 100000);
 }
 
-/* Ordinary text is cut close to where it is wanted, also without blanks or in one long line; the ends and `bytes` are as the header says. */
+/* Ordinary text is cut close to where it is wanted, also without blanks or in one long line; the ends and `bytes` are
+ * as the header says. */
 static void ordinary_text_has_safe_cuts(void **state) {
     (void)state;
-    const char *units[] = { "The capital of France is Paris. ", "for (int i = 0; i < n; i++) {\n    a[i] += 1;\n}\n", "你好，世界。", "日本語のテキスト、テスト・テスト。", "Привет мир ", "QUJDREVGR0g5xYz0+/",
-                            "0.25,-1e-5,", "x=1;y=2;", "한국어 텍스트 ", "{\"id\":12,\"text\":\"abc\"},", "abc\n\n\n", "I'm 'it's' we've " };
+    const char *units[] = {"The capital of France is Paris. ",
+                           "for (int i = 0; i < n; i++) {\n    a[i] += 1;\n}\n",
+                           "你好，世界。",
+                           "日本語のテキスト、テスト・テスト。",
+                           "Привет мир ",
+                           "QUJDREVGR0g5xYz0+/",
+                           "0.25,-1e-5,",
+                           "x=1;y=2;",
+                           "한국어 텍스트 ",
+                           "{\"id\":12,\"text\":\"abc\"},",
+                           "abc\n\n\n",
+                           "I'm 'it's' we've "};
     char text[8192];
     for (size_t u = 0; u < sizeof units / sizeof *units; u++) {
         size_t length = strlen(units[u]), size = 0;
@@ -454,7 +562,8 @@ static void ordinary_text_has_safe_cuts(void **state) {
         for (enum pipeline pipeline = PIPELINE_GPT2; pipeline < PIPELINE_COUNT; pipeline++)
             for (size_t limit = 100; limit < size; limit += 97) {
                 size_t cut = pieces_safe_cut(pipeline, text, size, limit);
-                if (cut + 64 < limit) fail_msg("%s, %s: limit %zu, cut %zu", units[u], pipeline_name(pipeline), limit, cut);
+                if (cut + 64 < limit)
+                    fail_msg("%s, %s: limit %zu, cut %zu", units[u], pipeline_name(pipeline), limit, cut);
             }
     }
     assert_int_equal(pieces_safe_cut(PIPELINE_V3, text, 100, 100), 100);
@@ -468,7 +577,7 @@ static void ordinary_text_has_safe_cuts(void **state) {
     assert_int_equal(pieces_safe_cut(PIPELINE_V3, "a世世世", 10, 9), 1);
 }
 
-/* ---- recognition ----------------------------------------------------------------------------------------------------------------- */
+/* ---- recognition ------------------------------------------------------------------------------------------------- */
 
 static void check_recognised(const char *text, enum pipeline expected) {
     json_t *root;
@@ -492,7 +601,9 @@ static void check_refused(const char *text, const char *message) {
     json_decref(root);
 }
 
-static json_t *step_of(json_t *root, size_t step) { return json_array_get(json_object_get(root, "pretokenizers"), step); }
+static json_t *step_of(json_t *root, size_t step) {
+    return json_array_get(json_object_get(root, "pretokenizers"), step);
+}
 
 static void pipelines_come_back_from_json(void **state) {
     (void)state;
@@ -511,20 +622,25 @@ static void pipelines_come_back_from_json(void **state) {
     assert_int_equal(pipeline_recognise(&found, null, &error), STATUS_OK);
     assert_int_equal(found, PIPELINE_WHOLE);
     const char *names[] = { "bytes", "gpt2", "v1", "coder", "v3" };
-    for (enum pipeline pipeline = PIPELINE_WHOLE; pipeline < PIPELINE_COUNT; pipeline++) assert_string_equal(pipeline_name(pipeline), names[pipeline]);
+    for (enum pipeline pipeline = PIPELINE_WHOLE; pipeline < PIPELINE_COUNT; pipeline++)
+        assert_string_equal(pipeline_name(pipeline), names[pipeline]);
 }
 
 #define BYTE_LEVEL "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":false}"
-#define SPLIT(pattern) "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern "\"},\"behavior\":\"Isolated\",\"invert\":false}"
+#define SPLIT(pattern)                                                                                                 \
+    "{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" pattern "\"},\"behavior\":\"Isolated\",\"invert\":false}"
 #define SEQUENCE(steps) "{\"type\":\"Sequence\",\"pretokenizers\":[" steps "]}"
-#define CODER(line_ends) SEQUENCE(SPLIT(line_ends) "," SPLIT("\\\\s?\\\\p{L}+") "," SPLIT("\\\\s?\\\\p{P}+") "," SPLIT("[\\u4e00-\\u9fa5\\u0800-\\u4e00\\uac00-\\ud7ff]+") \
-                         ",{\"type\":\"Digits\",\"individual_digits\":true}," BYTE_LEVEL)
+#define CODER(line_ends)                                                                                               \
+    SEQUENCE(SPLIT(line_ends) "," SPLIT("\\\\s?\\\\p{L}+") "," SPLIT("\\\\s?\\\\p{P}+") "," SPLIT(                     \
+        "[\\u4e00-\\u9fa5\\u0800-\\u4e00\\uac00-\\ud7ff]+") ",{\"type\":\"Digits\",\"individual_digits\":true}"        \
+                                                            "," BYTE_LEVEL)
 
 static void spellings_of_a_pipeline(void **state) {
     (void)state;
     check_recognised(BYTE_LEVEL, PIPELINE_WHOLE);
     check_recognised(SEQUENCE(BYTE_LEVEL), PIPELINE_WHOLE);
-    check_recognised("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":true}", PIPELINE_GPT2);
+    check_recognised("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":false,\"use_regex\":true}",
+                     PIPELINE_GPT2);
     check_recognised("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true}", PIPELINE_GPT2);
     check_recognised(SEQUENCE("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}"), PIPELINE_GPT2);
     check_recognised(CODER("[\\r\\n]"), PIPELINE_CODER_V1);       /* the characters */
@@ -539,13 +655,21 @@ static void other_pipelines_are_refused_with_their_place(void **state) {
     check_refused("[]", "pre_tokenizer.type: found an array");
     check_refused(SEQUENCE(""), "pre_tokenizer.pretokenizers: found no step");
     check_refused("{\"type\":\"Sequence\"}", "pre_tokenizer.pretokenizers: found nothing");
-    check_refused("{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":false}", "pre_tokenizer.add_prefix_space: found true, expected false");
-    check_refused("{\"type\":\"ByteLevel\",\"use_regex\":false}", "pre_tokenizer.add_prefix_space: found nothing, expected false");
-    check_refused("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":1}", "pre_tokenizer.use_regex: found a number");
-    check_refused(CODER("[\\\\r\\\\n]+"), "pre_tokenizer.pretokenizers[0].pattern.Regex: found \"+\" at character 7, expected its end");
-    check_refused(CODER("[\\\\\\r\\n]"), "pre_tokenizer.pretokenizers[0].pattern.Regex: found \"\\\\r\\n]\" at character 2");
-    check_refused(SEQUENCE(BYTE_LEVEL "," BYTE_LEVEL), "pre_tokenizer.pretokenizers[0].type: found ByteLevel, expected Split");
-    check_refused(SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\",\"invert\":false}"), "pretokenizers[0].pattern: found String, expected a Regex");
+    check_refused("{\"type\":\"ByteLevel\",\"add_prefix_space\":true,\"use_regex\":false}",
+                  "pre_tokenizer.add_prefix_space: found true, expected false");
+    check_refused("{\"type\":\"ByteLevel\",\"use_regex\":false}",
+                  "pre_tokenizer.add_prefix_space: found nothing, expected false");
+    check_refused("{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":1}",
+                  "pre_tokenizer.use_regex: found a number");
+    check_refused(CODER("[\\\\r\\\\n]+"),
+                  "pre_tokenizer.pretokenizers[0].pattern.Regex: found \"+\" at character 7, expected its end");
+    check_refused(CODER("[\\\\\\r\\n]"),
+                  "pre_tokenizer.pretokenizers[0].pattern.Regex: found \"\\\\r\\n]\" at character 2");
+    check_refused(SEQUENCE(BYTE_LEVEL "," BYTE_LEVEL),
+                  "pre_tokenizer.pretokenizers[0].type: found ByteLevel, expected Split");
+    check_refused(
+        SEQUENCE("{\"type\":\"Split\",\"pattern\":{\"String\":\" \"},\"behavior\":\"Isolated\",\"invert\":false}"),
+        "pretokenizers[0].pattern: found String, expected a Regex");
 
     /* One change in each pipeline, in each step. */
     for (enum pipeline pipeline = PIPELINE_V1; pipeline < PIPELINE_COUNT; pipeline++) {
@@ -561,7 +685,8 @@ static void other_pipelines_are_refused_with_their_place(void **state) {
                 snprintf(text, sizeof text, "%s?", json_string_value(json_object_get(pattern, "Regex")));
                 json_object_set_new(pattern, "Regex", json_string(text));
             } else {
-                json_object_set_new(at, json_object_get(at, "use_regex") ? "use_regex" : "individual_digits", json_integer(3));
+                json_object_set_new(at, json_object_get(at, "use_regex") ? "use_regex" : "individual_digits",
+                                    json_integer(3));
             }
             check_refused_json(changed, place);
             json_decref(changed);
@@ -591,8 +716,11 @@ static void other_pipelines_are_refused_with_their_place(void **state) {
 
     /* The place of a change inside a pattern, in characters. */
     json_t *root = pipeline_to_json(PIPELINE_V3);
-    json_object_set_new(json_object_get(step_of(root, 1), "pattern"), "Regex", json_string("[\u4E00-\u9FA6\u3040-\u309F\u30A0-\u30FF]+"));
-    check_refused_json(root, "pre_tokenizer.pretokenizers[1].pattern.Regex: found \"\u9FA6\u3040-\u309F\u30A0-\u30FF]+\" at character 4, expected \"\u9FA5\u3040-\u309F\u30A0-\u30FF]+\" (pipeline v3");
+    json_object_set_new(json_object_get(step_of(root, 1), "pattern"), "Regex",
+                        json_string("[\u4E00-\u9FA6\u3040-\u309F\u30A0-\u30FF]+"));
+    check_refused_json(root,
+                       "pre_tokenizer.pretokenizers[1].pattern.Regex: found \"\u9FA6\u3040-\u309F\u30A0-\u30FF]+\" at "
+                       "character 4, expected \"\u9FA5\u3040-\u309F\u30A0-\u30FF]+\" (pipeline v3");
     json_decref(root);
 }
 

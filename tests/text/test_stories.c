@@ -1,4 +1,5 @@
-/* Stories: the same for the same (seed, index), within their bounds, well-formed, grammatical where a program can tell, all different, and of many words. */
+/* Stories: the same for the same (seed, index), within their bounds, well-formed, grammatical where a program can tell,
+ * all different, and of many words. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -54,7 +55,9 @@ static void test_bytes_are_fixed(void **state) {
     for (int i = 0; i < 500; i++) XXH64_update(hash, stories[i], strlen(stories[i]));
     uint64_t got = XXH64_digest(hash);
     XXH64_freeState(hash);
-    if (got != 0x8a39f05e70349acau) fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too", (unsigned long long)got);
+    if (got != 0x8a39f05e70349acau)
+        fail_msg("the first 500 stories hash to 0x%016llx: a change of words or plots changes it here too",
+                 (unsigned long long)got);
 }
 
 static void test_length_and_characters(void **state) {
@@ -69,7 +72,8 @@ static void test_length_and_characters(void **state) {
             inside = !space;
             bool known = isalnum((unsigned char)*c) || strchr(" \n.,;:!?'\"-", *c);
             if (!known) fail_msg("story %d: a `%c` in: %s", i, *c, stories[i]);
-            if (space && (c[1] == ' ' || c[1] == '\n' || !c[1] || c == stories[i])) fail_msg("story %d: two blanks, or one at an end: %s", i, stories[i]);
+            if (space && (c[1] == ' ' || c[1] == '\n' || !c[1] || c == stories[i]))
+                fail_msg("story %d: two blanks, or one at an end: %s", i, stories[i]);
             if (*c == ' ' && strchr(".,;:!?", c[1])) fail_msg("story %d: a blank before a mark: %s", i, stories[i]);
         }
         if (words < STORY_WORDS_MIN || words > STORY_WORDS_MAX) fail_msg("story %d has %d words", i, words);
@@ -78,7 +82,8 @@ static void test_length_and_characters(void **state) {
     assert_in_range(words_of_all / STORIES, 120, 200);
 }
 
-/* Every paragraph begins like a sentence and ends like one, quotation marks come in pairs, and a capital follows the end of a sentence. */
+/* Every paragraph begins like a sentence and ends like one, quotation marks come in pairs, and a capital follows the
+ * end of a sentence. */
 static void test_sentences(void **state) {
     (void)state;
     for (int i = 0; i < STORIES; i++) {
@@ -106,8 +111,11 @@ static void test_sentences(void **state) {
 }
 
 static bool vowel_sound(const char *word) {
-    if (strncasecmp(word, "uni", 3) == 0 || strncasecmp(word, "use", 3) == 0 || strncasecmp(word, "uku", 3) == 0 || strncasecmp(word, "eu", 2) == 0 || strncasecmp(word, "one", 3) == 0) return false;
-    return strncasecmp(word, "hour", 4) == 0 || strncasecmp(word, "honest", 6) == 0 || strchr("aeiouAEIOU", *word) != NULL;
+    if (strncasecmp(word, "uni", 3) == 0 || strncasecmp(word, "use", 3) == 0 || strncasecmp(word, "uku", 3) == 0 ||
+        strncasecmp(word, "eu", 2) == 0 || strncasecmp(word, "one", 3) == 0)
+        return false;
+    return strncasecmp(word, "hour", 4) == 0 || strncasecmp(word, "honest", 6) == 0 ||
+           strchr("aeiouAEIOU", *word) != NULL;
 }
 
 static void test_articles_and_doubles(void **state) {
@@ -129,11 +137,14 @@ static void test_articles_and_doubles(void **state) {
             word[length] = 0;
             if (strcasecmp(before, word) == 0) fail_msg("story %d: `%s %s` in: %s", i, before, word, stories[i]);
             bool a = strcasecmp(before, "a") == 0, an = strcasecmp(before, "an") == 0;
-            if ((a && vowel_sound(word)) || (an && !vowel_sound(word))) fail_msg("story %d: `%s %s` in: %s", i, before, word, stories[i]);
+            if ((a && vowel_sound(word)) || (an && !vowel_sound(word)))
+                fail_msg("story %d: `%s %s` in: %s", i, before, word, stories[i]);
             if ((a || an))
                 for (size_t k = 0; k < sizeof plurals / sizeof *plurals; k++)
                     if (strcmp(word, plurals[k]) == 0) fail_msg("story %d: `%s %s`", i, before, word);
-            if (strcmp(before, "the") == 0 && (strcmp(word, "a") == 0 || strcmp(word, "the") == 0 || strcmp(word, "an") == 0)) fail_msg("story %d: two articles in: %s", i, stories[i]);
+            if (strcmp(before, "the") == 0 &&
+                (strcmp(word, "a") == 0 || strcmp(word, "the") == 0 || strcmp(word, "an") == 0))
+                fail_msg("story %d: two articles in: %s", i, stories[i]);
             strcpy(before, word);
             c += length;
         }
@@ -160,7 +171,8 @@ static void test_no_two_are_equal(void **state) {
     free(hashes);
 }
 
-/* In 10 MB: at least 3,000 word forms; and among the sequences of five words of the first 2,000 stories at least one in five is found once. */
+/* In 10 MB: at least 3,000 word forms; and among the sequences of five words of the first 2,000 stories at least one in
+ * five is found once. */
 static void test_words(void **state) {
     (void)state;
     size_t bytes = 0;
@@ -176,7 +188,8 @@ static void test_words(void **state) {
         for (const char *c = stories[i]; *c;) {
             char word[64];
             size_t length = 0;
-            while ((isalpha((unsigned char)c[length]) || c[length] == '\'') && length < sizeof word) word[length] = (char)tolower((unsigned char)c[length]), length++;
+            while ((isalpha((unsigned char)c[length]) || c[length] == '\'') && length < sizeof word)
+                word[length] = (char)tolower((unsigned char)c[length]), length++;
             if (!length) {
                 c++;
                 continue;
@@ -188,7 +201,8 @@ static void test_words(void **state) {
         }
     }
     int64_t forms = count_distinct(hashes, words), different = count_distinct(sequences, fives);
-    print_message("%lld words in %d stories, %lld forms; %lld of %lld sequences of five are different\n", (long long)words, last, (long long)forms, (long long)different, (long long)fives);
+    print_message("%lld words in %d stories, %lld forms; %lld of %lld sequences of five are different\n",
+                  (long long)words, last, (long long)forms, (long long)different, (long long)fives);
     assert_true(forms >= 3000);
     assert_true(different * 5 >= fives);
     free(hashes);
@@ -197,8 +211,13 @@ static void test_words(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_function_of_seed_and_index), cmocka_unit_test(test_bytes_are_fixed), cmocka_unit_test(test_length_and_characters), cmocka_unit_test(test_sentences),
-        cmocka_unit_test(test_articles_and_doubles), cmocka_unit_test(test_no_two_are_equal), cmocka_unit_test(test_words),
+        cmocka_unit_test(test_function_of_seed_and_index),
+        cmocka_unit_test(test_bytes_are_fixed),
+        cmocka_unit_test(test_length_and_characters),
+        cmocka_unit_test(test_sentences),
+        cmocka_unit_test(test_articles_and_doubles),
+        cmocka_unit_test(test_no_two_are_equal),
+        cmocka_unit_test(test_words),
     };
     return cmocka_run_group_tests(tests, make_stories, free_stories);
 }

@@ -33,7 +33,8 @@ static struct tokenizer *characters_of(const char *text, size_t size) {
     return t;
 }
 
-static void check_ids(const struct tokenizer *t, const char *text, size_t size, bool special, const int32_t *ids, int64_t count) {
+static void check_ids(const struct tokenizer *t, const char *text, size_t size, bool special, const int32_t *ids,
+                      int64_t count) {
     struct token_list list = {0};
     assert_int_equal(tokenizer_encode(t, text, size, special, &list, NULL, &error), STATUS_OK);
     assert_int_equal(list.count, count);
@@ -41,7 +42,8 @@ static void check_ids(const struct tokenizer *t, const char *text, size_t size, 
     token_list_free(&list);
 }
 
-/* Ids of GPT-2's alphabet: '!' is the first; 188 printable bytes come before NUL; a blank is Ġ (U+0120), the 33rd of the rest. */
+/* Ids of GPT-2's alphabet: '!' is the first; 188 printable bytes come before NUL; a blank is Ġ (U+0120), the 33rd of
+ * the rest. */
 static void bytes_follow_the_alphabet(void **state) {
     (void)state;
     struct tokenizer *t;
@@ -103,9 +105,19 @@ static void characters_in_code_point_order(void **state) {
 /* Maximal subparts, The Unicode Standard 3.9: the example of table 3-8 and one case of each rule. */
 static void ill_formed_text_is_replaced_and_counted(void **state) {
     (void)state;
-    const struct { const char *text; size_t size; int expected; } cases[] = {
-        { "\xC0\xAF", 2, 2 }, { "\xE0\x80\xBF", 3, 3 }, { "\xED\xA0\x80", 3, 3 }, { "\xF4\x91\x92\x93", 4, 4 }, { "\xFF", 1, 1 }, { "\x80", 1, 1 },
-        { "\xE1\x80\xE2\xF0\x91\x92\xF1\xBF", 8, 4 }, { "\xF0\x9F\x99", 3, 1 }, { "\0", 1, 0 }, { "ok", 2, 0 }, { "\xEF\xBF\xBD", 3, 0 },
+    const struct { const char *text; size_t size; int expected;
+    } cases[] = {
+        {"\xC0\xAF", 2, 2},
+        {"\xE0\x80\xBF", 3, 3},
+        {"\xED\xA0\x80", 3, 3},
+        {"\xF4\x91\x92\x93", 4, 4},
+        {"\xFF", 1, 1},
+        {"\x80", 1, 1},
+        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF", 8, 4},
+        {"\xF0\x9F\x99", 3, 1},
+        {"\0", 1, 0},
+        {"ok", 2, 0},
+        {"\xEF\xBF\xBD", 3, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct character_counts counts = {0};
@@ -130,7 +142,8 @@ static void ill_formed_text_is_replaced_and_counted(void **state) {
 
 static void files_come_back(void **state) {
     (void)state;
-    static const char text[] = "Zeile\t\"eins\"\\ \r\n\x01\xC2\x85 né \0 €\xF0\x9F\x99\x82\xEF\xBB\xBF u0";   /* with U+0000, twice */
+    /* with U+0000, twice */
+    static const char text[] = "Zeile\t\"eins\"\\ \r\n\x01\xC2\x85 né \0 €\xF0\x9F\x99\x82\xEF\xBB\xBF u0";
     const size_t size = sizeof text;
     for (int kind = 0; kind < 2; kind++) {
         struct tokenizer *t, *back;
@@ -150,7 +163,8 @@ static void files_come_back(void **state) {
             check_ids(back, text, size, true, list.ids, list.count);
             char *decoded;
             size_t decoded_size;
-            assert_int_equal(tokenizer_decode(back, list.ids, list.count, true, &decoded, &decoded_size, &error), STATUS_OK);
+            assert_int_equal(tokenizer_decode(back, list.ids, list.count, true, &decoded, &decoded_size, &error),
+                             STATUS_OK);
             assert_int_equal(decoded_size, size);
             assert_memory_equal(decoded, text, size);
             free(decoded);
@@ -165,35 +179,60 @@ static void files_come_back(void **state) {
 
 static void other_pipelines_are_named(void **state) {
     (void)state;
-#define LEVEL "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":\"ByteLevel\"}"
-#define SPLIT "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[\\\\s\\\\S]\"},\"behavior\":\"Isolated\",\"invert\":false}"
-    static const struct { const char *json, *message; } cases[] = {
-        { "[1]", "no object \"model\"" },
-        { "{\"model\":{\"type\":\"Unigram\",\"vocab\":{}}}", "model Unigram is not supported" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}", "pre_tokenizer none" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}", "Metaspace" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true}}", "add_prefix_space" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"NFC\"}}", "normalizer NFC" },
-        { "{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}," LEVEL "}", "no entry for the byte 00" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"pre_tokenizer\":{\"type\":\"Whitespace\"}}", "pre_tokenizer Whitespace" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\".\"},\"behavior\":\"Isolated\"}}", "Split ." },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}," SPLIT "}", "decoder none" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"ab\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "vocabulary entry ab" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "vocabulary entry" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\\u0000\":0,\"a\":2,\"\\u0000\":1}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "duplicate key" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"b\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "have the id 0" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":-1}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "the id -1 of \"a\", expected 0 to" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":99999999999}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "the id 99999999999 of \"a\"" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}", "vocabulary is empty" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT ",\"added_tokens\":[{\"id\":0,\"content\":\"<e>\"}]}", "id 0 of another entry" },
-        { "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT ",\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}", "has no content" },
+#define LEVEL                                                                                                          \
+    "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false},\"decoder\":{\"type\":" \
+    "\"ByteLevel\"}"
+#define SPLIT                                                                                                          \
+    "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"[\\\\s\\\\S]\"},\"behavior\":\"Isolated\","        \
+    "\"invert\":false}"
+    static const struct { const char *json, *message;
+    } cases[] = {
+        {"[1]", "no object \"model\""},
+        {"{\"model\":{\"type\":\"Unigram\",\"vocab\":{}}}", "model Unigram is not supported"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}}", "pre_tokenizer none"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\"}}",
+         "Metaspace"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"ByteLevel\","
+         "\"add_prefix_space\":true}}",
+         "add_prefix_space"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"NFC\"}}",
+         "normalizer NFC"},
+        {"{\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0},\"merges\":[]}," LEVEL "}", "no entry for the byte 00"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"pre_tokenizer\":{\"type\":\"Whitespace\"}}",
+         "pre_tokenizer Whitespace"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{"
+         "\"Regex\":\".\"},\"behavior\":\"Isolated\"}}",
+         "Split ."},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}}," SPLIT "}", "decoder none"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"ab\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "vocabulary entry ab"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "vocabulary entry"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"\\u0000\":0,\"a\":2,\"\\u0000\":1}},\"decoder\":{\"type\":"
+         "\"Fuse\"}," SPLIT "}",
+         "duplicate key"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"b\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "have the id 0"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":-1}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "the id -1 of \"a\", expected 0 to"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":99999999999}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "the id 99999999999 of \"a\""},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}",
+         "vocabulary is empty"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT
+         ",\"added_tokens\":[{\"id\":0,\"content\":\"<e>\"}]}",
+         "id 0 of another entry"},
+        {"{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0}},\"decoder\":{\"type\":\"Fuse\"}," SPLIT
+         ",\"added_tokens\":[{\"id\":1,\"content\":\"\"}]}",
+         "has no content"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct tokenizer *t = (void *)1;
         assert_int_equal(file_replace(at("tokenizer.json"), cases[i].json, strlen(cases[i].json), &error), STATUS_OK);
         assert_int_not_equal(tokenizer_load(&t, folder, &error), STATUS_OK);
         assert_null(t);
-        if (!strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].json, cases[i].message, error.message);
+        if (!strstr(error.message, cases[i].message))
+            fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].json, cases[i].message, error.message);
         assert_non_null(strstr(error.message, "tokenizer.json"));
     }
     struct tokenizer *t;
@@ -203,7 +242,8 @@ static void other_pipelines_are_named(void **state) {
 /* An unknown-token in the vocabulary takes every other character. */
 static void an_unknown_token_is_used(void **state) {
     (void)state;
-    const char *json = "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"<unk>\":1},\"unk_token\":\"<unk>\"},\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}";
+    const char *json = "{\"model\":{\"type\":\"WordLevel\",\"vocab\":{\"a\":0,\"<unk>\":1},\"unk_token\":\"<unk>\"},"
+                       "\"decoder\":{\"type\":\"Fuse\"}," SPLIT "}";
     struct tokenizer *t;
     assert_int_equal(file_replace(at("tokenizer.json"), json, strlen(json), &error), STATUS_OK);
     assert_int_equal(tokenizer_load(&t, folder, &error), STATUS_OK);

@@ -1,4 +1,5 @@
-/* Reading tokenizer.json: spellings, settings of texts, what is refused and with which words, what is written again; cuts and threads. */
+/* Reading tokenizer.json: spellings, settings of texts, what is refused and with which words, what is written again;
+ * cuts and threads. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -21,7 +22,7 @@
 
 static struct error error;
 
-/* ---- a tokenizer of our own: the bytes as ids 0 to 255 in ascending order, then what the test adds ------------------------------ */
+/* ---- a tokenizer of our own: the bytes as ids 0 to 255 in ascending order, then what the test adds --------------- */
 
 static struct parts { const char *vocabulary, *merges, *model, *root, *pre, *decoder; int without; } parts;
 static char json[1 << 16];
@@ -31,8 +32,10 @@ static void build(void) {
     uint32_t alphabet[256];
     byte_alphabet(alphabet);
     FILE *out = fmemopen(json, sizeof json, "w");
-    fprintf(out, "{\"pre_tokenizer\":%s,\"decoder\":%s%s,\"model\":{\"type\":\"BPE\"%s,\"vocab\":{", parts.pre ? parts.pre : "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}",
-            parts.decoder ? parts.decoder : "{\"type\":\"ByteLevel\"}", parts.root ? parts.root : "", parts.model ? parts.model : "");
+    fprintf(out, "{\"pre_tokenizer\":%s,\"decoder\":%s%s,\"model\":{\"type\":\"BPE\"%s,\"vocab\":{",
+            parts.pre ? parts.pre : "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":true}",
+            parts.decoder ? parts.decoder : "{\"type\":\"ByteLevel\"}", parts.root ? parts.root : "",
+            parts.model ? parts.model : "");
     for (int byte = 0, first = 1; byte < 256; byte++) {
         char text[4];
         if (parts.without && byte == parts.without) continue;
@@ -49,7 +52,8 @@ static void build(void) {
 static struct tokenizer *parsed(const char *config) {
     struct tokenizer *t;
     build();
-    if (tokenizer_parse(&t, json, json_size, config, config ? strlen(config) : 0, "own", &error) != STATUS_OK) fail_msg("%s", error.message);
+    if (tokenizer_parse(&t, json, json_size, config, config ? strlen(config) : 0, "own", &error) != STATUS_OK)
+        fail_msg("%s", error.message);
     return t;
 }
 
@@ -70,14 +74,17 @@ static void check(const struct tokenizer *t, const char *text, bool special, con
     for (int64_t i = 0; i < count; i++) assert_int_equal(list.ids[i], ids[i]);
     token_list_free(&list);
 }
-#define CHECK(t, text, special, ...) check(t, text, special, (int32_t[]){ __VA_ARGS__ }, sizeof (int32_t[]){ __VA_ARGS__ } / sizeof(int32_t))
+#define CHECK(t, text, special, ...)                                                                                   \
+    check(t, text, special, (int32_t[]){__VA_ARGS__}, sizeof(int32_t[]){__VA_ARGS__} / sizeof(int32_t))
 
 #define VOCABULARY ",\"ab\":256,\"abc\":257,\"\\u0120a\":258,\"bc\":259"
 
 static void both_spellings_of_merges(void **state) {
     (void)state;
-    static const char *const spellings[] = { "[\"a b\",\"ab c\",\"\xC4\xA0 a\",\"b c\"]", "[[\"a\",\"b\"], [ \"ab\" , \"\\u0063\" ],\n[\"\\u0120\",\"a\"],[\"b\",\"c\"]]",
-                                             "[\"#version: 0.2\",\"a b\",\"\\u0061b c\",\"\\u0120 a\",\"b c\"]" };
+    static const char *const spellings[] = {
+        "[\"a b\",\"ab c\",\"\xC4\xA0 a\",\"b c\"]",
+        "[[\"a\",\"b\"], [ \"ab\" , \"\\u0063\" ],\n[\"\\u0120\",\"a\"],[\"b\",\"c\"]]",
+        "[\"#version: 0.2\",\"a b\",\"\\u0061b c\",\"\\u0120 a\",\"b c\"]"};
     for (size_t i = 0; i < sizeof spellings / sizeof *spellings; i++) {
         parts = (struct parts){ .vocabulary = VOCABULARY, .merges = spellings[i] };
         struct tokenizer *t = parsed(NULL);
@@ -111,34 +118,50 @@ static void pieces_in_the_vocabulary_need_no_merge(void **state) {
 }
 
 #define TOKEN(id, content, more) "{\"id\":" #id ",\"content\":\"" content "\"" more "}"
-#define TEMPLATE(single, pair) ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[" single "],\"pair\":[" pair "],\"special_tokens\":{\"B\":{\"id\":\"B\",\"ids\":[256],\"tokens\":[\"<b>\"]}}}"
+#define TEMPLATE(single, pair)                                                                                         \
+    ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[" single "],\"pair\":[" pair                     \
+    "],\"special_tokens\":{\"B\":{\"id\":\"B\",\"ids\":[256],\"tokens\":[\"<b>\"]}}}"
 #define BOS "{\"SpecialToken\":{\"id\":\"B\",\"type_id\":0}}"
 #define SEQUENCE(name) "{\"Sequence\":{\"id\":\"" name "\",\"type_id\":0}}"
-#define ADDED ",\"added_tokens\":[" TOKEN(256, "<b>", ",\"special\":true") "," TOKEN(257, "<e>", ",\"special\":true") "," TOKEN(258, "x y", "") "]"
+#define ADDED                                                                                                          \
+    ",\"added_tokens\":[" TOKEN(256, "<b>", ",\"special\":true") "," TOKEN(257, "<e>", ",\"special\":true") "," TOKEN( \
+        258, "x y", "") "]"
 
 static void texts_begin_as_the_files_say(void **state) {
     (void)state;
-    const struct { const char *root, *config; int32_t bos, eos; bool add; } cases[] = {
-        { ADDED, NULL, -1, -1, false },
-        { ADDED TEMPLATE(BOS "," SEQUENCE("A"), BOS "," SEQUENCE("A") "," BOS "," SEQUENCE("B")), NULL, 256, -1, true },
-        { ADDED TEMPLATE(SEQUENCE("A"), SEQUENCE("A") "," SEQUENCE("B")), NULL, -1, -1, false },
-        { ADDED TEMPLATE(BOS "," SEQUENCE("A"), ""), "{\"add_bos_token\":false,\"eos_token\":\"<e>\"}", 256, 257, false },
-        { ADDED TEMPLATE(BOS "," SEQUENCE("A"), ""), "{}", 256, -1, true },
-        { ADDED, "{\"add_bos_token\":true,\"bos_token\":{\"__type\":\"AddedToken\",\"content\":\"<e>\"},\"eos_token\":\"<b>\",\"pad_token\":null}", 257, 256, true },
-        { ADDED ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"}]}", "{\"bos_token\":\"<b>\"}", 256, -1, false },
-        { ",\"added_tokens\":[" TOKEN(256, "<s>", ",\"special\":true") "]", NULL, -1, 256, false },
-        { ",\"added_tokens\":[" TOKEN(256, "<s>", ",\"special\":true") "," TOKEN(257, "<|endoftext|>", ",\"special\":true") "]", NULL, -1, 257, false },
-        { ",\"added_tokens\":[" TOKEN(256, "<｜end▁of▁sentence｜>", ",\"special\":true") "," TOKEN(300, "<｜begin▁of▁sentence｜>", ",\"special\":true") "]", NULL, 300, 256, false },
-        { ",\"added_tokens\":null", NULL, -1, -1, false },
+    const struct { const char *root, *config; int32_t bos, eos; bool add;
+    } cases[] = {
+        {ADDED, NULL, -1, -1, false},
+        {ADDED TEMPLATE(BOS "," SEQUENCE("A"), BOS "," SEQUENCE("A") "," BOS "," SEQUENCE("B")), NULL, 256, -1, true},
+        {ADDED TEMPLATE(SEQUENCE("A"), SEQUENCE("A") "," SEQUENCE("B")), NULL, -1, -1, false},
+        {ADDED TEMPLATE(BOS "," SEQUENCE("A"), ""), "{\"add_bos_token\":false,\"eos_token\":\"<e>\"}", 256, 257, false},
+        {ADDED TEMPLATE(BOS "," SEQUENCE("A"), ""), "{}", 256, -1, true},
+        {ADDED,
+         "{\"add_bos_token\":true,\"bos_token\":{\"__type\":\"AddedToken\",\"content\":\"<e>\"},\"eos_token\":\"<b>\","
+         "\"pad_token\":null}",
+         257, 256, true},
+        {ADDED ",\"post_processor\":{\"type\":\"Sequence\",\"processors\":[{\"type\":\"ByteLevel\"}]}",
+         "{\"bos_token\":\"<b>\"}", 256, -1, false},
+        {",\"added_tokens\":[" TOKEN(256, "<s>", ",\"special\":true") "]", NULL, -1, 256, false},
+        {",\"added_tokens\":[" TOKEN(256, "<s>", ",\"special\":true") "," TOKEN(257, "<|endoftext|>",
+                                                                                ",\"special\":true") "]",
+         NULL, -1, 257, false},
+        {",\"added_tokens\":[" TOKEN(256, "<｜end▁of▁sentence｜>", ",\"special\":true") "," TOKEN(
+             300, "<｜begin▁of▁sentence｜>", ",\"special\":true") "]",
+         NULL, 300, 256, false},
+        {",\"added_tokens\":null", NULL, -1, -1, false},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         parts = (struct parts){ .root = cases[i].root };
         struct tokenizer *t = parsed(cases[i].config);
-        if (tokenizer_bos(t) != cases[i].bos || tokenizer_eos(t) != cases[i].eos || tokenizer_add_bos(t) != cases[i].add)
-            fail_msg("case %zu: bos %d, eos %d, add_bos %d", i, tokenizer_bos(t), tokenizer_eos(t), tokenizer_add_bos(t));
+        if (tokenizer_bos(t) != cases[i].bos || tokenizer_eos(t) != cases[i].eos ||
+            tokenizer_add_bos(t) != cases[i].add)
+            fail_msg("case %zu: bos %d, eos %d, add_bos %d", i, tokenizer_bos(t), tokenizer_eos(t),
+                     tokenizer_add_bos(t));
         struct token_list list = { 0 };
         assert_int_equal(token_list_push(&list, 65, &error), STATUS_OK);
-        for (int again = 0; again < 2; again++) assert_int_equal(tokenizer_begin(t, &list, &error), STATUS_OK);   /* one bos, not two */
+        /* one bos, not two */
+        for (int again = 0; again < 2; again++) assert_int_equal(tokenizer_begin(t, &list, &error), STATUS_OK);
         assert_int_equal(list.count, cases[i].add ? 2 : 1);
         assert_int_equal(list.ids[0], cases[i].add ? cases[i].bos : 65);
         assert_int_equal(list.ids[list.count - 1], 65);
@@ -164,17 +187,28 @@ static void texts_begin_as_the_files_say(void **state) {
 
 static void what_is_broken_is_named(void **state) {
     (void)state;
-#define REFUSED(status, message, ...) do { parts = (struct parts){ __VA_ARGS__ }; refused(NULL, status, message); } while (0)
-    REFUSED(STATUS_INVALID, "merge 1: found the part \"q!\", which is not in the vocabulary", .vocabulary = VOCABULARY, .merges = "[\"a b\",\"a q!\"]");
+#define REFUSED(status, message, ...)                                                                                  \
+    do {                                                                                                               \
+        parts = (struct parts){__VA_ARGS__};                                                                           \
+        refused(NULL, status, message);                                                                                \
+    } while (0)
+    REFUSED(STATUS_INVALID, "merge 1: found the part \"q!\", which is not in the vocabulary", .vocabulary = VOCABULARY,
+            .merges = "[\"a b\",\"a q!\"]");
     REFUSED(STATUS_INVALID, "merge 0: found the part \"zz\"", .vocabulary = VOCABULARY, .merges = "[[\"zz\",\"a\"]]");
-    REFUSED(STATUS_INVALID, "merge 0: found the result \"xy\", which is not in the vocabulary", .vocabulary = VOCABULARY, .merges = "[\"x y\"]");
-    REFUSED(STATUS_INVALID, "expected two names with one blank between them", .vocabulary = VOCABULARY, .merges = "[\"ab\"]");
-    REFUSED(STATUS_INVALID, "expected two names with one blank between them", .vocabulary = VOCABULARY, .merges = "[\"a b c\"]");
-    REFUSED(STATUS_INVALID, "expected ',' and the second of two strings (in merge 1)", .vocabulary = VOCABULARY, .merges = "[\"a b\",[\"a\"]]");
-    REFUSED(STATUS_INVALID, "expected ']' after two strings", .vocabulary = VOCABULARY, .merges = "[[\"a\",\"b\",\"c\"]]");
+    REFUSED(STATUS_INVALID, "merge 0: found the result \"xy\", which is not in the vocabulary",
+            .vocabulary = VOCABULARY, .merges = "[\"x y\"]");
+    REFUSED(STATUS_INVALID, "expected two names with one blank between them", .vocabulary = VOCABULARY,
+            .merges = "[\"ab\"]");
+    REFUSED(STATUS_INVALID, "expected two names with one blank between them", .vocabulary = VOCABULARY,
+            .merges = "[\"a b c\"]");
+    REFUSED(STATUS_INVALID, "expected ',' and the second of two strings (in merge 1)", .vocabulary = VOCABULARY,
+            .merges = "[\"a b\",[\"a\"]]");
+    REFUSED(STATUS_INVALID, "expected ']' after two strings", .vocabulary = VOCABULARY,
+            .merges = "[[\"a\",\"b\",\"c\"]]");
     REFUSED(STATUS_INVALID, "expected a merge", .vocabulary = VOCABULARY, .merges = "[1]");
     REFUSED(STATUS_INVALID, "no array \"merges\"", .merges = "{}");
-    REFUSED(STATUS_INVALID, "two entries of the vocabulary have the id 255, one is \"ab\"", .vocabulary = ",\"ab\":255");
+    REFUSED(STATUS_INVALID, "two entries of the vocabulary have the id 255, one is \"ab\"",
+            .vocabulary = ",\"ab\":255");
     REFUSED(STATUS_INVALID, "duplicate key in the vocabulary: the ids 97 and 256", .vocabulary = ",\"a\":256");
     REFUSED(STATUS_INVALID, "duplicate key in the vocabulary: the ids 97 and 256", .vocabulary = ",\"\\u0061\":256");
     REFUSED(STATUS_INVALID, "no entry for the byte 41, expected all but C0, C1 and F5 to FF", .without = 0x41);
@@ -199,22 +233,31 @@ static void what_is_broken_is_named(void **state) {
     REFUSED(STATUS_UNSUPPORTED, "byte_fallback true", .model = ",\"byte_fallback\":true");
     REFUSED(STATUS_INVALID, "ignore_merges is neither true nor false", .model = ",\"ignore_merges\":1");
     REFUSED(STATUS_UNSUPPORTED, "normalizer NFKC", .root = ",\"normalizer\":{\"type\":\"NFKC\"}");
-    REFUSED(STATUS_UNSUPPORTED, "normalizer Sequence", .root = ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}");
+    REFUSED(STATUS_UNSUPPORTED, "normalizer Sequence",
+            .root = ",\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"}]}");
     REFUSED(STATUS_UNSUPPORTED, "decoder none", .decoder = "null");
     REFUSED(STATUS_UNSUPPORTED, "decoder Metaspace", .decoder = "{\"type\":\"Metaspace\"}");
-    REFUSED(STATUS_UNSUPPORTED, "post_processor BertProcessing", .root = ",\"post_processor\":{\"type\":\"BertProcessing\"}");
+    REFUSED(STATUS_UNSUPPORTED, "post_processor BertProcessing",
+            .root = ",\"post_processor\":{\"type\":\"BertProcessing\"}");
     REFUSED(STATUS_UNSUPPORTED, "TemplateProcessing other than", .root = ADDED TEMPLATE(SEQUENCE("A") "," BOS, ""));
-    REFUSED(STATUS_UNSUPPORTED, "TemplateProcessing other than", .root = ADDED TEMPLATE(BOS "," SEQUENCE("A") "," BOS, ""));
-    REFUSED(STATUS_UNSUPPORTED, "TemplateProcessing other than", .root = ADDED TEMPLATE(BOS "," SEQUENCE("A"), SEQUENCE("A") "," BOS));
+    REFUSED(STATUS_UNSUPPORTED, "TemplateProcessing other than",
+            .root = ADDED TEMPLATE(BOS "," SEQUENCE("A") "," BOS, ""));
+    REFUSED(STATUS_UNSUPPORTED, "TemplateProcessing other than",
+            .root = ADDED TEMPLATE(BOS "," SEQUENCE("A"), SEQUENCE("A") "," BOS));
     REFUSED(STATUS_INVALID, "found the id 256, which is not defined", .root = TEMPLATE(BOS "," SEQUENCE("A"), ""));
     REFUSED(STATUS_INVALID, "\"added_tokens\" is not an array", .root = ",\"added_tokens\":{}");
     REFUSED(STATUS_INVALID, "an added token has no id", .root = ",\"added_tokens\":[{\"content\":\"x\"}]");
-    REFUSED(STATUS_INVALID, "the added token with the id 300 has no content", .root = ",\"added_tokens\":[{\"id\":300,\"content\":\"\"}]");
+    REFUSED(STATUS_INVALID, "the added token with the id 300 has no content",
+            .root = ",\"added_tokens\":[{\"id\":300,\"content\":\"\"}]");
     REFUSED(STATUS_INVALID, "has the id 98 of another entry", .root = ",\"added_tokens\":[" TOKEN(98, "a", "") "]");
-    REFUSED(STATUS_INVALID, "has the id 300, but the vocabulary gives it 97", .root = ",\"added_tokens\":[" TOKEN(300, "a", "") "]");
-    REFUSED(STATUS_INVALID, "has the id 300 of another entry", .root = ",\"added_tokens\":[" TOKEN(300, "<a>", "") "," TOKEN(300, "<b>", "") "]");
-    REFUSED(STATUS_INVALID, "found the added token \"<a>\" twice", .root = ",\"added_tokens\":[" TOKEN(300, "<a>", "") "," TOKEN(301, "<a>", ",\"normalized\":false") "]");
-    REFUSED(STATUS_INVALID, "expected true or false", .root = ",\"added_tokens\":[" TOKEN(300, "<a>", ",\"lstrip\":1") "]");
+    REFUSED(STATUS_INVALID, "has the id 300, but the vocabulary gives it 97",
+            .root = ",\"added_tokens\":[" TOKEN(300, "a", "") "]");
+    REFUSED(STATUS_INVALID, "has the id 300 of another entry",
+            .root = ",\"added_tokens\":[" TOKEN(300, "<a>", "") "," TOKEN(300, "<b>", "") "]");
+    REFUSED(STATUS_INVALID, "found the added token \"<a>\" twice",
+            .root = ",\"added_tokens\":[" TOKEN(300, "<a>", "") "," TOKEN(301, "<a>", ",\"normalized\":false") "]");
+    REFUSED(STATUS_INVALID, "expected true or false",
+            .root = ",\"added_tokens\":[" TOKEN(300, "<a>", ",\"lstrip\":1") "]");
     const struct { const char *config, *message; enum status status; } configs[] = {
         { "[", "own: tokenizer_config.json: line 1", STATUS_INVALID },
         { "[]", "not a JSON object", STATUS_INVALID },
@@ -225,7 +268,8 @@ static void what_is_broken_is_named(void **state) {
         { "{\"add_eos_token\":true}", "add_eos_token is true, which is not supported", STATUS_UNSUPPORTED },
     };
     parts = (struct parts){ .root = ADDED };
-    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) refused(configs[i].config, configs[i].status, configs[i].message);
+    for (size_t i = 0; i < sizeof configs / sizeof *configs; i++)
+        refused(configs[i].config, configs[i].status, configs[i].message);
 }
 
 /* Every beginning of a file is an error, never a crash; so is the file with a byte more. */
@@ -255,7 +299,8 @@ static void names_that_collide_are_refused_soon(void **state) {
 /* As in the reference: of a token with lstrip that lies in the blanks that the one before took, nothing is left. */
 static void blanks_are_taken_once(void **state) {
     (void)state;
-    parts = (struct parts){ .root = ",\"added_tokens\":[" TOKEN(256, "<r>", ",\"rstrip\":true") "," TOKEN(257, "\\t", ",\"lstrip\":true") "," TOKEN(258, "\\n<l>", ",\"lstrip\":true") "]" };
+    parts = (struct parts){.root = ",\"added_tokens\":[" TOKEN(256, "<r>", ",\"rstrip\":true") "," TOKEN(
+                               257, "\\t", ",\"lstrip\":true") "," TOKEN(258, "\\n<l>", ",\"lstrip\":true") "]"};
     struct tokenizer *t = parsed(NULL);
     CHECK(t, "<r> \t x", true, 256, 'x');
     CHECK(t, "<r>x \t", true, 256, 'x', 257);
@@ -306,9 +351,11 @@ static void saved_files_are_the_loaded_ones(void **state) {
         assert_int_equal(tokenizer_eos(back), tokenizer_eos(t));
         /* Another setting of the texts is another fingerprint. */
         if (tokenizer_bos(t) >= 0) {
-            static const char config[] = "{\"bos_token\":\"<｜begin▁of▁sentence｜>\",\"eos_token\":\"<｜end▁of▁sentence｜>\",\"add_bos_token\":true}";
+            static const char config[] = "{\"bos_token\":\"<｜begin▁of▁sentence｜>\",\"eos_token\":\"<"
+                                         "｜end▁of▁sentence｜>\",\"add_bos_token\":true}";
             tokenizer_destroy(back);
-            assert_int_equal(tokenizer_parse(&back, before, before_size, config, sizeof config - 1, "own", &error), STATUS_OK);
+            assert_int_equal(tokenizer_parse(&back, before, before_size, config, sizeof config - 1, "own", &error),
+                             STATUS_OK);
             assert_int_equal(tokenizer_bos(back), tokenizer_bos(t));
             assert_true(tokenizer_fingerprint(back) != tokenizer_fingerprint(t));
             assert_int_equal(tokenizer_save(back, folder, &error), STATUS_OK);
@@ -334,7 +381,8 @@ static void paths_are_not_cut(void **state) {
     char folder[] = "/tmp/deepseek-tokenizer-XXXXXX", path[5000];
     assert_non_null(mkdtemp(folder));
     assert_int_equal(tokenizer_create_bytes(&t, &error), STATUS_OK);
-    const size_t lengths[] = { 4095 - strlen("/tokenizer_config.json") + 1, 4095 - strlen("/tokenizer.json") + 1, 4095, 4990 };
+    const size_t lengths[] = {4095 - strlen("/tokenizer_config.json") + 1, 4095 - strlen("/tokenizer.json") + 1, 4095,
+                              4990};
     for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
         memset(path, '/', lengths[i]);   /* /tmp/...////: a folder that is there, whose name was cut before */
         memcpy(path, folder, strlen(folder));
@@ -397,12 +445,39 @@ static void no_text_is_no_ids(void **state) {
     tokenizer_destroy(t);
 }
 
-/* ---- cuts and threads ---------------------------------------------------------------------------------------------------------- */
+/* ---- cuts and threads -------------------------------------------------------------------------------------------- */
 
 /* A text of words, added tokens, blanks, other scripts and ill-formed bytes. */
 static size_t random_text(char *out, size_t size, uint64_t seed) {
-    static const char *const words[] = { " the", " story", "\n", "  ", " 12", "3456", "<｜User｜>", "<|x|>", "<|x|><|x|>", "word", " <both> ", "\n\n", "<｜begin▁of▁sentence｜>", "中文", "。", "é",
-                                         "<lstrip>", "<m><m2>", "<", "｜>", "\xFF", "\xE4\xB8", "\xF0\x9F\x99\x82", "...", "\t\t", "naïve", "'s", "ROMEO: ", "x" };
+    static const char *const words[] = {" the",
+                                        " story",
+                                        "\n",
+                                        "  ",
+                                        " 12",
+                                        "3456",
+                                        "<｜User｜>",
+                                        "<|x|>",
+                                        "<|x|><|x|>",
+                                        "word",
+                                        " <both> ",
+                                        "\n\n",
+                                        "<｜begin▁of▁sentence｜>",
+                                        "中文",
+                                        "。",
+                                        "é",
+                                        "<lstrip>",
+                                        "<m><m2>",
+                                        "<",
+                                        "｜>",
+                                        "\xFF",
+                                        "\xE4\xB8",
+                                        "\xF0\x9F\x99\x82",
+                                        "...",
+                                        "\t\t",
+                                        "naïve",
+                                        "'s",
+                                        "ROMEO: ",
+                                        "x"};
     size_t length = 0;
     for (uint64_t i = 0; length + 32 < size; i++) {
         const char *word = words[random_below(seed, 3, i, i % 3 ? 6 : sizeof words / sizeof *words)];
@@ -424,7 +499,8 @@ static void cuts_change_no_id(void **state) {
         assert_int_equal(tokenizer_load(&t, path, &error), STATUS_OK);
         for (uint64_t round = 0; round < 300; round++) {
             bool special = round % 2;
-            size_t size = random_text(text, round % 5 ? 200 : sizeof text, round), limit = (size_t)random_below(2, 4, round, size + 10);
+            size_t size = random_text(text, round % 5 ? 200 : sizeof text, round),
+                   limit = (size_t)random_below(2, 4, round, size + 10);
             size_t cut = tokenizer_safe_cut(t, text, size, special, limit);
             assert_true(cut <= limit || cut == size);
             struct token_list whole = { 0 }, halves = { 0 };
@@ -444,13 +520,17 @@ static void cuts_change_no_id(void **state) {
     }
 }
 
-/* Text without a plain cut: only the edges of added tokens that nothing else overlaps are left, and a text full of beginnings of tokens takes no longer than another. */
+/* Text without a plain cut: only the edges of added tokens that nothing else overlaps are left, and a text full of
+ * beginnings of tokens takes no longer than another. */
 static void cuts_at_added_tokens(void **state) {
     (void)state;
     char root[4096], many[257], text[40000];
     memset(many, 'a', 255);
     memcpy(many + 255, "c", 2);
-    snprintf(root, sizeof root, ",\"added_tokens\":[" TOKEN(256, "%s", "") "," TOKEN(257, "a<x>", "") "," TOKEN(258, "x>a", "") "," TOKEN(259, "a<yy>", "") "]", many);
+    snprintf(root, sizeof root,
+             ",\"added_tokens\":[" TOKEN(256, "%s", "") "," TOKEN(257, "a<x>", "") "," TOKEN(258, "x>a", "") "," TOKEN(
+                 259, "a<yy>", "") "]",
+             many);
     parts = (struct parts){ .root = root };
     struct tokenizer *t = parsed(NULL);
     memset(text, 'a', sizeof text);
@@ -487,7 +567,10 @@ static void cuts_at_added_tokens(void **state) {
     memset(longer, 'b', 257);
     longer[257] = 0;
     snprintf(long_root, sizeof long_root, ",\"added_tokens\":[" TOKEN(256, "%s", "") "]", longer);
-    REFUSED(STATUS_UNSUPPORTED, "the added token \"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb...\" (id 256) has 257 bytes, expected at most 256", .root = long_root);
+    REFUSED(
+        STATUS_UNSUPPORTED,
+        "the added token \"bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb...\" (id 256) has 257 bytes, expected at most 256",
+        .root = long_root);
 }
 
 static void threads_change_no_id(void **state) {
@@ -507,7 +590,8 @@ static void threads_change_no_id(void **state) {
             uint64_t replaced = 0, again = 0;
             assert_int_equal(tokenizer_encode(t, text, size, special, &serial, &replaced, &error), STATUS_OK);
             assert_int_equal(token_list_push(&parallel, 5, &error), STATUS_OK);   /* what is in the list stays */
-            assert_int_equal(tokenizer_encode_parallel(t, pool, text, size, special, &parallel, &again, &error), STATUS_OK);
+            assert_int_equal(tokenizer_encode_parallel(t, pool, text, size, special, &parallel, &again, &error),
+                             STATUS_OK);
             assert_int_equal(replaced, again);
             assert_int_equal(parallel.count, serial.count + 1);
             assert_memory_equal(parallel.ids + 1, serial.ids, (size_t)serial.count * sizeof *serial.ids);

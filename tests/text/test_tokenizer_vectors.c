@@ -50,26 +50,34 @@ static int free_texts(void **state) {
     return 0;
 }
 
-static void check_ids(const struct encoder *encoder, const json_t *text, bool special, const json_t *expected, const char *what, int id) {
+static void check_ids(const struct encoder *encoder, const json_t *text, bool special, const json_t *expected,
+                      const char *what, int id) {
     struct token_list list = { 0 };
-    assert_int_equal(encoder_encode((struct encoder *)encoder, json_string_value(text), json_string_length(text), special, &list, NULL, &error), STATUS_OK);
+    assert_int_equal(encoder_encode((struct encoder *)encoder, json_string_value(text), json_string_length(text),
+                                    special, &list, NULL, &error),
+                     STATUS_OK);
     bool same = list.count == (int64_t)json_array_size(expected);
     int64_t i = 0;
     while (same && i < list.count && list.ids[i] == json_integer_value(json_array_get(expected, (size_t)i))) i++;
     if (!same || i < list.count)
-        fail_msg("%s: text %d, special %d: found %lld ids, expected %zu; they agree in the first %lld", what, id, special, (long long)list.count, json_array_size(expected), (long long)i);
+        fail_msg("%s: text %d, special %d: found %lld ids, expected %zu; they agree in the first %lld", what, id,
+                 special, (long long)list.count, json_array_size(expected), (long long)i);
     token_list_free(&list);
 }
 
-static void check_text(const struct tokenizer *t, const json_t *ids, bool skip, const json_t *expected, const char *what, int id) {
+static void check_text(const struct tokenizer *t, const json_t *ids, bool skip, const json_t *expected,
+                       const char *what, int id) {
     struct token_list list = { 0 };
     json_t *value;
     size_t i, size, length;
     char *bytes;
-    json_array_foreach((json_t *)ids, i, value) assert_int_equal(token_list_push(&list, (int32_t)json_integer_value(value), &error), STATUS_OK);
+    json_array_foreach((json_t *)ids, i, value)
+        assert_int_equal(token_list_push(&list, (int32_t)json_integer_value(value), &error), STATUS_OK);
     assert_int_equal(tokenizer_decode(t, list.ids, list.count, skip, &bytes, &size, &error), STATUS_OK);
     char *text = utf8_repair(bytes, size, &length, NULL);
-    if (length != json_string_length(expected) || memcmp(text, json_string_value(expected), length)) fail_msg("%s: decoding %d, skip %d: found \"%s\", expected \"%s\"", what, id, skip, text, json_string_value(expected));
+    if (length != json_string_length(expected) || memcmp(text, json_string_value(expected), length))
+        fail_msg("%s: decoding %d, skip %d: found \"%s\", expected \"%s\"", what, id, skip, text,
+                 json_string_value(expected));
     /* The same text appears when the ids come one by one. */
     struct utf8_stream stream = { 0 };
     char *streamed = malloc(3 * size + 16);
@@ -98,7 +106,8 @@ static void check_folder(const char *tokenizer, const char *vectors, int encodin
     int seen = 0, decoded = 0;
     json_array_foreach(json_object_get(root, "encode"), i, entry) {
         int id = (int)json_integer_value(json_object_get(entry, "id"));
-        const json_t *ids = json_object_get(entry, "ids"), *plain = json_object_get(entry, "plain"), *out = json_object_get(entry, "out"), *skip = json_object_get(entry, "skip");
+        const json_t *ids = json_object_get(entry, "ids"), *plain = json_object_get(entry, "plain"),
+                     *out = json_object_get(entry, "out"), *skip = json_object_get(entry, "skip");
         if (!out) out = texts[id];
         if (!skip) skip = out;
         check_ids(encoder, texts[id], true, ids, tokenizer, id);
@@ -120,11 +129,20 @@ static void check_folder(const char *tokenizer, const char *vectors, int encodin
     tokenizer_destroy(t);
 }
 
-static void deepseek(void **state) { (void)state; check_folder(DATA "deepseek.tokenizer.json", DATA "encodings.json", 740); }
+static void deepseek(void **state) {
+    (void)state;
+    check_folder(DATA "deepseek.tokenizer.json", DATA "encodings.json", 740);
+}
 static void small_v1(void **state) { (void)state; check_folder(DATA "small-v1", DATA "small-v1/encodings.json", 740); }
 static void small_v3(void **state) { (void)state; check_folder(DATA "small-v3", DATA "small-v3/encodings.json", 740); }
-static void small_gpt2(void **state) { (void)state; check_folder(DATA "small-gpt2", DATA "small-gpt2/encodings.json", 740); }
-static void small_ignore_merges(void **state) { (void)state; check_folder(DATA "small-ignore-merges", DATA "small-ignore-merges/encodings.json", 700); }
+static void small_gpt2(void **state) {
+    (void)state;
+    check_folder(DATA "small-gpt2", DATA "small-gpt2/encodings.json", 740);
+}
+static void small_ignore_merges(void **state) {
+    (void)state;
+    check_folder(DATA "small-ignore-merges", DATA "small-ignore-merges/encodings.json", 700);
+}
 
 /* Ids against run-length pairs, from *at on. */
 static void check_pairs(const struct token_list *list, int64_t *at, const json_t *pairs, const char *unit) {
@@ -133,7 +151,8 @@ static void check_pairs(const struct token_list *list, int64_t *at, const json_t
     json_array_foreach((json_t *)pairs, i, pair) {
         int64_t id = json_integer_value(json_array_get(pair, 0)), count = json_integer_value(json_array_get(pair, 1));
         for (int64_t k = 0; k < count; k++, ++*at) {
-            if (*at >= list->count || list->ids[*at] != id) fail_msg("a run of \"%s\": wrong at id %lld of %lld", unit, (long long)*at, (long long)list->count);
+            if (*at >= list->count || list->ids[*at] != id)
+                fail_msg("a run of \"%s\": wrong at id %lld of %lld", unit, (long long)*at, (long long)list->count);
         }
     }
 }
@@ -155,10 +174,12 @@ static void runs_of_a_megabyte(void **state) {
         int64_t at = 0;
         assert_int_equal(tokenizer_encode(t, text, length * count, true, &list, NULL, &error), STATUS_OK);
         check_pairs(&list, &at, json_object_get(run, "rle"), json_string_value(unit));
-        json_t *first = json_pack("[O*]", json_object_get(run, "first"));   /* one pair, the others are lists of pairs */
+        /* one pair, the others are lists of pairs */
+        json_t *first = json_pack("[O*]", json_object_get(run, "first"));
         check_pairs(&list, &at, first, json_string_value(unit));
         json_decref(first);
-        for (int64_t k = 0; k < json_integer_value(json_object_get(run, "repeats")); k++) check_pairs(&list, &at, json_object_get(run, "period"), json_string_value(unit));
+        for (int64_t k = 0; k < json_integer_value(json_object_get(run, "repeats")); k++)
+            check_pairs(&list, &at, json_object_get(run, "period"), json_string_value(unit));
         check_pairs(&list, &at, json_object_get(run, "rest"), json_string_value(unit));
         assert_int_equal(at, list.count);
         token_list_free(&list);

@@ -12,7 +12,8 @@
 #include "text/utf8.h"
 
 /* Every kind of lead byte, continuation and ill-formed neighbour that table 3-7 of The Unicode Standard tells apart. */
-static const uint8_t kinds[] = { 0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF };
+static const uint8_t kinds[] = {0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC2, 0xDF,
+                                0xE0, 0xE1, 0xEC, 0xED, 0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xFF};
 
 static void every_character_goes_there_and_back(void **state) {
     (void)state;
@@ -21,10 +22,14 @@ static void every_character_goes_there_and_back(void **state) {
         char text[4];
         size_t length = utf8_put(c, text), step;
         bool ill_formed;
-        if (utf8_next((uint8_t *)text, length, &step, &ill_formed) != c || step != length || ill_formed || utf8_prefix(text, length) != length) fail_msg("U+%04X", c);
+        if (utf8_next((uint8_t *)text, length, &step, &ill_formed) != c || step != length || ill_formed ||
+            utf8_prefix(text, length) != length)
+            fail_msg("U+%04X", c);
         /* Cut short it is one ill-formed sequence. */
         for (size_t cut = 1; cut < length; cut++) {
-            if (utf8_next((uint8_t *)text, cut, &step, &ill_formed) != UTF8_REPLACEMENT || step != cut || !ill_formed || utf8_prefix(text, cut) != 0) fail_msg("U+%04X cut to %zu", c, cut);
+            if (utf8_next((uint8_t *)text, cut, &step, &ill_formed) != UTF8_REPLACEMENT || step != cut || !ill_formed ||
+                utf8_prefix(text, cut) != 0)
+                fail_msg("U+%04X cut to %zu", c, cut);
         }
     }
 }
@@ -41,7 +46,8 @@ static void prefixes_end_where_the_text_is_ill_formed(void **state) {
             memcpy(text + at, bytes, 4);
             size_t found = utf8_prefix(text, at + length);
             bool valid = utf8_valid(text, at + length, &bad);
-            if (valid != (found == at + length) || found > at + length || (!valid && found > bad)) fail_msg("%02X %02X %02X %02X, %zu bytes: %zu", bytes[0], bytes[1], bytes[2], bytes[3], length, found);
+            if (valid != (found == at + length) || found > at + length || (!valid && found > bad))
+                fail_msg("%02X %02X %02X %02X, %zu bytes: %zu", bytes[0], bytes[1], bytes[2], bytes[3], length, found);
             assert_true(utf8_valid(text, found, NULL));
         }
     }
@@ -63,7 +69,8 @@ static void streams_may_be_cut_anywhere(void **state) {
             size_t written = 0, begin = 0;
             for (size_t end = 1; end <= size; end++) {
                 if (end < size && !(mask >> (end - 1) & 1)) continue;
-                size_t held = stream.count, put = utf8_stream_put(&stream, text + begin, end - begin, false, out + written);
+                size_t held = stream.count,
+                       put = utf8_stream_put(&stream, text + begin, end - begin, false, out + written);
                 assert_true(put <= 3 * (held + end - begin) && stream.count <= 3);
                 assert_int_equal(utf8_prefix(out + written, put), put);   /* never half a character */
                 written += put;
@@ -90,7 +97,8 @@ static void streams_hold_no_more_than_they_must(void **state) {
     assert_int_equal(utf8_stream_put(&stream, "\xE4\xB8", 2, false, out), 0);
     assert_int_equal(utf8_stream_put(&stream, "a", 1, false, out), 4);
     assert_memory_equal(out, "\xEF\xBF\xBD" "a", 4);
-    assert_int_equal(utf8_stream_put(&stream, "\xED\xA0", 2, false, out), 6);   /* no surrogate begins with ED A0: nothing to wait for */
+    /* no surrogate begins with ED A0: nothing to wait for */
+    assert_int_equal(utf8_stream_put(&stream, "\xED\xA0", 2, false, out), 6);
     assert_int_equal(stream.count, 0);
     assert_int_equal(utf8_stream_put(&stream, "\xC3", 1, true, out), 3);
 }

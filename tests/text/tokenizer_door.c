@@ -23,7 +23,8 @@ void *door_load(const char *path, char *message, size_t size) {
     return NULL;
 }
 
-/* Ids into `ids`, which has room for one per three bytes of U+FFFD that each byte may become; their number, -1 on failure. */
+/* Ids into `ids`, which has room for one per three bytes of U+FFFD that each byte may become; their number, -1 on
+ * failure. */
 static long copy(enum status status, struct token_list *list, int32_t *ids) {
     long count = status == STATUS_OK ? (long)list->count : -1;
     if (count > 0) memcpy(ids, list->ids, (size_t)count * sizeof *ids);
@@ -40,7 +41,8 @@ long door_encode(void *context, const void *text, size_t size, int special, int3
 long door_encode_parallel(void *context, const void *text, size_t size, int special, int32_t *ids) {
     struct door *door = context;
     struct token_list list = { 0 };
-    return copy(tokenizer_encode_parallel(door->tokenizer, door->pool, text, size, special, &list, NULL, NULL), &list, ids);
+    return copy(tokenizer_encode_parallel(door->tokenizer, door->pool, text, size, special, &list, NULL, NULL), &list,
+                ids);
 }
 
 size_t door_cut(void *context, const void *text, size_t size, int special, size_t limit) {

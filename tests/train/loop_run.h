@@ -1,4 +1,5 @@
-/* Training runs in a scratch folder, for the tests of the loop: one process's part of a run, what its callbacks were told, runs that must be the same. */
+/* Training runs in a scratch folder, for the tests of the loop: one process's part of a run, what its callbacks were
+ * told, runs that must be the same. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -26,9 +27,14 @@ static int make_folder(void **state) {
 
 static int remove_folder(void **state) { (void)state; return folder_remove(folder, &error) == STATUS_OK ? 0 : -1; }
 
-static const char *config_text;   /* the training config, with sequences of 17 in micro-batches of 2, batches of 4, 8 steps */
+/* the training config, with sequences of 17 in micro-batches of 2, batches of 4, 8 steps */
+static const char *config_text;
 
-struct told { int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen; double first_loss, last_loss, first_flops, last_flops /* per token */, violation[9] /* by step */; struct training_evaluation last; };
+struct told {
+    int64_t stop_after, steps, evaluations, samples, last_targets, tokens, seen;
+    double first_loss, last_loss, first_flops, last_flops /* per token */, violation[9] /* by step */;
+    struct training_evaluation last;
+};
 
 static bool stop(void *context) {
     const struct told *told = context;
@@ -54,7 +60,8 @@ static void evaluated(void *context, int64_t step, const struct training_evaluat
     assert_true(whole == (step == 8) && evaluation->loss > 0);
 }
 
-static enum status sample(void *context, struct model *model, int64_t step, char **text, size_t *size, struct error *unused) {
+static enum status sample(void *context, struct model *model, int64_t step, char **text, size_t *size,
+                          struct error *unused) {
     (void)model;
     (void)unused;
     ((struct told *)context)->samples++;
@@ -76,8 +83,15 @@ static enum status train(const char *name, bool resume, int threads, const char 
     if (threads > 1) assert_int_equal(pool_create(&pool, threads, &error), STATUS_OK);
     enum isa isa;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    struct training_options options = { .config = config, .origin = "c.json", .data = text_path, .run = run, .resume = resume, .kernels = kernels_for(isa), .pool = pool };
-    struct training_callbacks callbacks = { .context = told, .stop = stop, .step = step_taken, .evaluated = evaluated, .sample = sample };
+    struct training_options options = {.config = config,
+                                       .origin = "c.json",
+                                       .data = text_path,
+                                       .run = run,
+                                       .resume = resume,
+                                       .kernels = kernels_for(isa),
+                                       .pool = pool};
+    struct training_callbacks callbacks = {
+        .context = told, .stop = stop, .step = step_taken, .evaluated = evaluated, .sample = sample};
     struct training *training;
     enum status status = training_open(&training, &options, &callbacks, &error);
     if (status == STATUS_OK) status = training_run(training, &error);

@@ -1,4 +1,5 @@
-/* Checkpoints: round trip, every kind of damage, the fall-back, what is kept, what an interruption leaves, a failing disk. */
+/* Checkpoints: round trip, every kind of damage, the fall-back, what is kept, what an interruption leaves, a failing
+ * disk. */
 #include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -75,8 +76,10 @@ static bool holds(struct optimizer *o, int64_t step) {
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < list[i]->count; k++) {
             same = same && list[i]->value[k] == (float)random_normal((uint64_t)step, 1, (uint64_t)(1000 * i + k));
-            same = same && (!o->m[i] || ((float *)o->m[i])[k] == (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k)));
-            same = same && (!o->v[i] || ((float *)o->v[i])[k] == (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k)));
+            same = same && (!o->m[i] ||
+                            ((float *)o->m[i])[k] == (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k)));
+            same = same && (!o->v[i] ||
+                            ((float *)o->v[i])[k] == (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k)));
         }
     }
     return same;
@@ -85,14 +88,20 @@ static bool holds(struct optimizer *o, int64_t step) {
 static struct optimizer *make_optimizer(void) {
     static const struct optimizer_settings settings = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8 };
     struct optimizer *o;
-    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error), STATUS_OK);
+    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
+                     STATUS_OK);
     return o;
 }
 
 static enum status save(struct optimizer *o, int64_t step, int64_t keep) {
     fill(o, step);
-    struct checkpoint_state state = { .step = step, .sequences = 12 * step, .evaluated = step % 2 == 0, .data_fingerprint = 0xFEDCBA9876543210u, .metrics_bytes = (uint64_t)(100 * step),
-                                      .timing_bytes = 7, .config = json_pack("{s:i, s:f}", "hidden_size", 5, "theta", 0.1) };
+    struct checkpoint_state state = {.step = step,
+                                     .sequences = 12 * step,
+                                     .evaluated = step % 2 == 0,
+                                     .data_fingerprint = 0xFEDCBA9876543210u,
+                                     .metrics_bytes = (uint64_t)(100 * step),
+                                     .timing_bytes = 7,
+                                     .config = json_pack("{s:i, s:f}", "hidden_size", 5, "theta", 0.1)};
     enum status status = checkpoint_save(checkpoints, &state, o, keep, &error);
     json_decref(state.config);
     return status;
@@ -122,10 +131,12 @@ static int64_t found_step(struct optimizer *o, int *damaged) {
 /* Moments in bf16 are kept as they are; a checkpoint with moments of the other type is refused, and changes nothing. */
 static void moments_in_bf16_come_back(void **state) {
     (void)state;
-    static const struct optimizer_settings settings = { .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .moments = DTYPE_BF16 };
+    static const struct optimizer_settings settings = {.beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .moments = DTYPE_BF16};
     struct optimizer *o, *other = make_optimizer();
-    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error), STATUS_OK);
-    assert_true(optimizer_bytes(list, PARAMETERS, DTYPE_BF16) == 2 * (704 + 64) && optimizer_bytes(list, PARAMETERS, DTYPE_F32) == 2 * (1408 + 64));
+    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
+                     STATUS_OK);
+    assert_true(optimizer_bytes(list, PARAMETERS, DTYPE_BF16) == 2 * (704 + 64) &&
+                optimizer_bytes(list, PARAMETERS, DTYPE_F32) == 2 * (1408 + 64));
     uint16_t *moments = o->pages;
     for (size_t i = 0; i < o->page_bytes / 2; i++) moments[i] = (uint16_t)(i * 40503 % 0x7F00);   /* finite */
     struct checkpoint_state state_of_step = { .step = 5, .config = json_object() };
@@ -142,7 +153,8 @@ static void moments_in_bf16_come_back(void **state) {
         }
     fill(other, 77);
     assert_int_equal(checkpoint_read(&c, other, &error), STATUS_INVALID);
-    assert_non_null(strstr(error.message, "tensor model.a.weight.exp_avg: found BF16 [70, 5], expected F32 with 350 elements"));
+    assert_non_null(
+        strstr(error.message, "tensor model.a.weight.exp_avg: found BF16 [70, 5], expected F32 with 350 elements"));
     assert_true(holds(other, 77));
     checkpoint_release(&c);
     json_decref(state_of_step.config);
@@ -169,7 +181,8 @@ static void everything_comes_back(void **state) {
     checkpoint_release(&c);
     assert_int_equal(found_step(o, NULL), 123);
     /* The state alone can be replaced. */
-    struct checkpoint_state later = { .step = 123, .sequences = 12 * 123, .evaluated = true, .metrics_bytes = 5, .config = json_object() };
+    struct checkpoint_state later = {
+        .step = 123, .sequences = 12 * 123, .evaluated = true, .metrics_bytes = 5, .config = json_object()};
     assert_int_equal(checkpoint_save_state(checkpoints, &later, &error), STATUS_OK);
     json_decref(later.config);
     assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
@@ -223,7 +236,8 @@ static void damage_falls_back(void **state) {
             assert_int_equal(damaged, 1);
             struct checkpoint c;
             assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
-            if (!strstr(c.damage.message, names[i])) fail_msg("damage %d of %s: \"%s\"", kind, names[i], c.damage.message);
+            if (!strstr(c.damage.message, names[i]))
+                fail_msg("damage %d of %s: \"%s\"", kind, names[i], c.damage.message);
             checkpoint_release(&c);
             /* With the other one damaged too, nothing is overwritten: an error says so. */
             flip(in_step(10, names[i]), 20);
@@ -294,7 +308,8 @@ static void leftovers_are_cleaned(void **state) {
     optimizer_destroy(o);
 }
 
-/* A limit on file sizes is a full disk: every write can fail. The last checkpoint stays, nothing half-written remains. */
+/* A limit on file sizes is a full disk: every write can fail. The last checkpoint stays,
+ * nothing half-written remains. */
 static void a_full_disk_loses_nothing(void **state) {
     (void)state;
     struct optimizer *o = make_optimizer();
@@ -311,7 +326,8 @@ static void a_full_disk_loses_nothing(void **state) {
         enum status status = save(o, 20, 2);
         setrlimit(RLIMIT_FSIZE, &before);
         assert_int_equal(status, STATUS_IO);
-        assert_non_null(strstr(error.message, limit < (rlim_t)about[1].st_size ? "parameters.safetensors" : "moments.safetensors"));
+        assert_non_null(
+            strstr(error.message, limit < (rlim_t)about[1].st_size ? "parameters.safetensors" : "moments.safetensors"));
         assert_non_null(strstr(error.message, "File too large"));
         assert_false(file_exists(in_step(20, "")));
         char path[4096];

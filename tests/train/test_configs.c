@@ -1,4 +1,5 @@
-/* Every file of configs/ is read without a warning, its keys of `train` fit to its model, and its training can be planned. */
+/* Every file of configs/ is read without a warning, its keys of `train` fit to its model, and its training can be
+ * planned. */
 #include <dirent.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -22,7 +23,8 @@ static void check_config(const char *path) {
     double flops = 0;
     if (json_load_path(&root, path, &error) != STATUS_OK) fail_msg("%s", error.message);
     const bool trains = json_object_get(root, "train") != NULL;
-    if (!json_object_get(root, "vocab_size")) json_object_set_new(root, "vocab_size", json_integer(512));   /* left to the data */
+    /* left to the data */
+    if (!json_object_get(root, "vocab_size")) json_object_set_new(root, "vocab_size", json_integer(512));
     if (settings_parse(&settings, root, path, &error) != STATUS_OK) fail_msg("%s", error.message);
     if (config_parse(&config, root, path, &arena, &error) != STATUS_OK) fail_msg("%s", error.message);
     if (config.warning_count) fail_msg("%s", config.warnings[0]);
@@ -30,12 +32,16 @@ static void check_config(const char *path) {
     if (settings_check_model(&settings, &config, path, "train.", &error) != STATUS_OK) fail_msg("%s", error.message);
     assert_true(settings.sequence_length <= config.max_position_embeddings);
     const struct schedule schedule = settings_schedule(&settings);
-    if (trains) assert_int_equal(schedule_batch(&schedule, schedule_position(&schedule, settings.steps)), settings.batch_size);   /* a batch that grows has grown */
+    /* a batch that grows has grown */
+    if (trains)
+        assert_int_equal(schedule_batch(&schedule, schedule_position(&schedule, settings.steps)), settings.batch_size);
     const struct objective objective = settings_objective(&settings);
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    if (model_create(&model, &config, kernels_for(isa), NULL, settings_compute(&settings), &error) != STATUS_OK) fail_msg("%s", error.message);
+    if (model_create(&model, &config, kernels_for(isa), NULL, settings_compute(&settings), &error) != STATUS_OK)
+        fail_msg("%s", error.message);
     model->config_arena = arena;
-    assert_true(model_plan_training(model, trains ? settings.micro_batch_size : 1, settings.sequence_length, &objective, &flops) > 0);
+    assert_true(model_plan_training(model, trains ? settings.micro_batch_size : 1, settings.sequence_length, &objective,
+                                    &flops) > 0);
     assert_true(flops > 0);
     model_destroy(model);
     json_decref(root);

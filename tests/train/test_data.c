@@ -26,13 +26,17 @@ static const char *at(const char *name) {
     return path;
 }
 
-static void write_file(const char *name, const void *text, size_t size) { assert_int_equal(file_replace(at(name), text, size, &error), STATUS_OK); }
+static void write_file(const char *name, const void *text, size_t size) {
+    assert_int_equal(file_replace(at(name), text, size, &error), STATUS_OK);
+}
 
 static void write_text(const char *name, const char *text) { write_file(name, text, strlen(text)); }
 
 static struct data_options options;   /* no cache, one thread, unless a test says otherwise */
 
-static void list(struct data_files *files, const char *name) { assert_int_equal(data_files_list(files, at(name), &error), STATUS_OK); }
+static void list(struct data_files *files, const char *name) {
+    assert_int_equal(data_files_list(files, at(name), &error), STATUS_OK);
+}
 
 static enum status try_load(struct data *data, const char *name, const struct tokenizer *tokenizer) {
     struct data_files files;
@@ -170,18 +174,20 @@ static void json_lines_are_documents(void **state) {
 
 static void bad_lines_are_named_or_counted(void **state) {
     (void)state;
-    static const struct { const char *line, *message; } cases[] = {
-        { "{\"text\": \"x\"", "lines.jsonl: line 3, byte 18: column 12: '}' expected near end of file, expected an object with a string \"text\"" },
-        { "plain", "line 3, byte 18: column 5: " },
-        { "[\"text\"]", "line 3, byte 18: found an array, expected an object with a string \"text\"" },
-        { "\"text\"", "column" },
-        { "{\"body\": \"x\", \"n\": 1}", "found no key \"text\" among \"body\", \"n\", expected" },
-        { "{}", "found no key \"text\", expected" },
-        { "{\"text\": null}", "found null under \"text\", expected" },
-        { "{\"text\": 1}", "found a number under \"text\"" },
-        { "{\"text\": \"a\", \"text\": \"b\"}", "duplicate" },
-        { "{\"text\": \"a\"} {\"text\": \"b\"}", "line 3, byte 18: column 15: end of file expected" },
-        { "{\"text\": \"\\ud800\"}", "line 3, byte 18: column" },
+    static const struct { const char *line, *message;
+    } cases[] = {
+        {"{\"text\": \"x\"", "lines.jsonl: line 3, byte 18: column 12: '}' expected near end of file, expected an "
+                             "object with a string \"text\""},
+        {"plain", "line 3, byte 18: column 5: "},
+        {"[\"text\"]", "line 3, byte 18: found an array, expected an object with a string \"text\""},
+        {"\"text\"", "column"},
+        {"{\"body\": \"x\", \"n\": 1}", "found no key \"text\" among \"body\", \"n\", expected"},
+        {"{}", "found no key \"text\", expected"},
+        {"{\"text\": null}", "found null under \"text\", expected"},
+        {"{\"text\": 1}", "found a number under \"text\""},
+        {"{\"text\": \"a\", \"text\": \"b\"}", "duplicate"},
+        {"{\"text\": \"a\"} {\"text\": \"b\"}", "line 3, byte 18: column 15: end of file expected"},
+        {"{\"text\": \"\\ud800\"}", "line 3, byte 18: column"},
     };
     struct tokenizer *bytes;
     struct data data;
@@ -207,14 +213,16 @@ static void bad_lines_are_named_or_counted(void **state) {
     tokenizer_destroy(bytes);
 }
 
-/* bos eos of the tokenizers that are trained: every document begins with one bos, eos stands between documents, whether the text has a bos of its own or not. */
+/* bos eos of the tokenizers that are trained: every document begins with one bos, eos stands between documents, whether
+ * the text has a bos of its own or not. */
 static void every_document_has_one_bos(void **state) {
     (void)state;
     struct data_files files;
     struct tokenizer *bpe;
     struct data data;
     uint64_t replaced = 0;
-    write_text("bos.jsonl", "{\"text\": \"ab\"}\n{\"text\": \"" BPE_BOS "ab\"}\n{\"text\": \"" BPE_BOS "\"}\n{\"text\": \"ab" BPE_EOS "\"}\n");
+    write_text("bos.jsonl", "{\"text\": \"ab\"}\n{\"text\": \"" BPE_BOS "ab\"}\n{\"text\": \"" BPE_BOS
+                            "\"}\n{\"text\": \"ab" BPE_EOS "\"}\n");
     list(&files, "bos.jsonl");
     assert_int_equal(data_make_tokenizer(&bpe, "259", &files, &options, &replaced, &error), STATUS_OK);
     int32_t bos = tokenizer_bos(bpe), eos = tokenizer_eos(bpe), letters[2];
@@ -298,7 +306,8 @@ static void bad_data_is_refused(void **state) {
     if (!strstr(error.message, "far.txt: byte 290000: the character U+0078")) fail_msg("%s", error.message);
     write_text("far.jsonl", "{\"text\": \"1\"}\n{\"text\": \"01x\"}\n");
     assert_int_equal(try_load(&data, "far.jsonl", digits), STATUS_INVALID);
-    if (!strstr(error.message, "far.jsonl: line 2, byte 14: \"text\": byte 2: the character U+0078")) fail_msg("%s", error.message);
+    if (!strstr(error.message, "far.jsonl: line 2, byte 14: \"text\": byte 2: the character U+0078"))
+        fail_msg("%s", error.message);
     character_counts_free(&counts);
     tokenizer_destroy(digits);
     /* A file that changed after the list was made. */
@@ -313,7 +322,8 @@ static void bad_data_is_refused(void **state) {
     assert_int_equal(data_split(&data, 0, 9, &error), STATUS_OK);
     assert_int_equal(data_split(&data, 0, 10, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "found 10 tokens, 10 of them for training"));
-    assert_non_null(strstr(error.message, "sequence_length 10 needs 11; take more text, or a train.sequence_length of at most 9"));
+    assert_non_null(
+        strstr(error.message, "sequence_length 10 needs 11; take more text, or a train.sequence_length of at most 9"));
     assert_int_equal(data_split(&data, 0.2, 8, &error), STATUS_INVALID);
     assert_int_equal(data_split(&data, 0.2, 7, &error), STATUS_OK);
     assert_int_equal(data_split(&data, 0.1, 7, &error), STATUS_INVALID);
@@ -323,7 +333,7 @@ static void bad_data_is_refused(void **state) {
     data_files_free(&files);
 }
 
-/* ---- order ------------------------------------------------------------------------------------------------------------------ */
+/* ---- order ------------------------------------------------------------------------------------------------------- */
 
 /* ids[i] = i makes every window tell where it began. */
 static struct data numbered(int64_t count, double fraction, int64_t length) {
@@ -339,7 +349,7 @@ static struct data numbered(int64_t count, double fraction, int64_t length) {
 
 static void an_epoch_visits_every_window_once(void **state) {
     (void)state;
-    static const int64_t sizes[][2] = { { 1000, 7 }, { 65, 64 }, { 100, 64 }, { 129, 64 }, { 4097, 16 }, { 2, 1 }, { 70, 1 } };
+    static const int64_t sizes[][2] = {{1000, 7}, {65, 64}, {100, 64}, {129, 64}, {4097, 16}, {2, 1}, {70, 1}};
     for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
         int64_t count = sizes[s][0], length = sizes[s][1];
         struct data data = numbered(count, 0, length);
@@ -349,7 +359,9 @@ static void an_epoch_visits_every_window_once(void **state) {
             int64_t offset = -1;
             char *seen = calloc((size_t)windows, 1);
             for (int64_t i = 0; i < windows; i++) {
-                assert_int_equal(data_sequence(&data, 5, epoch * (uint64_t)windows + (uint64_t)i, length, inputs, targets, &error), STATUS_OK);
+                assert_int_equal(
+                    data_sequence(&data, 5, epoch * (uint64_t)windows + (uint64_t)i, length, inputs, targets, &error),
+                    STATUS_OK);
                 for (int64_t k = 0; k < length; k++) {
                     assert_int_equal(inputs[k], inputs[0] + k);
                     assert_int_equal(targets[k], inputs[k] + 1);
@@ -373,16 +385,29 @@ static void the_order_depends_on_seed_and_number_alone(void **state) {
     (void)state;
     struct data data = numbered(100000, 0.1, 10);
     int32_t inputs[10], targets[10], first[50], again, other = 0, sorted = 0;
-    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK); first[n] = inputs[0]; }
-    for (uint64_t n = 50; n-- > 0;) { assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK); again = inputs[0]; assert_int_equal(again, first[n]); }
-    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 2, n, 10, inputs, targets, &error), STATUS_OK); other += inputs[0] == first[n]; }
+    for (uint64_t n = 0; n < 50; n++) {
+        assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK);
+        first[n] = inputs[0];
+    }
+    for (uint64_t n = 50; n-- > 0;) {
+        assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK);
+        again = inputs[0];
+        assert_int_equal(again, first[n]);
+    }
+    for (uint64_t n = 0; n < 50; n++) {
+        assert_int_equal(data_sequence(&data, 2, n, 10, inputs, targets, &error), STATUS_OK);
+        other += inputs[0] == first[n];
+    }
     for (int n = 1; n < 50; n++) sorted += first[n] > first[n - 1];
     assert_in_range(other, 0, 2);
     assert_in_range(sorted, 12, 37);   /* half of 49, four deviations either way */
     /* The second epoch has another order. */
     uint64_t windows = (90000 - 1 - 10 - 9) / 10 + 1;
     other = 0;
-    for (uint64_t n = 0; n < 50; n++) { assert_int_equal(data_sequence(&data, 1, windows + n, 10, inputs, targets, &error), STATUS_OK); other += inputs[0] / 10 == first[n] / 10; }
+    for (uint64_t n = 0; n < 50; n++) {
+        assert_int_equal(data_sequence(&data, 1, windows + n, 10, inputs, targets, &error), STATUS_OK);
+        other += inputs[0] / 10 == first[n] / 10;
+    }
     assert_in_range(other, 0, 2);
     data_free(&data);
 }

@@ -43,7 +43,9 @@ static const char *at(const char *name) {
     return path;
 }
 
-static void write_file(const char *name, const void *text, size_t size) { assert_int_equal(file_replace(at(name), text, size, &error), STATUS_OK); }
+static void write_file(const char *name, const void *text, size_t size) {
+    assert_int_equal(file_replace(at(name), text, size, &error), STATUS_OK);
+}
 
 struct told { int warnings; char warning[1200]; /* the last */ uint64_t stop_after, last; bool kill; };
 
@@ -63,7 +65,8 @@ static bool told_progress(void *context, enum data_work work, uint64_t done, uin
     return told->stop_after == 0 || done < told->stop_after;
 }
 
-static enum status load_with(struct data *data, const char *path, const struct tokenizer *tokenizer, const struct data_options *options) {
+static enum status load_with(struct data *data, const char *path, const struct tokenizer *tokenizer,
+                             const struct data_options *options) {
     struct data_files files;
     enum status status = data_files_list(&files, path, &error);
     if (status != STATUS_OK) return status;
@@ -223,7 +226,8 @@ static void damage_is_made_good(void **state) {
     struct told told = {0};
     struct data data;
     const struct data_options options = { .cache = cache, .watch = { &told, told_progress, told_warning } };
-    assert_int_equal(load_with(&data, at("a.txt"), bytes, &options), STATUS_OK);   /* cannot be replaced: that is told, and the tokens go elsewhere */
+    /* cannot be replaced: that is told, and the tokens go elsewhere */
+    assert_int_equal(load_with(&data, at("a.txt"), bytes, &options), STATUS_OK);
     assert_non_null(strstr(told.warning, ".tokens: Is a directory"));
     assert_true(data.fingerprint == first);
     data_free(&data);
@@ -337,8 +341,11 @@ static void write_corpus(void) {
     }
     for (int i = 0; i < 3000; i++) {
         char line[256];
-        int length = snprintf(line, sizeof line, "{\"n\": %d, \"text\": \"%.*s\"}\n", i, i % 90, "a long life is a long life, \\u00e9 or not, and so it goes and goes and goes and goes and goes on");
-        if (i % 90 >= 28 && i % 90 < 35) length = snprintf(line, sizeof line, "{\"text\": \"cut\"}\r\n\r\n");   /* the escape is cut there */
+        int length = snprintf(
+            line, sizeof line, "{\"n\": %d, \"text\": \"%.*s\"}\n", i, i % 90,
+            "a long life is a long life, \\u00e9 or not, and so it goes and goes and goes and goes and goes on");
+        /* the escape is cut there */
+        if (i % 90 >= 28 && i % 90 < 35) length = snprintf(line, sizeof line, "{\"text\": \"cut\"}\r\n\r\n");
         if (used + (size_t)length > size) break;
         memcpy(text + used, line, (size_t)length);
         used += (size_t)length;
@@ -350,7 +357,8 @@ static void write_corpus(void) {
 static void threads_and_batches_do_not_matter(void **state) {
     (void)state;
     write_corpus();
-    static const char *const names[] = { "bytes", "characters", "tests/text/data/small-v3", "tests/text/data/small-v1", "400" };
+    static const char *const names[] = {"bytes", "characters", "tests/text/data/small-v3", "tests/text/data/small-v1",
+                                        "400"};
     for (int n = 0; n < 5; n++) {
         struct data first = {0};
         for (int round = 0; round < 6; round++) {
@@ -364,15 +372,21 @@ static void threads_and_batches_do_not_matter(void **state) {
             uint64_t replaced = 0;
             assert_int_equal(data_files_list(&files, at("corpus"), &error), STATUS_OK);
             assert_int_equal(data_make_tokenizer(&tokenizer, names[n], &files, &options, &replaced, &error), STATUS_OK);
-            if (data_load(&data, &files, tokenizer, INT64_MAX, &options, &error) != STATUS_OK) fail_msg("%s", error.message);
+            if (data_load(&data, &files, tokenizer, INT64_MAX, &options, &error) != STATUS_OK)
+                fail_msg("%s", error.message);
             if (round == 0) first = data;
 
-            if (data.fingerprint != first.fingerprint) fail_msg("%s, round %d: %lld tokens, %lld", names[n], round, (long long)data.count, (long long)first.count);
-            assert_int_equal(data.documents, 1 + 49 + 3000 - 34);   /* one text file is empty, and so are 34 texts of the lines */
+            if (data.fingerprint != first.fingerprint)
+                fail_msg("%s, round %d: %lld tokens, %lld", names[n], round, (long long)data.count,
+                         (long long)first.count);
+            /* one text file is empty, and so are 34 texts of the lines */
+            assert_int_equal(data.documents, 1 + 49 + 3000 - 34);
             assert_int_equal(data.blank, 34);
             assert_int_equal(data.bytes, first.bytes);
             assert_int_equal(data.replaced, first.replaced);
-            assert_true(n == 0 ? data.replaced == 0 : data.replaced > 1000 && (data.replaced == replaced || n == 2 || n == 3));   /* a loaded tokenizer has not read the data */
+            /* a loaded tokenizer has not read the data */
+            assert_true(n == 0 ? data.replaced == 0
+                               : data.replaced > 1000 && (data.replaced == replaced || n == 2 || n == 3));
             tokenizer_destroy(tokenizer);
             data_files_free(&files);
             if (round) data_free(&data);
@@ -411,7 +425,7 @@ static void an_interruption_leaves_nothing(void **state) {
     (void)state;
     struct told told = { .stop_after = 200000 };
     struct data data;
-    struct data_options options = { .cache = cache, .batch_bytes = 20000, .watch = { &told, told_progress, told_warning } };
+    struct data_options options = {.cache = cache, .batch_bytes = 20000, .watch = {&told, told_progress, told_warning}};
     clear();
     write_corpus();
     assert_int_equal(load_with(&data, at("corpus"), bytes, &options), STATUS_INTERRUPTED);
@@ -457,7 +471,8 @@ static void several_processes_at_once(void **state) {
         int32_t ids[100];
         bool good = true;
         for (int round = 0; round < 3 && good; round++) {
-            good = load_with(&data, at("corpus"), bytes, &options) == STATUS_OK && data_read(&data, data.count - 100, 100, ids, &error) == STATUS_OK;
+            good = load_with(&data, at("corpus"), bytes, &options) == STATUS_OK &&
+                   data_read(&data, data.count - 100, 100, ids, &error) == STATUS_OK;
             if (good) data_free(&data);
         }
         _exit(good ? 0 : 1);

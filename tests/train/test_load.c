@@ -21,8 +21,10 @@ static void known_loads(void **state) {
         { { (int64_t)1 << 50, (int64_t)1 << 50 }, 2, 0, 1 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const double violation = load_violation(cases[i].counts, cases[i].experts), entropy = load_entropy(cases[i].counts, cases[i].experts);
-        if (fabs(violation - cases[i].violation) > 1e-14 || fabs(entropy - cases[i].entropy) > 1e-9) fail_msg("case %zu: violation %.17g, entropy %.17g", i, violation, entropy);
+        const double violation = load_violation(cases[i].counts, cases[i].experts),
+                     entropy = load_entropy(cases[i].counts, cases[i].experts);
+        if (fabs(violation - cases[i].violation) > 1e-14 || fabs(entropy - cases[i].entropy) > 1e-9)
+            fail_msg("case %zu: violation %.17g, entropy %.17g", i, violation, entropy);
     }
     assert_int_equal(load_total(cases[3].counts, 4), 12);
 }

@@ -1,16 +1,22 @@
-/* The training loop as a library: threads, resumption from any step, evaluation, gradient accumulation, what the callbacks are told. */
+/* The training loop as a library: threads, resumption from any step, evaluation, gradient accumulation, what the
+ * callbacks are told. */
 #include "loop_run.h"
 
-#define TRAIN \
-    "\"train\": {\"steps\": 8, \"sequence_length\": 17, \"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, " \
+#define TRAIN                                                                                                          \
+    "\"train\": {\"steps\": 8, \"sequence_length\": 17, \"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": "   \
+    "\"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, "                                    \
     "\"save_every\": 3, \"optimizer\": {\"learning_rate\": 1e-2}"
-static const char *const v1 =
-    "{\"model_type\": \"llama\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, \"num_attention_heads\": 2, " TRAIN "}}";
-/* Latent attention with a low rank for queries, one dense layer, then two of 8 experts in 4 groups; everything of V2's recipe. */
+static const char *const v1 = "{\"model_type\": \"llama\", \"hidden_size\": 24, \"intermediate_size\": 40, "
+                              "\"num_hidden_layers\": 2, \"num_attention_heads\": 2, " TRAIN "}}";
+/* Latent attention with a low rank for queries, one dense layer, then two of 8 experts in 4 groups; everything of V2's
+ * recipe. */
 static const char *const v2 =
-    "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 3, \"num_attention_heads\": 2, \"q_lora_rank\": 12, \"kv_lora_rank\": 8, "
-    "\"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 12, "
-    "\"first_k_dense_replace\": 1, \"topk_method\": \"group_limited_greedy\", \"n_group\": 4, \"topk_group\": 2, \"routed_scaling_factor\": 4.0, " TRAIN
+    "{\"model_type\": \"deepseek_v2\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 3, "
+    "\"num_attention_heads\": 2, \"q_lora_rank\": 12, \"kv_lora_rank\": 8, "
+    "\"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8, \"n_routed_experts\": 8, "
+    "\"n_shared_experts\": 1, \"num_experts_per_tok\": 3, \"moe_intermediate_size\": 12, "
+    "\"first_k_dense_replace\": 1, \"topk_method\": \"group_limited_greedy\", \"n_group\": 4, \"topk_group\": 2, "
+    "\"routed_scaling_factor\": 4.0, " TRAIN
     ", \"loss\": {\"balance_expert\": 0.003, \"balance_device\": 0.05, \"balance_communication\": 0.02}}}";
 
 static void a_run_is_told_and_logged(void **state) {
@@ -37,7 +43,8 @@ static void a_run_is_told_and_logged(void **state) {
             assert_int_equal(json_string_length(text_found), 7);
             assert_memory_equal(json_string_value(text_found), "\"4\"\n\0\xC3\xA9", 7);
         }
-        if (lines == 0) assert_true(text_found && json_integer_value(json_object_get(object, "step")) == 0);   /* before the first step */
+        /* before the first step */
+        if (lines == 0) assert_true(text_found && json_integer_value(json_object_get(object, "step")) == 0);
         json_decref(object);
         lines++;
     }
@@ -77,13 +84,16 @@ static void every_interruption_resumes(void **state) {
 /* A batch of 2 that grows to 4: stopped on either side of the step where it does. */
 static void a_growing_batch_resumes(void **state) {
     (void)state;
-    static const char ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=300 train.schedule.name=constant train.schedule.warmup_steps=0";
+    static const char ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=300 "
+                               "train.schedule.name=constant train.schedule.warmup_steps=0";
     struct told whole = {0};
     assert_int_equal(train("ramp", false, 1, ramp, &whole), STATUS_OK);
-    /* In multiples of 2, so full only when 300 tokens are seen: after 9 steps of 2 x 17, which the run does not reach; with 200 it is after 6. */
+    /* In multiples of 2, so full only when 300 tokens are seen: after 9 steps of 2 x 17, which the run does not reach;
+     * with 200 it is after 6. */
     assert_int_equal(whole.tokens, 8 * 2 * 17);
     assert_int_equal(whole.seen, whole.tokens);
-    static const char short_ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=200 train.schedule.name=constant train.schedule.warmup_steps=0";
+    static const char short_ramp[] = "train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=200 "
+                                     "train.schedule.name=constant train.schedule.warmup_steps=0";
     whole = (struct told){0};
     assert_int_equal(train("short-ramp", false, 1, short_ramp, &whole), STATUS_OK);
     assert_int_equal(whole.tokens, (6 * 2 + 2 * 4) * 17);
@@ -115,14 +125,16 @@ static void recomputation_and_micro_batches(void **state) {
     assert_int_equal(train("single", false, 1, "train.micro_batch_size=1", &single), STATUS_OK);
     check_same_file("none", "base", "model/model.safetensors");
     check_same_file("blocks", "base", "model/model.safetensors");
-    /* Eight steps of Adam at 1e-2: a relative error of a few 2^-24 in each gradient moves the loss by less than 1e-4. */
+    /* Eight steps of Adam at 1e-2: a relative error of a few 2^-24 in each gradient
+     * moves the loss by less than 1e-4. */
     assert_true(fabs(whole.last_loss - base.last_loss) < 1e-4 && fabs(single.last_loss - base.last_loss) < 1e-4);
     assert_true(fabs(whole.first_loss - base.first_loss) < 1e-6 && fabs(single.first_loss - base.first_loss) < 1e-6);
 }
 
-/* ---- V2 --------------------------------------------------------------------------------------------------------------------- */
+/* ---- V2 ---------------------------------------------------------------------------------------------------------- */
 
-static const char recipe[] = "train.capacity_factor=1 train.undropped=0.25 train.schedule.batch_start=2 train.schedule.batch_ramp_tokens=150 train.schedule.name=multi_step "
+static const char recipe[] = "train.capacity_factor=1 train.undropped=0.25 train.schedule.batch_start=2 "
+                             "train.schedule.batch_ramp_tokens=150 train.schedule.name=multi_step "
                              "train.schedule.milestones=[0.6,0.9] train.schedule.warmup_steps=2";
 
 static double number_at(const json_t *object, const char *key) {
@@ -141,17 +153,23 @@ static void check_lines(const char *name, bool drops) {
     for (char *line = strtok(text, "\n"); line; line = strtok(NULL, "\n")) {
         json_t *object = json_loads(line, JSON_ALLOW_NUL, NULL);
         if (json_object_get(object, "loss")) {
-            const json_t *violation = json_object_get(object, "max_violation"), *entropy = json_object_get(object, "load_entropy");
-            const double main = number_at(object, "loss_main"), expert = number_at(object, "loss_balance_expert"), device = number_at(object, "loss_balance_device"),
-                         communication = number_at(object, "loss_balance_communication"), total = main + 0.003 * expert + 0.05 * device + 0.02 * communication;
+            const json_t *violation = json_object_get(object, "max_violation"),
+                         *entropy = json_object_get(object, "load_entropy");
+            const double main = number_at(object, "loss_main"), expert = number_at(object, "loss_balance_expert"),
+                         device = number_at(object, "loss_balance_device"),
+                         communication = number_at(object, "loss_balance_communication"),
+                         total = main + 0.003 * expert + 0.05 * device + 0.02 * communication;
             assert_true(fabs(number_at(object, "loss") - total) < 1e-7);
             /* Two layers, each near 1 where the load is even, and never far below. */
-            assert_true(expert > 1.8 && expert < 8 && device > 1.8 && device < 8 && communication > 1.8 && communication < 8);
+            assert_true(expert > 1.8 && expert < 8 && device > 1.8 && device < 8 && communication > 1.8 &&
+                        communication < 8);
             assert_int_equal(json_array_size(violation), 2);
             assert_int_equal(json_array_size(entropy), 2);
             for (size_t i = 0; i < 2; i++) {
-                const double v = json_number_value(json_array_get(violation, i)), e = json_number_value(json_array_get(entropy, i));
-                assert_true(v >= 0 && v <= (drops ? 8 : 8.0 / 3) - 1 + 1e-5);   /* an expert gets at most one of a token's three assignments, of which others may be dropped */
+                const double v = json_number_value(json_array_get(violation, i)),
+                             e = json_number_value(json_array_get(entropy, i));
+                /* an expert gets at most one of a token's three assignments, of which others may be dropped */
+                assert_true(v >= 0 && v <= (drops ? 8 : 8.0 / 3) - 1 + 1e-5);
                 assert_true(e >= (drops ? 0 : log(3) / log(8)) - 1e-5 && e <= 1);
             }
             assert_true((json_object_get(object, "dropped") != NULL) == drops);
@@ -165,7 +183,8 @@ static void check_lines(const char *name, bool drops) {
     free(text);
 }
 
-/* Dropping, a growing batch, three balance losses: the same bytes on any number of threads, whatever is kept for the backward, and after every interruption. */
+/* Dropping, a growing batch, three balance losses: the same bytes on any number of threads, whatever is kept for the
+ * backward, and after every interruption. */
 static void v2_runs_are_functions_of_config_and_seed(void **state) {
     (void)state;
     config_text = v2;
@@ -205,7 +224,8 @@ static void v2_runs_are_functions_of_config_and_seed(void **state) {
     assert_non_null(strstr(error.message, "train.loss.balance_device = 0.05"));
 }
 
-/* Balance losses are means over sequences: how the batch is cut into micro batches changes only rounding. Without dropping, whose budget is a micro batch's. */
+/* Balance losses are means over sequences: how the batch is cut into micro batches changes only rounding. Without
+ * dropping, whose budget is a micro batch's. */
 static void balance_losses_do_not_depend_on_micro_batches(void **state) {
     (void)state;
     config_text = v2;
@@ -228,7 +248,8 @@ static void a_part_that_the_model_lacks_begins_no_run(void **state) {
     assert_non_null(strstr(error.message, "c.json: train.capacity_factor: found 1, but a model of type llama"));
     config_text = v2;
     assert_int_equal(train("none-such", false, 1, "n_group=1 topk_group=1", &told), STATUS_UNSUPPORTED);
-    assert_non_null(strstr(error.message, "c.json: train.loss.balance_device: found 0.05, but a model of type deepseek_v2 has no such loss: its experts are one group"));
+    assert_non_null(strstr(error.message, "c.json: train.loss.balance_device: found 0.05, but a model of type "
+                                          "deepseek_v2 has no such loss: its experts are one group"));
     assert_int_equal(train("none-such", false, 1, "train.capacity_factor=0", &told), STATUS_INVALID);
     assert_int_equal(told.steps, 0);
     snprintf(path, sizeof path, "%s/none-such", folder);

@@ -1,4 +1,5 @@
-/* AdamW against the formulas in double precision, clipping, gradients that were not written, threads, the repacking call. */
+/* AdamW against the formulas in double precision, clipping, gradients that were not written, threads, the repacking
+ * call. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -50,18 +51,24 @@ static void set_gradients(struct model_stub *stub, int step, double size) {
     for (int i = 0; i < PARAMETERS; i++) {
         struct parameter *p = stub->list[i];
         p->grad_written = !(i == 2 && step % 2 == 1);
-        for (int64_t k = 0; k < p->count; k++) p->grad[k] = p->grad_written ? (float)(size * random_normal(2, (uint64_t)(100 * step + i), (uint64_t)k)) : NAN;
+        for (int64_t k = 0; k < p->count; k++)
+            p->grad[k] = p->grad_written ? (float)(size * random_normal(2, (uint64_t)(100 * step + i), (uint64_t)k))
+                                         : NAN;
     }
 }
 
-static const struct optimizer_settings plain = { .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip_grad_norm = 1.0 };
+static const struct optimizer_settings plain = {
+    .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip_grad_norm = 1.0};
 
-/* The formulas of Loshchilov and Hutter in double; returns the largest distance in units of the change that the steps made to the tensor at most. */
+/* The formulas of Loshchilov and Hutter in double; returns the largest distance in units of the change that the steps
+ * made to the tensor at most. */
 static void follow_the_formulas(const struct optimizer_settings *settings, double size) {
     struct model_stub stub;
     make_stub(&stub);
     struct optimizer *optimizer;
-    assert_int_equal(optimizer_create(&optimizer, stub.list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, settings, &error), STATUS_OK);
+    assert_int_equal(
+        optimizer_create(&optimizer, stub.list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, settings, &error),
+        STATUS_OK);
     double *p[PARAMETERS], *m[PARAMETERS], *v[PARAMETERS];
     for (int i = 0; i < PARAMETERS; i++) {
         size_t count = (size_t)stub.list[i]->count;
@@ -74,7 +81,8 @@ static void follow_the_formulas(const struct optimizer_settings *settings, doubl
         set_gradients(&stub, step, size);
         double rate = 0.01 * step, sum = 0;
         for (int i = 0; i < PARAMETERS - 1; i++)
-            for (int64_t k = 0; k < stub.list[i]->count; k++) sum += stub.list[i]->grad_written ? pow((double)stub.list[i]->grad[k], 2) : 0;
+            for (int64_t k = 0; k < stub.list[i]->count; k++)
+                sum += stub.list[i]->grad_written ? pow((double)stub.list[i]->grad[k], 2) : 0;
         double norm = optimizer_grad_norm(optimizer);
         assert_true(fabs(norm - sqrt(sum)) <= 1e-12 * sqrt(sum));
         double scale = settings->clip_grad_norm > 0 ? fmin(1, settings->clip_grad_norm / (norm + 1e-6)) : 1;
@@ -83,8 +91,10 @@ static void follow_the_formulas(const struct optimizer_settings *settings, doubl
                 double g = stub.list[i]->grad_written ? scale * (double)stub.list[i]->grad[k] : 0;
                 m[i][k] = settings->beta1 * m[i][k] + (1 - settings->beta1) * g;
                 v[i][k] = settings->beta2 * v[i][k] + (1 - settings->beta2) * g * g;
-                if (stub.list[i]->rank > 1 || settings->decay_vectors) p[i][k] -= rate * settings->weight_decay * p[i][k];
-                p[i][k] -= rate * (m[i][k] / (1 - pow(settings->beta1, step))) / (sqrt(v[i][k] / (1 - pow(settings->beta2, step))) + settings->eps);
+                if (stub.list[i]->rank > 1 || settings->decay_vectors)
+                    p[i][k] -= rate * settings->weight_decay * p[i][k];
+                p[i][k] -= rate * (m[i][k] / (1 - pow(settings->beta1, step))) /
+                           (sqrt(v[i][k] / (1 - pow(settings->beta2, step))) + settings->eps);
             }
         }
         optimizer_step(optimizer, rate, norm);
@@ -92,11 +102,14 @@ static void follow_the_formulas(const struct optimizer_settings *settings, doubl
     assert_int_equal(optimizer->step, STEPS);
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < stub.list[i]->count; k++) {
-            /* Each step rounds the parameter twice and adds an update of about `rate`, which carries some ten roundings; in between the rounded constants
-             * 1 - beta are off by up to 2^-24 / 0.05. The updates sum to at most 0.21. */
+            /* Each step rounds the parameter twice and adds an update of about `rate`, which carries some ten
+             * roundings; in between the rounded constants 1 - beta are off by up to 2^-24 / 0.05. The updates sum to at
+             * most 0.21. */
             double allowed = 0x1p-24 * (2 * STEPS * (fabs(p[i][k]) + 0.3) + 0.3 * (10 + 1 / 0.05) * 2);
             double distance = fabs((double)stub.list[i]->value[k] - p[i][k]);
-            if (distance > allowed) fail_msg("parameter %d element %lld: %.9g, expected %.9g (%.1e off, %.1e allowed)", i, (long long)k, (double)stub.list[i]->value[k], p[i][k], distance, allowed);
+            if (distance > allowed)
+                fail_msg("parameter %d element %lld: %.9g, expected %.9g (%.1e off, %.1e allowed)", i, (long long)k,
+                         (double)stub.list[i]->value[k], p[i][k], distance, allowed);
         }
         free(p[i]);
         free(m[i]);
@@ -121,7 +134,8 @@ struct trace { unsigned char *seen[PARAMETERS]; const struct parameter *first; }
 static void note_rows(void *context, const struct parameter *p, int64_t r0, int64_t r1) {
     struct trace *trace = context;
     int i = (int)(p - trace->first);
-    if (p->rank == 2 && (r0 % MATMUL_GRAIN != 0 || (r1 % MATMUL_GRAIN != 0 && r1 != p->shape[0]))) trace->seen[i][0] = 100;
+    if (p->rank == 2 && (r0 % MATMUL_GRAIN != 0 || (r1 % MATMUL_GRAIN != 0 && r1 != p->shape[0])))
+        trace->seen[i][0] = 100;
     for (int64_t r = r0; r < r1; r++) trace->seen[i][r]++;
 }
 
@@ -136,7 +150,9 @@ static void compare_threads(enum isa isa, enum dtype moments) {
         struct pool *pool = NULL;
         if (n > 0) assert_int_equal(pool_create(&pool, n + 1, &error), STATUS_OK);
         make_stub(&stubs[n]);
-        assert_int_equal(optimizer_create(&optimizers[n], stubs[n].list, PARAMETERS, kernels_for(isa), pool, &settings, &error), STATUS_OK);
+        assert_int_equal(
+            optimizer_create(&optimizers[n], stubs[n].list, PARAMETERS, kernels_for(isa), pool, &settings, &error),
+            STATUS_OK);
         struct trace trace = { .first = stubs[n].parameters };
         for (int i = 0; i < PARAMETERS; i++) trace.seen[i] = calloc((size_t)stubs[n].parameters[i].shape[0], 1);
         optimizers[n]->updated = note_rows;
@@ -147,7 +163,8 @@ static void compare_threads(enum isa isa, enum dtype moments) {
             optimizer_step(optimizers[n], 0.01, norms[n][step]);
         }
         for (int i = 0; i < PARAMETERS; i++) {
-            for (int64_t r = 0; r < stubs[n].parameters[i].shape[0]; r++) assert_int_equal(trace.seen[i][r], i < PARAMETERS - 1 ? STEPS : 0);
+            for (int64_t r = 0; r < stubs[n].parameters[i].shape[0]; r++)
+                assert_int_equal(trace.seen[i][r], i < PARAMETERS - 1 ? STEPS : 0);
             free(trace.seen[i]);
         }
         pool_destroy(pool);
@@ -155,7 +172,9 @@ static void compare_threads(enum isa isa, enum dtype moments) {
     for (int n = 1; n < 3; n++) {
         assert_memory_equal(norms[n], norms[0], sizeof norms[0]);
         assert_memory_equal(optimizers[n]->pages, optimizers[0]->pages, optimizers[0]->page_bytes);
-        for (int i = 0; i < PARAMETERS; i++) assert_memory_equal(stubs[n].list[i]->value, stubs[0].list[i]->value, (size_t)stubs[0].list[i]->count * sizeof(float));
+        for (int i = 0; i < PARAMETERS; i++)
+            assert_memory_equal(stubs[n].list[i]->value, stubs[0].list[i]->value,
+                                (size_t)stubs[0].list[i]->count * sizeof(float));
     }
     for (int n = 0; n < 3; n++) {
         optimizer_destroy(optimizers[n]);
@@ -166,7 +185,8 @@ static void compare_threads(enum isa isa, enum dtype moments) {
 static void threads_do_not_matter(void **state) {
     (void)state;
     for (int isa = 0; isa < ISA_COUNT; isa++)
-        for (int half = 0; half < 2 && isa_available((enum isa)isa); half++) compare_threads((enum isa)isa, half ? DTYPE_BF16 : DTYPE_F32);
+        for (int half = 0; half < 2 && isa_available((enum isa)isa); half++)
+            compare_threads((enum isa)isa, half ? DTYPE_BF16 : DTYPE_F32);
 }
 
 /* Moments in bf16 follow those in fp32 to their rounding: after some steps values differ, by little. */
@@ -178,7 +198,9 @@ static void moments_in_bf16(void **state) {
     for (int n = 0; n < 2; n++) {
         settings.moments = n ? DTYPE_BF16 : DTYPE_F32;
         make_stub(&stubs[n]);
-        assert_int_equal(optimizer_create(&o[n], stubs[n].list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error), STATUS_OK);
+        assert_int_equal(
+            optimizer_create(&o[n], stubs[n].list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
+            STATUS_OK);
         for (int step = 0; step < STEPS; step++) {
             set_gradients(&stubs[n], step, 1.0);
             optimizer_step(o[n], 0.01, optimizer_grad_norm(o[n]));
@@ -187,7 +209,8 @@ static void moments_in_bf16(void **state) {
     for (int i = 0; i < PARAMETERS - 1; i++) {
         bool differ = false;
         for (int64_t k = 0; k < stubs[0].list[i]->count; k++) {
-            /* An update is at most 0.01 x 3 or so (|m| / sqrt(v) of a few steps); each of the six roundings of m and v is 2^-9 of it, and they add up. */
+            /* An update is at most 0.01 x 3 or so (|m| / sqrt(v) of a few steps); each of the six roundings of m and v
+             * is 2^-9 of it, and they add up. */
             const float a = stubs[0].list[i]->value[k], b = stubs[1].list[i]->value[k];
             differ = differ || a != b;
             assert_true(fabsf(a - b) <= 0.03f * STEPS * STEPS * 0x1p-8f);
@@ -201,6 +224,7 @@ static void moments_in_bf16(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(adamw_follows_the_formulas), cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(moments_in_bf16) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_follows_the_formulas),
+                                       cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(moments_in_bf16)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -69,102 +69,141 @@ static void defaults_are_those_of_the_help(void **state) {
 
 static void wrong_values_are_named(void **state) {
     (void)state;
-    static const struct { const char *train, *message; } cases[] = {
-        { "{\"step\": 5}", "c.json: train.step: unknown key, expected one of steps, sequence_length, batch_size," },
-        { "{\"optimizer\": {\"lr\": 5}}", "c.json: train.optimizer.lr: unknown key, expected one of name, learning_rate," },
-        { "{\"optimizer\": 5}", "train.optimizer: expected an object" },
-        { "{\"optimizer.beta1\": 0.5, \"optimizer\": {\"x\": {}}}", "train.optimizer.x: unknown key" },
-        { "{\"steps\": 0}", "train.steps: found 0, expected an integer from 1 to 1000000000" },
-        { "{\"steps\": 1.5}", "train.steps: found 1.5, expected an integer" },
-        { "{\"steps\": \"5\"}", "train.steps: found \"5\", expected an integer" },
-        { "{\"steps\": true}", "train.steps: found true" },
-        { "{\"compute\": \"fp4\"}", "train.compute: found \"fp4\", expected \"fp32\", \"bf16\", \"fp8\"" },
-        { "{\"optimizer\": {\"moments\": \"bf16\"}}", "train.optimizer.moments: found \"bf16\", expected \"float32\", \"bfloat16\"" },
-        { "{\"bias_update_speed\": -0.001}", "train.bias_update_speed: found -0.001, expected a number from 0 to 1" },
-        { "{\"bias_update_speed\": \"0.001\"}", "train.bias_update_speed: found \"0.001\", expected a number from 0 to 1" },
-        { "{\"loss\": {\"mtp\": -0.3}}", "train.loss.mtp: found -0.3, expected a number from 0 to 1000000" },
-        { "{\"schedule\": {\"mtp_milestone\": 1.5}}", "train.schedule.mtp_milestone: found 1.5, expected a number from 0 to 1" },
-        { "{\"schedule\": {\"mtp_late\": -1}}", "train.schedule.mtp_late: found -1, expected a number from 0" },
-        { "{\"schedule\": {\"bias_milestone\": 14.3}}", "train.schedule.bias_milestone: found 14.3, expected a number from 0 to 1" },
-        { "{\"schedule\": {\"shapes\": [\"cosine\"]}}", "train.schedule.shapes: found 1 values, expected one for each of the 2 milestones, or none" },
-        { "{\"schedule\": {\"shapes\": [\"cosine\", \"step\"]}}", "train.schedule.shapes: found [\"cosine\",\"step\"], expected a list of up to 8 of \"constant\", \"linear\", \"cosine\"" },
-        { "{\"schedule\": {\"shapes\": \"cosine\"}}", "train.schedule.shapes: found \"cosine\", expected a list" },
-        { "{\"optimizer\": {\"name\": \"sgd\"}}", "train.optimizer.name: found \"sgd\", expected \"adamw\"" },
-        { "{\"optimizer\": {\"eps\": 0}}", "expected a number above 0, up to 1" },
-        { "{\"optimizer\": {\"beta2\": 1}}", "train.optimizer.beta2: found 1, expected a number from 0 to 0.9999999" },
-        { "{\"eval_fraction\": 1}", "train.eval_fraction: found 1, expected a number from 0 to 0.9" },
-        { "{\"batch_size\": 12, \"micro_batch_size\": 5}", "train.micro_batch_size: found 5, expected a divisor of batch_size 12" },
-        { "{\"batch_size\": 16777216, \"sequence_length\": 16777216}", "at most 2^31 - 1 tokens" },
-        { "{\"schedule\": {\"factors\": [0.5]}}", "train.schedule.factors: found 1 values, expected one for each of the 2" },
-        { "{\"schedule\": {\"milestones\": [0.9, 0.8]}}", "train.schedule.milestones: found 0.8 after 0.9" },
-        { "{\"schedule\": {\"milestones\": [1,1,1,1,1,1,1,1,1]}}", "expected a list of up to 8 numbers" },
-        { "{\"optimizer\": {\"decay_vectors\": 1}}", "train.optimizer.decay_vectors: found 1, expected true or false" },
-        { "{\"recompute\": true}", "train.recompute: found true, expected \"none\", \"cheap\", \"blocks\"" },
-        { "{\"tokenizer\": \"\"}", "train.tokenizer: found an empty text" },
-        { "{\"tokenizer\": 258}", "train.tokenizer: found 258, expected a text of up to 1023 bytes, or an integer from 259 to 1048576" },
-        { "{\"tokenizer\": \"258\"}", "train.tokenizer: found \"258\", expected" },
-        { "{\"tokenizer\": \"99999999999999999999\"}", "train.tokenizer: found" },
-        { "{\"tokenizer\": 300.5}", "train.tokenizer: found 300.5" },
-        { "{\"tokenizer\": true}", "train.tokenizer: found true" },
-        { "{\"text_key\": \"\"}", "train.text_key: found an empty text" },
-        { "{\"bad_lines\": \"ignore\"}", "train.bad_lines: found \"ignore\", expected \"error\", \"skip\"" },
-        { "{\"keep\": 0}", "train.keep: found 0" },
-        { "{\"capacity_factor\": 0}", "train.capacity_factor: found 0, expected a number above 0, up to 1000000" },
-        { "{\"capacity_factor\": -1}", "train.capacity_factor: found -1, expected a number above 0" },
-        { "{\"schedule\": {\"batch_start\": 8}}", "train.schedule.batch_start: found 8, expected a multiple of micro_batch_size 16, up to batch_size 16" },
-        { "{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 20, \"batch_ramp_tokens\": 9}}", "batch_start: found 20, expected a multiple of micro_batch_size 4, up to batch_size 16" },
-        { "{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 4}}", "train.schedule.batch_ramp_tokens: found 0, expected a value above 0, as for batch_start" },
-        { "{\"schedule\": {\"batch_ramp_tokens\": 4}}", "train.schedule.batch_start: found 0, expected a value above 0, as for batch_ramp_tokens" },
-        { "{\"undropped\": 1.1}", "train.undropped: found 1.1, expected a number from 0 to 1" },
+    static const struct { const char *train, *message;
+    } cases[] = {
+        {"{\"step\": 5}", "c.json: train.step: unknown key, expected one of steps, sequence_length, batch_size,"},
+        {"{\"optimizer\": {\"lr\": 5}}",
+         "c.json: train.optimizer.lr: unknown key, expected one of name, learning_rate,"},
+        {"{\"optimizer\": 5}", "train.optimizer: expected an object"},
+        {"{\"optimizer.beta1\": 0.5, \"optimizer\": {\"x\": {}}}", "train.optimizer.x: unknown key"},
+        {"{\"steps\": 0}", "train.steps: found 0, expected an integer from 1 to 1000000000"},
+        {"{\"steps\": 1.5}", "train.steps: found 1.5, expected an integer"},
+        {"{\"steps\": \"5\"}", "train.steps: found \"5\", expected an integer"},
+        {"{\"steps\": true}", "train.steps: found true"},
+        {"{\"compute\": \"fp4\"}", "train.compute: found \"fp4\", expected \"fp32\", \"bf16\", \"fp8\""},
+        {"{\"optimizer\": {\"moments\": \"bf16\"}}",
+         "train.optimizer.moments: found \"bf16\", expected \"float32\", \"bfloat16\""},
+        {"{\"bias_update_speed\": -0.001}", "train.bias_update_speed: found -0.001, expected a number from 0 to 1"},
+        {"{\"bias_update_speed\": \"0.001\"}",
+         "train.bias_update_speed: found \"0.001\", expected a number from 0 to 1"},
+        {"{\"loss\": {\"mtp\": -0.3}}", "train.loss.mtp: found -0.3, expected a number from 0 to 1000000"},
+        {"{\"schedule\": {\"mtp_milestone\": 1.5}}",
+         "train.schedule.mtp_milestone: found 1.5, expected a number from 0 to 1"},
+        {"{\"schedule\": {\"mtp_late\": -1}}", "train.schedule.mtp_late: found -1, expected a number from 0"},
+        {"{\"schedule\": {\"bias_milestone\": 14.3}}",
+         "train.schedule.bias_milestone: found 14.3, expected a number from 0 to 1"},
+        {"{\"schedule\": {\"shapes\": [\"cosine\"]}}",
+         "train.schedule.shapes: found 1 values, expected one for each of the 2 milestones, or none"},
+        {"{\"schedule\": {\"shapes\": [\"cosine\", \"step\"]}}",
+         "train.schedule.shapes: found [\"cosine\",\"step\"], expected a list of up to 8 of \"constant\", \"linear\", "
+         "\"cosine\""},
+        {"{\"schedule\": {\"shapes\": \"cosine\"}}", "train.schedule.shapes: found \"cosine\", expected a list"},
+        {"{\"optimizer\": {\"name\": \"sgd\"}}", "train.optimizer.name: found \"sgd\", expected \"adamw\""},
+        {"{\"optimizer\": {\"eps\": 0}}", "expected a number above 0, up to 1"},
+        {"{\"optimizer\": {\"beta2\": 1}}", "train.optimizer.beta2: found 1, expected a number from 0 to 0.9999999"},
+        {"{\"eval_fraction\": 1}", "train.eval_fraction: found 1, expected a number from 0 to 0.9"},
+        {"{\"batch_size\": 12, \"micro_batch_size\": 5}",
+         "train.micro_batch_size: found 5, expected a divisor of batch_size 12"},
+        {"{\"batch_size\": 16777216, \"sequence_length\": 16777216}", "at most 2^31 - 1 tokens"},
+        {"{\"schedule\": {\"factors\": [0.5]}}",
+         "train.schedule.factors: found 1 values, expected one for each of the 2"},
+        {"{\"schedule\": {\"milestones\": [0.9, 0.8]}}", "train.schedule.milestones: found 0.8 after 0.9"},
+        {"{\"schedule\": {\"milestones\": [1,1,1,1,1,1,1,1,1]}}", "expected a list of up to 8 numbers"},
+        {"{\"optimizer\": {\"decay_vectors\": 1}}", "train.optimizer.decay_vectors: found 1, expected true or false"},
+        {"{\"recompute\": true}", "train.recompute: found true, expected \"none\", \"cheap\", \"blocks\""},
+        {"{\"tokenizer\": \"\"}", "train.tokenizer: found an empty text"},
+        {"{\"tokenizer\": 258}",
+         "train.tokenizer: found 258, expected a text of up to 1023 bytes, or an integer from 259 to 1048576"},
+        {"{\"tokenizer\": \"258\"}", "train.tokenizer: found \"258\", expected"},
+        {"{\"tokenizer\": \"99999999999999999999\"}", "train.tokenizer: found"},
+        {"{\"tokenizer\": 300.5}", "train.tokenizer: found 300.5"},
+        {"{\"tokenizer\": true}", "train.tokenizer: found true"},
+        {"{\"text_key\": \"\"}", "train.text_key: found an empty text"},
+        {"{\"bad_lines\": \"ignore\"}", "train.bad_lines: found \"ignore\", expected \"error\", \"skip\""},
+        {"{\"keep\": 0}", "train.keep: found 0"},
+        {"{\"capacity_factor\": 0}", "train.capacity_factor: found 0, expected a number above 0, up to 1000000"},
+        {"{\"capacity_factor\": -1}", "train.capacity_factor: found -1, expected a number above 0"},
+        {"{\"schedule\": {\"batch_start\": 8}}",
+         "train.schedule.batch_start: found 8, expected a multiple of micro_batch_size 16, up to batch_size 16"},
+        {"{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 20, \"batch_ramp_tokens\": 9}}",
+         "batch_start: found 20, expected a multiple of micro_batch_size 4, up to batch_size 16"},
+        {"{\"micro_batch_size\": 4, \"schedule\": {\"batch_start\": 4}}",
+         "train.schedule.batch_ramp_tokens: found 0, expected a value above 0, as for batch_start"},
+        {"{\"schedule\": {\"batch_ramp_tokens\": 4}}",
+         "train.schedule.batch_start: found 0, expected a value above 0, as for batch_ramp_tokens"},
+        {"{\"undropped\": 1.1}", "train.undropped: found 1.1, expected a number from 0 to 1"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
         assert_int_equal(parse(&s, cases[i].train), STATUS_INVALID);
-        if (!strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
+        if (!strstr(error.message, cases[i].message))
+            fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
     }
 }
 
 /* V3's recipe in shares of its 14.8 of tokens; 14800 steps, so that the corners are whole. */
-#define V3_SCHEDULE "\"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 2000, \"milestones\": [0.675675675675675675, 0.966216216216216216, 0.988716216216216216], \"factors\": [0.1, 0.1, 0.0331818181818], " \
-    "\"shapes\": [\"cosine\", \"constant\", \"constant\"], \"mtp_milestone\": 0.675675675675675675, \"bias_milestone\": 0.966216216216216216}"
+#define V3_SCHEDULE                                                                                                    \
+    "\"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 2000, \"milestones\": [0.675675675675675675, "         \
+    "0.966216216216216216, 0.988716216216216216], \"factors\": [0.1, 0.1, 0.0331818181818], "                          \
+    "\"shapes\": [\"cosine\", \"constant\", \"constant\"], \"mtp_milestone\": 0.675675675675675675, "                  \
+    "\"bias_milestone\": 0.966216216216216216}"
 
 static void v3_schedule(void **state) {
     (void)state;
     struct settings s;
-    assert_int_equal(parse(&s, "{\"steps\": 148000, \"optimizer\": {\"learning_rate\": 2.2e-4}, \"loss\": {\"mtp\": 0.3}, \"bias_update_speed\": 0.001, " V3_SCHEDULE "}"), STATUS_OK);
+    assert_int_equal(parse(&s, "{\"steps\": 148000, \"optimizer\": {\"learning_rate\": 2.2e-4}, \"loss\": {\"mtp\": "
+                               "0.3}, \"bias_update_speed\": 0.001, " V3_SCHEDULE "}"),
+                     STATUS_OK);
     const struct schedule schedule = settings_schedule(&s);
     const double max = 2.2e-4;
     const struct { int64_t step; double rate; } cases[] = {
         { 1, max / 2000 }, { 1000, max / 2 }, { 2000, max }, { 2001, max }, { 100000, max },        /* 10 of 14.8 */
-        { 121500, 0.55 * max },                                                                       /* the middle of the cosine: half way from 1 to 0.1 */
+        /* the middle of the cosine: half way from 1 to 0.1 */
+        { 121500, 0.55 * max },
         { 143000, 0.1 * max }, { 143001, 0.1 * max }, { 146330, 0.1 * max }, { 146331, 7.3e-6 }, { 148000, 7.3e-6 },
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        if (!(fabs(schedule_rate(&schedule, cases[i].step) - cases[i].rate) <= 1e-9 * max)) fail_msg("step %lld: %.9g, expected %.9g", (long long)cases[i].step, schedule_rate(&schedule, cases[i].step), cases[i].rate);
+        if (!(fabs(schedule_rate(&schedule, cases[i].step) - cases[i].rate) <= 1e-9 * max))
+            fail_msg("step %lld: %.9g, expected %.9g", (long long)cases[i].step,
+                     schedule_rate(&schedule, cases[i].step), cases[i].rate);
     /* A cosine falls all the way, and leaves its piece smoothly. */
     assert_true(schedule_rate(&schedule, 100001) < max && schedule_rate(&schedule, 100001) > max * (1 - 1e-6));
-    for (int64_t step = 100000; step < 143000; step += 1000) assert_true(schedule_rate(&schedule, step + 1000) < schedule_rate(&schedule, step));
-    assert_true(schedule_mtp(&schedule, 1) == 0.3 && schedule_mtp(&schedule, 100000) == 0.3 && schedule_mtp(&schedule, 100001) == 0.1 && schedule_mtp(&schedule, 148000) == 0.1);
-    assert_true(schedule_bias_speed(&schedule, 1) == 0.001 && schedule_bias_speed(&schedule, 143000) == 0.001 && schedule_bias_speed(&schedule, 143001) == 0 && schedule_bias_speed(&schedule, 148000) == 0);
+    for (int64_t step = 100000; step < 143000; step += 1000)
+        assert_true(schedule_rate(&schedule, step + 1000) < schedule_rate(&schedule, step));
+    assert_true(schedule_mtp(&schedule, 1) == 0.3 && schedule_mtp(&schedule, 100000) == 0.3 &&
+                schedule_mtp(&schedule, 100001) == 0.1 && schedule_mtp(&schedule, 148000) == 0.1);
+    assert_true(schedule_bias_speed(&schedule, 1) == 0.001 && schedule_bias_speed(&schedule, 143000) == 0.001 &&
+                schedule_bias_speed(&schedule, 143001) == 0 && schedule_bias_speed(&schedule, 148000) == 0);
     assert_true(settings_objective(&s).weights.mtp == 0.3);
 
-    /* Lines; other corners; a weight of 0 stays 0; where the late weight is the larger one, memory is planned for it. */
-    assert_int_equal(parse(&s, "{\"steps\": 100, \"optimizer\": {\"learning_rate\": 1}, \"loss\": {\"mtp\": 0.01}, \"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 0, \"milestones\": [0.5, 0.75], "
-                               "\"factors\": [0.5, 0], \"shapes\": [\"constant\", \"linear\"], \"mtp_milestone\": 0.5}}"), STATUS_OK);
+    /* Lines; other corners; a weight of 0 stays 0; where the late weight is the larger
+     * one, memory is planned for it. */
+    assert_int_equal(parse(&s,
+                           "{\"steps\": 100, \"optimizer\": {\"learning_rate\": 1}, \"loss\": {\"mtp\": 0.01}, "
+                           "\"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 0, \"milestones\": [0.5, 0.75], "
+                           "\"factors\": [0.5, 0], \"shapes\": [\"constant\", \"linear\"], \"mtp_milestone\": 0.5}}"),
+                     STATUS_OK);
     const struct schedule lines = settings_schedule(&s);
-    assert_true(schedule_rate(&lines, 50) == 1 && schedule_rate(&lines, 51) == 0.5 && schedule_rate(&lines, 75) == 0.5 && schedule_rate(&lines, 80) == 0.4 && schedule_rate(&lines, 100) == 0);
+    assert_true(schedule_rate(&lines, 50) == 1 && schedule_rate(&lines, 51) == 0.5 &&
+                schedule_rate(&lines, 75) == 0.5 && schedule_rate(&lines, 80) == 0.4 &&
+                schedule_rate(&lines, 100) == 0);
     assert_true(settings_objective(&s).weights.mtp == 0.1);
     assert_int_equal(parse(&s, "{\"loss\": {\"mtp\": 0}, \"schedule\": {\"mtp_milestone\": 0.5}}"), STATUS_OK);
     const struct schedule none = settings_schedule(&s);
-    assert_true(schedule_mtp(&none, 1) == 0 && schedule_mtp(&none, 1000) == 0 && settings_objective(&s).weights.mtp == 0);
+    assert_true(schedule_mtp(&none, 1) == 0 && schedule_mtp(&none, 1000) == 0 &&
+                settings_objective(&s).weights.mtp == 0);
 }
 
 static void compute_decides_the_moments(void **state) {
     (void)state;
-    static const struct { const char *train; enum dtype compute, moments; } cases[] = {
-        { "{}", DTYPE_F32, DTYPE_F32 }, { "{\"compute\": \"bf16\"}", DTYPE_BF16, DTYPE_F32 }, { "{\"compute\": \"fp8\"}", DTYPE_F8_E4M3, DTYPE_BF16 },
-        { "{\"compute\": \"fp8\", \"optimizer\": {\"moments\": \"float32\"}}", DTYPE_F8_E4M3, DTYPE_F32 }, { "{\"optimizer\": {\"moments\": \"bfloat16\"}}", DTYPE_F32, DTYPE_BF16 },
-        { "{\"compute\": \"fp8\", \"optimizer\": {\"moments\": null}}", DTYPE_F8_E4M3, DTYPE_BF16 },
+    static const struct { const char *train; enum dtype compute, moments;
+    } cases[] = {
+        {"{}", DTYPE_F32, DTYPE_F32},
+        {"{\"compute\": \"bf16\"}", DTYPE_BF16, DTYPE_F32},
+        {"{\"compute\": \"fp8\"}", DTYPE_F8_E4M3, DTYPE_BF16},
+        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": \"float32\"}}", DTYPE_F8_E4M3, DTYPE_F32},
+        {"{\"optimizer\": {\"moments\": \"bfloat16\"}}", DTYPE_F32, DTYPE_BF16},
+        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": null}}", DTYPE_F8_E4M3, DTYPE_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
@@ -177,8 +216,11 @@ static void compute_decides_the_moments(void **state) {
 static void values_are_read(void **state) {
     (void)state;
     struct settings s;
-    assert_int_equal(parse(&s, "{\"steps\": 2e3, \"batch_size\": 12, \"micro_batch_size\": null, \"compute\": \"bf16\", \"optimizer\": {\"learning_rate\": 1, \"decay_vectors\": true},"
-                               " \"schedule\": {\"name\": \"multi_step\", \"milestones\": [0.5], \"factors\": [0.25]}, \"dtype\": \"bfloat16\", \"sample_prompt\": \"KING\"}"), STATUS_OK);
+    assert_int_equal(parse(&s, "{\"steps\": 2e3, \"batch_size\": 12, \"micro_batch_size\": null, \"compute\": "
+                               "\"bf16\", \"optimizer\": {\"learning_rate\": 1, \"decay_vectors\": true},"
+                               " \"schedule\": {\"name\": \"multi_step\", \"milestones\": [0.5], \"factors\": [0.25]}, "
+                               "\"dtype\": \"bfloat16\", \"sample_prompt\": \"KING\"}"),
+                     STATUS_OK);
     assert_int_equal(s.steps, 2000);
     assert_int_equal(s.micro_batch_size, 12);
     assert_int_equal(settings_compute(&s), DTYPE_BF16);
@@ -191,59 +233,125 @@ static void values_are_read(void **state) {
 /* A key asks for something that the model does not have. */
 static void parts_that_a_model_lacks_are_named(void **state) {
     (void)state;
-    struct layer_plan dense[] = { { ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8 }, { ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8 } }, mixed[] = { dense[0], { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 } };
-    const struct config v1 = { .model_type = "llama", .num_hidden_layers = 2, .layers = dense, .n_group = 1, .topk_group = 1 };
-    const struct config lite = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1 };
-    const struct config v2 = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 4, .topk_group = 2 };
-    const struct config v3 = { .model_type = "deepseek_v3", .num_hidden_layers = 2, .num_nextn_predict_layers = 1, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1, .topk_method = TOPK_NOAUX_TC,
-                               .scoring_func = SCORING_SIGMOID };
+    struct layer_plan dense[] = {{ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8},
+                                 {ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8}},
+                      mixed[] = {dense[0], {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0}};
+    const struct config v1 = {
+        .model_type = "llama", .num_hidden_layers = 2, .layers = dense, .n_group = 1, .topk_group = 1};
+    const struct config lite = {.model_type = "deepseek_v2",
+                                .num_hidden_layers = 2,
+                                .layers = mixed,
+                                .n_routed_experts = 8,
+                                .n_group = 1,
+                                .topk_group = 1};
+    const struct config v2 = {.model_type = "deepseek_v2",
+                              .num_hidden_layers = 2,
+                              .layers = mixed,
+                              .n_routed_experts = 8,
+                              .n_group = 4,
+                              .topk_group = 2};
+    const struct config v3 = {.model_type = "deepseek_v3",
+                              .num_hidden_layers = 2,
+                              .num_nextn_predict_layers = 1,
+                              .layers = mixed,
+                              .n_routed_experts = 8,
+                              .n_group = 1,
+                              .topk_group = 1,
+                              .topk_method = TOPK_NOAUX_TC,
+                              .scoring_func = SCORING_SIGMOID};
     static const char speed[] = "{\"bias_update_speed\": 0.01}";
-    static const char expert[] = "{\"loss\": {\"balance_expert\": 0.003}}", device[] = "{\"loss\": {\"balance_device\": 0.5}}", communication[] = "{\"loss\": {\"balance_communication\": 0.02}}";
-    static const char capacity[] = "{\"capacity_factor\": 1}", sequence[] = "{\"loss\": {\"balance_sequence\": 1e-4}}", mtp[] = "{\"loss\": {\"mtp\": 0.3}}";
-    const struct { const char *train; const struct config *config; const char *message; /* NULL: accepted */ } cases[] = {
-        { "{}", &v1, NULL }, { "{}", &lite, NULL }, { "{}", &v2, NULL },
-        { expert, &v1, "c.json: train.loss.balance_expert: found 0.003, but a model of type llama has no such loss: it has no routed experts" },
-        { device, &v1, "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss: it has no routed experts" },
-        { capacity, &v1, "c.json: train.capacity_factor: found 1, but a model of type llama has no routed experts to drop tokens of" },
-        { expert, &lite, NULL }, { capacity, &lite, NULL },
-        { device, &lite, "train.loss.balance_device: found 0.5, but a model of type deepseek_v2 has no such loss: its experts are one group (n_group 1), for which it is a constant" },
-        { communication, &lite, "train.loss.balance_communication: found 0.02, but a model of type deepseek_v2 has no such loss: its experts are one group" },
-        { expert, &v2, NULL }, { device, &v2, NULL }, { communication, &v2, NULL }, { capacity, &v2, NULL },
-        { sequence, &v2, "train.loss.balance_sequence: found 0.0001, but a model of type deepseek_v2 has no such loss" },
-        { mtp, &v2, "train.loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss: it has no such modules (num_nextn_predict_layers 0)" },
-        { speed, &v1, "c.json: train.bias_update_speed: found 0.01, but a model of type llama has no routers with a bias (topk_method noaux_tc)" },
-        { speed, &v2, "c.json: train.bias_update_speed: found 0.01, but a model of type deepseek_v2 has no routers with a bias" },
-        { "{}", &v3, NULL }, { speed, &v3, NULL }, { mtp, &v3, NULL }, { sequence, &v3, NULL }, { expert, &v3, NULL }, { capacity, &v3, NULL },
-        { "{\"loss\": {\"mtp\": 0, \"balance_sequence\": 0}, \"bias_update_speed\": 0}", &v1, NULL },
+    static const char expert[] = "{\"loss\": {\"balance_expert\": 0.003}}",
+                      device[] = "{\"loss\": {\"balance_device\": 0.5}}",
+                      communication[] = "{\"loss\": {\"balance_communication\": 0.02}}";
+    static const char capacity[] = "{\"capacity_factor\": 1}", sequence[] = "{\"loss\": {\"balance_sequence\": 1e-4}}",
+                      mtp[] = "{\"loss\": {\"mtp\": 0.3}}";
+    const struct {
+        const char *train;
+        const struct config *config;
+        const char *message; /* NULL: accepted */
+    } cases[] = {
+        {"{}", &v1, NULL},
+        {"{}", &lite, NULL},
+        {"{}", &v2, NULL},
+        {expert, &v1,
+         "c.json: train.loss.balance_expert: found 0.003, but a model of type llama has no such loss: it has no routed "
+         "experts"},
+        {device, &v1,
+         "c.json: train.loss.balance_device: found 0.5, but a model of type llama has no such loss: it has no routed "
+         "experts"},
+        {capacity, &v1,
+         "c.json: train.capacity_factor: found 1, but a model of type llama has no routed experts to drop tokens of"},
+        {expert, &lite, NULL},
+        {capacity, &lite, NULL},
+        {device, &lite,
+         "train.loss.balance_device: found 0.5, but a model of type deepseek_v2 has no such loss: its experts are one "
+         "group (n_group 1), for which it is a constant"},
+        {communication, &lite,
+         "train.loss.balance_communication: found 0.02, but a model of type deepseek_v2 has no such loss: its experts "
+         "are one group"},
+        {expert, &v2, NULL},
+        {device, &v2, NULL},
+        {communication, &v2, NULL},
+        {capacity, &v2, NULL},
+        {sequence, &v2, "train.loss.balance_sequence: found 0.0001, but a model of type deepseek_v2 has no such loss"},
+        {mtp, &v2,
+         "train.loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss: it has no such modules "
+         "(num_nextn_predict_layers 0)"},
+        {speed, &v1,
+         "c.json: train.bias_update_speed: found 0.01, but a model of type llama has no routers with a bias "
+         "(topk_method noaux_tc)"},
+        {speed, &v2,
+         "c.json: train.bias_update_speed: found 0.01, but a model of type deepseek_v2 has no routers with a bias"},
+        {"{}", &v3, NULL},
+        {speed, &v3, NULL},
+        {mtp, &v3, NULL},
+        {sequence, &v3, NULL},
+        {expert, &v3, NULL},
+        {capacity, &v3, NULL},
+        {"{\"loss\": {\"mtp\": 0, \"balance_sequence\": 0}, \"bias_update_speed\": 0}", &v1, NULL},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
         assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
         settings_settle_model(&s, cases[i].config);
-        assert_int_equal(settings_check_model(&s, cases[i].config, "c.json", "train.", &error), cases[i].message ? STATUS_UNSUPPORTED : STATUS_OK);
+        assert_int_equal(settings_check_model(&s, cases[i].config, "c.json", "train.", &error),
+                         cases[i].message ? STATUS_UNSUPPORTED : STATUS_OK);
         assert_false(isnan(s.loss.mtp) || isnan(s.loss.balance_sequence) || isnan(s.bias_update_speed));
-        if (cases[i].message && !strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
+        if (cases[i].message && !strstr(error.message, cases[i].message))
+            fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
     }
 }
 
 /* Defaults that the model decides, where the config does not. */
 static void defaults_follow_the_model(void **state) {
     (void)state;
-    struct layer_plan mixed[] = { { ATTENTION_MLA, FFN_DENSE, RESIDUAL_ADD, 8 }, { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 }, { ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0 } };
-    const struct config v2 = { .model_type = "deepseek_v2", .num_hidden_layers = 2, .layers = mixed, .n_routed_experts = 8, .n_group = 1, .topk_group = 1 };
+    struct layer_plan mixed[] = {{ATTENTION_MLA, FFN_DENSE, RESIDUAL_ADD, 8},
+                                 {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0},
+                                 {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0}};
+    const struct config v2 = {.model_type = "deepseek_v2",
+                              .num_hidden_layers = 2,
+                              .layers = mixed,
+                              .n_routed_experts = 8,
+                              .n_group = 1,
+                              .topk_group = 1};
     struct config v3 = v2;
     v3.topk_method = TOPK_NOAUX_TC, v3.scoring_func = SCORING_SIGMOID;
     struct config modules = v3;
     modules.num_nextn_predict_layers = 1;
-    const struct { const struct config *config; const char *train; double mtp, sequence, speed; } cases[] = {
-        { &v2, "{}", 0, 0, 0 }, { &v3, "{}", 0, 1e-4, 1e-3 }, { &modules, "{}", 0.3, 1e-4, 1e-3 },
-        { &modules, "{\"loss\": {\"mtp\": null, \"balance_sequence\": 0}, \"bias_update_speed\": 0.01}", 0.3, 0, 0.01 }, { &modules, "{\"loss\": {\"mtp\": 0}, \"bias_update_speed\": 0}", 0, 1e-4, 0 },
+    const struct { const struct config *config; const char *train; double mtp, sequence, speed;
+    } cases[] = {
+        {&v2, "{}", 0, 0, 0},
+        {&v3, "{}", 0, 1e-4, 1e-3},
+        {&modules, "{}", 0.3, 1e-4, 1e-3},
+        {&modules, "{\"loss\": {\"mtp\": null, \"balance_sequence\": 0}, \"bias_update_speed\": 0.01}", 0.3, 0, 0.01},
+        {&modules, "{\"loss\": {\"mtp\": 0}, \"bias_update_speed\": 0}", 0, 1e-4, 0},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
         assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
         settings_settle_model(&s, cases[i].config);
-        assert_true(s.loss.mtp == cases[i].mtp && s.loss.balance_sequence == cases[i].sequence && s.bias_update_speed == cases[i].speed);
+        assert_true(s.loss.mtp == cases[i].mtp && s.loss.balance_sequence == cases[i].sequence &&
+                    s.bias_update_speed == cases[i].speed);
     }
     /* The doors do nothing that they are not asked for. */
     struct settings s;
@@ -254,12 +362,15 @@ static void defaults_follow_the_model(void **state) {
 /* Defaults that other keys decide. */
 static void defaults_follow_the_config(void **state) {
     (void)state;
-    static const struct { const char *config; int64_t length, warmup; } cases[] = {
-        { "{\"max_position_embeddings\": 64}", 64, 100 },
-        { "{\"max_position_embeddings\": 4096}", 256, 100 },
-        { "{\"max_position_embeddings\": null, \"train\": {\"steps\": 50}}", 256, 5 },
-        { "{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": 32}}", 32, 100 },
-        { "{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": null, \"steps\": 2, \"schedule\": {\"warmup_steps\": 200}}}", 64, 200 },
+    static const struct { const char *config; int64_t length, warmup;
+    } cases[] = {
+        {"{\"max_position_embeddings\": 64}", 64, 100},
+        {"{\"max_position_embeddings\": 4096}", 256, 100},
+        {"{\"max_position_embeddings\": null, \"train\": {\"steps\": 50}}", 256, 5},
+        {"{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": 32}}", 32, 100},
+        {"{\"max_position_embeddings\": 64, \"train\": {\"sequence_length\": null, \"steps\": 2, \"schedule\": "
+         "{\"warmup_steps\": 200}}}",
+         64, 200},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
@@ -274,9 +385,12 @@ static void defaults_follow_the_config(void **state) {
 static void doors_have_their_own_layout(void **state) {
     (void)state;
     struct settings s;
-    json_t *root = json_loads("{\"loss\": {}, \"optimizer\": {\"name\": \"adamw\", \"eps\": 1e-5, \"clip_grad_norm\": 0.5}, \"bias_update_speed\": 0.001}", 0, NULL);
+    json_t *root = json_loads("{\"loss\": {}, \"optimizer\": {\"name\": \"adamw\", \"eps\": 1e-5, \"clip_grad_norm\": "
+                              "0.5}, \"bias_update_speed\": 0.001}",
+                              0, NULL);
     assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_OK);
-    assert_true(s.clip_grad_norm == 0.5 && s.optimizer.eps == 1e-5 && settings_optimizer(&s).bias_update_speed == 0.001);
+    assert_true(s.clip_grad_norm == 0.5 && s.optimizer.eps == 1e-5 &&
+                settings_optimizer(&s).bias_update_speed == 0.001);
     assert_non_null(json_object_get(json_object_get(root, "optimizer"), "clip_grad_norm"));
     json_decref(root);
     root = json_loads("{\"optimizer\": {\"clip_grad_norm\": -1}}", 0, NULL);
@@ -303,21 +417,33 @@ static void set_overrides_any_key(void **state) {
     assert_int_equal(settings_set(root, "train.sample_prompt=a=b", &error), STATUS_OK);
     assert_int_equal(settings_set(root, "rope_scaling.factor=4", &error), STATUS_OK);
     assert_int_equal(settings_set(root, "train.schedule={\"name\":\"constant\"}", &error), STATUS_OK);
-    json_t *expected = json_loads("{\"hidden_size\": 128, \"rope_scaling\": {\"factor\": 4}, \"train\": {\"steps\": 7, \"optimizer\": {\"learning_rate\": 1e-4},"
-                                  "\"tokenizer\": \"characters\", \"sample_prompt\": \"a=b\", \"schedule\": {\"name\": \"constant\"}}}", 0, NULL);
+    json_t *expected = json_loads(
+        "{\"hidden_size\": 128, \"rope_scaling\": {\"factor\": 4}, \"train\": {\"steps\": 7, \"optimizer\": "
+        "{\"learning_rate\": 1e-4},"
+        "\"tokenizer\": \"characters\", \"sample_prompt\": \"a=b\", \"schedule\": {\"name\": \"constant\"}}}",
+        0, NULL);
     assert_true(json_equal(root, expected));
-    static const struct { const char *assignment, *message; } cases[] = {
-        { "train.stepz=7", "--set: train.stepz: unknown key, expected one of steps" },
-        { "train.optimizer.lr=7", "--set: train.optimizer.lr: unknown key, expected one of name" },
-        { "steps=7", "did you mean train.steps?" },
-        { "optimizer.learning_rate=7", "did you mean train.optimizer.learning_rate?" },
-        { "hidden_size", "expected key=value" }, { "=7", "expected key=value" }, { "a..b=7", "empty part" }, { ".a=7", "empty part" }, { "a.=7", "empty part" },
-        { "hidden_size.x=7", "hidden_size is not an object" }, { "name=\xFF", "not valid UTF-8" },
-        { "a\xFF=7", "the key is not valid UTF-8 (at byte 1)" }, { "\xFF.a=7", "the key is not valid UTF-8 (at byte 0)" }, { "train.steps.x=7", "train.steps.x: unknown key, train.steps holds no others" },
+    static const struct { const char *assignment, *message;
+    } cases[] = {
+        {"train.stepz=7", "--set: train.stepz: unknown key, expected one of steps"},
+        {"train.optimizer.lr=7", "--set: train.optimizer.lr: unknown key, expected one of name"},
+        {"steps=7", "did you mean train.steps?"},
+        {"optimizer.learning_rate=7", "did you mean train.optimizer.learning_rate?"},
+        {"hidden_size", "expected key=value"},
+        {"=7", "expected key=value"},
+        {"a..b=7", "empty part"},
+        {".a=7", "empty part"},
+        {"a.=7", "empty part"},
+        {"hidden_size.x=7", "hidden_size is not an object"},
+        {"name=\xFF", "not valid UTF-8"},
+        {"a\xFF=7", "the key is not valid UTF-8 (at byte 1)"},
+        {"\xFF.a=7", "the key is not valid UTF-8 (at byte 0)"},
+        {"train.steps.x=7", "train.steps.x: unknown key, train.steps holds no others"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         assert_int_equal(settings_set(root, cases[i].assignment, &error), STATUS_INVALID);
-        if (!strstr(error.message, cases[i].message)) fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].assignment, cases[i].message, error.message);
+        if (!strstr(error.message, cases[i].message))
+            fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].assignment, cases[i].message, error.message);
     }
     assert_true(json_equal(root, expected));   /* a refused change changes nothing */
     json_decref(root);
@@ -326,13 +452,22 @@ static void set_overrides_any_key(void **state) {
 
 static void a_resumed_run_has_the_same_config(void **state) {
     (void)state;
-    json_t *a = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
-    json_t *b = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 9, \"save_every\": 4, \"seed\": 1.0, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
-    json_t *c = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.8}}}", 0, NULL);
-    json_t *d = json_loads("{\"hidden_size\": 64, \"more\": 1, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, \"optimizer\": {\"beta1\": 0.9}}}", 0, NULL);
+    json_t *a = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, "
+                           "\"optimizer\": {\"beta1\": 0.9}}}",
+                           0, NULL);
+    json_t *b = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 9, \"save_every\": 4, \"seed\": 1.0, "
+                           "\"optimizer\": {\"beta1\": 0.9}}}",
+                           0, NULL);
+    json_t *c = json_loads("{\"hidden_size\": 64, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": 1, "
+                           "\"optimizer\": {\"beta1\": 0.8}}}",
+                           0, NULL);
+    json_t *d = json_loads("{\"hidden_size\": 64, \"more\": 1, \"train\": {\"steps\": 5, \"save_every\": 3, \"seed\": "
+                           "1, \"optimizer\": {\"beta1\": 0.9}}}",
+                           0, NULL);
     assert_int_equal(settings_same_run(a, b, "run", &error), STATUS_OK);
     assert_int_equal(settings_same_run(a, c, "run", &error), STATUS_INVALID);
-    assert_non_null(strstr(error.message, "run: the run was begun with train.optimizer.beta1 = 0.9, the config now says 0.8"));
+    assert_non_null(
+        strstr(error.message, "run: the run was begun with train.optimizer.beta1 = 0.9, the config now says 0.8"));
     assert_int_equal(settings_same_run(a, d, "run", &error), STATUS_INVALID);
     assert_int_equal(settings_same_run(d, a, "run", &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "more = 1, the config now says (absent)"));
@@ -345,7 +480,9 @@ static void a_resumed_run_has_the_same_config(void **state) {
 /* A number, or a text of digits, is a vocabulary size and stays a number when it is written. */
 static void a_tokenizer_may_be_a_size(void **state) {
     (void)state;
-    static const char *const same[] = { "{\"train\": {\"tokenizer\": 4096}}", "{\"train\": {\"tokenizer\": 4096.0}}", "{\"train\": {\"tokenizer\": \"4096\"}}", "{\"train\": {\"tokenizer\": 4.096e3}}" };
+    static const char *const same[] = {"{\"train\": {\"tokenizer\": 4096}}", "{\"train\": {\"tokenizer\": 4096.0}}",
+                                       "{\"train\": {\"tokenizer\": \"4096\"}}",
+                                       "{\"train\": {\"tokenizer\": 4.096e3}}"};
     for (int i = 0; i < 4; i++) {
         struct settings s;
         json_t *config = json_loads(same[i], 0, NULL);
@@ -368,9 +505,12 @@ static void a_tokenizer_may_be_a_size(void **state) {
 /* A run that was begun before a key existed goes on where the key has its default. */
 static void keys_that_came_later_have_their_default(void **state) {
     (void)state;
-    json_t *saved = json_loads("{\"train\": {\"seed\": 1}}", 0, NULL), *now = json_loads("{\"train\": {\"seed\": 1, \"eval_batches\": 20}}", 0, NULL);
+    json_t *saved = json_loads("{\"train\": {\"seed\": 1}}", 0, NULL),
+           *now = json_loads("{\"train\": {\"seed\": 1, \"eval_batches\": 20}}", 0, NULL);
     assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_OK);
-    json_t *later = json_loads("{\"capacity_factor\": null, \"undropped\": 0.1, \"schedule\": {\"batch_start\": 0, \"batch_ramp_tokens\": 0}}", 0, NULL);
+    json_t *later = json_loads(
+        "{\"capacity_factor\": null, \"undropped\": 0.1, \"schedule\": {\"batch_start\": 0, \"batch_ramp_tokens\": 0}}",
+        0, NULL);
     json_object_set_new(saved, "train", json_loads("{\"seed\": 1, \"schedule\": {}}", 0, NULL));
     json_object_update(json_object_get(now, "train"), later);
     assert_int_equal(settings_same_run(saved, now, "run", &error), STATUS_OK);
@@ -394,7 +534,13 @@ static void check_rate(const struct schedule *schedule, int64_t step, double exp
 static void rates_follow_the_formulas(void **state) {
     (void)state;
     /* V1's own numbers, spec/v1-v3.md section 5.1. */
-    struct schedule v1 = { .kind = SCHEDULE_MULTI_STEP, .steps = 100000, .warmup_steps = 2000, .learning_rate = 4.2e-4, .milestones = { 0.8, 0.9 }, .factors = { 0.316, 0.1 }, .milestone_count = 2 };
+    struct schedule v1 = {.kind = SCHEDULE_MULTI_STEP,
+                          .steps = 100000,
+                          .warmup_steps = 2000,
+                          .learning_rate = 4.2e-4,
+                          .milestones = {0.8, 0.9},
+                          .factors = {0.316, 0.1},
+                          .milestone_count = 2};
     check_rate(&v1, 1, 4.2e-4 / 2000);
     check_rate(&v1, 1000, 2.1e-4);
     check_rate(&v1, 2000, 4.2e-4);
@@ -404,7 +550,8 @@ static void rates_follow_the_formulas(void **state) {
     check_rate(&v1, 90000, 0.316 * 4.2e-4);
     check_rate(&v1, 90001, 0.1 * 4.2e-4);
     check_rate(&v1, 100000, 0.1 * 4.2e-4);
-    struct schedule cosine = { .kind = SCHEDULE_COSINE, .steps = 2000, .warmup_steps = 100, .learning_rate = 1e-3, .min_ratio = 0.1 };
+    struct schedule cosine = {
+        .kind = SCHEDULE_COSINE, .steps = 2000, .warmup_steps = 100, .learning_rate = 1e-3, .min_ratio = 0.1};
     check_rate(&cosine, 50, 5e-4);
     check_rate(&cosine, 100, 1e-3);
     check_rate(&cosine, 1050, 0.55e-3);              /* half way: the mean of both ends */
@@ -413,10 +560,18 @@ static void rates_follow_the_formulas(void **state) {
     struct schedule constant = { .kind = SCHEDULE_CONSTANT, .steps = 10, .learning_rate = 2 };
     check_rate(&constant, 1, 2);
     check_rate(&constant, 10, 2);
-    struct schedule all_warmup = { .kind = SCHEDULE_COSINE, .steps = 10, .warmup_steps = 10, .learning_rate = 2, .min_ratio = 0.1 };
+    struct schedule all_warmup = {
+        .kind = SCHEDULE_COSINE, .steps = 10, .warmup_steps = 10, .learning_rate = 2, .min_ratio = 0.1};
     check_rate(&all_warmup, 10, 2);
     for (int kind = SCHEDULE_CONSTANT; kind <= SCHEDULE_MULTI_STEP; kind++) {   /* the run ends within the warm-up */
-        struct schedule cut = { .kind = kind, .steps = 2, .warmup_steps = 200, .learning_rate = 2, .min_ratio = 0.1, .milestones = { 0.5 }, .factors = { 0.1 }, .milestone_count = 1 };
+        struct schedule cut = {.kind = kind,
+                               .steps = 2,
+                               .warmup_steps = 200,
+                               .learning_rate = 2,
+                               .min_ratio = 0.1,
+                               .milestones = {0.5},
+                               .factors = {0.1},
+                               .milestone_count = 1};
         check_rate(&cut, 1, 0.01);
         check_rate(&cut, 2, 0.02);
     }
@@ -426,7 +581,9 @@ static void rates_follow_the_formulas(void **state) {
 static void the_batch_grows_as_the_formula_says(void **state) {
     (void)state;
     struct settings s;
-    assert_int_equal(parse(&s, "{\"batch_size\": 32, \"micro_batch_size\": 4, \"sequence_length\": 10, \"schedule\": {\"batch_start\": 8, \"batch_ramp_tokens\": 1000}}"), STATUS_OK);
+    assert_int_equal(parse(&s, "{\"batch_size\": 32, \"micro_batch_size\": 4, \"sequence_length\": 10, \"schedule\": "
+                               "{\"batch_start\": 8, \"batch_ramp_tokens\": 1000}}"),
+                     STATUS_OK);
     struct schedule schedule = settings_schedule(&s);
     int64_t position = 0, levels = 0, before = 0;
     for (int64_t step = 1; step <= 40; step++) {
@@ -444,7 +601,8 @@ static void the_batch_grows_as_the_formula_says(void **state) {
     assert_int_equal(schedule_position(&schedule, 40), position);
 
     /* V2: 8.1e12 tokens in all; a billion steps of the largest batch overflow nothing. */
-    schedule = (struct schedule){ .batch_size = 9216, .batch_start = 2304, .grain = 256, .length = 4096, .ramp_tokens = 225000000000 };
+    schedule = (struct schedule){
+        .batch_size = 9216, .batch_start = 2304, .grain = 256, .length = 4096, .ramp_tokens = 225000000000};
     assert_int_equal(schedule_batch(&schedule, 0), 2304);
     assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 / 2), 5632);   /* half way: 5760, rounded down */
     assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096), 8960);       /* a token short of the end */

@@ -1,25 +1,35 @@
-/* V3 in training: biases that follow the load of the whole step, the weights of the loss over the run, fp8 with bf16 moments; all of it the same bytes on any number of threads and after every
- * interruption; what the logs say of it. */
+/* V3 in training: biases that follow the load of the whole step, the weights of the loss over the run, fp8 with bf16
+ * moments; all of it the same bytes on any number of threads and after every interruption; what the logs say of it. */
 #include "loop_run.h"
 
 #include "base/random.h"
 #include "train/load.h"
 
 /* One dense layer, one of 8 experts in 4 groups, one MTP module with another router. */
-#define MODEL \
-    "\"model_type\": \"deepseek_v3\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, \"num_nextn_predict_layers\": 1, \"num_attention_heads\": 2, \"q_lora_rank\": 12, " \
-    "\"kv_lora_rank\": 8, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8, \"n_routed_experts\": 8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, " \
-    "\"moe_intermediate_size\": 12, \"first_k_dense_replace\": 1, \"n_group\": 4, \"topk_group\": 2, \"routed_scaling_factor\": 2.5"
+#define MODEL                                                                                                          \
+    "\"model_type\": \"deepseek_v3\", \"hidden_size\": 24, \"intermediate_size\": 40, \"num_hidden_layers\": 2, "      \
+    "\"num_nextn_predict_layers\": 1, \"num_attention_heads\": 2, \"q_lora_rank\": 12, "                               \
+    "\"kv_lora_rank\": 8, \"qk_nope_head_dim\": 8, \"qk_rope_head_dim\": 4, \"v_head_dim\": 8, \"n_routed_experts\": " \
+    "8, \"n_shared_experts\": 1, \"num_experts_per_tok\": 3, "                                                         \
+    "\"moe_intermediate_size\": 12, \"first_k_dense_replace\": 1, \"n_group\": 4, \"topk_group\": 2, "                 \
+    "\"routed_scaling_factor\": 2.5"
 static const char *const v3 =
-    "{" MODEL ", \"train\": {\"steps\": 8, \"sequence_length\": 17, \"batch_size\": 4, \"micro_batch_size\": 2, \"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, "
-    "\"save_every\": 3, \"optimizer\": {\"learning_rate\": 1e-2}, \"bias_update_speed\": 0.01, \"schedule\": {\"name\": \"multi_step\", \"warmup_steps\": 2, \"milestones\": [0.5, 0.75], \"factors\": [0.1, 0.03], "
+    "{" MODEL ", \"train\": {\"steps\": 8, \"sequence_length\": 17, \"batch_size\": 4, \"micro_batch_size\": 2, "
+              "\"tokenizer\": \"characters\", \"eval_every\": 3, \"eval_batches\": 1, \"sample_every\": 4, "
+    "\"save_every\": 3, \"optimizer\": {\"learning_rate\": 1e-2}, \"bias_update_speed\": 0.01, \"schedule\": "
+    "{\"name\": \"multi_step\", \"warmup_steps\": 2, \"milestones\": [0.5, 0.75], \"factors\": [0.1, 0.03], "
     "\"shapes\": [\"cosine\", \"constant\"], \"mtp_milestone\": 0.5, \"bias_milestone\": 0.75}}}";
 
 enum { EXPERTS = 8, TOP_K = 3, LENGTH = 16, SEQUENCES = 4, VOCABULARY = 50 };
 
-/* ---- the update itself ---------------------------------------------------------------------------------------------------- */
+/* ---- the update itself ------------------------------------------------------------------------------------------- */
 
-struct subject { struct arena arena; struct model *model; struct trainer *trainer; int32_t inputs[SEQUENCES * LENGTH], targets[SEQUENCES * LENGTH]; };
+struct subject {
+    struct arena arena;
+    struct model *model;
+    struct trainer *trainer;
+    int32_t inputs[SEQUENCES * LENGTH], targets[SEQUENCES * LENGTH];
+};
 
 /* A trainer whose routers have large weights, so that scores of experts differ. */
 static void open_subject(struct subject *s, double learning_rate_decay, double speed, double mtp, int64_t micro_batch) {
@@ -40,9 +50,16 @@ static void open_subject(struct subject *s, double learning_rate_decay, double s
         struct parameter *router = model_parameter(s->model, routers[r]);
         for (int64_t i = 0; i < router->count; i++) router->value[i] *= 30;
     }
-    const struct optimizer_settings settings = { .weight_decay = learning_rate_decay, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .clip_grad_norm = 1, .decay_vectors = true, .bias_update_speed = speed };
+    const struct optimizer_settings settings = {.weight_decay = learning_rate_decay,
+                                                .beta1 = 0.9,
+                                                .beta2 = 0.95,
+                                                .eps = 1e-8,
+                                                .clip_grad_norm = 1,
+                                                .decay_vectors = true,
+                                                .bias_update_speed = speed};
     const struct objective objective = { .weights.mtp = mtp };
-    assert_int_equal(trainer_create(&s->trainer, s->model, &settings, &objective, micro_batch, LENGTH, &error), STATUS_OK);
+    assert_int_equal(trainer_create(&s->trainer, s->model, &settings, &objective, micro_batch, LENGTH, &error),
+                     STATUS_OK);
     for (int i = 0; i < SEQUENCES * LENGTH; i++) s->inputs[i] = (int32_t)random_below(1, 1, (uint64_t)i, VOCABULARY);
     for (int i = 0; i < SEQUENCES * LENGTH; i++) s->targets[i] = i % LENGTH + 1 < LENGTH ? s->inputs[i + 1] : -1;
 }
@@ -52,7 +69,8 @@ static void close_subject(struct subject *s) {
     model_destroy(s->model);
 }
 
-/* After a step each bias has moved by the speed against its load, whatever the optimizer does to everything else. Layer 1 sees all positions, the module those that have a next token. */
+/* After a step each bias has moved by the speed against its load, whatever the optimizer does to everything else. Layer
+ * 1 sees all positions, the module those that have a next token. */
 static void biases_move_against_the_load(void **state) {
     (void)state;
     struct subject s;
@@ -63,10 +81,12 @@ static void biases_move_against_the_load(void **state) {
     assert_null(s.trainer->biases[0]);
     for (int step = 0; step < 5; step++) {
         for (int r = 0; r < 2; r++) memcpy(before[r], s.trainer->biases[1 + r]->value, sizeof before[r]);
-        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
+        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error),
+                         STATUS_OK);
         double most = 0;
         for (int r = 0; r < 2; r++) {
-            const int64_t *counts = s.trainer->objective.loads[1 + r].counts, mean = SEQUENCES * (LENGTH - r) * TOP_K / EXPERTS;
+            const int64_t *counts = s.trainer->objective.loads[1 + r].counts,
+                          mean = SEQUENCES * (LENGTH - r) * TOP_K / EXPERTS;
             assert_int_equal(load_total(counts, EXPERTS), SEQUENCES * (LENGTH - r) * TOP_K);
             for (int e = 0; e < EXPERTS; e++) {
                 /* 24, and for the module 22.5: compared with twice the count */
@@ -81,7 +101,8 @@ static void biases_move_against_the_load(void **state) {
         assert_true(result.max_violation == most);   /* of the layer where it is largest */
     }
     assert_true(moved[0] > 0 && moved[2] > 0);
-    /* Without a weight the module is not run: nobody is counted, nothing moves. Without speed neither does the other. */
+    /* Without a weight the module is not run: nobody is counted, nothing moves. Without
+     * speed neither does the other. */
     s.trainer->objective.weights.mtp = 0;
     memcpy(before[1], s.trainer->biases[2]->value, sizeof before[1]);
     assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
@@ -104,7 +125,8 @@ static void the_load_is_that_of_the_step(void **state) {
     assert_int_equal(trainer_step(a.trainer, a.inputs, a.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
     const double mtp = result.mtp;
     assert_int_equal(trainer_step(b.trainer, b.inputs, b.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
-    for (int r = 1; r <= 2; r++) assert_memory_equal(a.trainer->biases[r]->value, b.trainer->biases[r]->value, EXPERTS * sizeof(float));
+    for (int r = 1; r <= 2; r++)
+        assert_memory_equal(a.trainer->biases[r]->value, b.trainer->biases[r]->value, EXPERTS * sizeof(float));
     assert_true(mtp > 1 && fabs(result.mtp - mtp) < 1e-5 && result.mtp == result.mtp_by_depth[0]);
     assert_true(fabs(result.loss - result.main - 0.3 * result.mtp) < 1e-9);
     close_subject(&a);
@@ -121,7 +143,8 @@ static void biases_balance_the_load(void **state) {
     for (int r = 1; r <= 2; r++)
         for (int e = 0; e < TOP_K; e++) s.trainer->biases[r]->value[e] = 1;
     for (int step = 0; step < 150; step++) {
-        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
+        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0, &result, &error),
+                         STATUS_OK);
         *(step == 0 ? &first : &last) = result.max_violation;
     }
     if (!(first > 1.6 && last < 0.5)) fail_msg("MaxVio %.3f, after 150 steps %.3f", first, last);
@@ -148,7 +171,7 @@ static void biases_are_not_the_optimizers(void **state) {
     close_subject(&s);
 }
 
-/* ---- whole runs ------------------------------------------------------------------------------------------------------------ */
+/* ---- whole runs -------------------------------------------------------------------------------------------------- */
 
 static double number_at(const json_t *object, const char *key) {
     const json_t *value = json_object_get(object, key);
@@ -176,17 +199,20 @@ static void check_lines(const char *name, const struct told *told, bool fp8) {
         if (json_object_get(object, "loss")) {
             const double mtp = list_at(object, "loss_mtp", 1, 0), sequence = number_at(object, "loss_balance_sequence");
             assert_true(mtp > 0.5 && mtp < 5 && sequence > 1.8 && sequence < 4);
-            assert_true(fabs(number_at(object, "loss") - number_at(object, "loss_main") - (step <= 4 ? 0.3 : 0.1) * mtp - 1e-4 * sequence) < 1e-7);
+            assert_true(fabs(number_at(object, "loss") - number_at(object, "loss_main") -
+                             (step <= 4 ? 0.3 : 0.1) * mtp - 1e-4 * sequence) < 1e-7);
             double most = 0;
             for (size_t r = 0; r < 2; r++) {
-                const double least = list_at(object, "bias_min", 2, r), mean = list_at(object, "bias_mean", 2, r), top = list_at(object, "bias_max", 2, r);
+                const double least = list_at(object, "bias_min", 2, r), mean = list_at(object, "bias_mean", 2, r),
+                             top = list_at(object, "bias_max", 2, r);
                 assert_true(least <= mean && mean <= top && least >= -0.01 * step - 1e-6 && top <= 0.01 * step + 1e-6);
                 assert_true((top > 0 || least < 0) && (step <= 6 || top - least == biases[r]));
                 biases[r] = top - least;
                 most = fmax(most, list_at(object, "max_violation", 2, r));
                 list_at(object, "load_entropy", 2, r);
             }
-            assert_true(fabs(told->violation[step] - most) <= 1e-5 * most);   /* what the progress line says is the largest of the layers */
+            /* what the progress line says is the largest of the layers */
+            assert_true(fabs(told->violation[step] - most) <= 1e-5 * most);
             steps++;
         }
         if (json_object_get(object, "eval_loss")) {
@@ -216,9 +242,11 @@ static void check_biases_are_saved(const char *name) {
     snprintf(path[0], sizeof path[0], "%s/%s/checkpoints/step-00000008/parameters.safetensors", folder, name);
     snprintf(path[1], sizeof path[1], "%s/%s/model/model.safetensors", folder, name);
     for (int i = 0; i < 2; i++) assert_int_equal(safetensors_open_file(&files[i], path[i], &error), STATUS_OK);
-    static const char *const names[] = { "model.layers.1.mlp.gate.e_score_correction_bias", "model.layers.2.mlp.gate.e_score_correction_bias" };
+    static const char *const names[] = {"model.layers.1.mlp.gate.e_score_correction_bias",
+                                        "model.layers.2.mlp.gate.e_score_correction_bias"};
     for (int r = 0; r < 2; r++) {
-        const struct safetensors_entry *entries[] = { safetensors_find(files[0], names[r]), safetensors_find(files[1], names[r]) };
+        const struct safetensors_entry *entries[] = {safetensors_find(files[0], names[r]),
+                                                     safetensors_find(files[1], names[r])};
         assert_true(entries[0] && entries[1] && entries[0]->dtype == DTYPE_F32 && entries[1]->dtype == DTYPE_F32);
         assert_memory_equal(entries[0]->data, entries[1]->data, EXPERTS * sizeof(float));
         bool any = false;
@@ -255,14 +283,16 @@ static void runs_are_functions_of_config_and_seed(void **state) {
     }
 }
 
-/* What is recomputed does not change a bit. (Not so in fp8, where what is kept is compressed: there the backward sees other roundings.) */
+/* What is recomputed does not change a bit. (Not so in fp8, where what is kept is compressed: there the backward sees
+ * other roundings.) */
 static void recomputation_does_not_matter(void **state) {
     (void)state;
     config_text = v3;
     for (int i = 0; i < 2; i++) {
         struct told told = {0};
         const char *name = i ? "blocks" : "none";
-        assert_int_equal(train(name, false, 2, i ? "train.recompute=blocks" : "train.recompute=none", &told), STATUS_OK);
+        assert_int_equal(train(name, false, 2, i ? "train.recompute=blocks" : "train.recompute=none", &told),
+                         STATUS_OK);
         check_same_file(name, "fp32", "model/model.safetensors");
         check_same_file(name, "fp32", "metrics.jsonl");
     }
@@ -271,22 +301,26 @@ static void recomputation_does_not_matter(void **state) {
 static void a_resumption_keeps_the_recipe(void **state) {
     (void)state;
     config_text = v3;
-    static const struct { const char *set, *message; } cases[] = {
-        { "train.bias_update_speed=0.02", "train.bias_update_speed = 0.01, the config now says 0.02" },
-        { "train.schedule.bias_milestone=0.5", "train.schedule.bias_milestone = 0.75, the config now says 0.5" },
-        { "train.schedule.mtp_late=0.2", "train.schedule.mtp_late = 0.1, the config now says 0.2" },
-        { "train.schedule.mtp_milestone=1", "train.schedule.mtp_milestone = 0.5, the config now says 1" },
-        { "train.schedule.shapes=[\"linear\",\"constant\"]", "train.schedule.shapes = [\"cosine\",\"constant\"], the config now says [\"linear\",\"constant\"]" },
-        { "train.loss.mtp=0", "train.loss.mtp = 0.3, the config now says 0" },
-        { "train.optimizer.moments=float32", "train.optimizer.moments = \"bfloat16\", the config now says \"float32\"" },
-        { "train.compute=bf16 train.optimizer.moments=bfloat16", "train.compute = \"fp8\", the config now says \"bf16\"" },
+    static const struct { const char *set, *message;
+    } cases[] = {
+        {"train.bias_update_speed=0.02", "train.bias_update_speed = 0.01, the config now says 0.02"},
+        {"train.schedule.bias_milestone=0.5", "train.schedule.bias_milestone = 0.75, the config now says 0.5"},
+        {"train.schedule.mtp_late=0.2", "train.schedule.mtp_late = 0.1, the config now says 0.2"},
+        {"train.schedule.mtp_milestone=1", "train.schedule.mtp_milestone = 0.5, the config now says 1"},
+        {"train.schedule.shapes=[\"linear\",\"constant\"]",
+         "train.schedule.shapes = [\"cosine\",\"constant\"], the config now says [\"linear\",\"constant\"]"},
+        {"train.loss.mtp=0", "train.loss.mtp = 0.3, the config now says 0"},
+        {"train.optimizer.moments=float32", "train.optimizer.moments = \"bfloat16\", the config now says \"float32\""},
+        {"train.compute=bf16 train.optimizer.moments=bfloat16",
+         "train.compute = \"fp8\", the config now says \"bf16\""},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct told told = {0};
         char set[200];
         snprintf(set, sizeof set, "train.compute=fp8 train.dtype=bfloat16 %s", cases[i].set);
         assert_int_equal(train("fp8", true, 1, set, &told), STATUS_INVALID);
-        if (!strstr(error.message, cases[i].message)) fail_msg("expected \"%s\" in \"%s\"", cases[i].message, error.message);
+        if (!strstr(error.message, cases[i].message))
+            fail_msg("expected \"%s\" in \"%s\"", cases[i].message, error.message);
     }
     /* What the recipe leaves to the model is in the run's config. */
     char path[128];
@@ -295,7 +329,8 @@ static void a_resumption_keeps_the_recipe(void **state) {
     assert_int_equal(json_load_path(&config, path, &error), STATUS_OK);
     const json_t *settings = json_object_get(config, "train"), *loss = json_object_get(settings, "loss");
     assert_true(number_at(loss, "mtp") == 0.3 && number_at(loss, "balance_sequence") == 1e-4);
-    assert_string_equal(json_string_value(json_object_get(json_object_get(settings, "optimizer"), "moments")), "bfloat16");
+    assert_string_equal(json_string_value(json_object_get(json_object_get(settings, "optimizer"), "moments")),
+                        "bfloat16");
     json_decref(config);
 }
 
