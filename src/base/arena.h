@@ -9,6 +9,9 @@
 
 #include "base/error.h"
 
+/* Rounded up to a cache line, which is how far apart pieces of one block of memory stand. */
+static inline size_t bytes_aligned(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+
 struct arena_chunk;
 
 struct arena {

@@ -38,7 +38,7 @@ static void attention_forward(struct graph *graph, struct op *op) {
 
     size_t store_bytes = 0;
     for (int i = 0; attention->own_stores && i < attention->count; i++)
-        store_bytes += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+        store_bytes += bytes_aligned(kernels->kv_bytes(shape, attention->jobs[i].capacity));
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     const size_t scratch_bytes = kernels->scratch_bytes(shape, longest(attention), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
@@ -48,7 +48,7 @@ static void attention_forward(struct graph *graph, struct op *op) {
         uint8_t *at = store;
         for (int i = 0; attention->own_stores && i < attention->count; i++) {
             attention->jobs[i].kv = at;
-            at += (kernels->kv_bytes(shape, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+            at += bytes_aligned(kernels->kv_bytes(shape, attention->jobs[i].capacity));
         }
         kernels->kv_write(graph->pool, shape, attention->jobs, attention->count, k->data, k->dtype, k->width, v->data,
                           v->dtype, v->width);

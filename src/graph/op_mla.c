@@ -358,13 +358,13 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
 
     size_t store_bytes = 0;
     for (int i = 0; attention->own_stores && i < attention->count; i++)
-        store_bytes += (kernels->kv_bytes(&absorbed, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+        store_bytes += bytes_aligned(kernels->kv_bytes(&absorbed, attention->jobs[i].capacity));
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     if (graph_computes(graph)) {
         uint8_t *at = store;
         for (int i = 0; attention->own_stores && i < attention->count; i++) {
             attention->jobs[i].kv = at;
-            at += (kernels->kv_bytes(&absorbed, attention->jobs[i].capacity) + 63) & ~(size_t)63;
+            at += bytes_aligned(kernels->kv_bytes(&absorbed, attention->jobs[i].capacity));
         }
         kernels->kv_write(graph->pool, &absorbed, attention->jobs, attention->count, k_r->data, k_r->dtype, k_r->width,
                           c->data, c->dtype, c->width);

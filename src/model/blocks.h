@@ -29,6 +29,10 @@ struct tensor *model_forward_layer(struct forward *pass, const struct layer *lay
 /* Fills in what blocks need to know of the batch's rows. False: no memory. */
 bool model_prepare(struct forward *pass);
 
+/* A training pass, planned or computed (model/pass.c). Losses land in `losses` [rows]. */
+void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
+                      int64_t sequences, int64_t length, struct objective *objective, float *losses);
+
 /* MTP modules (model/mtp.c): what they have before their layer, and behind it. False: no memory. */
 bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer);
 bool mtp_declare_output(struct model *model, struct mtp_module *module, int layer);

@@ -19,7 +19,7 @@ static int64_t blocks_of(const struct parameter *p) {
     return p->trainable ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0;
 }
 static size_t moment_bytes(const struct parameter *p, enum dtype moments) {
-    return p->trainable ? (dtype_bytes(moments, (size_t)p->count) + 63) / 64 * 64 : 0;
+    return p->trainable ? bytes_aligned(dtype_bytes(moments, (size_t)p->count)) : 0;
 }
 
 size_t optimizer_bytes(struct parameter *const *parameters, int count, enum dtype moments) {

@@ -1,0 +1,160 @@
+/* A pass: from ids to the output of the trunk, in training to losses and gradients. */
+#include "model/model.h"
+
+#include <math.h>
+
+#include "model/blocks.h"
+#include "model/expert_cache.h"
+#include "model/rope.h"
+
+/* ---- the forward pass -------------------------------------------------------------------------------------------- */
+
+struct rope_rows {
+    float *table;
+    const int32_t *positions;
+    const double *frequency;
+    int64_t rows, dims;
+    double amplitude;
+};
+
+/* angle = position * frequency[i], in double;  table[row] = amplitude (cos [dims / 2], sin [dims / 2]) */
+static void fill_rope(void *context, int thread, int threads) {
+    const struct rope_rows *rope = context;
+    const int64_t half = rope->dims / 2;
+    int64_t begin, end;
+    pool_share(rope->rows, 1, thread, threads, &begin, &end);
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t i = 0; i < half; i++) {
+            const double angle = (double)rope->positions[row] * rope->frequency[i];
+            rope->table[row * rope->dims + i] = (float)(rope->amplitude * cos(angle));
+            rope->table[row * rope->dims + half + i] = (float)(rope->amplitude * sin(angle));
+        }
+}
+
+bool model_prepare(struct forward *pass) {
+    pass->graph->experts = pass->model->expert_cache ? &pass->model->expert_cache->source : NULL;
+    struct graph *graph = pass->graph;
+    const int64_t rows = pass->batch->rows, dims = rope_dims(&pass->model->config);
+    int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions),
+            *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);
+    float *table = scratch_take(graph, (size_t)(rows * dims) * sizeof *table);   /* until the pass ends */
+    double *frequency = arena_alloc(&graph->arena, (size_t)(dims / 2) * sizeof *frequency);
+    if (!positions || !numbers || !frequency) graph->status = STATUS_NO_MEMORY;
+    if (graph->status != STATUS_OK) return false;
+    for (int s = 0; s < pass->batch->span_count; s++) {
+        const struct span *span = &pass->batch->spans[s];
+        for (int64_t i = 0; i < span->count; i++) positions[span->row + i] = (int32_t)(span->position + i);
+    }
+    for (int64_t i = 0; i < rows; i++) numbers[i] = (int32_t)i;
+    if (!graph->planning) {
+        rope_frequencies(&pass->model->config, frequency);
+        struct rope_rows task = {table, positions, frequency, rows, dims, rope_amplitude(&pass->model->config)};
+        pool_run(graph->pool, fill_rope, &task);
+    }
+    pass->positions = positions;
+    pass->row_numbers = numbers;
+    pass->rope = table;
+    return true;
+}
+
+struct attention_job *model_attention_jobs(const struct forward *pass, const struct layer *layer) {
+    const int count = pass->batch->span_count;
+    struct attention_job *jobs = arena_alloc(&pass->graph->arena, (size_t)count * sizeof *jobs);
+    if (!jobs) pass->graph->status = STATUS_NO_MEMORY;
+    for (int i = 0; jobs && i < count; i++) {
+        const struct span *span = &pass->batch->spans[i];
+        jobs[i] = (struct attention_job){
+            .kv = span->sequence ? sequence_state(span->sequence, layer) : NULL,
+            .capacity = span->sequence ? span->sequence->capacity : span->count,
+            .row = span->row, .position = span->position, .count = span->count,
+        };
+    }
+    return jobs;
+}
+
+/* One half of a layer: what it makes on the way goes with its scope. */
+static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block,
+                                 struct parameter *norm, struct tensor *stream) {
+    if (pass->graph->status != STATUS_OK) return NULL;
+    const struct tensor *scope = scope_begin(pass->graph);
+    struct tensor *next = layer->residual->half(pass, layer, block, norm, stream);
+    scope_end(pass->graph, scope, next, pass->model->recompute == RECOMPUTE_BLOCKS);
+    tensor_done(pass->graph, stream);
+    return next;
+}
+
+struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream) {
+    stream = half_layer(pass, layer, layer->attention, layer->input_norm, stream);
+    return half_layer(pass, layer, layer->ffn, layer->post_attention_norm, stream);
+}
+
+static struct tensor *forward_trunk(struct graph *graph, struct model *model, const struct batch *batch,
+                                    struct objective *objective) {
+    struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
+    if (!model_prepare(&pass)) return NULL;
+    const struct residual *residual = model->layers[0].residual;
+    struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
+    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) x = model_forward_layer(&pass, &model->layers[i], x);
+    if (graph->status != STATUS_OK) return NULL;
+    x = residual->end(&pass, x);
+    struct tensor *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
+    tensor_done(graph, x);
+    if (graph_computes(graph))
+        for (int s = 0; s < batch->span_count; s++)
+            if (batch->spans[s].sequence)
+                batch->spans[s].sequence->length = batch->spans[s].position + batch->spans[s].count;
+    return h;
+}
+
+struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) {
+    return forward_trunk(graph, model, batch, NULL);
+}
+
+/* ---- training ---------------------------------------------------------------------------------------------------- */
+
+void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
+                      int64_t sequences, int64_t length, struct objective *objective, float *losses) {
+    const int64_t rows = sequences * length;
+    struct span *spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *spans);
+    float *weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *weights);
+    if (!spans || !weights) { graph->status = STATUS_NO_MEMORY; return; }
+    for (int64_t i = 0; i < sequences; i++) spans[i] = (struct span){.row = i * length, .count = length};
+    for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
+    const struct batch batch = {tokens, rows, spans, (int)sequences};
+    struct tensor *h = forward_trunk(graph, model, &batch, graph->recording || objective->loads ? objective : NULL);
+    const bool modules = model->mtp && (graph->recording ? objective->weights.mtp != 0 : objective->compare_mtp);
+    int32_t *best = modules && !graph->recording ? arena_alloc(&graph->arena, (size_t)rows * sizeof *best) : NULL;
+    if (modules && !graph->recording && !best) graph->status = STATUS_NO_MEMORY;
+    if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, best);
+    if (modules && graph->status == STATUS_OK)
+        mtp_train(graph, model, h, tokens, targets, sequences, length, objective, best);
+    if (graph->recording) graph_backward(graph);
+}
+
+enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens,
+                                    const int32_t *targets, int64_t sequences, int64_t length,
+                                    struct objective *objective, float *position_losses, struct error *error) {
+    const int64_t rows = sequences * length, vocab = model->config.vocab_size;
+    for (int64_t i = 0; i < rows; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab || targets[i] >= vocab)
+            return error_set(error, STATUS_INVALID,
+                             "sequence %lld, position %lld: token id %d (target %d), expected ids from 0 to %lld",
+                             (long long)(i / length), (long long)(i % length), tokens[i], targets[i],
+                             (long long)vocab - 1);
+    if (objective->predicted < 1)
+        return error_set(error, STATUS_INVALID, "a micro-batch whose step predicts no position");
+    graph_reset(graph);
+    float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
+    if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
+    model_train_pass(graph, model, tokens, targets, sequences, length, objective, losses);
+    if (graph->status != STATUS_OK)
+        return error_set(
+            error, graph->status,
+            "a training pass of %lld sequences of %lld tokens needs more than the %.2f GB of step memory it was given",
+            (long long)sequences, (long long)length, (double)graph->memory->capacity / 1e9);
+    double sum = 0;
+    for (int64_t i = 0; i < rows; i++) sum += (double)losses[i];
+    objective->main_sum += sum;
+    objective->first_sequence += sequences;
+    return STATUS_OK;
+}
