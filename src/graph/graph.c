@@ -68,25 +68,25 @@ static void drop_gradient(struct graph *graph, struct tensor *t) {
     t->grad = NULL;
 }
 
-void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate) {
-    *accumulate = tensor->grad != NULL;
+void *gradient_of(struct graph *graph, struct tensor *tensor, enum matmul_onto *onto) {
+    *onto = tensor->grad ? MATMUL_CONTINUE : MATMUL_REPLACE;
     /* a block that breaks the rule in graph.h */
-    if (*accumulate && tensor->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;
+    if (tensor->grad && tensor->grad_dtype != DTYPE_F32) graph->status = STATUS_UNSUPPORTED;
     if (!tensor->grad) tensor->grad = take(graph, gradient_bytes(tensor));
     return tensor->grad;
 }
 
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor) {
-    bool accumulate;
-    void *grad = gradient_of(graph, tensor, &accumulate);
-    if (!accumulate && graph_computes(graph)) memset(grad, 0, gradient_bytes(tensor));
+    enum matmul_onto onto;
+    void *grad = gradient_of(graph, tensor, &onto);
+    if (onto == MATMUL_REPLACE && graph_computes(graph)) memset(grad, 0, gradient_bytes(tensor));
     return grad;
 }
 
 void *gradient_sole(struct graph *graph, struct tensor *tensor) {
-    bool accumulate;
-    void *grad = gradient_of(graph, tensor, &accumulate);
-    if (accumulate) graph->status = STATUS_UNSUPPORTED;   /* likewise */
+    enum matmul_onto onto;
+    void *grad = gradient_of(graph, tensor, &onto);
+    if (onto != MATMUL_REPLACE) graph->status = STATUS_UNSUPPORTED;   /* likewise */
     return grad;
 }
 

@@ -143,9 +143,9 @@ void op_run(struct graph *graph, struct op *op);           /* forward, then onto
 void *scratch_take(struct graph *graph, size_t bytes);
 void scratch_give(struct graph *graph, void *scratch, size_t bytes);
 static inline bool graph_computes(const struct graph *graph) { return !graph->planning && graph->status == STATUS_OK; }
-/* The gradient buffer of an input: *accumulate tells whether it already holds a contribution (then it is F32:
- * contributions add up in fp32 alone). */
-void *gradient_of(struct graph *graph, struct tensor *tensor, bool *accumulate);
+/* The gradient buffer of an input: *onto is MATMUL_CONTINUE where it already holds a contribution (then it is F32:
+ * contributions add up in fp32 alone), else MATMUL_REPLACE. */
+void *gradient_of(struct graph *graph, struct tensor *tensor, enum matmul_onto *onto);
 /* The same, for kernels that can only add: zeroed at its first use. */
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
 /* The same, for kernels that can only write: the operation must be the tensor's one reader. */

@@ -166,8 +166,8 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
     struct tensor *x = op->in[0];
     const struct tensor *y = op->out[i];
-    bool accumulate;
-    void *dx = gradient_of(graph, x, &accumulate);
+    enum matmul_onto onto;
+    void *dx = gradient_of(graph, x, &onto);
     const size_t scratch_bytes = matmul->scratch_bytes(y->rows, y->width, op->parameters[i]->compute,
                                                        pool_threads(graph->pool));
     const size_t weight_bytes = weight_scratch_bytes(graph, op->parameters[i], 1);
@@ -181,7 +181,7 @@ static void linear_input_gradient(struct graph *graph, struct op *op, int i) {
                 .data = y->grad, .dtype = y->grad_dtype, .rows = y->rows, .cols = y->width, .stride = y->width});
         count_operand(graph, op->parameters[i], FP8_DY, &a);
         struct matmul_product product = {
-            .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .accumulate = accumulate};
+            .n = x->width, .c = dx, .c_stride = x->width, .c_dtype = x->grad_dtype, .onto = onto};
         weight_operand(graph, op->parameters[i], 1, weight_scratch, &product);
         matmul->run(graph->pool, &a, op->parameters[i]->compute, &product, 1, scratch);
     }
@@ -206,7 +206,7 @@ void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, e
                                                .c = w->grad,
                                                .c_stride = in,
                                                .c_dtype = DTYPE_F32,
-                                               .accumulate = w->grad_written,
+                                               .onto = w->grad_written ? MATMUL_CONTINUE : MATMUL_REPLACE,
                                                .column_scales = w->compute == DTYPE_F8_E4M3};
         matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
         w->grad_written = true;

@@ -17,13 +17,13 @@ static int64_t chunk_rows(int64_t rows, int64_t vocab) {
 /* c [rows, n] = x B (or onto c), B and n as `operand` has them. */
 static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t stride, int64_t rows,
                          int64_t width, enum dtype compute, const struct matmul_product *operand, void *c,
-                         enum dtype c_dtype, bool accumulate, void *scratch) {
+                         enum dtype c_dtype, enum matmul_onto onto, void *scratch) {
     const int64_t n = operand->n;
     graph->flops += 2.0 * (double)rows * (double)width * (double)n;
     if (!graph_computes(graph)) return;
     const struct matrix a = {.data = x, .dtype = x_dtype, .rows = rows, .cols = width, .stride = stride};
     struct matmul_product product = *operand;
-    product.c = c, product.c_stride = n, product.c_dtype = c_dtype, product.accumulate = accumulate;
+    product.c = c, product.c_stride = n, product.c_dtype = c_dtype, product.onto = onto;
     graph->kernels->matmul.run(graph->pool, &a, compute, &product, 1, scratch);
 }
 
@@ -38,8 +38,8 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     const int threads = pool_threads(graph->pool);
     const bool backward = graph->recording;
 
-    bool accumulate = false;
-    uint8_t *dh = backward ? gradient_of(graph, h, &accumulate) : NULL;
+    enum matmul_onto onto = MATMUL_REPLACE;
+    uint8_t *dh = backward ? gradient_of(graph, h, &onto) : NULL;
     const size_t logits_bytes = (size_t)(chunk * vocab) * sizeof(float);
     const size_t packed_bytes[2] = {weight_scratch_bytes(graph, head, 0),
                                     backward ? weight_scratch_bytes(graph, head, 1) : 0};
@@ -64,15 +64,15 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     for (int64_t row = 0; row < h->rows; row += chunk) {
         const int64_t rows = h->rows - row < chunk ? h->rows - row : chunk;
         const uint8_t *x = (const uint8_t *)h->data + dtype_bytes(h->dtype, (size_t)(row * width));
-        head_product(graph, x, h->dtype, width, rows, width, head->compute, &operand[0], logits, DTYPE_F32, false,
-                     scratch);
+        head_product(graph, x, h->dtype, width, rows, width, head->compute, &operand[0], logits, DTYPE_F32,
+                     MATMUL_REPLACE, scratch);
         if (graph_computes(graph))
             graph->kernels->rows.cross_entropy(graph->pool, loss->losses + row, loss->best ? loss->best + row : NULL,
                                                logits, vocab, loss->targets + row,
                                                backward ? loss->weights + row : NULL, d_dtype, rows, vocab);
         if (!backward) continue;
         head_product(graph, logits, d_dtype, d_stride, rows, vocab, head->compute, &operand[1],
-                     dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, accumulate, scratch);
+                     dh + dtype_bytes(h->grad_dtype, (size_t)(row * width)), h->grad_dtype, onto, scratch);
         if (graph_computes(graph)) {
             const struct matrix b = {.data = x, .dtype = h->dtype, .rows = rows, .cols = width, .stride = width};
             matmul_pack(graph->pool, matmul, h_packed, &b, head->compute);
@@ -120,8 +120,8 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
             memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
         weight_operand(graph, head, 0, packed_scratch, &operand);
     }
-    head_product(graph, gathered, h->dtype, width, count, width, head->compute, &operand, logits, DTYPE_F32, false,
-                 scratch);
+    head_product(graph, gathered, h->dtype, width, count, width, head->compute, &operand, logits, DTYPE_F32,
+                 MATMUL_REPLACE, scratch);
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, packed_scratch, packed_bytes);
     if (rows) scratch_give(graph, gathered, gathered_bytes);

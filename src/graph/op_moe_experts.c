@@ -128,7 +128,7 @@ static struct parameter *matrix_of(const struct pass *pass, int64_t e, enum whic
  * is known only now, so those without a packed copy are read where they lie. `matrices`: with 2, the one after `which`
  * shares a, and its result follows in c. */
 static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int side, enum which which, int matrices,
-                      const struct operand *c, bool accumulate) {
+                      const struct operand *c, enum matmul_onto onto) {
     if (!graph_computes(pass->graph)) return;
     for (int64_t e = pass->begin; e < pass->end; e++) {
         const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
@@ -141,7 +141,7 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
                                                   .c = operand_row(&to, row),
                                                   .c_stride = c->stride,
                                                   .c_dtype = c->dtype,
-                                                  .accumulate = accumulate};
+                                                  .onto = onto};
             stored_operand(w, side, &products[i]);
             if (pass->walk.experts)
                 products[i].unpacked.data = pass->graph->experts->data(pass->graph->experts, &pass->walk, e,
@@ -179,7 +179,7 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
                 .c = w->grad,
                 .c_stride = in,
                 .c_dtype = DTYPE_F32,
-                .accumulate = w->grad_written,
+                .onto = w->grad_written ? MATMUL_CONTINUE : MATMUL_REPLACE,
                 .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride),
                 .column_scales = w->compute == DTYPE_F8_E4M3};
             const struct matrix dy_columns = {.data = operand_row(&from, row),
@@ -201,7 +201,7 @@ static void multiply_rows(struct pass *pass, const struct operand *a, int64_t ma
                           int matrices, const struct operand *c) {
     struct graph *graph = pass->graph;
     if (!pass->walk.experts) {
-        list_rows(pass, a, k, 0, which, matrices, c, false);
+        list_rows(pass, a, k, 0, which, matrices, c, MATMUL_REPLACE);
         run_list(pass, max_m, k, matrices);
         return;
     }
@@ -210,7 +210,7 @@ static void multiply_rows(struct pass *pass, const struct operand *a, int64_t ma
         const int64_t taken = graph->experts->take(graph->experts, &pass->walk, pass->end);
         if (taken < 0) graph->status = graph->error.code;
         if (taken <= 0) break;
-        list_rows(pass, a, k, 0, which, matrices, c, false);
+        list_rows(pass, a, k, 0, which, matrices, c, MATMUL_REPLACE);
         run_list(pass, max_m, k, matrices);
         graph->experts->give(graph->experts, &pass->walk);
         pass->used = 0;   /* FLOPs are counted once for the chunk */
@@ -261,9 +261,9 @@ static void up_backward(struct graph *graph, struct op *op) {
                          db = {gate_up->grad, gate_up->grad_dtype, 2 * width, width, 0};
     while (next_chunk(&pass)) {
         const struct operand c = {sorted, DTYPE_F32, hidden, 0, pass.first};
-        list_rows(&pass, &da, width, 1, GATE, 1, &c, false);
+        list_rows(&pass, &da, width, 1, GATE, 1, &c, MATMUL_REPLACE);
         run_list(&pass, x->rows, width, 1);
-        list_rows(&pass, &db, width, 1, UP, 1, &c, true);
+        list_rows(&pass, &db, width, 1, UP, 1, &c, MATMUL_CONTINUE);
         run_list(&pass, x->rows, width, 1);
         if (graph_computes(graph)) {
             for (int64_t i = 0; i < pass.used; i++)
@@ -349,7 +349,7 @@ static void down_backward(struct graph *graph, struct op *op) {
     while (next_chunk(&pass)) {
         const struct operand dy = gather(&pass, sorted, y->grad, y->grad_dtype),
                              dh = {h, gate_up->dtype, pass.width, 0, pass.first};
-        list_rows(&pass, &dy, pass.hidden, 1, DOWN, 1, &dh, false);
+        list_rows(&pass, &dy, pass.hidden, 1, DOWN, 1, &dh, MATMUL_REPLACE);
         run_list(&pass, y->rows, pass.hidden, 1);
         if (graph_computes(graph))
             kernels->swiglu_backward(graph->pool, h, (uint8_t *)gate_up->data + (size_t)pass.first * row_bytes,

@@ -76,11 +76,11 @@ static void concat_backward(struct graph *graph, struct op *op) {
     int64_t column = 0;
     for (int i = 0; i < 2; i++) {
         struct tensor *x = op->in[i];
-        bool accumulate;
-        void *dx = gradient_of(graph, x, &accumulate);
+        enum matmul_onto onto;
+        void *dx = gradient_of(graph, x, &onto);
         if (graph_computes(graph))
             columns_move(graph, dx, x->width, 0, y->grad, y->width, column, x->width, y->rows, y->grad_dtype,
-                         accumulate);
+                         onto != MATMUL_REPLACE);
         column += x->width;
     }
 }

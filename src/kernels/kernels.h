@@ -41,14 +41,18 @@ struct matrix {
     bool column_scales;
 };
 
-/* One product C = A B or C += A B of a call, with B packed or as it lies in memory. */
+/* What becomes of what C held: nothing of it stays; the product's chains begin with it; or the product, whose chains
+ * begin with zero, is added to it: C + (A B), the bits of a product into other memory and one addition. */
+enum matmul_onto { MATMUL_REPLACE, MATMUL_CONTINUE, MATMUL_ADD };
+
+/* One product C = A B of a call, with B packed or as it lies in memory. */
 struct matmul_product {
     const void *packed;    /* B [k, n] as matmul_pack wrote it, 64-byte aligned; NULL: `unpacked` is read */
     int64_t n;
     void *c;               /* [m, n], row stride c_stride */
     int64_t c_stride;
-    enum dtype c_dtype;    /* F32, or BF16 without accumulate */
-    bool accumulate;       /* C += A B (C holds fp32; the product is summed onto C as the chain's start) */
+    enum dtype c_dtype;    /* F32, or BF16 that is replaced */
+    enum matmul_onto onto;
     /* compute type BF16: B is packed as codes (or to be read as codes from `unpacked`). Otherwise an unpacked F8_E4M3
      * is dequantised: code x scale, rounded to the compute type */
     bool codes;

@@ -172,6 +172,17 @@ static inline void matmul_load_edge(float *tile, int height, int panel, const fl
     for (int r = 0; r < rows; r++) memcpy(tile + (int64_t)r * panel, c + r * stride, (size_t)columns * sizeof(float));
 }
 
+/* Asks for the part of C that a tile will be added to. */
+static inline void matmul_fetch_edge(const float *c, int64_t stride, int rows, int columns) {
+    for (int r = 0; r < rows; r++, c += stride)
+        for (int j = 0; j < columns; j += 16) __builtin_prefetch(c + j, 1);
+}
+
+static inline void matmul_add_edge(float *c, int64_t stride, const float *tile, int panel, int rows, int columns) {
+    for (int r = 0; r < rows; r++, c += stride, tile += panel)
+        for (int j = 0; j < columns; j++) c[j] += tile[j];
+}
+
 static inline void matmul_store_edge(void *c, enum dtype dtype, int64_t stride, const float *tile, int panel, int rows,
                                      int columns, bool stream) {
     for (int r = 0; r < rows; r++) {
@@ -292,7 +303,7 @@ static inline struct matmul_ahead matmul_ahead_part(const struct matmul_block *b
 /* The product over no k: zeros, or what is there. */
 static inline void matmul_block_nothing(const struct matmul_kind *kind, const struct matmul_block *block,
                                         const struct matmul_product *product, int64_t panel_begin, int64_t panel_end) {
-    if (product->accumulate) return;
+    if (product->onto != MATMUL_REPLACE) return;
     const size_t bytes = product->c_dtype == DTYPE_BF16 ? 2 : 4;
     int64_t begin = panel_begin * kind->panel, end = matmul_min(panel_end * kind->panel, product->n);
     for (int64_t row = block->row; row < block->row + block->rows; row++)
@@ -388,7 +399,7 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                     int64_t in_stride = panel, out_stride = panel;
                     if (first) {
                         in = NULL;
-                        if (product->accumulate) {
+                        if (product->onto == MATMUL_CONTINUE) {
                             in = c;
                             in_stride = product->c_stride;
                             if (!whole) {
@@ -398,17 +409,20 @@ static inline void matmul_block_product(const struct matmul_kind *kind, const st
                             }
                         }
                     }
-                    bool direct = last && whole && product->c_dtype == DTYPE_F32 && !stream;
+                    bool add = last && product->onto == MATMUL_ADD;
+                    bool direct = last && whole && product->c_dtype == DTYPE_F32 && !stream && !add;
                     if (direct) {
                         out = c;
                         out_stride = product->c_stride;
                     } else if (last) {
                         out = edge;
+                        if (add) matmul_fetch_edge(c, product->c_stride, rows, columns);
                     }
                     multiply(height, rows, k_length, a, b, in, in_stride, out, out_stride, &ahead, &scales);
                     if (kind->quantised) scales.a += height;
                     ahead.at += ahead.rows * ahead.stride;
-                    if (last && !direct)
+                    if (add) matmul_add_edge(c, product->c_stride, edge, panel, rows, columns);
+                    else if (last && !direct)
                         matmul_store_edge((char *)product->c +
                                               (size_t)offset * (product->c_dtype == DTYPE_BF16 ? 2 : 4),
                                           product->c_dtype, product->c_stride, edge, panel, rows, columns, stream);
@@ -469,7 +483,7 @@ static inline void matmul_task(void *context, int thread, int threads) {
             const struct matmul_product *product = &call->products[i];
             int64_t own = matmul_panels(kind, product), j0 = panel_begin > before ? panel_begin - before : 0,
                     j1 = matmul_min(panel_end - before, own);
-            bool stream = kind->stream_c && !product->accumulate && product->c_dtype == DTYPE_F32 &&
+            bool stream = kind->stream_c && product->onto == MATMUL_REPLACE && product->c_dtype == DTYPE_F32 &&
                           m * product->n >= 1 << 20;
             if (j0 < j1) matmul_block_product(kind, &block, product, j0, j1, stream);
             before += own;
@@ -520,7 +534,7 @@ enum { MATMUL_UNITS = 16, MATMUL_READ_ROWS = 8, MATMUL_UNIT_COST = 1 << 19 };
 
 /* A result that is most of what its product moves, in whole cache lines. */
 static inline bool matmul_is_streamed(const struct matrix *a, const struct matmul_product *product) {
-    return !product->accumulate && product->c_dtype == DTYPE_F32 && product->c_stride % 16 == 0 &&
+    return product->onto == MATMUL_REPLACE && product->c_dtype == DTYPE_F32 && product->c_stride % 16 == 0 &&
            (uintptr_t)product->c % 64 == 0 && 2 * a->rows * product->n > (a->rows + product->n) * a->cols;
 }
 

@@ -104,12 +104,13 @@ static void task(void *context, int thread, int threads) {
         int64_t i = piece / pieces, j0 = piece % pieces * COLUMNS, count = n - j0 < COLUMNS ? n - j0 : COLUMNS,
                 at = i * product->c_stride + j0;
         float sum[COLUMNS] = {0};
-        if (product->accumulate)
+        if (product->onto == MATMUL_CONTINUE)
             for (int64_t j = 0; j < count; j++) sum[j] = ((const float *)product->c)[at + j];
         if (call->compute == DTYPE_F8_E4M3 || product->codes) add_parts(call, sum, i, j0, count);
         else add_products(call, sum, i, j0, count);
         for (int64_t j = 0; j < count; j++) {
             if (product->c_dtype == DTYPE_BF16) ((uint16_t *)product->c)[at + j] = bf16_from_float(sum[j]);
+            else if (product->onto == MATMUL_ADD) ((float *)product->c)[at + j] += sum[j];
             else ((float *)product->c)[at + j] = sum[j];
         }
     }

@@ -117,13 +117,14 @@ static inline void output_check_gaps(const struct output *output) {
              at < (size_t)((i + 1) * output->stride) * bytes; at++)
             assert_int_equal(((unsigned char *)output->data)[at], 0x55);
 }
-static inline struct matmul_product product_of(const void *packed, const struct output *output, bool accumulate) {
+static inline struct matmul_product product_of(const void *packed, const struct output *output,
+                                               enum matmul_onto onto) {
     return (struct matmul_product){.packed = packed,
                                    .n = output->n,
                                    .c = output->data,
                                    .c_stride = output->stride,
                                    .c_dtype = output->dtype,
-                                   .accumulate = accumulate};
+                                   .onto = onto};
 }
 
 #endif

@@ -106,7 +106,8 @@ static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, i
     unpacked.data = malloc(bytes);
     memcpy(unpacked.data, c.data, bytes);
     void *packed = pack(kernels, &b, DTYPE_F8_E4M3, pools[threads]);
-    struct matmul_product products[2] = {product_of(packed, &c, accumulate), product_of(NULL, &unpacked, accumulate)};
+    const enum matmul_onto onto = accumulate ? MATMUL_CONTINUE : MATMUL_REPLACE;
+    struct matmul_product products[2] = {product_of(packed, &c, onto), product_of(NULL, &unpacked, onto)};
     products[0].codes = products[1].codes = kinds & 128;
     products[0].column_scales = b.column_scales;
     products[1].unpacked = b;
@@ -328,7 +329,7 @@ static void grouped_products_have_the_bits_of_each(void **state) {
                     .n = n,
                     .c_stride = n,
                     .c_dtype = DTYPE_F32,
-                    .accumulate = kinds & 8,
+                    .onto = kinds & 8 ? MATMUL_CONTINUE : MATMUL_REPLACE,
                     .column_scales = gradients,
                     .unpacked = b[g]};
                 size += m * n;

@@ -62,7 +62,9 @@ static void check_product(const struct matmul_kernels *kernels, int64_t m, int64
     before.data = malloc(c_bytes);
     memcpy(before.data, c[1].data, c_bytes);
     void *packed[2] = {pack(kernels, &b[0], compute, pools[threads]), pack(kernels, &b[1], compute, pools[threads])};
-    struct matmul_product products[2] = {product_of(packed[0], &c[0], false), product_of(packed[1], &c[1], accumulate)};
+    struct matmul_product products[2] = {
+        product_of(packed[0], &c[0], MATMUL_REPLACE),
+        product_of(packed[1], &c[1], accumulate ? MATMUL_CONTINUE : MATMUL_REPLACE)};
     multiply(kernels, threads, &a, compute, products, 2);
     double *a_rows = expand(&a, compute, false);
     for (int p = 0; p < 2; p++) {
@@ -141,7 +143,7 @@ static void rows_do_not_depend_on_the_call(void **state) {
                                                              .c = c_data,
                                                              .c_stride = N,
                                                              .c_dtype = dtype,
-                                                             .accumulate = kind == 1};
+                                                             .onto = kind == 1 ? MATMUL_CONTINUE : MATMUL_REPLACE};
                             multiply(kernels, threads, &part, computes[compute], &product, 1);
                             if (c_data == found) assert_memory_equal(found, expected + (size_t)start * row_bytes, size);
                         }
@@ -173,7 +175,7 @@ static void chains_of_fma_are_equal(void **state) {
                                              .c = isa ? found : expected,
                                              .c_stride = N,
                                              .c_dtype = DTYPE_F32,
-                                             .accumulate = true};
+                                             .onto = MATMUL_CONTINUE};
             multiply(variants[isa], 2, &a, computes[compute], &product, 1);
             if (isa) assert_memory_equal(found, expected, M * N * 4);
             free(packed);
@@ -234,13 +236,13 @@ static void unpacked_operands_give_the_same_bits(void **state) {
                               b = matrix_create(shape[1], shape[2], kinds & 2, kinds & 1 ? DTYPE_BF16 : DTYPE_F32);
                 const enum dtype c_dtype = kinds & 4 ? DTYPE_BF16 : DTYPE_F32;
                 const size_t bytes = (size_t)shape[0] * (size_t)shape[2] * (kinds & 4 ? 2 : 4);
-                const bool accumulate = kinds & 8 && !(kinds & 4);
+                const enum matmul_onto onto = kinds & 8 && !(kinds & 4) ? MATMUL_CONTINUE : MATMUL_REPLACE;
                 const int threads = 1 + (kinds + at) % 3;
                 void *packed = pack(variants[isa], &b, compute, NULL);
                 unsigned char *c[4];   /* both packed; the second not; the first not; both not */
                 for (int i = 0; i < 4; i++) {
                     unsigned char *second = c[i] = malloc(2 * bytes);
-                    for (size_t x = 0; x < 2 * bytes / 4 && accumulate; x++)
+                    for (size_t x = 0; x < 2 * bytes / 4 && onto == MATMUL_CONTINUE; x++)
                         ((float *)(void *)c[i])[x] = (float)(x % 13) - 6.0f;
                     second += bytes;
                     const struct matmul_product products[2] = {
@@ -249,14 +251,14 @@ static void unpacked_operands_give_the_same_bits(void **state) {
                          .c = c[i],
                          .c_stride = shape[2],
                          .c_dtype = c_dtype,
-                         .accumulate = accumulate,
+                         .onto = onto,
                          .unpacked = b},
                         {.packed = i & 1 ? NULL : packed,
                          .n = shape[2],
                          .c = second,
                          .c_stride = shape[2],
                          .c_dtype = c_dtype,
-                         .accumulate = accumulate,
+                         .onto = onto,
                          .unpacked = b},
                     };
                     multiply(variants[isa], threads, &a, compute, products, 2);
@@ -385,7 +387,7 @@ static void grouped_create(struct grouped *list, const struct matmul_kernels *ke
                 .c = list->c + (size_t)column * (kinds & 16 ? 2 : 4),
                 .c_stride = stride,
                 .c_dtype = c_type,
-                .accumulate = kinds & 8 && !(kinds & 16),
+                .onto = kinds & 8 && !(kinds & 16) ? MATMUL_CONTINUE : MATMUL_REPLACE,
                 .unpacked = list->b[g][p]};
             column += n;
         }
@@ -420,7 +422,7 @@ static void check_grouped(const struct matmul_kernels *kernels, enum dtype compu
         for (int p = 0; p < group->count && !group->a.cols; p++) {   /* nothing to add up */
             const struct matmul_product *product = &group->products[p];
             const size_t bytes = product->c_dtype == DTYPE_BF16 ? 2 : 4;
-            for (int64_t row = 0; row < group->a.rows && !product->accumulate; row++)
+            for (int64_t row = 0; row < group->a.rows && product->onto == MATMUL_REPLACE; row++)
                 memset((char *)product->c + (size_t)(row * product->c_stride) * bytes, 0, (size_t)product->n * bytes);
         }
     }
