@@ -118,15 +118,13 @@ void draft_policy_count(struct draft_policy *policy, struct draft_text *text, st
     }
 }
 
-void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int texts, int64_t tokens,
-                        double model_seconds, double draft_seconds) {
+void draft_policy_round(struct draft_policy *policy, int depths, int texts, int64_t tokens, double model_seconds,
+                        double draft_seconds) {
     const double each = texts ? (double)tokens / texts : 0;
     double credit = policy->credit + DRAFT_REFILL * each;
     if (depths == 0) {
-        if (plain) {
-            times_add(&policy->plain, model_seconds);
-            policy->since_plain = 0;
-        }
+        times_add(&policy->plain, model_seconds);
+        policy->since_plain = 0;
     } else {
         times_add(&policy->verify[depths - 1], model_seconds);
         times_add(&policy->draft[depths - 1], draft_seconds);

@@ -60,10 +60,9 @@ bool draft_policy_takes(const struct draft_policy *policy, struct draft_text *te
 /* A text was offered so many drafts, and the first `accepted` of them were chosen by the model: in all counts. */
 void draft_policy_count(struct draft_policy *policy, struct draft_text *text, struct draft_counts *counts, int offered,
                         int accepted);
-/* A round with drafts of `depths` (0: without; `plain` false: one that also fed other rows, and says nothing) gave
- * `tokens` tokens to `texts` texts. */
-void draft_policy_round(struct draft_policy *policy, int depths, bool plain, int texts, int64_t tokens,
-                        double model_seconds, double draft_seconds);
+/* A round with drafts of `depths` (0: without) gave `tokens` tokens to `texts` texts. */
+void draft_policy_round(struct draft_policy *policy, int depths, int texts, int64_t tokens, double model_seconds,
+                        double draft_seconds);
 
 /* As far as measured; 0: not yet. */
 double draft_policy_cost(const struct draft_policy *policy, int depths);

@@ -555,7 +555,7 @@ static struct play play(struct draft_policy *policy, int64_t tokens, double cost
         play.tokens += 1 + accepted;
         play.drafted_rounds += depths > 0;
         draft_policy_count(policy, &text, &counts, depths, accepted);
-        draft_policy_round(policy, depths, true, 1, 1 + accepted, 1 + 0.75 * more + disturbed, 0.25 * more);
+        draft_policy_round(policy, depths, 1, 1 + accepted, 1 + 0.75 * more + disturbed, 0.25 * more);
     }
     return play;
 }

@@ -429,7 +429,7 @@ static void the_same_prompt_is_computed_once(void **state) {
     int32_t other[5];
     memcpy(other, prompt, sizeof prompt);
     other[4]++;
-    /* of these 0, 1 and 2 share a prompt; 3 has another capacity, 4 another prompt, 5 begins in the middle */
+    /* of these 0, 1 and 2 wait for 5, which begins in the middle; 3 has another capacity, 4 another prompt */
     struct generation alone[6], together[6];
     for (int i = 0; i < 6; i++) {
         alone[i] = start(&options, i == 4 ? other : prompt, 5, i == 3 ? 41 : 40, (uint64_t)i);
@@ -441,21 +441,81 @@ static void the_same_prompt_is_computed_once(void **state) {
     struct counter counter = { .stopped = -1 };
     const struct generation_watch watch = { .context = &counter, .pass = count_pass };
     run(together, 6, &watch);
-    assert_int_equal(counter.rows, 3 * 5 + 2 + 6 * 24);
+    assert_int_equal(counter.rows, 2 * 5 + 2 + 6 * 24);
     for (int i = 0; i < 6; i++) {
         assert_same_text(&alone[i], &together[i]);
         finish(&alone[i]), finish(&together[i]);
     }
-    /* an interruption leaves all of them as they were */
+    /* after an interruption what was computed stays, and the last token is still to be fed */
     struct generation samples[2] = { start(&options, prompt, 5, 40, 0), start(&options, prompt, 5, 40, 1) };
     counter = (struct counter){ .stopped = -1, .stop_at_pass = 1 };
     run(samples, 2, &watch);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(samples[i].finish, FINISH_INTERRUPTED);
-        assert_int_equal(samples[i].sequence->length, 0);
+        assert_int_equal(samples[i].sequence->length, i == 0 ? 4 : 0);
         assert_int_equal(samples[i].ids.count, 5);
         finish(&samples[i]);
     }
+}
+
+/* What a text that left has is the beginning of what it has alone. */
+static void assert_begins(const struct generation *whole, const struct generation *part) {
+    assert_int_equal(part->finish, FINISH_INTERRUPTED);
+    assert_in_range(part->ids.count, part->prompt, whole->ids.count);
+    assert_memory_equal(whole->ids.ids, part->ids.ids, (size_t)part->ids.count * sizeof(int32_t));
+    assert_true(part->sequence->length < part->ids.count);
+}
+
+/* Texts that come and go at random, prompts in passes of a few rows that wait for decoding after a few half-layers:
+ * each is the text that it is alone. */
+#define GUESTS 4
+static void texts_join_and_leave(void **state) {
+    (void)state;
+    enum { ROUNDS = 400 };
+    struct generation_options options[TEXTS];
+    const int32_t eos[2] = { byte_ids['e'], byte_ids['t'] };
+    const struct logit_bias bias = { byte_ids['q'], 2 };
+    struct generation alone[TEXTS], guests[GUESTS] = { 0 };
+    int kinds[GUESTS] = { 0 }, slots[GUESTS] = { 0 }, ended = 0, left = 0;
+    struct engine *prompts = NULL;
+    struct generator *generator = NULL;
+    struct error error = { 0 };
+    fill_options(options, eos, &bias);
+    for (int i = 0; i < TEXTS; i++) {
+        alone[i] = start_text(&options[i], i);
+        run(&alone[i], 1, NULL);
+    }
+    for (int way = 0; way < 3; way++) {
+        if (way) assert_int_equal(engine_create(&prompts, model, way == 1 ? 7 : 100, NULL), STATUS_OK);
+        assert_int_equal(generator_create(&generator, engine, prompts, tokenizer, sampler, GUESTS, NULL, NULL),
+                         STATUS_OK);
+        for (uint64_t round = 0; round < ROUNDS || generator_texts(generator); round++) {
+            const uint64_t choice = random_below(3, (uint64_t)way, round, 8);
+            const int g = (int)random_below(4, (uint64_t)way, round, GUESTS);
+            enum status status = STATUS_OK;
+            if (choice < 3 && round < ROUNDS && !guests[g].sequence) {
+                kinds[g] = (int)random_below(5, (uint64_t)way, round, TEXTS);
+                guests[g] = start_text(&options[kinds[g]], kinds[g]);
+                status = generator_join(generator, &guests[g], &slots[g], &error);
+            } else if (choice == 3 && guests[g].sequence) {
+                status = generator_leave(generator, slots[g], &error);
+            } else {
+                status = generator_step(generator, (int64_t)random_below(6, (uint64_t)way, round, 3), &error);
+            }
+            if (status) fail_msg("%s", error.message);
+            for (int i = 0; i < GUESTS; i++) {
+                if (!guests[i].sequence || guests[i].finish == FINISH_NONE) continue;
+                if (guests[i].finish == FINISH_INTERRUPTED) assert_begins(&alone[kinds[i]], &guests[i]), left++;
+                else assert_same_text(&alone[kinds[i]], &guests[i]), ended++;
+                finish(&guests[i]);
+                guests[i] = (struct generation){ 0 };
+            }
+        }
+        generator_destroy(generator);
+        engine_destroy(prompts);
+    }
+    assert_true(ended > 50 && left > 20);
+    for (int i = 0; i < TEXTS; i++) finish(&alone[i]);
 }
 
 /* ---- one text, in parts ------------------------------------------------------------------------------------------ */
@@ -778,6 +838,7 @@ int main(void) {
         cmocka_unit_test(text_is_whole_characters),
         cmocka_unit_test(texts_do_not_depend_on_their_neighbours),
         cmocka_unit_test(the_same_prompt_is_computed_once),
+        cmocka_unit_test(texts_join_and_leave),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
         cmocka_unit_test(the_caller_says_what_goes_on),
