@@ -49,7 +49,7 @@ static void *random_numbers(size_t count, enum dtype dtype) {
 }
 
 static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype, struct attention_shape shape) {
-    const struct attention_kernels *kernels = &kernels_for(isa)->attention;
+    const struct attention_kernels *kernels = kernels_for(isa)->attention[CORE_GROUPED];
     shape.kv_dtype = dtype;
     int64_t rows = SEQUENCES * TOKENS, width = shape.heads * shape.qk_dim, v_width = shape.heads * shape.v_dim;
     size_t count = (size_t)(rows * width), v_count = (size_t)(rows * v_width);
@@ -93,7 +93,7 @@ static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype, 
 /* One token of one sequence in each of as many layers as fill 256 MiB, so that the stores come from memory. */
 static void measure_decode(struct pool *pool, enum isa isa, const char *name, struct attention_shape shape,
                            int64_t depth) {
-    const struct attention_kernels *kernels = &kernels_for(isa)->attention;
+    const struct attention_kernels *kernels = kernels_for(isa)->attention[CORE_GROUPED];
     size_t bytes = kernels->kv_bytes(&shape, depth);
     int layers = (int)(((size_t)256 << 20) / bytes) + 1;
     int64_t k_width = (int64_t)shape.kv_heads * shape.qk_dim, v_width = (int64_t)shape.kv_heads * shape.v_dim;
@@ -141,14 +141,13 @@ static void measure_decode(struct pool *pool, enum isa isa, const char *name, st
  * products' instruction; the bytes of the store once at the memory's speed. */
 static void measure_latent(struct pool *pool, enum isa isa, int heads, enum dtype kv_dtype, int64_t depth,
                            int64_t tokens, double peak, double memory) {
-    const struct attention_kernels *kernels = &kernels_for(isa)->attention;
+    const struct attention_kernels *kernels = kernels_for(isa)->attention[CORE_LATENT];
     struct attention_shape shape = {.heads = heads,
                                     .kv_heads = 1,
                                     .qk_dim = 576,
                                     .v_dim = 512,
                                     .scale = 0.07f,
-                                    .kv_dtype = kv_dtype,
-                                    .value_in_key = true};
+                                    .kv_dtype = kv_dtype};
     enum dtype dtype = kv_dtype == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
     int64_t positions = depth + tokens, q_width = shape.heads * shape.qk_dim, o_width = shape.heads * shape.v_dim;
     size_t bytes = kernels->kv_bytes(&shape, positions);

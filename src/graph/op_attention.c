@@ -33,7 +33,7 @@ static double attention_flops(const struct attention *attention) {
 static void attention_forward(struct graph *graph, struct op *op) {
     struct attention *attention = op->extra;
     const struct attention_shape *shape = &attention->shape;
-    const struct attention_kernels *kernels = &graph->kernels->attention;
+    const struct attention_kernels *kernels = graph->kernels->attention[CORE_GROUPED];
     const struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2], *o = op->out[0], *lse = op->out[1];
 
     size_t store_bytes = 0;
@@ -62,7 +62,7 @@ static void attention_forward(struct graph *graph, struct op *op) {
 static void attention_backward(struct graph *graph, struct op *op) {
     struct attention *attention = op->extra;
     const struct attention_shape *shape = &attention->shape;
-    const struct attention_kernels *kernels = &graph->kernels->attention;
+    const struct attention_kernels *kernels = graph->kernels->attention[CORE_GROUPED];
     struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2];
     const struct tensor *o = op->out[0], *lse = op->out[1];
     void *dq = gradient_sole(graph, q), *dk = gradient_sole(graph, k), *dv = gradient_sole(graph, v);

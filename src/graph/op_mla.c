@@ -182,8 +182,7 @@ struct attention_shape latent_attention_shape(const struct latent_shape *shape) 
                                     .qk_dim = (int)(shape->rank + shape->rotary),
                                     .v_dim = (int)shape->rank,
                                     .scale = shape->scale,
-                                    .kv_dtype = shape->cache,
-                                    .value_in_key = true};
+                                    .kv_dtype = shape->cache};
 }
 
 static struct attention_shape expanded_shape(const struct latent_shape *shape, enum dtype dtype) {
@@ -251,7 +250,7 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
     struct latent_attention *attention = op->extra;
     const struct latent_shape *shape = &attention->shape;
     const struct tensor *q = op->in[0], *o = op->out[0];
-    const struct attention_kernels *kernels = &graph->kernels->attention;
+    const struct attention_kernels *kernels = graph->kernels->attention[CORE_LATENT];
     const struct attention_shape absorbed = latent_attention_shape(shape);
     const int64_t heads = shape->heads, head = shape->nope + shape->rotary, wide = shape->rank + shape->rotary;
     const enum dtype dtype = compute_activation(graph->compute);
@@ -286,7 +285,7 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
     const struct latent_shape *shape = &attention->shape;
     const struct parameter *w = op->parameters[0];
     const struct tensor *q = op->in[0], *o = op->out[0];
-    const struct attention_kernels *kernels = &graph->kernels->attention;
+    const struct attention_kernels *kernels = graph->kernels->attention[CORE_GROUPED];
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
     const enum dtype dtype = compute_activation(graph->compute);
     const struct attention_shape absorbed = latent_attention_shape(shape), expanded = expanded_shape(shape, dtype);
@@ -306,8 +305,8 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
     if (graph_computes(graph))
         for (int64_t first = 0; first < positions; first += most) {
             const int64_t rows = positions - first < most ? positions - first : most;
-            kernels->kv_read(graph->pool, &absorbed, job, first, rows, k_r, dtype, shape->rotary, c, dtype,
-                             shape->rank);
+            graph->kernels->attention[CORE_LATENT]->kv_read(graph->pool, &absorbed, job, first, rows, k_r, dtype,
+                                                            shape->rotary, c, dtype, shape->rank);
             for (int h = 0; h < shape->heads; h++) {
                 attention->products[2 * h] = (struct matmul_product){.n = shape->nope,
                                                                      .c = (uint8_t *)k +
@@ -353,7 +352,7 @@ static void latent_attention_forward(struct graph *graph, struct op *op) {
     struct latent_attention *attention = op->extra;
     const struct latent_shape *shape = &attention->shape;
     const struct tensor *c = op->in[1], *k_r = op->in[2];
-    const struct attention_kernels *kernels = &graph->kernels->attention;
+    const struct attention_kernels *kernels = graph->kernels->attention[CORE_LATENT];
     const struct attention_shape absorbed = latent_attention_shape(shape);
 
     size_t store_bytes = 0;

@@ -5,8 +5,12 @@
 
 #define ATTENTION_PAIRS 0
 #define ATTENTION_TILES 0
-#include "kernels/attention_simd.h"
+#include "kernels/attention_grouped_simd.h"
+#include "kernels/attention_latent_simd.h"
 
-const struct attention_kernels attention_avx2 = ATTENTION_TABLE;
+const struct attention_kernels *const attention_avx2[ATTENTION_CORES] = {
+    [CORE_GROUPED] = &grouped_core,
+    [CORE_LATENT] = &latent_core,
+};
 
 #endif

@@ -1,14 +1,19 @@
-/* What attention is made of, for attention_simd.h: rows of words, the product of two small matrices of words, exp2.
+/* What attention is made of: rows of words, the product of two small matrices of words, exp2.
  *
  * A word is the unit of a product: an fp32 number, or a pair of bf16 numbers that are neighbours along the sum. So one
- * product serves both: C[m][n] (+)= sum over w of A[m][w] B[w][n] A has its words in rows; B has 16-column panels side
- * by side in rows. Every element of C has one accumulator that walks w upwards.
+ * product serves both:
+ *   C[m][n] (+)= sum over w of A[m][w] B[w][n]
+ * A has its words in rows; B has 16-column panels side by side in rows. Every element of C has one accumulator that
+ * walks w upwards.
  *
  * The file that includes this says what it has:
  *   ATTENTION_PAIRS    1: products of pairs exist. 0: bf16 numbers are widened to fp32 words before a product
  *   ATTENTION_TILES    1: they are AMX tiles, and counts of pairs are multiples of 16
  *
  * Words travel as float, whatever is in them: loads, stores and broadcasts do not change bits. */
+#ifndef DEEPSEEK_KERNELS_ATTENTION_PRODUCT_SIMD_H
+#define DEEPSEEK_KERNELS_ATTENTION_PRODUCT_SIMD_H
+
 #include "kernels/simd.h"
 
 #define ATTENTION_INLINE static inline __attribute__((always_inline))
@@ -470,3 +475,5 @@ ATTENTION_INLINE vf exp2_or_zero(vf x) {
     return _mm256_and_ps(_mm256_cmp_ps(x, vf_set(-125.0f), _CMP_NLT_UQ), y);
 #endif
 }
+
+#endif

@@ -109,27 +109,36 @@ void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *
 
 /* ---- attention (kernels/attention_*.c) --------------------------------------------------------------------------- */
 
-/* Causal softmax attention of grouped query heads: head h reads key/value head h / (heads / kv_heads).
+/* Causal softmax attention: queries of `heads` heads read the keys and values of one sequence each.
  *   score[t][s] = scale * q[t] . k[s] for s <= t,   o[t] = sum_s softmax(score[t])[s] v[s]
  * No T x T matrix exists. Keys are visited in blocks that start at absolute positions, so that a query's result does
  * not depend on the chunk it came in. Values must be finite: the variants multiply those of later keys of the same call
  * with weights of zero, so that an infinity or a NaN there reaches earlier queries. With kv dtype BF16 the unnormalised
- * softmax is rounded to bf16 for the product with V, and q to bf16 for the product with K; sums are fp32. */
-struct attention_shape {
-    int heads, kv_heads;
-    int qk_dim, v_dim;     /* per head; they differ in MLA */
-    float scale;
-    enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16; F8_E4M3 too where value_in_key */
+ * softmax is rounded to bf16 for the product with V, and q to bf16 for the product with K; sums are fp32.
+ *
+ * A core is what a store holds and how it is read. */
+enum attention_core {
+    /* Head h reads key/value head h / (heads / kv_heads). */
+    CORE_GROUPED,
     /* MLA's absorbed form (spec/v1-v3.md section 2.7): one key/value head, whose value is the first v_dim channels of
      * its key. The store holds qk_dim numbers per position, once. kv_write's v is [rows, v_dim] (the latent) and its k
      * the other qk_dim - v_dim channels (the rotated shared key); queries are [v_dim channels | the others], too.
      * F8_E4M3: the v_dim channels are codes with a power-of-two fp32 scale for each 128 of them (the smallest 2^n with
      * amax / 2^n <= 448; spec section 4.2), the others BF16; the products are those of a BF16 store that holds the
-     * decoded numbers, which bf16 represents exactly. Bytes of a position: F32 4 qk_dim; BF16 2 qk_dim; F8_E4M3 v_dim +
-     * 4 ceil(v_dim / 128) + 2 (qk_dim - v_dim), where the dimensions are multiples of 64 and the capacity is one, too.
+     * decoded numbers, which bf16 represents exactly. Bytes of a position, where the dimensions are multiples of 64 and
+     * the capacity is one, too:
+     *   F32 4 qk_dim     BF16 2 qk_dim     F8_E4M3 v_dim + 4 ceil(v_dim / 128) + 2 (qk_dim - v_dim)
      * All threads share the keys of one query: they are cut at absolute multiples of a fixed number, and the parts are
      * merged in order, in prefill as in decoding. No backward. */
-    bool value_in_key;
+    CORE_LATENT,
+    ATTENTION_CORES
+};
+
+struct attention_shape {
+    int heads, kv_heads;
+    int qk_dim, v_dim;     /* per head; they differ in MLA */
+    float scale;
+    enum dtype kv_dtype;   /* type of the stored keys and values, F32 or BF16; F8_E4M3 too in the latent core */
 };
 
 /* A store of keys and values for one sequence of one layer, in the variant's own layout; 64-byte aligned. What it holds
@@ -150,7 +159,7 @@ struct attention_kernels {
     void (*kv_write)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs,
                      int count, const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype,
                      int64_t v_stride);
-    /* Where value_in_key: positions first..first+count-1 of a store back into rows, k [count, qk_dim - v_dim] and v
+    /* The latent core: positions first..first+count-1 of a store back into rows, k [count, qk_dim - v_dim] and v
      * [count, v_dim], as the products see them. */
     void (*kv_read)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job,
                     int64_t first, int64_t count, void *k, enum dtype k_dtype, int64_t k_stride, void *v,
@@ -160,8 +169,8 @@ struct attention_kernels {
     void (*forward)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs, int count,
                     const void *q, enum dtype q_dtype, int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride,
                     float *lse, int64_t rows, void *scratch);
-    /* Training: the jobs are whole sequences (position 0), k and v as given to kv_write; `kv` of the jobs is not read.
-     * Writes dq, dk, dv (no accumulation). */
+    /* Training, the grouped core: the jobs are whole sequences (position 0), k and v as given to kv_write; `kv` of the
+     * jobs is not read. Writes dq, dk, dv (no accumulation). */
     size_t (*backward_scratch_bytes)(const struct attention_shape *shape, int64_t max_count, int threads);
     void (*backward)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs,
                      int count,
@@ -359,7 +368,7 @@ struct moe_kernels {
 struct kernels {
     enum isa isa;
     struct matmul_kernels matmul;
-    struct attention_kernels attention;
+    const struct attention_kernels *const *attention;   /* [ATTENTION_CORES] */
     struct row_kernels rows;
     struct moe_kernels moe;
 };

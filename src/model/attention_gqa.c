@@ -37,7 +37,7 @@ static struct attention_shape gqa_shape(const struct model *model) {
 static size_t gqa_state_bytes(const struct model *model, const struct layer *layer, int64_t capacity) {
     (void)layer;
     const struct attention_shape shape = gqa_shape(model);
-    return model->kernels->attention.kv_bytes(&shape, capacity);
+    return model->kernels->attention[CORE_GROUPED]->kv_bytes(&shape, capacity);
 }
 
 static struct tensor *gqa_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {

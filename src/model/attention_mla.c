@@ -97,7 +97,7 @@ static size_t mla_state_bytes(const struct model *model, const struct layer *lay
     (void)layer;
     const struct latent_shape latent = mla_shape(model);
     const struct attention_shape shape = latent_attention_shape(&latent);
-    return model->kernels->attention.kv_bytes(&shape, capacity);
+    return model->kernels->attention[CORE_LATENT]->kv_bytes(&shape, capacity);
 }
 
 /* c -> k, v of every head -> attention, all of it on the tape */

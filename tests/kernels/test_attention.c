@@ -17,22 +17,25 @@
 #include "kernels/attention.h"
 
 #define real double
-#include "kernels/attention_reference.h"
+#include "kernels/attention_grouped_reference.h"
+#include "kernels/attention_latent_reference.h"
 
 #define UNIT_FP32 0x1p-24
 #define UNIT_BF16 0x1p-8
 
-static const struct attention_kernels *variant(enum isa isa) {
+static const struct attention_kernels *variant_of(enum attention_core core, enum isa isa) {
     switch (isa) {
 #if defined(__x86_64__)
-    case ISA_AVX2: return &attention_avx2;
-    case ISA_AVX512: return &attention_avx512;
-    case ISA_AVX512_BF16: return &attention_avx512bf16;
-    case ISA_AMX: return &attention_amx;
+    case ISA_AVX2: return attention_avx2[core];
+    case ISA_AVX512: return attention_avx512[core];
+    case ISA_AVX512_BF16: return attention_avx512bf16[core];
+    case ISA_AMX: return attention_amx[core];
 #endif
-    default: return &attention_reference;
+    default: return attention_reference[core];
     }
 }
+static const struct attention_kernels *variant(enum isa isa) { return variant_of(CORE_GROUPED, isa); }
+static const struct attention_kernels *latent_variant(enum isa isa) { return variant_of(CORE_LATENT, isa); }
 
 /* ---- a problem: sequences behind one another, with inputs in double that their dtype holds exactly --------------- */
 
@@ -40,6 +43,7 @@ enum { JOBS_MAX = 8 };
 
 struct problem {
     struct attention_shape shape;
+    int64_t k_width;                     /* numbers of a row of k */
     enum dtype dtype;                    /* of q, k, v, o and their gradients */
     int jobs;
     int64_t counts[JOBS_MAX], rows;
@@ -83,18 +87,13 @@ static double *random_rows(int64_t rows, int64_t width, int64_t stride, enum dty
     }
     return x;
 }
-/* Numbers of a row of k. */
-static int64_t key_width(const struct attention_shape *shape) {
-    return shape->value_in_key ? shape->qk_dim - shape->v_dim : (int64_t)shape->kv_heads * shape->qk_dim;
-}
-
 /* coarse: values that bf16 holds, whatever the dtype */
-static struct problem problem_make(struct attention_shape shape, enum dtype dtype, bool coarse, int jobs,
-                                   const int64_t *counts) {
-    struct problem p = {.shape = shape, .dtype = dtype, .jobs = jobs};
+static struct problem problem_with(int64_t k_width, struct attention_shape shape, enum dtype dtype, bool coarse,
+                                   int jobs, const int64_t *counts) {
+    struct problem p = {.shape = shape, .k_width = k_width, .dtype = dtype, .jobs = jobs};
     random_state = (uint64_t)(shape.heads * 1000 + shape.qk_dim * 10 + shape.v_dim);
     for (int j = 0; j < jobs; j++) p.rows += p.counts[j] = counts[j];
-    int64_t q_width = shape.heads * shape.qk_dim, k_width = key_width(&shape), v_width = shape.kv_heads * shape.v_dim,
+    int64_t q_width = shape.heads * shape.qk_dim, v_width = shape.kv_heads * shape.v_dim,
             o_width = shape.heads * shape.v_dim;
     p.q_stride = q_width + 3;
     p.k_stride = k_width + 1;
@@ -105,6 +104,10 @@ static struct problem problem_make(struct attention_shape shape, enum dtype dtyp
     p.v = random_rows(p.rows, v_width, p.v_stride, dtype, coarse, &p.v_data);
     p.d_o = random_rows(p.rows, o_width, p.o_stride, dtype, coarse, &p.d_o_data);
     return p;
+}
+static struct problem problem_make(struct attention_shape shape, enum dtype dtype, bool coarse, int jobs,
+                                   const int64_t *counts) {
+    return problem_with((int64_t)shape.kv_heads * shape.qk_dim, shape, dtype, coarse, jobs, counts);
 }
 static void problem_free(struct problem *p) {
     void *all[] = {p->q, p->k, p->v, p->d_o, p->q_data, p->k_data, p->v_data, p->d_o_data};
@@ -137,8 +140,8 @@ struct manner {
 
 /* Writes the whole store full of large numbers through kv_write. */
 static void fill_with_garbage(const struct attention_kernels *kernels, const struct attention_shape *shape,
-                              const struct attention_job *job) {
-    int64_t k_width = key_width(shape), v_width = shape->kv_heads * shape->v_dim;
+                              int64_t k_width, const struct attention_job *job) {
+    int64_t v_width = shape->kv_heads * shape->v_dim;
     float *k = get((size_t)(job->capacity * k_width) * 4), *v = get((size_t)(job->capacity * v_width) * 4);
     for (int64_t i = 0; i < job->capacity * k_width; i++) k[i] = i % 3 ? 1e30f : -2e38f;
     for (int64_t i = 0; i < job->capacity * v_width; i++) v[i] = i % 3 ? -3e30f : 2e38f;
@@ -160,7 +163,7 @@ static void *run_forward(const struct attention_kernels *kernels, const struct p
     for (int j = 0; j < p->jobs; j++) {
         struct attention_job job = {.capacity = p->counts[j] + 70};
         stores[j] = job.kv = store_make(kernels->kv_bytes(shape, job.capacity));
-        if (manner.garbage) fill_with_garbage(kernels, shape, &job);
+        if (manner.garbage) fill_with_garbage(kernels, shape, p->k_width, &job);
         if (manner.nan) memset(job.kv, 0xFF, kernels->kv_bytes(shape, job.capacity));
         first_rows[j] = row;
         row += p->counts[j];
@@ -247,7 +250,7 @@ static void exact_forward(const struct problem *p, const double *q, const double
     struct attention_job jobs[JOBS_MAX];
     int64_t row = 0, longest = 0;
     for (int j = 0; j < p->jobs; j++) {
-        jobs[j] = (struct attention_job){.kv = get(reference_kv_bytes(&shape, p->counts[j])),
+        jobs[j] = (struct attention_job){.kv = get(grouped_reference_kv_bytes(&shape, p->counts[j])),
                                          .capacity = p->counts[j],
                                          .row = row,
                                          .count = p->counts[j]};
@@ -255,9 +258,9 @@ static void exact_forward(const struct problem *p, const double *q, const double
         if (p->counts[j] > longest) longest = p->counts[j];
     }
     void *scratch = get(reference_scratch_bytes(&shape, longest, 1));
-    reference_kv_write(NULL, &shape, jobs, p->jobs, k, DTYPE_F32, shape.kv_heads * shape.qk_dim, v, DTYPE_F32,
+    grouped_reference_kv_write(NULL, &shape, jobs, p->jobs, k, DTYPE_F32, shape.kv_heads * shape.qk_dim, v, DTYPE_F32,
                        shape.kv_heads * shape.v_dim);
-    reference_forward(NULL, &shape, jobs, p->jobs, q, DTYPE_F32, shape.heads * shape.qk_dim, o, DTYPE_F32,
+    grouped_reference_forward(NULL, &shape, jobs, p->jobs, q, DTYPE_F32, shape.heads * shape.qk_dim, o, DTYPE_F32,
                       shape.heads * shape.v_dim, lse, p->rows, scratch);
     for (int j = 0; j < p->jobs; j++) free(jobs[j].kv);
     free(scratch);
@@ -272,10 +275,11 @@ static void exact_backward(const struct problem *p, const double *o, const doubl
         if (p->counts[j] > longest) longest = p->counts[j];
     }
     const struct attention_shape *shape = &p->shape;
-    void *scratch = get(reference_backward_scratch_bytes(shape, longest, 1));
-    reference_backward(NULL, shape, jobs, p->jobs, p->q, p->k, p->v, o, p->d_o, DTYPE_F32, shape->heads * shape->qk_dim,
-                       shape->kv_heads * shape->qk_dim, shape->kv_heads * shape->v_dim, shape->heads * shape->v_dim,
-                       lse, p->rows, dq, dk, dv, scratch);
+    void *scratch = get(grouped_reference_backward_scratch_bytes(shape, longest, 1));
+    grouped_reference_backward(NULL, shape, jobs, p->jobs, p->q, p->k, p->v, o, p->d_o, DTYPE_F32,
+                               shape->heads * shape->qk_dim, shape->kv_heads * shape->qk_dim,
+                               shape->kv_heads * shape->v_dim, shape->heads * shape->v_dim, lse, p->rows, dq, dk, dv,
+                               scratch);
     free(scratch);
 }
 
@@ -614,7 +618,7 @@ static void test_independence(void **state) {
  * holds them: by the rules of kernels.h, in double. */
 static struct problem latent_problem(struct attention_shape shape, enum dtype dtype, int jobs, const int64_t *counts) {
     bool bf16 = shape.kv_dtype != DTYPE_F32;
-    struct problem p = problem_make(shape, dtype, bf16, jobs, counts);
+    struct problem p = problem_with(shape.qk_dim - shape.v_dim, shape, dtype, bf16, jobs, counts);
     int v_dim = shape.v_dim, others = shape.qk_dim - v_dim;
     double *keys = get((size_t)(p.rows * shape.qk_dim) * 8);
     if (shape.kv_dtype == DTYPE_F8_E4M3) {   /* rows of very different sizes */
@@ -656,14 +660,14 @@ static void test_latent_bytes(void **state) {
                                             .kv_heads = 1,
                                             .qk_dim = dims[i][0],
                                             .v_dim = dims[i][1],
-                                            .scale = 1,
-                                            .value_in_key = true};
+                                            .scale = 1};
             size_t qk = (size_t)shape.qk_dim, v = (size_t)shape.v_dim;
-            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * 4 * qk);
+            assert_int_equal(latent_variant(isa)->kv_bytes(&shape, 1024), 1024 * 4 * qk);
             shape.kv_dtype = DTYPE_BF16;
-            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * 2 * qk);
+            assert_int_equal(latent_variant(isa)->kv_bytes(&shape, 1024), 1024 * 2 * qk);
             shape.kv_dtype = DTYPE_F8_E4M3;
-            assert_int_equal(variant(isa)->kv_bytes(&shape, 1024), 1024 * (v + 4 * ((v + 127) / 128) + 2 * (qk - v)));
+            assert_int_equal(latent_variant(isa)->kv_bytes(&shape, 1024),
+                             1024 * (v + 4 * ((v + 127) / 128) + 2 * (qk - v)));
         }
     }
 }
@@ -683,7 +687,6 @@ static void test_latent_variants(void **state) {
             for (int bf16 = 0; bf16 < 2; bf16++) {
                 struct attention_shape shape = some[i];
                 shape.kv_dtype = latent_types[type];
-                shape.value_in_key = true;
                 if (bf16 && i > 2) continue;
                 struct problem p = latent_problem(shape, bf16 ? DTYPE_BF16 : DTYPE_F32, 3,
                                                   shape.heads > 8    ? (int64_t[]){34, 1, 5}
@@ -691,14 +694,12 @@ static void test_latent_variants(void **state) {
                                                                      : (int64_t[]){131, 1, 64});
                 double *o = get((size_t)(p.rows * shape.heads * shape.v_dim) * 8),
                        *lse = get((size_t)(p.rows * shape.heads) * 8);
-                p.shape.value_in_key = false;   /* the plain formula */
-                exact_forward(&p, p.q, p.k, p.v, o, lse);
+                exact_forward(&p, p.q, p.k, p.v, o, lse);   /* the plain formula */
                 struct bounds bounds = bounds_make(&p, o, lse);
-                p.shape.value_in_key = true;
                 for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
                     if (!isa_available(isa)) continue;
                     float *lse_found;
-                    void *found = run_forward(variant(isa), &p, (struct manner){0}, &lse_found);
+                    void *found = run_forward(latent_variant(isa), &p, (struct manner){0}, &lse_found);
                     check_near("o", isa, found, p.dtype, p.o_stride, o, bounds.o, p.rows, shape.heads * shape.v_dim);
                     check_near("lse", isa, lse_found, DTYPE_F32, p.rows, lse, bounds.lse, shape.heads, p.rows);
                     free(found);
@@ -725,29 +726,44 @@ static void test_latent_read(void **state) {
                                         .qk_dim = dims[i % 4][0],
                                         .v_dim = dims[i % 4][1],
                                         .scale = 1,
-                                        .value_in_key = true,
                                         .kv_dtype = latent_types[i / 4 % 3]};
         enum dtype dtype = i / 12 ? DTYPE_BF16 : DTYPE_F32;
         struct problem p = latent_problem(shape, dtype, 1, (int64_t[]){150});
         int v_dim = shape.v_dim, others = shape.qk_dim - v_dim;
         /* the reference over double holds to the formulas, too */
-        struct attention_job in_double = {.kv = get(reference_kv_bytes(&shape, 150)), .capacity = 150, .count = 150};
+        struct attention_job in_double = {
+            .kv = get(latent_reference_kv_bytes(&shape, 150)), .capacity = 150, .count = 150};
         double *k_source = get((size_t)(150 * others) * 8), *v_source = get((size_t)(150 * v_dim) * 8),
                *k_read = get((size_t)(150 * others) * 8), *v_read = get((size_t)(150 * v_dim) * 8);
         for (int64_t n = 0; n < 150 * others; n++)
             k_source[n] = number_at(p.k_data, dtype, n / others * p.k_stride + n % others);
         for (int64_t n = 0; n < 150 * v_dim; n++)
             v_source[n] = number_at(p.v_data, dtype, n / v_dim * p.v_stride + n % v_dim);
-        reference_kv_write(NULL, &shape, &in_double, 1, k_source, DTYPE_F32, others, v_source, DTYPE_F32, v_dim);
-        reference_kv_read(NULL, &shape, &in_double, 0, 150, k_read, DTYPE_F32, others, v_read, DTYPE_F32, v_dim);
+        latent_reference_kv_write(NULL, &shape, &in_double, 1, k_source, DTYPE_F32, others, v_source, DTYPE_F32, v_dim);
+        latent_reference_kv_read(NULL, &shape, &in_double, 0, 150, k_read, DTYPE_F32, others, v_read, DTYPE_F32, v_dim);
         for (int64_t n = 0; n < 150 * v_dim; n++) assert_true(v_read[n] == p.k[n / v_dim * shape.qk_dim + n % v_dim]);
         for (int64_t n = 0; n < 150 * others; n++)
             assert_true(k_read[n] == p.k[n / others * shape.qk_dim + v_dim + n % others]);
+        if (shape.kv_dtype == DTYPE_F32) {   /* and attends as the grouped one does over whole keys */
+            double *o[2], *lse[2];
+            for (int n = 0; n < 2; n++) {
+                o[n] = get((size_t)(150 * 2 * v_dim) * 8);
+                lse[n] = get((size_t)(150 * 2) * 8);
+            }
+            void *scratch = get(reference_scratch_bytes(&shape, 150, 1));
+            exact_forward(&p, p.q, p.k, p.v, o[0], lse[0]);
+            latent_reference_forward(NULL, &shape, &in_double, 1, p.q, DTYPE_F32, 2 * shape.qk_dim, o[1], DTYPE_F32,
+                                     2 * v_dim, lse[1], 150, scratch);
+            assert_memory_equal(o[0], o[1], (size_t)(150 * 2 * v_dim) * 8);
+            assert_memory_equal(lse[0], lse[1], (size_t)(150 * 2) * 8);
+            void *all[] = {o[0], o[1], lse[0], lse[1], scratch};
+            for (size_t a = 0; a < sizeof all / sizeof *all; a++) free(all[a]);
+        }
         void *doubles[] = {in_double.kv, k_source, v_source, k_read, v_read};
         for (size_t a = 0; a < sizeof doubles / sizeof *doubles; a++) free(doubles[a]);
         for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
             if (!isa_available(isa)) continue;
-            const struct attention_kernels *kernels = variant(isa);
+            const struct attention_kernels *kernels = latent_variant(isa);
             struct attention_job job = {
                 .kv = store_make(kernels->kv_bytes(&shape, 150)), .capacity = 150, .count = 150};
             memset(job.kv, 0xFF, kernels->kv_bytes(&shape, 150));
@@ -796,13 +812,12 @@ static void test_latent_scales(void **state) {
     };
     for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
         if (!isa_available(isa)) continue;
-        const struct attention_kernels *kernels = variant(isa);
+        const struct attention_kernels *kernels = latent_variant(isa);
         struct attention_shape shape = {.heads = 1,
                                         .kv_heads = 1,
                                         .qk_dim = 24,
                                         .v_dim = 16,
                                         .scale = 1,
-                                        .value_in_key = true,
                                         .kv_dtype = DTYPE_F8_E4M3};
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             struct attention_job job = {.kv = store_make(kernels->kv_bytes(&shape, 1)), .capacity = 1, .count = 1};
@@ -835,7 +850,6 @@ static void test_latent_independence(void **state) {
                 : i == 1
                     ? (struct attention_shape){.heads = 8, .kv_heads = 1, .qk_dim = 29, .v_dim = 21, .scale = 0.3f}
                     : (struct attention_shape){.heads = 130, .kv_heads = 1, .qk_dim = 72, .v_dim = 64, .scale = 0.1f};
-            shape.value_in_key = true;
             shape.kv_dtype = latent_types[type];
             struct problem p = latent_problem(shape, type == 1 ? DTYPE_BF16 : DTYPE_F32, 3,
                                               i == 0   ? (int64_t[]){200, 1, 65}
@@ -858,12 +872,12 @@ static void test_latent_independence(void **state) {
             for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
                 if (!isa_available(isa) || (isa == ISA_REFERENCE && i > 0)) continue;
                 float *lse, *lse_again;
-                void *o = run_forward(variant(isa), &p, (struct manner){0}, &lse);
+                void *o = run_forward(latent_variant(isa), &p, (struct manner){0}, &lse);
                 for (int m = 0; m < count + 3; m++) {
                     for (int threads = 1; threads <= (i == 1 && m < count ? 3 : 1); threads++) {
                         struct manner manner = m < count ? manners[m] : (struct manner){.pool = pools[m - count]};
                         if (m < count && threads > 1) manner.pool = pools[threads - 1];
-                        void *again = run_forward(variant(isa), &p, manner, &lse_again);
+                        void *again = run_forward(latent_variant(isa), &p, manner, &lse_again);
                         char what[64];
                         snprintf(what, sizeof what, "manner %d of %d, threads %d", m, i, threads);
                         check_equal(what, isa, &p, o, again, o_bytes(&p));
@@ -890,12 +904,11 @@ static void test_latent_rewind(void **state) {
                                         .qk_dim = 24,
                                         .v_dim = 16,
                                         .scale = 0.3f,
-                                        .value_in_key = true,
                                         .kv_dtype = latent_types[type]};
         struct problem p = latent_problem(shape, DTYPE_F32, 1, (int64_t[]){100});
         for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
             if (!isa_available(isa)) continue;
-            const struct attention_kernels *kernels = variant(isa);
+            const struct attention_kernels *kernels = latent_variant(isa);
             void *fresh = run_forward(kernels, &p, (struct manner){0}, NULL), *o = get(o_bytes(&p)),
                  *scratch = get(kernels->scratch_bytes(&shape, 100, 1));
             memcpy(o, fresh, o_bytes(&p));

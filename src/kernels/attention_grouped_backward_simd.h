@@ -1,11 +1,16 @@
-/* The backward of causal attention, included by attention_simd.h.
+/* The backward of the grouped core.
  *
  * A unit is a key/value head of a sequence; its heads are taken one after the other, and for each the blocks of keys,
  * and for each the blocks of queries from the diagonal on. So every element of dq, dk and dv has one accumulator with
  * one order. Everything is computed transposed, keys in rows and queries in lanes, because then lse and D are vectors,
- * and what the weights must be next is what they are: rows of A in dv and dk, and B in dq. S^T = K Q^T      P^T =
- * 2^(S^T - lse)          dv += P^T dO dP^T = V dO^T    dS^T = P^T (dP^T - D)        dk += dS^T Q        dq^T += K^T
- * dS^T with D = dO . O, and dq and dk scaled at the end. */
+ * and what the weights must be next is what they are: rows of A in dv and dk, and B in dq.
+ *   S^T = K Q^T      P^T = 2^(S^T - lse)          dv += P^T dO
+ *   dP^T = V dO^T    dS^T = P^T (dP^T - D)        dk += dS^T Q        dq^T += K^T dS^T
+ * with D = dO . O, and dq and dk scaled at the end. */
+#ifndef DEEPSEEK_KERNELS_ATTENTION_GROUPED_BACKWARD_SIMD_H
+#define DEEPSEEK_KERNELS_ATTENTION_GROUPED_BACKWARD_SIMD_H
+
+#include "kernels/attention_simd.h"
 
 struct backward_sizes {
     bool bf16, pairs;
@@ -71,7 +76,7 @@ static int64_t backward_scratch_cut(struct backward_scratch *scratch, float *bas
     scratch->rows = cut(&cutter, BLOCK * widest);
     return cutter.used;
 }
-static size_t simd_backward_scratch_bytes(const struct attention_shape *shape, int64_t max_count, int threads) {
+static size_t grouped_backward_scratch_bytes(const struct attention_shape *shape, int64_t max_count, int threads) {
     struct backward_scratch scratch;
     int64_t most = 0;
     for (int bf16 = 0; bf16 < 2; bf16++) {
@@ -117,9 +122,7 @@ static void backward_store(void *to, const struct source *like, int64_t first, i
     for (int64_t r = 0; r < rows; r++) {
         int64_t at = like->offset + (first + r) * like->stride;
         for (int c = 0; c < like->dim; c += VF) {
-            vf x = vf_mul(vf_load(from + r * cols + c), vf_set(factor));
-            if (like->dim - c >= VF) vf_store_as(to, like->dtype, at + c, x);
-            else vf_store_as_part(to, like->dtype, at + c, x, like->dim - c);
+            store_some(to, like->dtype, at + c, vf_mul(vf_load(from + r * cols + c), vf_set(factor)), like->dim - c);
         }
     }
 }
@@ -263,7 +266,7 @@ static void backward_task(void *context, int thread, int threads) {
     tiles_end();
 }
 
-static void simd_backward(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs,
+static void grouped_backward(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs,
                           int count, const void *q, const void *k, const void *v, const void *o, const void *d_o,
                           enum dtype dtype, int64_t q_stride, int64_t k_stride, int64_t v_stride, int64_t o_stride,
                           const float *lse, int64_t rows, void *dq, void *dk, void *dv, void *scratch) {
@@ -288,3 +291,5 @@ static void simd_backward(struct pool *pool, const struct attention_shape *shape
                                  .sizes = backward_sizes(shape, max_count, dtype)};
     pool_run(pool, backward_task, &call);
 }
+
+#endif
