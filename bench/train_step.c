@@ -100,7 +100,7 @@ static void subject_open(struct subject *s, const char *path, enum isa isa, stru
     model_initialise(s->model, 1);
     s->objective = (struct objective){.predicted = rows,
                                       .sequences = sequences,
-                                      .weights.balance_expert = s->model->config.n_routed_experts ? 0.001 : 0};
+                                      .weights[LOSS_BALANCE_EXPERT] = s->model->config.n_routed_experts ? 0.001 : 0};
     s->step_bytes = model_plan_training(s->model, sequences, length, &s->objective, NULL);
     check(memory_create(&s->memory, s->step_bytes, &error), &error);
     graph_init(&s->graph, s->model->kernels, pool, &s->memory, compute, true, false);
@@ -124,7 +124,7 @@ static void subject_step(struct subject *s, int step, int64_t sequences, int64_t
     check(model_train_micro_batch(&s->graph, s->model, s->tokens, s->targets, sequences, length, &objective, NULL,
                                   &error),
           &error);
-    s->loss = objective.main_sum / (double)objective.predicted;
+    s->loss = objective.sums.main / (double)objective.predicted;
     const double middle = clock_seconds();
     optimizer_step(s->optimizer, 1e-4, 0);
     const double end = clock_seconds();

@@ -1,4 +1,5 @@
 /* deepseek grads: losses and the gradient of every parameter, into a safetensors file. One of the doors. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,32 +8,30 @@
 #include "io/safetensors.h"
 #include "train/trainer.h"
 
+static struct safetensors_source number(const char *name, float *place, double value) {
+    *place = (float)value;
+    return (struct safetensors_source){.name = name, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .data = place};
+}
+
 /* The losses, unweighted but for `loss`, and a gradient per parameter, zeros where none arrived. */
 static enum status write_gradients(const struct model *model, const struct objective *objective,
                                    const struct trainer_result *result, const char *path, struct error *error) {
-    const struct { const char *name; double weight, value; } parts[] = {
-        { "loss", 1, result->loss }, { "loss.main", 1, result->main },
-        { "loss.mtp", objective->weights.mtp, result->mtp },
-        { "loss.balance_expert", objective->weights.balance_expert, objective->balance_expert },
-        { "loss.balance_device", objective->weights.balance_device, objective->balance_device },
-        { "loss.balance_communication", objective->weights.balance_communication, objective->balance_communication },
-        { "loss.balance_sequence", objective->weights.balance_sequence, objective->balance_sequence },
-    };
-    enum { PARTS = sizeof parts / sizeof *parts };
-    float values[PARTS];
+    float values[2 + LOSS_PARTS];
+    char names[LOSS_PARTS][64];
     int64_t count = model->parameter_count;
-    struct safetensors_source *sources = calloc((size_t)count + PARTS, sizeof *sources);
+    struct safetensors_source *sources = calloc((size_t)count + 2 + LOSS_PARTS, sizeof *sources);
     if (!sources) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %lld tensors", (long long)count);
     for (int64_t i = 0; i < count; i++) {
         struct parameter *p = model->parameters[i];
         if (!p->grad_written) memset(p->grad, 0, (size_t)p->count * sizeof *p->grad);
         sources[i] = door_source(p, p->grad);
     }
-    for (int i = 0; i < PARTS; i++) {
-        if (parts[i].weight == 0) continue;   /* not computed */
-        values[i] = (float)parts[i].value;
-        sources[count++] = (struct safetensors_source){
-            .name = parts[i].name, .dtype = DTYPE_F32, .rank = 1, .shape = {1}, .data = &values[i]};
+    sources[count++] = number("loss", &values[0], result->loss);
+    sources[count++] = number("loss.main", &values[1], result->main);
+    for (int p = 0; p < LOSS_PARTS; p++) {
+        if (objective->weights[p] == 0) continue; /* not computed */
+        snprintf(names[p], sizeof names[p], "loss.%s", loss_kinds[p].name);
+        sources[count++] = number(names[p], &values[2 + p], result->parts[p]);
     }
     enum status status = safetensors_write(path, sources, count, NULL, NULL, error);
     free(sources);

@@ -519,7 +519,7 @@ static enum status report_model(struct model *model, struct model *inference, co
                                        (!subject->trains && model->compute == DTYPE_F8_E4M3)
                                    ? DTYPE_BF16
                                    : DTYPE_F32;
-    report.mtp_weight = objective.weights.mtp;
+    report.mtp_weight = objective.weights[LOSS_MTP];
     report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective,
                                  moments);
     report.forward_empty = forward_flops(&report.sizes, 1);

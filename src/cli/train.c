@@ -51,7 +51,7 @@ static void told_step(void *context, const struct training_step *step) {
     view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
     view->loss = isnan(view->loss) ? step->result->main : view->loss + weight * (step->result->main - view->loss);
     char share[32] = "", load[64] = "", mtp[32] = "";
-    if (step->result->mtp > 0) snprintf(mtp, sizeof mtp, "  mtp %.3f", step->result->mtp);
+    if (step->result->parts[LOSS_MTP] > 0) snprintf(mtp, sizeof mtp, "  mtp %.3f", step->result->parts[LOSS_MTP]);
     if (step->result->assigned > 0) {   /* there are experts */
         int length = snprintf(load, sizeof load, "  maxvio %.2f", step->result->max_violation);
         if (view->training->settings.capacity_factor > 0)

@@ -75,7 +75,7 @@ static void balance_forward(struct graph *graph, struct op *op) {
                              report->sequences, scratch);
             for (int64_t i = 0; i < report->sequences; i++)
                 for (int part = 0; part < MOE_LOSSES; part++)
-                    if (balance->losses.weights[part] != 0) *report->sums[part] += report->scale * parts[i][part];
+                    if (balance->losses.weights[part] != 0) report->sums[part] += report->scale * parts[i][part];
         }
         scratch_give(graph, parts, parts_bytes);
         scratch_give(graph, scratch, scratch_bytes);

@@ -96,12 +96,20 @@ static void balance(const struct forward *pass, const struct layer *layer, const
                     const struct routed *routed) {
     struct objective *objective = pass->objective;
     const struct config *config = &pass->model->config;
-    const struct loss_weights none = {0}, *weights = pass->graph->recording ? &objective->weights : &none;
     struct expert_load *load = objective->loads ? &objective->loads[layer->index] : NULL;
-    if (!load && weights->balance_expert == 0 && weights->balance_device == 0 && weights->balance_communication == 0 &&
-        weights->balance_sequence == 0)
-        return;
     const double share = 1.0 / (double)(objective->sequences > 0 ? objective->sequences : 1);
+    struct moe_balance losses = {
+        .experts = gate->experts,
+        .top_k = gate->top_k,
+        .devices = (int)config->n_group,
+        .device_limit = (int)config->topk_group,
+    };
+    bool weighs = false;
+    for (int i = 0; i < MOE_LOSSES && pass->graph->recording; i++) {
+        losses.weights[i] = objective->weights[LOSS_BALANCE_EXPERT + i] * share;
+        weighs = weighs || losses.weights[i] != 0;
+    }
+    if (!load && !weighs) return;
     int64_t *first = arena_alloc(&pass->graph->arena, (size_t)(pass->batch->span_count + 1) * sizeof *first);
     if (!first) {
         pass->graph->status = STATUS_NO_MEMORY;
@@ -109,20 +117,11 @@ static void balance(const struct forward *pass, const struct layer *layer, const
     }
     for (int i = 0; i < pass->batch->span_count; i++) first[i] = pass->batch->spans[i].row;
     first[pass->batch->span_count] = pass->batch->rows;
-    const struct moe_balance losses = {
-        .experts = gate->experts,
-        .top_k = gate->top_k,
-        .devices = (int)config->n_group,
-        .device_limit = (int)config->topk_group,
-        .weights = {weights->balance_expert * share, weights->balance_device * share,
-                    weights->balance_communication * share, weights->balance_sequence * share},
-    };
     const struct moe_report report = {
         .first = first,
         .sequences = pass->batch->span_count,
         .scale = share,
-        .sums = {&objective->balance_expert, &objective->balance_device, &objective->balance_communication,
-                 &objective->balance_sequence},
+        .sums = &objective->sums.parts[LOSS_BALANCE_EXPERT],
         .counts = load ? load->counts : NULL,
         .dropped = load ? &load->dropped : NULL,
     };

@@ -7,11 +7,10 @@
 
 #include "graph/graph.h"
 #include "io/safetensors.h"
-#include "model/config.h"
+#include "model/objective.h"
 
 struct model;
 struct layer;
-struct objective;
 
 /* ---- one ragged batch: which tokens of which sequences this pass computes ---------------------------------------- */
 
@@ -252,45 +251,10 @@ struct tensor *model_forward(struct graph *graph, struct model *model, const str
 struct tensor *model_forward_mtp(struct graph *graph, struct model *model, int depth, struct tensor *hidden,
                                  const struct batch *batch);
 
-/* Parts of the training loss beside the main one; a weight of 0 leaves a part out. */
-struct loss_weights { double mtp, balance_expert, balance_device, balance_communication, balance_sequence, indexer; };
-
-/* What an optimizer step is asked for, and what its micro-batches report. loss = main + sum of weight x part
- * (spec/v1-v3.md section 3.1). */
-struct objective {
-    struct loss_weights weights;
-    int64_t predicted;           /* targets of the whole step: the main loss is their mean */
-    /* the same of each MTP depth: positions 0..T-1-depth whose target is not negative. The MTP loss is the mean over
-     * the depths of their means */
-    int64_t predicted_mtp[CONFIG_MAX_NEXTN];
-    /* of the whole step: balance losses are means over them, summed over the layers with a router, those of MTP modules
-     * with a weight included */
-    int64_t sequences;
-    /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device,
-     * lowest affinity first; 0: none. `undropped` of the sequences are spared: which ones is a function of (seed, step,
-     * number of the sequence in the step). */
-    double capacity_factor, undropped;
-    uint64_t seed, step;
-    /* Sums over the micro-batches; the caller sets them to zero before the first. Without weight a part is not
-     * computed, and stays 0. */
-    int64_t first_sequence;      /* number of the next micro-batch's first sequence in the step */
-    double main_sum;             /* of the losses of all targets */
-    double mtp_sum[CONFIG_MAX_NEXTN];
-    double balance_expert, balance_device, balance_communication, balance_sequence;   /* unweighted */
-    /* Where the graph does not record and `compare_mtp` is set: positions at which both a module's guess and the
-     * model's own (their largest logits) are of the same token, and how often they agree. */
-    bool compare_mtp;
-    int64_t mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
-    /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not
-     * counted), and how many were dropped. A pass that does not record reports them, too, and then asks for no balance
-     * loss and no dropping. */
-    struct expert_load { int64_t *counts; /* [n_routed_experts]; NULL in other layers */ int64_t dropped; } *loads;
-};
-
-/* Losses of a micro-batch of `sequences` rows of `length` tokens: forward, and, when the graph records, backward into
- * the parameters' gradients. On a graph that does not record the main loss alone is computed (with compare_mtp also the
- * MTP losses), and nothing is dropped. Targets below 0 are not predicted. position_losses (may be NULL) [sequences *
- * length] receives each position's own. */
+/* Losses of a micro-batch of `sequences` rows of `length` tokens, into objective->sums: forward, and, when the graph
+ * records, backward into the parameters' gradients. On a graph that does not record the main loss alone is computed
+ * (with compare_mtp also the MTP losses), and nothing is dropped. Targets below 0 are not predicted. position_losses
+ * (may be NULL) [sequences * length] receives each position's own. */
 enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens,
                                     const int32_t *targets, int64_t sequences, int64_t length,
                                     struct objective *objective, float *position_losses, struct error *error);

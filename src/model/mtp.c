@@ -109,11 +109,12 @@ static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, c
 static void report_depth(const struct depth_pass *pass, int k, int64_t length, struct objective *objective,
                          const int32_t *best) {
     const int64_t each = length - k;
+    struct loss_sums *sums = &objective->sums;
     for (int64_t row = 0; row < pass->batch.rows; row++) {
-        objective->mtp_sum[k - 1] += (double)pass->losses[row];
+        sums->mtp[k - 1] += (double)pass->losses[row];
         if (!best || pass->targets[row] < 0) continue;
-        objective->mtp_compared[k - 1]++;
-        objective->mtp_agreed[k - 1] += pass->best[row] == best[row / each * length + row % each + k];
+        sums->mtp_compared[k - 1]++;
+        sums->mtp_agreed[k - 1] += pass->best[row] == best[row / each * length + row % each + k];
     }
 }
 
@@ -126,7 +127,7 @@ void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const
         const int64_t predicted = objective->predicted_mtp[k - 1];
         struct depth_pass pass;
         if (!prepare_depth(graph, &pass, k, tokens, targets, sequences, length,
-                           predicted > 0 ? objective->weights.mtp / depths / (double)predicted : 0, best != NULL))
+                           predicted > 0 ? objective->weights[LOSS_MTP] / depths / (double)predicted : 0, best != NULL))
             return;
         struct tensor *rows = op_rows(graph, hidden, pass.rows, pass.batch.rows);
         tensor_done(graph, hidden);

@@ -122,7 +122,7 @@ void model_train_pass(struct graph *graph, struct model *model, const int32_t *t
     for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
     const struct batch batch = {tokens, rows, spans, (int)sequences};
     struct tensor *h = forward_trunk(graph, model, &batch, graph->recording || objective->loads ? objective : NULL);
-    const bool modules = model->mtp && (graph->recording ? objective->weights.mtp != 0 : objective->compare_mtp);
+    const bool modules = model->mtp && (graph->recording ? objective->weights[LOSS_MTP] != 0 : objective->compare_mtp);
     int32_t *best = modules && !graph->recording ? arena_alloc(&graph->arena, (size_t)rows * sizeof *best) : NULL;
     if (modules && !graph->recording && !best) graph->status = STATUS_NO_MEMORY;
     if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, best);
@@ -143,6 +143,7 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
                              (long long)vocab - 1);
     if (objective->predicted < 1)
         return error_set(error, STATUS_INVALID, "a micro-batch whose step predicts no position");
+    objective->sums = (struct loss_sums){0};
     graph_reset(graph);
     float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
     if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
@@ -154,7 +155,6 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
             (long long)sequences, (long long)length, (double)graph->memory->capacity / 1e9);
     double sum = 0;
     for (int64_t i = 0; i < rows; i++) sum += (double)losses[i];
-    objective->main_sum += sum;
-    objective->first_sequence += sequences;
+    objective->sums.main = sum;
     return STATUS_OK;
 }

@@ -410,7 +410,7 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
     *evaluation = (struct training_evaluation){
-        .loss = sums.main_sum / (double)sums.targets, .targets = sums.targets, .max_violation = NAN};
+        .loss = sums.losses.main / (double)sums.targets, .targets = sums.targets, .max_violation = NAN};
     for (int64_t i = 0; t->trainer->evaluation_loads && i < config_layers(&t->model->config); i++) {
         const int64_t *counts = t->trainer->evaluation_loads[i].counts;
         if (counts)
@@ -419,9 +419,9 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
     }
     for (int d = 0; d < CONFIG_MAX_NEXTN && sums.mtp_targets[d] > 0; d++) {
         evaluation->mtp_depths = d + 1;
-        evaluation->mtp_loss[d] = sums.mtp_sum[d] / (double)sums.mtp_targets[d];
-        evaluation->mtp_acceptance[d] = sums.mtp_compared[d] > 0
-                                            ? (double)sums.mtp_agreed[d] / (double)sums.mtp_compared[d]
+        evaluation->mtp_loss[d] = sums.losses.mtp[d] / (double)sums.mtp_targets[d];
+        evaluation->mtp_acceptance[d] = sums.losses.mtp_compared[d] > 0
+                                            ? (double)sums.losses.mtp_agreed[d] / (double)sums.losses.mtp_compared[d]
                                             : 0;
     }
     return STATUS_OK;
@@ -449,7 +449,7 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
     if (status != STATUS_OK) return status;
     if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
     /* as in the step before, which a resumed process has not made */
-    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, t->state.step);
+    t->trainer->objective.weights[LOSS_MTP] = schedule_mtp(&t->schedule, t->state.step);
     status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
     if (status != STATUS_OK) return status;
     const struct fp8_counts *const counts[] = { &report.x, &report.w, &report.dy };
@@ -619,17 +619,12 @@ static enum status log_step(const struct training *t, const struct training_step
             (long long)told->step, told->result->loss, told->learning_rate, told->result->grad_norm,
             (long long)told->seen);
     if (objective->loads || t->trainer->mtp) fprintf(log, ", \"loss_main\": %.9g", told->result->main);
-    if (objective->weights.mtp > 0)
+    if (objective->weights[LOSS_MTP] > 0)
         put_numbers(log, "loss_mtp", told->result->mtp_by_depth, (int)t->model->config.num_nextn_predict_layers);
     if (objective->loads) {
-        if (objective->weights.balance_expert > 0)
-            fprintf(log, ", \"loss_balance_expert\": %.9g", objective->balance_expert);
-        if (objective->weights.balance_device > 0)
-            fprintf(log, ", \"loss_balance_device\": %.9g", objective->balance_device);
-        if (objective->weights.balance_communication > 0)
-            fprintf(log, ", \"loss_balance_communication\": %.9g", objective->balance_communication);
-        if (objective->weights.balance_sequence > 0)
-            fprintf(log, ", \"loss_balance_sequence\": %.9g", objective->balance_sequence);
+        for (int p = 0; p < LOSS_PARTS; p++)
+            if (p != LOSS_MTP && objective->weights[p] > 0)
+                fprintf(log, ", \"loss_%s\": %.9g", loss_kinds[p].name, told->result->parts[p]);
         put_loads(t, "max_violation", objective->loads, load_violation);
         put_loads(t, "load_entropy", objective->loads, load_entropy);
         put_biases(t, "bias_min", bias_least);
@@ -656,7 +651,7 @@ static enum status take_step(struct training *t, struct error *error) {
         if (status != STATUS_OK) return status;
     }
     struct trainer_result result;
-    t->trainer->objective.weights.mtp = schedule_mtp(&t->schedule, step);
+    t->trainer->objective.weights[LOSS_MTP] = schedule_mtp(&t->schedule, step);
     t->trainer->bias_update_speed = schedule_bias_speed(&t->schedule, step);
     struct training_step told = {.step = step,
                                  .steps = s->steps,

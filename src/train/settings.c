@@ -23,15 +23,19 @@ struct key {
     bool may_change;          /* between a run and its resumption */
     const char *words;        /* the fallback in words, where JSON says it badly */
     const char *help;
-    enum {
-        OWN,
-        BY_COMPUTE,
-        BY_MODEL
-    } source; /* of the default: the fallback, or settle() derives a CHOICE from `compute`, or settings_settle_model() a
-               * NUMBER from the model; until then -1 and NAN. Then the fallback is what holds where neither says
-               * otherwise. */
-    double with_model;        /* BY_MODEL: the default where the model has the part */
+    /* Of the default: where by_compute, settle() derives a CHOICE from `compute`, -1 until then; where model_has is
+     * there, settings_settle_model() a NUMBER from the model, NAN until then. The fallback is what holds where neither
+     * says otherwise. */
+    bool by_compute;
+    bool (*model_has)(const struct config *config);
+    double with_model; /* the default where the model has the part */
 };
+
+static bool has_modules(const struct config *config) { return config->num_nextn_predict_layers > 0; }
+
+static bool has_biases(const struct config *config) {
+    return config_has_experts(config) && config->topk_method == TOPK_NOAUX_TC;
+}
 
 #define AT(field) offsetof(struct settings, field)
 #define LARGE 9007199254740992.0   /* 2^53: integers that a double holds exactly */
@@ -69,7 +73,7 @@ static const struct key keys[] = {
     {"optimizer.beta2", NUMBER, AT(optimizer.beta2), "0.95", 0, 0.9999999, .help = "decay of the second moment"},
     {"optimizer.eps", NUMBER, AT(optimizer.eps), "1e-8", 0, 1, .above_minimum = true,
      .help = "added to the root of the second moment"},
-    {"optimizer.moments", CHOICE, AT(optimizer.moments), "\"float32\"", .source = BY_COMPUTE,
+    {"optimizer.moments", CHOICE, AT(optimizer.moments), "\"float32\"", .by_compute = true,
      .choices = {"float32", "bfloat16"}, .words = "float32; bfloat16 where compute is fp8",
      .help = "type in which the moments are kept"},
     {"schedule.name", CHOICE, AT(schedule.name), "\"cosine\"", .choices = {"constant", "cosine", "multi_step"},
@@ -98,19 +102,20 @@ static const struct key keys[] = {
      .help = "share of the steps after which the routers' biases stay as they are; V3: 0.966"},
     {"clip_grad_norm", NUMBER, AT(clip_grad_norm), "1.0", 0, 1e30,
      .help = "gradients are scaled down to this global norm; 0: never"},
-    {"loss.mtp", NUMBER, AT(loss.mtp), "0", 0, 1e6, .source = BY_MODEL, .with_model = 0.3,
+    {"loss.mtp", NUMBER, AT(loss[LOSS_MTP]), "0", 0, 1e6, .model_has = has_modules, .with_model = 0.3,
      .words = "0.3 where the model has modules, else 0", .help = "weight of multi-token prediction"},
-    {"loss.balance_expert", NUMBER, AT(loss.balance_expert), "0", 0, 1e6,
+    {"loss.balance_expert", NUMBER, AT(loss[LOSS_BALANCE_EXPERT]), "0", 0, 1e6,
      .help = "weight of the balance loss over experts, where there are some"},
-    {"loss.balance_device", NUMBER, AT(loss.balance_device), "0", 0, 1e6,
+    {"loss.balance_device", NUMBER, AT(loss[LOSS_BALANCE_DEVICE]), "0", 0, 1e6,
      .help = "the same over devices: the groups of experts (n_group)"},
-    {"loss.balance_communication", NUMBER, AT(loss.balance_communication), "0", 0, 1e6,
+    {"loss.balance_communication", NUMBER, AT(loss[LOSS_BALANCE_COMMUNICATION]), "0", 0, 1e6,
      .help = "the same over what each device receives"},
-    {"loss.balance_sequence", NUMBER, AT(loss.balance_sequence), "0", 0, 1e6, .source = BY_MODEL, .with_model = 1e-4,
-     .words = "0.0001 where routers have a bias, else 0", .help = "weight of V3's balance loss within a sequence"},
-    {"loss.indexer", NUMBER, AT(loss.indexer), "0", 0, 1e6,
+    {"loss.balance_sequence", NUMBER, AT(loss[LOSS_BALANCE_SEQUENCE]), "0", 0, 1e6, .model_has = has_biases,
+     .with_model = 1e-4, .words = "0.0001 where routers have a bias, else 0",
+     .help = "weight of V3's balance loss within a sequence"},
+    {"loss.indexer", NUMBER, AT(loss[LOSS_INDEXER]), "0", 0, 1e6,
      .help = "weight of the indexer's loss, where the model has one"},
-    {"bias_update_speed", NUMBER, AT(bias_update_speed), "0", 0, 1, .source = BY_MODEL, .with_model = 1e-3,
+    {"bias_update_speed", NUMBER, AT(bias_update_speed), "0", 0, 1, .model_has = has_biases, .with_model = 1e-3,
      .words = "0.001 where routers have a bias, else 0",
      .help = "V3's loss-free balancing: after each step an expert's bias moves by this, up where its load is below the "
              "mean, down where it is above"},
@@ -382,8 +387,8 @@ static enum status read_defaults(struct settings *settings, struct error *error)
         bool read = value && (json_is_null(value) || read_value(settings, &keys[i], value));
         if (json_is_null(value) && keys[i].kind == INTEGER) *(int64_t *)((char *)settings + keys[i].offset) = -1;
         json_decref(value);
-        if (keys[i].source == BY_COMPUTE) *(int *)((char *)settings + keys[i].offset) = -1;
-        if (keys[i].source == BY_MODEL) *(double *)((char *)settings + keys[i].offset) = NAN;
+        if (keys[i].by_compute) *(int *)((char *)settings + keys[i].offset) = -1;
+        if (keys[i].model_has) *(double *)((char *)settings + keys[i].offset) = NAN;
         if (!read) return error_set(error, STATUS_NO_MEMORY, "no memory left for the training settings");
     }
     return STATUS_OK;
@@ -429,7 +434,7 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
     }
     for (int i = 0; i < KEY_COUNT; i++) {   /* nothing that is not asked for */
         double *field = (double *)(void *)((char *)settings + keys[i].offset);
-        if (keys[i].source == BY_MODEL && isnan(*field)) *field = 0;
+        if (keys[i].model_has && isnan(*field)) *field = 0;
     }
     return settle(settings, NULL, origin, "", error);
 }
@@ -446,7 +451,7 @@ struct schedule settings_schedule(const struct settings *s) {
                                 .grain = s->micro_batch_size,
                                 .length = s->sequence_length,
                                 .ramp_tokens = s->schedule.batch_ramp_tokens,
-                                .mtp = s->loss.mtp,
+                                .mtp = s->loss[LOSS_MTP],
                                 .mtp_late = s->schedule.mtp_late,
                                 .mtp_milestone = s->schedule.mtp_milestone,
                                 .bias_update_speed = s->bias_update_speed,
@@ -469,63 +474,32 @@ struct optimizer_settings settings_optimizer(const struct settings *s) {
 }
 
 struct objective settings_objective(const struct settings *s) {
-    struct objective objective = {.weights = s->loss,
-                                  .capacity_factor = s->capacity_factor,
-                                  .undropped = s->undropped,
-                                  .seed = (uint64_t)s->seed};
-    if (s->loss.mtp > 0 && s->schedule.mtp_milestone < 1)
-        objective.weights.mtp = fmax(s->loss.mtp, s->schedule.mtp_late);
+    struct objective objective = {
+        .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed};
+    memcpy(objective.weights, s->loss, sizeof objective.weights);
+    if (s->loss[LOSS_MTP] > 0 && s->schedule.mtp_milestone < 1)
+        objective.weights[LOSS_MTP] = fmax(s->loss[LOSS_MTP], s->schedule.mtp_late);
     return objective;
-}
-
-static bool has_experts(const struct config *config) {
-    for (int64_t i = 0; i < config_layers(config); i++)
-        if (config->layers[i].ffn == FFN_MOE) return true;
-    return false;
-}
-
-static bool has_biases(const struct config *config) {
-    return has_experts(config) && config->topk_method == TOPK_NOAUX_TC;
 }
 
 void settings_settle_model(struct settings *settings, const struct config *config) {
     for (int i = 0; i < KEY_COUNT; i++) {
         double *field = (double *)(void *)((char *)settings + keys[i].offset);
-        if (keys[i].source != BY_MODEL || !isnan(*field)) continue;
-        *field = (strcmp(keys[i].path, "loss.mtp") == 0 ? config->num_nextn_predict_layers > 0 : has_biases(config))
-                     ? keys[i].with_model
-                     : 0;
+        if (!keys[i].model_has || !isnan(*field)) continue;
+        *field = keys[i].model_has(config) ? keys[i].with_model : 0;
     }
-}
-
-/* Why the model has no such part of the loss; NULL: it has it. With one device the losses over devices and over
- * communication are the number 1 in every layer, whatever the router does. */
-static const char *lacks_part(const struct config *config, const char *path) {
-    if (strcmp(path, "loss.mtp") == 0)
-        return config->num_nextn_predict_layers > 0 ? NULL : ": it has no such modules (num_nextn_predict_layers 0)";
-    if (strcmp(path, "loss.balance_sequence") == 0)
-        return !has_experts(config)                      ? ": it has no routed experts"
-               : config->scoring_func == SCORING_SIGMOID ? NULL
-                                                         : ": scores that are a softmax have loss.balance_expert";
-    bool devices = strcmp(path, "loss.balance_device") == 0 || strcmp(path, "loss.balance_communication") == 0;
-    if (!devices && strcmp(path, "loss.balance_expert") != 0) return "";
-    if (!has_experts(config)) return ": it has no routed experts";
-    return devices && config->n_group < 2 ? ": its experts are one group (n_group 1), for which it is a constant"
-                                          : NULL;
 }
 
 enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin,
                                  const char *prefix, struct error *error) {
-    for (int i = 0; i < KEY_COUNT; i++) {
-        double weight;
-        if (strncmp(keys[i].path, "loss.", 5) != 0) continue;
-        memcpy(&weight, (const char *)settings + keys[i].offset, sizeof weight);
-        const char *reason = weight > 0 ? lacks_part(config, keys[i].path) : NULL;
+    for (int p = 0; p < LOSS_PARTS; p++) {
+        const char *reason = settings->loss[p] > 0 ? loss_kinds[p].lacking(config) : NULL;
         if (reason)
-            return error_set(error, STATUS_UNSUPPORTED, "%s: %s%s: found %g, but a model of type %s has no such loss%s",
-                             origin, prefix, keys[i].path, weight, config->model_type, reason);
+            return error_set(error, STATUS_UNSUPPORTED,
+                             "%s: %sloss.%s: found %g, but a model of type %s has no such loss%s", origin, prefix,
+                             loss_kinds[p].name, settings->loss[p], config->model_type, reason);
     }
-    if (settings->capacity_factor > 0 && !has_experts(config))
+    if (settings->capacity_factor > 0 && !config_has_experts(config))
         return error_set(
             error, STATUS_UNSUPPORTED,
             "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin,

@@ -44,7 +44,7 @@ struct settings {
         int64_t batch_start, batch_ramp_tokens;
         double mtp_milestone, mtp_late, bias_milestone;
     } schedule;
-    struct loss_weights loss;
+    double loss[LOSS_PARTS];
     double bias_update_speed;                    /* of the routers' biases */
     double capacity_factor, undropped;           /* of token dropping; 0: nothing is dropped */
     double clip_grad_norm;                       /* 0: no clipping */

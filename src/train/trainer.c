@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "train/load.h"
 
@@ -89,7 +90,7 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
     t->length = length;
     if (objective) t->objective = *objective;
     t->objective.loads = NULL;
-    t->mtp = t->objective.weights.mtp > 0;
+    t->mtp = t->objective.weights[LOSS_MTP] > 0;
     enum status status = allocate_loads(&t->objective.loads, &model->config, error);
     if (status == STATUS_OK) status = allocate_loads(&t->evaluation_loads, &model->config, error);
     if (status == STATUS_OK) status = find_biases(t, error);
@@ -147,15 +148,19 @@ static int64_t count_mtp_targets(const int32_t *targets, int64_t sequences, int6
     return count;
 }
 
-static void sum_up_mtp(const struct config *config, const struct objective *objective, struct trainer_result *result) {
+/* Means and the weighted total, from the sums of all micro-batches. */
+static void sum_up_losses(const struct config *config, const struct objective *objective, const struct loss_sums *sums,
+                          struct trainer_result *result) {
     const int depths = (int)config->num_nextn_predict_layers;
-    result->mtp = 0;
+    result->loss = result->main = sums->main / (double)objective->predicted;
+    memcpy(result->parts, sums->parts, sizeof result->parts);
     for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
-        result->mtp_by_depth[d] = d < depths && objective->weights.mtp > 0 && objective->predicted_mtp[d] > 0
-                                      ? objective->mtp_sum[d] / (double)objective->predicted_mtp[d]
+        result->mtp_by_depth[d] = d < depths && objective->weights[LOSS_MTP] > 0 && objective->predicted_mtp[d] > 0
+                                      ? sums->mtp[d] / (double)objective->predicted_mtp[d]
                                       : 0;
-        if (d < depths) result->mtp += result->mtp_by_depth[d] / depths;
+        if (d < depths) result->parts[LOSS_MTP] += result->mtp_by_depth[d] / depths;
     }
+    for (int p = 0; p < LOSS_PARTS; p++) result->loss += objective->weights[p] * result->parts[p];
 }
 
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
@@ -167,29 +172,21 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     objective->predicted = predicted;
     objective->sequences = sequences;
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
-    objective->first_sequence = 0;
-    objective->main_sum = objective->balance_expert = objective->balance_device = objective->balance_communication =
-        objective->balance_sequence = 0;
-    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
+    for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
         objective->predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
-        objective->mtp_sum[d] = 0;
-    }
+    struct loss_sums sums = {0};
     result->flops = 0;
     clear_loads(objective->loads, &trainer->model->config);
     for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
         int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
+        objective->first_sequence = first;
         enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length,
                                                      targets + first * length, count, length, objective, NULL, error);
         if (status != STATUS_OK) return status;
+        loss_sums_add(&sums, &objective->sums);
         result->flops += trainer->training.flops;
     }
-    result->main = objective->main_sum / (double)predicted;
-    sum_up_mtp(&trainer->model->config, objective, result);
-    result->loss = result->main + objective->weights.balance_expert * objective->balance_expert +
-                   objective->weights.balance_device * objective->balance_device +
-                   objective->weights.balance_communication * objective->balance_communication +
-                   objective->weights.balance_sequence * objective->balance_sequence +
-                   objective->weights.mtp * result->mtp;
+    sum_up_losses(&trainer->model->config, objective, &sums, result);
     sum_up_loads(trainer, result);
     return STATUS_OK;
 }
@@ -222,22 +219,16 @@ enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, con
     enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
                                                  length, &objective, NULL, error);
     if (status != STATUS_OK) return status;
-    sums->main_sum += objective.main_sum;
+    loss_sums_add(&sums->losses, &objective.sums);
     sums->targets += count_targets(targets, sequences * length);
-    for (int d = 0; objective.compare_mtp && d < depths; d++) {
-        sums->mtp_sum[d] += objective.mtp_sum[d];
-        sums->mtp_targets[d] += objective.predicted_mtp[d];
-        sums->mtp_compared[d] += objective.mtp_compared[d];
-        sums->mtp_agreed[d] += objective.mtp_agreed[d];
-    }
+    for (int d = 0; objective.compare_mtp && d < depths; d++) sums->mtp_targets[d] += objective.predicted_mtp[d];
     return STATUS_OK;
 }
 
 enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets,
                                int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
-    struct objective objective = {.weights = trainer->objective.weights,
-                                  .predicted = count_targets(targets, sequences * length),
-                                  .sequences = sequences};
+    struct objective objective = {.predicted = count_targets(targets, sequences * length), .sequences = sequences};
+    memcpy(objective.weights, trainer->objective.weights, sizeof objective.weights);
     for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
         objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
     for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
@@ -254,6 +245,6 @@ enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const i
     struct objective objective = {.predicted = sequences * length, .sequences = sequences};
     enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
                                                  length, &objective, NULL, error);
-    *loss_sum = objective.main_sum;
+    *loss_sum = objective.sums.main;
     return status;
 }

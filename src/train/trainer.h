@@ -18,8 +18,8 @@ struct trainer {
     struct graph training, evaluation;
     int64_t micro_batch_size, length;
     double micro_batch_flops;       /* of forward and backward, as run */
-    /* what is asked for, and the sums and expert loads of the last step. loss weights may be changed between steps, up
-     * to those it was created with */
+    /* what is asked for, and the expert loads of the last step. Weights may be changed between steps, up to those it
+     * was created with */
     struct objective objective;
     double bias_update_speed;       /* may be changed between steps */
     bool mtp;                       /* the MTP modules are trained, and evaluated */
@@ -30,7 +30,8 @@ struct trainer {
 struct trainer_result {
     double loss;                    /* the weighted total */
     double main, grad_norm;
-    double mtp, mtp_by_depth[CONFIG_MAX_NEXTN];   /* unweighted; `mtp` is the mean over the depths; 0 without weight */
+    double parts[LOSS_PARTS]; /* unweighted; 0 without weight; of LOSS_MTP the mean over the depths */
+    double mtp_by_depth[CONFIG_MAX_NEXTN];
     double flops;                   /* of matrix products and attention, as run */
     /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens'
      * assignments to experts, and how many of them were dropped. */
@@ -55,11 +56,10 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
  * the gradients. */
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                          int64_t length, double learning_rate, struct trainer_result *result, struct error *error);
-/* Sums of an evaluation. Of MTP, where its modules are trained, by depth: the loss, its targets, positions at which the
- * module's guess and the model's own are of the same token, and how often they agree. */
+/* Sums of an evaluation and what they are of; of MTP where its modules are trained. */
 struct trainer_evaluation {
-    double main_sum, mtp_sum[CONFIG_MAX_NEXTN];
-    int64_t targets, mtp_targets[CONFIG_MAX_NEXTN], mtp_compared[CONFIG_MAX_NEXTN], mtp_agreed[CONFIG_MAX_NEXTN];
+    struct loss_sums losses;
+    int64_t targets, mtp_targets[CONFIG_MAX_NEXTN];
 };
 /* Adds what the targets that are not negative give, without gradients. At most micro_batch_size sequences. Sums without
  * targets begin an evaluation. */

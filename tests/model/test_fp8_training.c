@@ -52,7 +52,7 @@ static struct result pass_of(struct model *model, enum recompute recompute) {
     struct objective objective = {.predicted = ROWS,
                                   .predicted_mtp = {SEQUENCES * (LENGTH - 1)},
                                   .sequences = SEQUENCES,
-                                  .weights = {.mtp = 0.3, .balance_sequence = 1e-3}};
+                                  .weights = {[LOSS_MTP] = 0.3, [LOSS_BALANCE_SEQUENCE] = 1e-3}};
     struct result result = {0};
     model->recompute = recompute;
     for (int i = 0; i < model->parameter_count; i++)
@@ -64,7 +64,7 @@ static struct result pass_of(struct model *model, enum recompute recompute) {
     if (model_train_micro_batch(&graph, model, tokens, targets, SEQUENCES, LENGTH, &objective, NULL, &error))
         fail_msg("%s", error.message);
     assert_null(memory.outside);
-    result.loss = objective.main_sum, result.mtp = objective.mtp_sum[0];
+    result.loss = objective.sums.main, result.mtp = objective.sums.mtp[0];
     result.peak = memory.peak, result.compressed = graph.compressed_bytes,
     result.compressible = graph.compressible_bytes;
     float *at = result.gradients = calloc(result.count, sizeof *at);

@@ -59,7 +59,9 @@ struct fixture {
 
 static struct objective objective_of(double capacity_factor, double balance) {
     return (struct objective){
-        .weights = {.balance_expert = balance, .balance_device = 2 * balance, .balance_communication = balance / 2},
+        .weights = {[LOSS_BALANCE_EXPERT] = balance,
+                    [LOSS_BALANCE_DEVICE] = 2 * balance,
+                    [LOSS_BALANCE_COMMUNICATION] = balance / 2},
         .predicted = ROWS,
         .sequences = SEQUENCES,
         .capacity_factor = capacity_factor,
@@ -106,9 +108,7 @@ static void tear_down(struct fixture *f) {
 /* A step's gradients, in micro-batches of so many sequences. Losses and loads are in the objective afterwards. */
 static void step(struct fixture *f, int64_t together) {
     struct error error;
-    f->objective.main_sum = f->objective.balance_expert = f->objective.balance_device =
-        f->objective.balance_communication = 0;
-    f->objective.first_sequence = 0;
+    struct loss_sums sums = {0};
     memset(f->counts, 0, sizeof f->counts);
     f->loads[1] = (struct expert_load){.counts = f->counts};
     f->objective.loads = f->loads;
@@ -116,10 +116,14 @@ static void step(struct fixture *f, int64_t together) {
         f->model->parameters[i]->grad_written = false;
         memset(f->model->parameters[i]->grad, 0xFF, (size_t)f->model->parameters[i]->count * sizeof(float));   /* NaN */
     }
-    for (int64_t i = 0; i < SEQUENCES; i += together)
+    for (int64_t i = 0; i < SEQUENCES; i += together) {
+        f->objective.first_sequence = i;
         if (model_train_micro_batch(&f->graph, f->model, f->tokens + i * LENGTH, f->targets + i * LENGTH, together,
                                     LENGTH, &f->objective, NULL, &error))
             fail_msg("%s", error.message);
+        loss_sums_add(&sums, &f->objective.sums);
+    }
+    f->objective.sums = sums;
 }
 
 /* ---- the layer in fp64 ------------------------------------------------------------------------------------------- */
@@ -234,9 +238,8 @@ static double plain_loss(struct plain *p) {
             p->parts[2] += sent[d] * device_mean / SEQUENCES;
         }
     }
-    return loss + p->objective->weights.balance_expert * p->parts[0] +
-           p->objective->weights.balance_device * p->parts[1] +
-           p->objective->weights.balance_communication * p->parts[2];
+    for (int part = 0; part < 3; part++) loss += p->objective->weights[LOSS_BALANCE_EXPERT + part] * p->parts[part];
+    return loss;
 }
 
 static double *widen(const struct parameter *parameter, double *to) {
@@ -306,7 +309,7 @@ static void check_layer(int kind, double capacity_factor, double balance) {
     assert_int_equal(f.loads[1].dropped, dropped);
     assert_int_equal(dropped > 0, capacity_factor > 0);
     assert_true(dropped < ROWS * CHOSEN);
-    const double parts[3] = {f.objective.balance_expert, f.objective.balance_device, f.objective.balance_communication};
+    const double *parts = &f.objective.sums.parts[LOSS_BALANCE_EXPERT];
     for (int i = 0; i < 3; i++)
         assert_true(balance == 0 ? parts[i] == 0 : fabs(parts[i] - p.parts[i]) < 1e-6 * p.parts[i]);
     for (int i = 0; i < ROWS; i++) loss += (double)losses[i] / ROWS;
@@ -369,10 +372,13 @@ static void recomputation_and_threads_change_nothing(void **state) {
                     set_up(&f, kind, types[t], threads, (enum recompute)r, objective_of(0.9, 0.1));
                     for (int again = 0; again < 2; again++) {   /* in the same memory */
                         step(&f, SEQUENCES);
-                        assert_true(f.objective.main_sum == first.objective.main_sum &&
-                                    f.objective.balance_expert == first.objective.balance_expert);
-                        assert_true(f.objective.balance_device == first.objective.balance_device &&
-                                    f.objective.balance_communication == first.objective.balance_communication);
+                        assert_true(f.objective.sums.main == first.objective.sums.main &&
+                                    f.objective.sums.parts[LOSS_BALANCE_EXPERT] ==
+                                        first.objective.sums.parts[LOSS_BALANCE_EXPERT]);
+                        assert_true(f.objective.sums.parts[LOSS_BALANCE_DEVICE] ==
+                                        first.objective.sums.parts[LOSS_BALANCE_DEVICE] &&
+                                    f.objective.sums.parts[LOSS_BALANCE_COMMUNICATION] ==
+                                        first.objective.sums.parts[LOSS_BALANCE_COMMUNICATION]);
                         /* counted once, whatever is computed again */
                         assert_memory_equal(f.counts, first.counts, sizeof f.counts);
                         assert_int_equal(f.loads[1].dropped, first.loads[1].dropped);
@@ -414,11 +420,13 @@ static void micro_batches_add_up(void **state) {
     step(&whole, SEQUENCES);
     step(&parts, 1);
     assert_memory_equal(whole.counts, parts.counts, sizeof whole.counts);
-    assert_true(fabs(whole.objective.main_sum - parts.objective.main_sum) < 1e-5 * whole.objective.main_sum);
-    assert_true(fabs(whole.objective.balance_expert - parts.objective.balance_expert) <
-                1e-12 * whole.objective.balance_expert);
-    assert_true(fabs(whole.objective.balance_communication - parts.objective.balance_communication) <
-                1e-12 * whole.objective.balance_communication);
+    assert_true(fabs(whole.objective.sums.main - parts.objective.sums.main) < 1e-5 * whole.objective.sums.main);
+    assert_true(
+        fabs(whole.objective.sums.parts[LOSS_BALANCE_EXPERT] - parts.objective.sums.parts[LOSS_BALANCE_EXPERT]) <
+        1e-12 * whole.objective.sums.parts[LOSS_BALANCE_EXPERT]);
+    assert_true(fabs(whole.objective.sums.parts[LOSS_BALANCE_COMMUNICATION] -
+                     parts.objective.sums.parts[LOSS_BALANCE_COMMUNICATION]) <
+                1e-12 * whole.objective.sums.parts[LOSS_BALANCE_COMMUNICATION]);
     for (int i = 0; i < whole.model->parameter_count; i++) {
         const struct parameter *p = whole.model->parameters[i], *q = parts.model->parameters[i];
         double distance = 0, norm = 0;
@@ -520,7 +528,7 @@ static void experts_without_tokens_are_left_alone(void **state) {
             for (int i = 0; i < f.model->parameter_count; i++)
                 for (int64_t j = 0; f.model->parameters[i]->grad_written && j < f.model->parameters[i]->count; j++)
                     assert_true(isfinite(f.model->parameters[i]->grad[j]));
-            assert_true(fabs(f.objective.balance_expert - 1) < 1e-6);   /* equal scores: sum f P = 1 */
+            assert_true(fabs(f.objective.sums.parts[LOSS_BALANCE_EXPERT] - 1) < 1e-6); /* equal scores: sum f P = 1 */
             tear_down(&f);
         }
 }
@@ -532,20 +540,19 @@ static void dropping_spares(void **state) {
     struct error error;
     set_up(&f, GROUPED, DTYPE_F32, 1, RECOMPUTE_CHEAP, objective_of(0.9, 0));
     step(&f, SEQUENCES);
-    const double with_dropping = f.objective.main_sum;
+    const double with_dropping = f.objective.sums.main;
     assert_true(f.loads[1].dropped > 0);
     f.objective.undropped = 1;
     step(&f, SEQUENCES);
     assert_int_equal(f.loads[1].dropped, 0);
-    const double without = f.objective.main_sum;
+    const double without = f.objective.sums.main;
     assert_true(without != with_dropping);
     f.objective.undropped = 0;
-    f.objective.main_sum = 0;
     f.graph.recording = false;
     assert_int_equal(
         model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &f.objective, NULL, &error),
         STATUS_OK);
-    assert_true(f.objective.main_sum == without);
+    assert_true(f.objective.sums.main == without);
     /* Which sequences are spared changes with the step. */
     bool differs = false;
     for (uint64_t number = 0; number < 20; number++) {
@@ -553,7 +560,7 @@ static void dropping_spares(void **state) {
         f.objective.undropped = 0.4;
         f.objective.step = number;
         step(&f, SEQUENCES);
-        differs = differs || f.objective.main_sum != with_dropping;
+        differs = differs || f.objective.sums.main != with_dropping;
     }
     assert_true(differs);
     /* A budget of nothing drops all but the spared sequences, however they come in micro-batches. */

@@ -273,7 +273,8 @@ static void pieces_of_codes_change_nothing(void **state) {
 /* ---- training ---------------------------------------------------------------------------------------------------- */
 
 static struct objective objective_of(double mtp, double balance) {
-    struct objective objective = {.weights = {.mtp = mtp, .balance_sequence = balance}, .sequences = SEQUENCES};
+    struct objective objective = {.weights = {[LOSS_MTP] = mtp, [LOSS_BALANCE_SEQUENCE] = balance},
+                                  .sequences = SEQUENCES};
     for (int row = 0; row < ROWS; row++) {
         objective.predicted += targets[row] >= 0;
         for (int k = 1; k <= DEPTHS; k++) objective.predicted_mtp[k - 1] += row % LENGTH >= k && targets[row] >= 0;
@@ -290,16 +291,21 @@ static double train(struct model *model, struct objective *objective, int togeth
     const size_t bytes = model_plan_training(model, together, LENGTH, objective, NULL);
     assert_int_equal(memory_create(&memory, bytes, &error), STATUS_OK);
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, false);
-    for (int s = 0; s < SEQUENCES; s += together)
+    struct loss_sums sums = {0};
+    for (int s = 0; s < SEQUENCES; s += together) {
+        objective->first_sequence = s;
         if (model_train_micro_batch(&graph, model, tokens + s * LENGTH, targets + s * LENGTH, together, LENGTH,
                                     objective, NULL, &error))
             fail_msg("%s", error.message);
+        loss_sums_add(&sums, &objective->sums);
+    }
+    objective->sums = sums;
     assert_int_equal(memory.peak, bytes);   /* what was planned, to the byte */
     end(&graph, &memory);
-    double loss = objective->main_sum / (double)objective->predicted +
-                  objective->weights.balance_sequence * objective->balance_sequence;
+    double loss = sums.main / (double)objective->predicted +
+                  objective->weights[LOSS_BALANCE_SEQUENCE] * sums.parts[LOSS_BALANCE_SEQUENCE];
     for (int k = 0; k < DEPTHS; k++)
-        loss += objective->weights.mtp / DEPTHS * objective->mtp_sum[k] / (double)objective->predicted_mtp[k];
+        loss += objective->weights[LOSS_MTP] / DEPTHS * sums.mtp[k] / (double)objective->predicted_mtp[k];
     return loss;
 }
 
@@ -325,7 +331,7 @@ static void attach_loads(struct objective *objective, struct loads *loads) {
     objective->loads = loads->list;
 }
 
-/* mtp_sum is the cross-entropy of depth k at position i against the target k positions on, from the outputs of the
+/* sums.mtp is the cross-entropy of depth k at position i against the target k positions on, from the outputs of the
  * modules called one by one; evaluation counts where both guesses are the same. */
 static void training_is_the_composition_of_its_parts(void **state) {
     (void)state;
@@ -349,8 +355,8 @@ static void training_is_the_composition_of_its_parts(void **state) {
     end(&graph, &memory);
     double main_sum = 0;
     for (int row = 0; row < ROWS; row++) main_sum += targets[row] < 0 ? 0 : row_loss(logits[0][0][row], targets[row]);
-    assert_true(fabs(objective.main_sum - main_sum) < 1e-5 * main_sum &&
-                fabs(evaluated.main_sum - main_sum) < 1e-5 * main_sum);
+    assert_true(fabs(objective.sums.main - main_sum) < 1e-5 * main_sum &&
+                fabs(evaluated.sums.main - main_sum) < 1e-5 * main_sum);
     for (int k = 1; k <= DEPTHS; k++) {
         double sum = 0;
         int64_t compared = 0, agreed = 0;
@@ -361,10 +367,10 @@ static void training_is_the_composition_of_its_parts(void **state) {
             agreed += best_of(logits[0][k][row]) == best_of(logits[0][0][row + k]);
         }
         assert_int_equal(objective.predicted_mtp[k - 1], compared);
-        assert_true(fabs(objective.mtp_sum[k - 1] - sum) < 1e-5 * sum);
-        assert_true(fabs(evaluated.mtp_sum[k - 1] - sum) < 1e-5 * sum);
-        assert_int_equal(evaluated.mtp_compared[k - 1], compared);
-        assert_int_equal(evaluated.mtp_agreed[k - 1], agreed);
+        assert_true(fabs(objective.sums.mtp[k - 1] - sum) < 1e-5 * sum);
+        assert_true(fabs(evaluated.sums.mtp[k - 1] - sum) < 1e-5 * sum);
+        assert_int_equal(evaluated.sums.mtp_compared[k - 1], compared);
+        assert_int_equal(evaluated.sums.mtp_agreed[k - 1], agreed);
     }
     /* every position of a module counts in its router's load, targets or not */
     for (int l = 1; l < LAYERS + DEPTHS; l++) {
@@ -372,7 +378,7 @@ static void training_is_the_composition_of_its_parts(void **state) {
         for (int e = 0; e < EXPERTS; e++) total += loads.counts[l][e];
         assert_int_equal(total, SEQUENCES * (LENGTH - (l < LAYERS ? 0 : l - LAYERS + 1)) * ACTIVE);
     }
-    assert_true(objective.mtp_compared[0] == 0);   /* not asked for */
+    assert_true(objective.sums.mtp_compared[0] == 0); /* not asked for */
     model_destroy(model);
 }
 
@@ -452,14 +458,16 @@ static void no_weight_leaves_no_trace(void **state) {
         struct objective a = objective_of(0, 0.01), b = objective_of(0, 0.01), weighted = objective_of(0.3, 0.01);
         train(with, &a, SEQUENCES);
         train(without, &b, SEQUENCES);
-        assert_true(a.main_sum == b.main_sum && a.balance_sequence == b.balance_sequence && a.mtp_sum[0] == 0);
+        assert_true(a.sums.main == b.sums.main &&
+                    a.sums.parts[LOSS_BALANCE_SEQUENCE] == b.sums.parts[LOSS_BALANCE_SEQUENCE] && a.sums.mtp[0] == 0);
         same_gradients(with, without);
         for (int i = without->parameter_count; i < with->parameter_count; i++)
             assert_false(with->parameters[i]->grad_written);
         /* with a weight the trunk's loss is the same, and the trunk learns from both */
         train(with, &weighted, SEQUENCES);
-        assert_true(weighted.main_sum == b.main_sum && weighted.balance_sequence > b.balance_sequence &&
-                    weighted.mtp_sum[1] > 0);
+        assert_true(weighted.sums.main == b.sums.main &&
+                    weighted.sums.parts[LOSS_BALANCE_SEQUENCE] > b.sums.parts[LOSS_BALANCE_SEQUENCE] &&
+                    weighted.sums.mtp[1] > 0);
         assert_memory_not_equal(with->parameters[1]->grad, without->parameters[1]->grad,
                                 (size_t)without->parameters[1]->count * sizeof(float));
         model_destroy(with);

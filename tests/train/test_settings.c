@@ -174,7 +174,7 @@ static void v3_schedule(void **state) {
                 schedule_mtp(&schedule, 100001) == 0.1 && schedule_mtp(&schedule, 148000) == 0.1);
     assert_true(schedule_bias_speed(&schedule, 1) == 0.001 && schedule_bias_speed(&schedule, 143000) == 0.001 &&
                 schedule_bias_speed(&schedule, 143001) == 0 && schedule_bias_speed(&schedule, 148000) == 0);
-    assert_true(settings_objective(&s).weights.mtp == 0.3);
+    assert_true(settings_objective(&s).weights[LOSS_MTP] == 0.3);
 
     /* Lines; other corners; a weight of 0 stays 0; where the late weight is the larger
      * one, memory is planned for it. */
@@ -187,11 +187,11 @@ static void v3_schedule(void **state) {
     assert_true(schedule_rate(&lines, 50) == 1 && schedule_rate(&lines, 51) == 0.5 &&
                 schedule_rate(&lines, 75) == 0.5 && schedule_rate(&lines, 80) == 0.4 &&
                 schedule_rate(&lines, 100) == 0);
-    assert_true(settings_objective(&s).weights.mtp == 0.1);
+    assert_true(settings_objective(&s).weights[LOSS_MTP] == 0.1);
     assert_int_equal(parse(&s, "{\"loss\": {\"mtp\": 0}, \"schedule\": {\"mtp_milestone\": 0.5}}"), STATUS_OK);
     const struct schedule none = settings_schedule(&s);
     assert_true(schedule_mtp(&none, 1) == 0 && schedule_mtp(&none, 1000) == 0 &&
-                settings_objective(&s).weights.mtp == 0);
+                settings_objective(&s).weights[LOSS_MTP] == 0);
 }
 
 static void compute_decides_the_moments(void **state) {
@@ -316,7 +316,7 @@ static void parts_that_a_model_lacks_are_named(void **state) {
         settings_settle_model(&s, cases[i].config);
         assert_int_equal(settings_check_model(&s, cases[i].config, "c.json", "train.", &error),
                          cases[i].message ? STATUS_UNSUPPORTED : STATUS_OK);
-        assert_false(isnan(s.loss.mtp) || isnan(s.loss.balance_sequence) || isnan(s.bias_update_speed));
+        assert_false(isnan(s.loss[LOSS_MTP]) || isnan(s.loss[LOSS_BALANCE_SEQUENCE]) || isnan(s.bias_update_speed));
         if (cases[i].message && !strstr(error.message, cases[i].message))
             fail_msg("%s: expected \"%s\" in \"%s\"", cases[i].train, cases[i].message, error.message);
     }
@@ -350,13 +350,13 @@ static void defaults_follow_the_model(void **state) {
         struct settings s;
         assert_int_equal(parse(&s, cases[i].train), STATUS_OK);
         settings_settle_model(&s, cases[i].config);
-        assert_true(s.loss.mtp == cases[i].mtp && s.loss.balance_sequence == cases[i].sequence &&
+        assert_true(s.loss[LOSS_MTP] == cases[i].mtp && s.loss[LOSS_BALANCE_SEQUENCE] == cases[i].sequence &&
                     s.bias_update_speed == cases[i].speed);
     }
     /* The doors do nothing that they are not asked for. */
     struct settings s;
     assert_int_equal(settings_parse_door(&s, NULL, "s.json", &error), STATUS_OK);
-    assert_true(s.loss.mtp == 0 && s.loss.balance_sequence == 0 && s.bias_update_speed == 0);
+    assert_true(s.loss[LOSS_MTP] == 0 && s.loss[LOSS_BALANCE_SEQUENCE] == 0 && s.bias_update_speed == 0);
 }
 
 /* Defaults that other keys decide. */

@@ -57,7 +57,7 @@ static void open_subject(struct subject *s, double learning_rate_decay, double s
                                                 .clip_grad_norm = 1,
                                                 .decay_vectors = true,
                                                 .bias_update_speed = speed};
-    const struct objective objective = { .weights.mtp = mtp };
+    const struct objective objective = {.weights[LOSS_MTP] = mtp};
     assert_int_equal(trainer_create(&s->trainer, s->model, &settings, &objective, micro_batch, LENGTH, &error),
                      STATUS_OK);
     for (int i = 0; i < SEQUENCES * LENGTH; i++) s->inputs[i] = (int32_t)random_below(1, 1, (uint64_t)i, VOCABULARY);
@@ -103,11 +103,11 @@ static void biases_move_against_the_load(void **state) {
     assert_true(moved[0] > 0 && moved[2] > 0);
     /* Without a weight the module is not run: nobody is counted, nothing moves. Without
      * speed neither does the other. */
-    s.trainer->objective.weights.mtp = 0;
+    s.trainer->objective.weights[LOSS_MTP] = 0;
     memcpy(before[1], s.trainer->biases[2]->value, sizeof before[1]);
     assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
     assert_memory_equal(before[1], s.trainer->biases[2]->value, sizeof before[1]);
-    assert_true(result.mtp == 0);
+    assert_true(result.parts[LOSS_MTP] == 0);
     s.trainer->bias_update_speed = 0;
     memcpy(before[0], s.trainer->biases[1]->value, sizeof before[0]);
     assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
@@ -123,12 +123,13 @@ static void the_load_is_that_of_the_step(void **state) {
     open_subject(&a, 0, 0.125, 0.3, 1);
     open_subject(&b, 0, 0.125, 0.3, SEQUENCES);
     assert_int_equal(trainer_step(a.trainer, a.inputs, a.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
-    const double mtp = result.mtp;
+    const double mtp = result.parts[LOSS_MTP];
     assert_int_equal(trainer_step(b.trainer, b.inputs, b.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
     for (int r = 1; r <= 2; r++)
         assert_memory_equal(a.trainer->biases[r]->value, b.trainer->biases[r]->value, EXPERTS * sizeof(float));
-    assert_true(mtp > 1 && fabs(result.mtp - mtp) < 1e-5 && result.mtp == result.mtp_by_depth[0]);
-    assert_true(fabs(result.loss - result.main - 0.3 * result.mtp) < 1e-9);
+    assert_true(mtp > 1 && fabs(result.parts[LOSS_MTP] - mtp) < 1e-5 &&
+                result.parts[LOSS_MTP] == result.mtp_by_depth[0]);
+    assert_true(fabs(result.loss - result.main - 0.3 * result.parts[LOSS_MTP]) < 1e-9);
     close_subject(&a);
     close_subject(&b);
 }
