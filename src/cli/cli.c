@@ -6,6 +6,7 @@
 #include <getopt.h>
 #include <limits.h>
 #include <math.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -461,7 +462,10 @@ bool cli_output_flush(void) {
     if (output_errno) return false;
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return true;
-    output_errno = errno ? errno : EIO;
+    /* What failed inside of an fwrite is not tried again where nothing is left in the buffer: its errno is lost, but a
+     * pipe still says that its reader has gone. */
+    struct pollfd output = {.fd = STDOUT_FILENO, .events = POLLOUT};
+    output_errno = errno ? errno : poll(&output, 1, 0) == 1 && output.revents & POLLERR ? EPIPE : EIO;
     return false;
 }
 

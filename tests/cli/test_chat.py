@@ -27,7 +27,7 @@ class Terminal:
                 os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
             os.execv(PROGRAM, [PROGRAM, "chat", *arguments])
 
-    def until(self, what, seconds=20):
+    def until(self, what, seconds=120):
         """What appears up to `what`; the rest is kept for the next call."""
         end = time.time() + seconds
         while what not in self.seen and time.time() < end:
@@ -46,7 +46,7 @@ class Terminal:
 
     def ready(self):
         """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal would edit."""
-        end = time.time() + 5
+        end = time.time() + 60
         while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.time() < end:
             time.sleep(0.005)
 
@@ -129,7 +129,7 @@ with tempfile.TemporaryDirectory() as tmp:
         size = os.path.getsize(at("out"))
         t.ready()
         os.write(t.fd, b"Once\r")
-        for _ in range(400):
+        for _ in range(3000):
             if os.path.getsize(at("out")) > size:
                 break
             time.sleep(0.02)
@@ -153,7 +153,7 @@ with tempfile.TemporaryDirectory() as tmp:
     os.write(t.fd, b"Once\r")
     for part in range(2):
         size = os.path.getsize(at("out"))
-        for _ in range(400):
+        for _ in range(3000):
             if os.path.getsize(at("out")) > size:
                 break
             time.sleep(0.02)

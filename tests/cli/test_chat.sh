@@ -90,7 +90,7 @@ expect '/load of something else: nothing changes' [ "$(tail -n 1 "$T/out")" = "O
 echo '[]' >"$T/wrong.json"
 check '/load of an array' 1 '' 'wrong.json: turns: found no array' sh -c "echo '/load $T/wrong.json' | $C"
 mkfifo "$T/fifo"
-check '/load of a pipe' 1 '' 'fifo: is a pipe, expected a file that /save wrote$' timeout 5 sh -c "echo '/load $T/fifo' | $C"
+check '/load of a pipe' 1 '' 'fifo: is a pipe, expected a file that /save wrote$' timeout 60 sh -c "echo '/load $T/fifo' | $C"
 check '/load without a name' 1 '' '/load: found no name' sh -c "echo /load | $C"
 printf '{"turns": [{"message": "a\\u0000b", "answer": "c"}]}' >"$T/nul.json"
 check '/load of a text with NUL' 1 '' 'nul.json: turns\[0\]: byte 1: the character U+0000 is not in the tokenizer.s vocabulary' sh -c "echo '/load $T/nul.json' | $C"   # an ordinary character, not an error of JSON
@@ -146,11 +146,10 @@ check 'no model' 1 '' 'nowhere' sh -c "$D chat $T/nowhere </dev/null"
 if [ -c /dev/full ]; then check 'a full disk' 1 '*' 'standard output: No space left on device' sh -c "printf 'Once\nupon\n' | $C >/dev/full"; fi
 # SIGTERM in an answer ends it.
 mkfifo "$T/pipe"
-{ echo Once; sleep 60; } >"$T/pipe" &
+{ echo Once; exec sleep 300; } >"$T/pipe" &
 writer=$!
 $D chat "$TEXT" -n 100000000 $E <"$T/pipe" >"$T/stream" 2>"$T/err" &
-waited=0
-until [ -s "$T/stream" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+until_true [ -s "$T/stream" ]
 kill -TERM $!
 wait $!
 expect 'SIGTERM: exit code' [ $? -eq 1 ]

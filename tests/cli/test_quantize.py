@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """deepseek quantize: the layout of FP8 folders, their error, the same bytes twice and with other threads, the way back, what is refused, and that nothing half done is left behind."""
-import json, math, os, random, resource, shutil, signal, struct, subprocess, sys, tempfile, time
+import json, math, os, random, resource, shutil, signal, struct, subprocess, sys, tempfile
 
 PROGRAM, HERE = os.environ.get("DEEPSEEK", "./deepseek"), os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "golden")
@@ -217,12 +217,17 @@ with tempfile.TemporaryDirectory() as tmp:
         f.truncate(8 + len(text) + end)
     shutil.copy(os.path.join(GOLDEN, "v1-gqa", "config.json"), big)
     for what, number, code in (("interrupted", signal.SIGINT, 1), ("killed", signal.SIGKILL, -signal.SIGKILL)):
-        p = subprocess.Popen([PROGRAM, "quantize", big, "--to", "fp8", "-o", at("cut")], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        begun, working = time.time(), []
-        while not working and p.poll() is None and time.time() - begun < 60:
-            working = [f for f in os.listdir(tmp) if f.startswith("cut.") and f.endswith(".tmp")]
-        p.send_signal(number)
-        p.communicate()
+        for attempt in range(20):   # on a busy machine it may be done before the signal comes
+            shutil.rmtree(at("cut"), ignore_errors=True)
+            p = subprocess.Popen([PROGRAM, "quantize", big, "--to", "fp8", "-o", at("cut")],
+                                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            working = []
+            while not working and p.poll() is None:
+                working = [f for f in os.listdir(tmp) if f.startswith("cut.") and f.endswith(".tmp")]
+            p.send_signal(number)
+            p.communicate()
+            if p.returncode != 0:
+                break
         check(f"{what}: no folder", working and p.returncode == code and not os.path.exists(at("cut")), f"exit {p.returncode}, {working}")
         left = [f for f in os.listdir(tmp) if f.startswith("cut.")]
         check(f"{what}: what is left", bool(left) == (number == signal.SIGKILL), left)

@@ -37,18 +37,17 @@ done
 check 'a prompt with ids that the model lacks' 1 '' 'the tokenizer has id [0-9]*, expected at most 130' $D generate "$T/bytes" -p "$(printf '\001')" -n 3
 
 # A reader that leaves: the program stops at once, quietly.
-{ timeout 60 $D generate "$TEXT" -p Once -n 1000000 --ignore-eos 2>"$T/err"; echo $? >"$T/code"; } | head -c 20 >/dev/null
+{ timeout 300 $D generate "$TEXT" -p Once -n 1000000 --ignore-eos 2>"$T/err"; echo $? >"$T/code"; } | head -c 20 >/dev/null
 expect 'a reader that leaves: exit code' [ "$(cat "$T/code")" = 1 ]
 expect 'a reader that leaves: quiet' [ "$(grep -vc warning "$T/err")" = 0 ]
 if [ -c /dev/full ]; then
-    timeout 60 $D generate "$TEXT" -p Once -n 1000000 --ignore-eos >/dev/full 2>"$T/err"
+    timeout 300 $D generate "$TEXT" -p Once -n 1000000 --ignore-eos >/dev/full 2>"$T/err"
     expect 'a full disk: exit code' [ $? -eq 1 ]
     expect 'a full disk: message' grep -q 'standard output: No space left on device' "$T/err"
 fi
 # SIGTERM ends it with a message.
 $D generate "$TEXT" -p Once -n 10000000 --ignore-eos >"$T/stream" 2>"$T/err" &
-waited=0
-until [ -s "$T/stream" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done   # its first character: the handler is in place
+until_true [ -s "$T/stream" ]   # its first character: the handler is in place
 kill -TERM $!
 wait $!
 expect 'SIGTERM: exit code' [ $? -eq 1 ]
@@ -56,8 +55,7 @@ rm -f "$T/stream"
 expect 'SIGTERM: message' grep -q '^deepseek generate: interrupted$' "$T/err"
 # A signal that comes twice at once, as from `timeout`, is one; a second one later ends the program by force.
 $D generate "$TEXT" -p Once -n 10000000 --ignore-eos >"$T/stream" 2>"$T/err" &
-waited=0
-until [ -s "$T/stream" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+until_true [ -s "$T/stream" ]
 kill -TERM $!
 kill -TERM $! 2>/dev/null
 wait $!
@@ -65,11 +63,10 @@ expect 'SIGTERM twice at once: exit code' [ $? -eq 1 ]
 rm -f "$T/stream"
 # Also while it waits for the rest of the prompt: what is more than a pipe holds goes out only when the handler is in place.
 mkfifo "$T/pipe"
-{ head -c 200000 /dev/zero; : >"$T/waiting"; exec sleep 60; } >"$T/pipe" &
+{ head -c 200000 /dev/zero; : >"$T/waiting"; exec sleep 300; } >"$T/pipe" &
 writer=$!
-timeout 30 $D generate "$TEXT" -p - <"$T/pipe" 2>"$T/err" &
-waited=0
-until [ -e "$T/waiting" ] || [ $waited -eq 600 ]; do sleep 0.05; waited=$((waited + 1)); done
+timeout 300 $D generate "$TEXT" -p - <"$T/pipe" 2>"$T/err" &
+until_true [ -e "$T/waiting" ]
 kill -TERM $!
 wait $!
 expect 'SIGTERM at the prompt: message' grep -q '^deepseek generate: interrupted$' "$T/err"

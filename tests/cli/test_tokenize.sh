@@ -70,7 +70,7 @@ check 'decode --jsonl' 0 '^"a\\u0000b"$' '' $D tokenize decode $V4 --jsonl "$T/e
 check 'there and back' 0 '.' '' sh -c "$D tokenize decode $V4 --jsonl $T/expected | $D tokenize encode $V4 --jsonl -"
 expect 'there and back: the same' cmp -s "$T/out" "$T/expected"
 check 'decode --jsonl: half a character' 0 '^"�"$' '' sh -c "echo '[124]' | $D tokenize decode $V4 --jsonl -"
-check 'a line at a time' 0 '^\[671\]$' '' sh -c "mkfifo $T/pipe; exec 3<>$T/pipe; $D tokenize encode $V4 --jsonl $T/pipe >$T/answer 3>&- & echo '\"The\"' >&3; n=0; until [ -s $T/answer ] || [ \$n -eq 400 ]; do sleep 0.05; n=\$((n + 1)); done; cat $T/answer; exec 3>&-; wait"
+check 'a line at a time' 0 '^\[671\]$' '' sh -c "mkfifo $T/pipe; exec 3<>$T/pipe; $D tokenize encode $V4 --jsonl $T/pipe >$T/answer 3>&- & echo '\"The\"' >&3; n=0; until [ -s $T/answer ] || [ \$n -eq 1200 ]; do sleep 0.05; n=\$((n + 1)); done; cat $T/answer; exec 3>&-; wait"
 printf '\357\273\277{"text":"The"}\r\n{"text":"a\377\376b"}\r\n' >"$T/odd.jsonl"
 check 'a byte order mark, CRLF, what is not UTF-8' 0 '^\[671\]$' 'warning: .*odd.jsonl: 2 places are not UTF-8 and count as U+FFFD$' $D tokenize encode $V4 --jsonl "$T/odd.jsonl"
 wrong_line() { # NAME LINE MESSAGE

@@ -30,7 +30,7 @@ check "a lost export comes back" same "$scratch/again" "$scratch/reference"
 for signal in TERM INT HUP; do
     rm -rf "$scratch/stopped"
     start "$scratch/stopped" --quiet
-    for ((i = 0; i < 500; i++)); do [ -e "$scratch/stopped/lock" ] && break; sleep 0.01; done
+    for ((i = 0; i < 6000; i++)); do [ -e "$scratch/stopped/lock" ] && break; sleep 0.01; done
     delay=$((RANDOM % milliseconds))
     sleep $((delay / 1000)).$(printf %03d $((delay % 1000)))
     kill -$signal $pid 2>/dev/null
@@ -44,7 +44,7 @@ done
 # Refusals of the run's folder.
 refuses "an existing run" 1 "exists and is not empty; continue that run with --resume" train "$scratch/reference"
 start "$scratch/locked" --quiet --set train.steps=100000
-for ((i = 0; i < 100; i++)); do [ -s "$scratch/locked/metrics.jsonl" ] && break; sleep 0.1; done
+for ((i = 0; i < 600; i++)); do [ -s "$scratch/locked/metrics.jsonl" ] && break; sleep 0.1; done
 refuses "a second process" 1 "another process is training in this folder" train "$scratch/locked" --resume
 kill -KILL $pid
 wait $pid 2>/dev/null
@@ -114,8 +114,9 @@ check "with the same bytes" same "$scratch/export" "$scratch/reference"
 # Nobody to talk to: no terminal, closed descriptors, a pipe that nobody reads. The run is made all the same.
 train "$scratch/silent" <&- >&- 2>&-
 check "closed descriptors: exit $?" same "$scratch/silent" "$scratch/reference"
-{ sleep 0.05; train "$scratch/piped" 2>&1; echo $? >"$scratch/code"; } | :
-check "a closed pipe: exit code" [ "$(cat "$scratch/code")" == 1 ]
+mkfifo "$scratch/unread"
+{ exec 7<&-; train "$scratch/piped" >&8 2>&1 8>&-; } 7<>"$scratch/unread" 8>"$scratch/unread"
+check "a closed pipe: exit code $?" [ $? == 1 ]
 check "a closed pipe: the run is complete" same "$scratch/piped" "$scratch/reference"
 
 # A damaged newest checkpoint: the one before it is taken, with a warning.
