@@ -231,11 +231,10 @@ ds_status ds_train_step(ds_trainer *trainer, const int32_t *inputs, const int32_
     if (!status) {
         struct trainer_result made;
         const int64_t step = trainer->trainer->optimizer->step + 1;
-        known.learning_rate = learning_rate == DS_SCHEDULED_RATE ? schedule_rate(&trainer->schedule, step)
-                                                                 : learning_rate;
-        trainer->trainer->objective.weights[LOSS_MTP] = schedule_mtp(&trainer->schedule, step);
-        trainer->trainer->bias_update_speed = schedule_bias_speed(&trainer->schedule, step);
-        status = trainer_step(trainer->trainer, inputs, targets, sequences, length, known.learning_rate, &made, &e);
+        trainer_follow(trainer->trainer, &trainer->schedule, step);
+        if (learning_rate != DS_SCHEDULED_RATE) trainer->trainer->learning_rate = learning_rate;
+        known.learning_rate = trainer->trainer->learning_rate;
+        status = trainer_step(trainer->trainer, inputs, targets, sequences, length, &made, &e);
         if (!status) {
             known.loss = made.loss, known.grad_norm = made.grad_norm, known.main_loss = made.main;
             known.max_violation = made.max_violation, known.assigned = made.assigned, known.dropped = made.dropped,

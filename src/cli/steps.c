@@ -26,14 +26,14 @@ static enum status take_steps(struct trainer *trainer, const struct door_request
                               float *losses, struct error *error) {
     struct cli_progress progress;
     enum status status = STATUS_OK;
+    trainer->learning_rate = settings->optimizer.learning_rate;
     cli_progress_begin(&progress, "steps", "steps", (double)count, request->quiet);
     for (int64_t s = 0; s < count && !status; s++) {
         int32_t *targets = NULL;
         struct trainer_result result;
         status = door_targets(&steps[s], request->tokens_path, &targets, error);
         if (!status)
-            status = trainer_step(trainer, steps[s].ids, targets, steps[s].count, steps[s].longest,
-                                  settings->optimizer.learning_rate, &result, error);
+            status = trainer_step(trainer, steps[s].ids, targets, steps[s].count, steps[s].longest, &result, error);
         if (!status && cli_interrupted())
             status = error_set(error, STATUS_INTERRUPTED, "interrupted, nothing was written");
         if (status) error_prefix(error, "step %lld", (long long)s + 1);

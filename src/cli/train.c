@@ -49,14 +49,14 @@ static void told_step(void *context, const struct training_step *step) {
     struct view *view = context;
     double speed = step->flops / step->seconds, weight = 0.05;
     view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
-    view->loss = isnan(view->loss) ? step->result->main : view->loss + weight * (step->result->main - view->loss);
+    view->loss = isnan(view->loss) ? step->result.main : view->loss + weight * (step->result.main - view->loss);
     char share[32] = "", load[64] = "", mtp[32] = "";
-    if (step->result->parts[LOSS_MTP] > 0) snprintf(mtp, sizeof mtp, "  mtp %.3f", step->result->parts[LOSS_MTP]);
-    if (step->result->assigned > 0) {   /* there are experts */
-        int length = snprintf(load, sizeof load, "  maxvio %.2f", step->result->max_violation);
+    if (step->result.parts[LOSS_MTP] > 0) snprintf(mtp, sizeof mtp, "  mtp %.3f", step->result.parts[LOSS_MTP]);
+    if (step->result.assigned > 0) { /* there are experts */
+        int length = snprintf(load, sizeof load, "  maxvio %.2f", step->result.max_violation);
         if (view->training->settings.capacity_factor > 0)
             snprintf(load + length, sizeof load - (size_t)length, "  dropped %.1f%%",
-                     100 * (double)step->result->dropped / (double)step->result->assigned);
+                     100 * (double)step->result.dropped / (double)step->result.assigned);
     }
     if (view->peak > 0) snprintf(share, sizeof share, "  %.0f%% of peak", 100 * view->speed / view->peak);
     cli_progress_note(&view->progress, "step %lld  loss %.4f%s%s%s", (long long)step->step, view->loss, mtp, load,
@@ -64,7 +64,7 @@ static void told_step(void *context, const struct training_step *step) {
     cli_progress_update(&view->progress, (double)step->seen);
 }
 
-static void told_evaluation(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole) {
+static void told_evaluation(void *context, const struct training_evaluation *evaluation, bool whole) {
     struct view *view = context;
     char figure[CLI_FIGURE], mtp[CONFIG_MAX_NEXTN * 40] = "";
     for (int d = 0; d < evaluation->mtp_depths; d++) {
@@ -72,7 +72,7 @@ static void told_evaluation(void *context, int64_t step, const struct training_e
         snprintf(mtp + used, sizeof mtp - used, "; MTP %.4f, accepts %.1f%%", evaluation->mtp_loss[d],
                  100 * evaluation->mtp_acceptance[d]);
     }
-    cli_progress_line(&view->progress, "step %lld  held-out loss %.4f over %s tokens%s%s", (long long)step,
+    cli_progress_line(&view->progress, "step %lld  held-out loss %.4f over %s tokens%s%s", (long long)evaluation->step,
                       evaluation->loss, cli_format_count(figure, (double)evaluation->targets),
                       whole ? ", all of them" : "", mtp);
 }

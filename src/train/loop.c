@@ -410,7 +410,13 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
     }
     *evaluation = (struct training_evaluation){
-        .loss = sums.losses.main / (double)sums.targets, .targets = sums.targets, .max_violation = NAN};
+        .step = t->state.step,
+        .loss = sums.losses.main / (double)sums.targets,
+        .targets = sums.targets,
+        .max_violation = NAN,
+        .fp8_underflow = {NAN, NAN, NAN},
+        .fp8_overflow = {NAN, NAN, NAN},
+    };
     for (int64_t i = 0; t->trainer->evaluation_loads && i < config_layers(&t->model->config); i++) {
         const int64_t *counts = t->trainer->evaluation_loads[i].counts;
         if (counts)
@@ -431,13 +437,24 @@ static double share_of(int64_t count, const struct fp8_counts *counts) {
     return counts->numbers > 0 ? (double)count / (double)counts->numbers : 0;
 }
 
-/* FP8: shares of the numbers that one micro-batch of held-out data loses, into the line of the evaluation, and a
- * warning, once, where they are many. Underflows are what a tile's scale cannot keep beside its largest number (below
- * 2^-10 / 448 of it); with scales of the current maximum there are no overflows unless something is wrong. */
+/* FP8: shares of the numbers that one micro-batch of held-out data loses, and a warning, once, where they are many.
+ * Underflows are what a tile's scale cannot keep beside its largest number (below 2^-10 / 448 of it); with scales of
+ * the current maximum there are no overflows unless something is wrong. */
 #define FP8_UNDERFLOWS 0.01
 #define FP8_OVERFLOWS 1e-4
 
-static enum status report_fp8(struct training *t, FILE *log, struct error *error) {
+static void warn_about_fp8(struct training *t, const char *what, double under, double over) {
+    char message[200];
+    if (t->told_fp8 || (under <= FP8_UNDERFLOWS && over <= FP8_OVERFLOWS)) return;
+    snprintf(message, sizeof message,
+             "step %lld: E4M3 makes %.1f%% of %s zero and cuts %.2f%% at its largest number; train.compute=bf16 does "
+             "not",
+             (long long)t->state.step, 100 * under, what, 100 * over);
+    warn(t, message);
+    t->told_fp8 = true;
+}
+
+static enum status report_fp8(struct training *t, struct training_evaluation *evaluation, struct error *error) {
     const int64_t length = t->settings.sequence_length, all = data_eval_windows(&t->data, length);
     struct fp8_report report;
     int64_t count = 0, found = length;
@@ -449,55 +466,18 @@ static enum status report_fp8(struct training *t, FILE *log, struct error *error
     if (status != STATUS_OK) return status;
     if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
     /* as in the step before, which a resumed process has not made */
-    t->trainer->objective.weights[LOSS_MTP] = schedule_mtp(&t->schedule, t->state.step);
+    trainer_follow(t->trainer, &t->schedule, t->state.step);
     status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
     if (status != STATUS_OK) return status;
-    const struct fp8_counts *const counts[] = { &report.x, &report.w, &report.dy };
-    static const char *const names[] = { "x", "w", "dy" };
-    for (int overflow = 0; overflow < 2; overflow++)
-        for (int i = 0; i < 3; i++)
-            fprintf(log, "%s\"%s\": %.6g%s",
-                    i          ? ", "
-                    : overflow ? ", \"fp8_overflow\": {"
-                               : ", \"fp8_underflow\": {",
-                    names[i], share_of(overflow ? counts[i]->overflows : counts[i]->underflows, counts[i]),
-                    i == 2 ? "}" : "");
-    for (int i = 0; i < 3 && !t->told_fp8; i++) {
-        const double under = share_of(counts[i]->underflows, counts[i]),
-                     over = share_of(counts[i]->overflows, counts[i]);
-        if (under <= FP8_UNDERFLOWS && over <= FP8_OVERFLOWS) continue;
-        char message[200];
-        snprintf(message, sizeof message,
-                 "step %lld: E4M3 makes %.1f%% of %s zero and cuts %.2f%% at its largest number; train.compute=bf16 "
-                 "does not",
-                 (long long)t->state.step, 100 * under,
-                 i == 0   ? "the activations"
-                 : i == 1 ? "the weights"
-                          : "the activations' gradients",
-                 100 * over);
-        warn(t, message);
-        t->told_fp8 = true;
-    }
+    struct fp8_shares *under = &evaluation->fp8_underflow, *over = &evaluation->fp8_overflow;
+    *under = (struct fp8_shares){share_of(report.x.underflows, &report.x), share_of(report.w.underflows, &report.w),
+                                 share_of(report.dy.underflows, &report.dy)};
+    *over = (struct fp8_shares){share_of(report.x.overflows, &report.x), share_of(report.w.overflows, &report.w),
+                                share_of(report.dy.overflows, &report.dy)};
+    warn_about_fp8(t, "the activations", under->x, over->x);
+    warn_about_fp8(t, "the weights", under->w, over->w);
+    warn_about_fp8(t, "the activations' gradients", under->dy, over->dy);
     return STATUS_OK;
-}
-
-/* A list of one figure per layer with a router, in the order of the layers, MTP modules last. */
-static void put_loads(const struct training *t, const char *name, const struct expert_load *loads,
-                      double (*figure)(const int64_t *counts, int64_t experts)) {
-    const char *before = "";
-    fprintf(t->run.metrics, ", \"%s\": [", name);
-    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
-        if (!loads[i].counts) continue;
-        fprintf(t->run.metrics, "%s%.6g", before, figure(loads[i].counts, t->model->config.n_routed_experts));
-        before = ", ";
-    }
-    fputc(']', t->run.metrics);
-}
-
-static void put_numbers(FILE *log, const char *name, const double *numbers, int count) {
-    fprintf(log, ", \"%s\": [", name);
-    for (int i = 0; i < count; i++) fprintf(log, "%s%.9g", i ? ", " : "", numbers[i]);
-    fputc(']', log);
 }
 
 static enum status evaluate(struct training *t, bool whole, struct error *error) {
@@ -510,17 +490,11 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
             t,
             error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"),
             t->state.step, error);
-    if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, t->state.step, &evaluation, whole);
-    FILE *log = t->run.metrics;
-    fprintf(log, "{\"step\": %lld, \"eval_loss\": %.9g, \"eval_targets\": %lld", (long long)t->state.step, loss,
-            (long long)evaluation.targets);
-    if (t->trainer->evaluation_loads) put_loads(t, "eval_max_violation", t->trainer->evaluation_loads, load_violation);
-    if (evaluation.mtp_depths) {
-        put_numbers(log, "eval_loss_mtp", evaluation.mtp_loss, evaluation.mtp_depths);
-        put_numbers(log, "mtp_acceptance", evaluation.mtp_acceptance, evaluation.mtp_depths);
-    }
-    if (t->model->compute == DTYPE_F8_E4M3) status = report_fp8(t, log, error);
-    return status == STATUS_OK ? run_log(&t->run, log, error, "}") : status;
+    if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, &evaluation, whole);
+    if (t->model->compute == DTYPE_F8_E4M3) status = report_fp8(t, &evaluation, error);
+    if (status != STATUS_OK) return status;
+    metrics_put_evaluation(t->run.metrics, t->trainer, &evaluation);
+    return run_log(&t->run, t->run.metrics, error, "}");
 }
 
 static enum status sample(struct training *t, struct error *error) {
@@ -581,58 +555,9 @@ int64_t training_tokens(const struct training *training, int64_t steps) {
     return schedule_position(&training->schedule, steps) * training->settings.sequence_length;
 }
 
-static double bias_least(const float *bias, int64_t experts) {
-    double least = (double)bias[0];
-    for (int64_t i = 1; i < experts; i++) least = fmin(least, (double)bias[i]);
-    return least;
-}
-
-static double bias_mean(const float *bias, int64_t experts) {
-    double sum = 0;
-    for (int64_t i = 0; i < experts; i++) sum += (double)bias[i];
-    return sum / (double)experts;
-}
-
-static double bias_most(const float *bias, int64_t experts) {
-    double most = (double)bias[0];
-    for (int64_t i = 1; i < experts; i++) most = fmax(most, (double)bias[i]);
-    return most;
-}
-
-/* The same of the routers' biases, where there are some. */
-static void put_biases(const struct training *t, const char *name,
-                       double (*figure)(const float *bias, int64_t experts)) {
-    int count = 0;
-    for (int64_t i = 0; i < config_layers(&t->model->config); i++) {
-        const struct parameter *bias = t->trainer->biases[i];
-        if (!bias) continue;
-        if (count++ == 0) fprintf(t->run.metrics, ", \"%s\": [", name);
-        fprintf(t->run.metrics, "%s%.6g", count > 1 ? ", " : "", figure(bias->value, bias->count));
-    }
-    if (count) fputc(']', t->run.metrics);
-}
-
 static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
-    FILE *log = t->run.metrics;
-    const struct objective *objective = &t->trainer->objective;
-    fprintf(log, "{\"step\": %lld, \"loss\": %.9g, \"learning_rate\": %.9g, \"grad_norm\": %.9g, \"tokens\": %lld",
-            (long long)told->step, told->result->loss, told->learning_rate, told->result->grad_norm,
-            (long long)told->seen);
-    if (objective->loads || t->trainer->mtp) fprintf(log, ", \"loss_main\": %.9g", told->result->main);
-    if (objective->weights[LOSS_MTP] > 0)
-        put_numbers(log, "loss_mtp", told->result->mtp_by_depth, (int)t->model->config.num_nextn_predict_layers);
-    if (objective->loads) {
-        for (int p = 0; p < LOSS_PARTS; p++)
-            if (p != LOSS_MTP && objective->weights[p] > 0)
-                fprintf(log, ", \"loss_%s\": %.9g", loss_kinds[p].name, told->result->parts[p]);
-        put_loads(t, "max_violation", objective->loads, load_violation);
-        put_loads(t, "load_entropy", objective->loads, load_entropy);
-        put_biases(t, "bias_min", bias_least);
-        put_biases(t, "bias_mean", bias_mean);
-        put_biases(t, "bias_max", bias_most);
-        if (objective->capacity_factor > 0) fprintf(log, ", \"dropped\": %lld", (long long)told->result->dropped);
-    }
-    enum status status = run_log(&t->run, log, error, "}");
+    metrics_put_step(t->run.metrics, t->trainer, told);
+    enum status status = run_log(&t->run, t->run.metrics, error, "}");
     if (status == STATUS_OK)
         status = run_log(&t->run, t->run.timing, error,
                          "{\"step\": %lld, \"seconds\": %.6f, \"tokens_per_second\": %.1f}", (long long)told->step,
@@ -650,23 +575,19 @@ static enum status take_step(struct training *t, struct error *error) {
                                            t->inputs + i * length, t->targets + i * length, error);
         if (status != STATUS_OK) return status;
     }
-    struct trainer_result result;
-    t->trainer->objective.weights[LOSS_MTP] = schedule_mtp(&t->schedule, step);
-    t->trainer->bias_update_speed = schedule_bias_speed(&t->schedule, step);
+    trainer_follow(t->trainer, &t->schedule, step);
     struct training_step told = {.step = step,
                                  .steps = s->steps,
                                  .tokens = batch * length,
                                  .seen = (t->state.sequences + batch) * length,
-                                 .result = &result,
-                                 .learning_rate = schedule_rate(&t->schedule, step)};
-    enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, told.learning_rate, &result,
-                                      error);
+                                 .learning_rate = t->trainer->learning_rate};
+    enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, &told.result, error);
     if (status == STATUS_INVALID) return diverged(t, status, step, error);
     if (status != STATUS_OK) return status;
     t->state.step = step;
     t->state.sequences += batch;
     t->state.evaluated = false;
-    told.flops = result.flops;
+    told.flops = told.result.flops;
     told.seconds = seconds_now() - started;
     status = log_step(t, &told, error);
     if (status == STATUS_OK && t->callbacks.step) t->callbacks.step(t->callbacks.context, &told);

@@ -12,9 +12,9 @@
 #include "train/checkpoint.h"
 #include "train/data.h"
 #include "train/from.h"
+#include "train/metrics.h"
 #include "train/run.h"
 #include "train/settings.h"
-#include "train/trainer.h"
 
 struct training_options {
     /* the training config, --set applied; completed in place (vocab_size, token ids); stays the caller's */
@@ -29,26 +29,6 @@ struct training_options {
     struct pool *pool;
 };
 
-struct training_step {
-    int64_t step, steps, tokens;     /* tokens: of this step */
-    /* tokens up to here, this step's included; all steps together have training_tokens */
-    int64_t seen;
-    const struct trainer_result *result;
-    double learning_rate;
-    double seconds;                  /* of this step */
-    double flops;                    /* of this step, as run */
-};
-
-struct training_evaluation {
-    double loss;                     /* mean over the targets */
-    int64_t targets;
-    int mtp_depths;                  /* 0: there are no MTP modules, or they are not trained */
-    /* means; share of the positions at which a module's guess is the model's own */
-    double mtp_loss[CONFIG_MAX_NEXTN], mtp_acceptance[CONFIG_MAX_NEXTN];
-    /* of the load of experts over all of it, of the layer where it is largest; NAN without routers */
-    double max_violation;
-};
-
 struct training_callbacks {          /* any may be NULL */
     void *context;
     bool (*stop)(void *context);     /* asked after every step and between the batches of an evaluation */
@@ -56,7 +36,7 @@ struct training_callbacks {          /* any may be NULL */
     /* while the data is read, in training_open; false ends it with STATUS_INTERRUPTED */
     bool (*reading)(void *context, enum data_work work, uint64_t done, uint64_t total);
     void (*step)(void *context, const struct training_step *step);
-    void (*evaluated)(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole);
+    void (*evaluated)(void *context, const struct training_evaluation *evaluation, bool whole);
     /* A sample of text from the model as it is, malloc'ed UTF-8 of *size bytes; *text NULL: none. */
     enum status (*sample)(void *context, struct model *model, int64_t step, char **text, size_t *size,
                           struct error *error);

@@ -2,6 +2,7 @@
 #include "train/trainer.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -154,11 +155,11 @@ static void sum_up_losses(const struct config *config, const struct objective *o
     const int depths = (int)config->num_nextn_predict_layers;
     result->loss = result->main = sums->main / (double)objective->predicted;
     memcpy(result->parts, sums->parts, sizeof result->parts);
-    for (int d = 0; d < CONFIG_MAX_NEXTN; d++) {
-        result->mtp_by_depth[d] = d < depths && objective->weights[LOSS_MTP] > 0 && objective->predicted_mtp[d] > 0
-                                      ? sums->mtp[d] / (double)objective->predicted_mtp[d]
-                                      : 0;
-        if (d < depths) result->parts[LOSS_MTP] += result->mtp_by_depth[d] / depths;
+    result->mtp_depths = objective->weights[LOSS_MTP] > 0 ? depths : 0;
+    for (int d = 0; d < result->mtp_depths; d++) {
+        result->mtp_by_depth[d] = objective->predicted_mtp[d] > 0 ? sums->mtp[d] / (double)objective->predicted_mtp[d]
+                                                                  : 0;
+        result->parts[LOSS_MTP] += result->mtp_by_depth[d] / depths;
     }
     for (int p = 0; p < LOSS_PARTS; p++) result->loss += objective->weights[p] * result->parts[p];
 }
@@ -191,8 +192,23 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     return STATUS_OK;
 }
 
+/* What changes over the steps: its value at a step, and where the trainer has it. */
+static const struct {
+    double (*at)(const struct schedule *schedule, int64_t step);
+    size_t field;
+} scheduled[] = {
+    {schedule_rate, offsetof(struct trainer, learning_rate)},
+    {schedule_mtp, offsetof(struct trainer, objective.weights[LOSS_MTP])},
+    {schedule_bias_speed, offsetof(struct trainer, bias_update_speed)},
+};
+
+void trainer_follow(struct trainer *trainer, const struct schedule *schedule, int64_t step) {
+    for (size_t i = 0; i < sizeof scheduled / sizeof *scheduled; i++)
+        *(double *)(void *)((char *)trainer + scheduled[i].field) = scheduled[i].at(schedule, step);
+}
+
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
-                         int64_t length, double learning_rate, struct trainer_result *result, struct error *error) {
+                         int64_t length, struct trainer_result *result, struct error *error) {
     enum status status = trainer_gradients(trainer, inputs, targets, sequences, length, result, error);
     if (status != STATUS_OK) return status;
     if (!isfinite(result->loss))
@@ -201,7 +217,7 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
     if (!isfinite(result->grad_norm))
         return error_set(error, STATUS_INVALID, "the norm of the gradients is %s",
                          isnan(result->grad_norm) ? "not a number" : "infinite");
-    optimizer_step(trainer->optimizer, learning_rate, result->grad_norm);
+    optimizer_step(trainer->optimizer, trainer->learning_rate, result->grad_norm);
     move_biases(trainer);
     return STATUS_OK;
 }

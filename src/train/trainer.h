@@ -10,6 +10,7 @@
 
 #include "model/model.h"
 #include "train/optimizer.h"
+#include "train/schedule.h"
 
 struct trainer {
     struct model *model;            /* the caller's */
@@ -21,7 +22,7 @@ struct trainer {
     /* what is asked for, and the expert loads of the last step. Weights may be changed between steps, up to those it
      * was created with */
     struct objective objective;
-    double bias_update_speed;       /* may be changed between steps */
+    double learning_rate, bias_update_speed; /* may be changed between steps */
     bool mtp;                       /* the MTP modules are trained, and evaluated */
     struct expert_load *evaluation_loads;   /* as objective.loads, of the last evaluation */
     struct parameter **biases;      /* [config_layers]: of each layer's router, NULL where there is none */
@@ -31,6 +32,7 @@ struct trainer_result {
     double loss;                    /* the weighted total */
     double main, grad_norm;
     double parts[LOSS_PARTS]; /* unweighted; 0 without weight; of LOSS_MTP the mean over the depths */
+    int mtp_depths; /* 0: MTP has no weight */
     double mtp_by_depth[CONFIG_MAX_NEXTN];
     double flops;                   /* of matrix products and attention, as run */
     /* Of models with routed experts, over the layers that have them: the largest MaxVio (train/load.h), the tokens'
@@ -52,10 +54,12 @@ void trainer_destroy(struct trainer *trainer);
  * others add to them. */
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                               int64_t length, struct trainer_result *result, struct error *error);
+/* Sets every value that changes over the run to the schedule's for step number `step` (1, 2, ...). */
+void trainer_follow(struct trainer *trainer, const struct schedule *schedule, int64_t step);
 /* Gradients, then the update. A loss or a norm that is not finite is STATUS_INVALID, and nothing has changed then but
  * the gradients. */
 enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
-                         int64_t length, double learning_rate, struct trainer_result *result, struct error *error);
+                         int64_t length, struct trainer_result *result, struct error *error);
 /* Sums of an evaluation and what they are of; of MTP where its modules are trained. */
 struct trainer_evaluation {
     struct loss_sums losses;

@@ -43,21 +43,21 @@ static bool stop(void *context) {
 
 static void step_taken(void *context, const struct training_step *step) {
     struct told *told = context;
-    if (told->steps++ == 0) told->first_loss = step->result->loss;
-    told->last_loss = step->result->loss;
-    told->violation[step->step] = step->result->max_violation;
+    if (told->steps++ == 0) told->first_loss = step->result.loss;
+    told->last_loss = step->result.loss;
+    told->violation[step->step] = step->result.max_violation;
     assert_true(step->flops > 0 && step->tokens % (2 * 17) == 0 && step->tokens <= 4 * 17 && step->steps == 8);
     *(told->steps == 1 ? &told->first_flops : &told->last_flops) = step->flops / (double)step->tokens;
     told->tokens += step->tokens;
     told->seen = step->seen;
 }
 
-static void evaluated(void *context, int64_t step, const struct training_evaluation *evaluation, bool whole) {
+static void evaluated(void *context, const struct training_evaluation *evaluation, bool whole) {
     struct told *told = context;
     told->evaluations++;
     told->last_targets = evaluation->targets;
     told->last = *evaluation;
-    assert_true(whole == (step == 8) && evaluation->loss > 0);
+    assert_true(whole == (evaluation->step == 8) && evaluation->loss > 0);
 }
 
 static enum status sample(void *context, struct model *model, int64_t step, char **text, size_t *size,

@@ -81,8 +81,8 @@ static void biases_move_against_the_load(void **state) {
     assert_null(s.trainer->biases[0]);
     for (int step = 0; step < 5; step++) {
         for (int r = 0; r < 2; r++) memcpy(before[r], s.trainer->biases[1 + r]->value, sizeof before[r]);
-        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error),
-                         STATUS_OK);
+        s.trainer->learning_rate = 0.01;
+        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
         double most = 0;
         for (int r = 0; r < 2; r++) {
             const int64_t *counts = s.trainer->objective.loads[1 + r].counts,
@@ -105,12 +105,14 @@ static void biases_move_against_the_load(void **state) {
      * speed neither does the other. */
     s.trainer->objective.weights[LOSS_MTP] = 0;
     memcpy(before[1], s.trainer->biases[2]->value, sizeof before[1]);
-    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
+    s.trainer->learning_rate = 0.01;
+    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
     assert_memory_equal(before[1], s.trainer->biases[2]->value, sizeof before[1]);
     assert_true(result.parts[LOSS_MTP] == 0);
     s.trainer->bias_update_speed = 0;
     memcpy(before[0], s.trainer->biases[1]->value, sizeof before[0]);
-    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.01, &result, &error), STATUS_OK);
+    s.trainer->learning_rate = 0.01;
+    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
     assert_memory_equal(before[0], s.trainer->biases[1]->value, sizeof before[0]);
     close_subject(&s);
 }
@@ -122,9 +124,9 @@ static void the_load_is_that_of_the_step(void **state) {
     struct trainer_result result;
     open_subject(&a, 0, 0.125, 0.3, 1);
     open_subject(&b, 0, 0.125, 0.3, SEQUENCES);
-    assert_int_equal(trainer_step(a.trainer, a.inputs, a.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
+    assert_int_equal(trainer_step(a.trainer, a.inputs, a.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
     const double mtp = result.parts[LOSS_MTP];
-    assert_int_equal(trainer_step(b.trainer, b.inputs, b.targets, SEQUENCES, LENGTH, 0, &result, &error), STATUS_OK);
+    assert_int_equal(trainer_step(b.trainer, b.inputs, b.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
     for (int r = 1; r <= 2; r++)
         assert_memory_equal(a.trainer->biases[r]->value, b.trainer->biases[r]->value, EXPERTS * sizeof(float));
     assert_true(mtp > 1 && fabs(result.parts[LOSS_MTP] - mtp) < 1e-5 &&
@@ -144,8 +146,7 @@ static void biases_balance_the_load(void **state) {
     for (int r = 1; r <= 2; r++)
         for (int e = 0; e < TOP_K; e++) s.trainer->biases[r]->value[e] = 1;
     for (int step = 0; step < 150; step++) {
-        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0, &result, &error),
-                         STATUS_OK);
+        assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
         *(step == 0 ? &first : &last) = result.max_violation;
     }
     if (!(first > 1.6 && last < 0.5)) fail_msg("MaxVio %.3f, after 150 steps %.3f", first, last);
@@ -160,7 +161,8 @@ static void biases_are_not_the_optimizers(void **state) {
     open_subject(&s, 0.5, 0, 0.3, SEQUENCES);
     for (int r = 1; r <= 2; r++)
         for (int e = 0; e < EXPERTS; e++) s.trainer->biases[r]->value[e] = 0.01f * (float)e;
-    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, 0.1, &result, &error), STATUS_OK);
+    s.trainer->learning_rate = 0.1;
+    assert_int_equal(trainer_step(s.trainer, s.inputs, s.targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
     for (int i = 0; i < s.model->parameter_count; i++) {
         const struct parameter *p = s.model->parameters[i];
         const bool bias = p == s.trainer->biases[1] || p == s.trainer->biases[2];
