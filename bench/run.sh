@@ -1,9 +1,12 @@
 #!/bin/sh
-# Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make bench`.
+# Every benchmark, each with the limit measured in the same run and, where it is installed, its peer. Called by `make
+# bench`.
 #
-#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding mla fp8 expert-cache tokenizer, in this order; without a name all of them
+#   bench/run.sh [SECTION...]      matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding
+#   mla fp8 expert-cache tokenizer, in this order; without a name all of them
 #
-# `make bench T=mla` runs one. On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for another variant.
+# `make bench T=mla` runs one. On a shared machine run it twice and compare; DEEPSEEK_ISA=avx2|avx512|amx repeats it for
+# another variant.
 set -u
 BUILD=${BUILD:-build}
 DEEPSEEK=${DEEPSEEK:-./deepseek}
@@ -11,7 +14,8 @@ case $DEEPSEEK in */*) ;; *) DEEPSEEK=./$DEEPSEEK ;; esac   # a file of this fol
 
 title() { printf '\n== %s\n' "$1"; }
 torch() {
-    if python3 -c 'import torch, transformers' 2>/dev/null; then python3 bench/torch_step.py "$@"; else echo 'PyTorch and transformers are not installed: no comparison'; fi
+    if python3 -c 'import torch, transformers' 2>/dev/null; then python3 bench/torch_step.py "$@"; else echo \
+        'PyTorch and transformers are not installed: no comparison'; fi
 }
 
 section_matmul() {
@@ -47,7 +51,8 @@ section_step() {
 }
 section_moe_step() {
     title 'one training step of a mixture of experts with latent attention, 2 x 1024 tokens, beside its dense twin'
-    for type in fp32 bf16; do "$BUILD/bench/train_step" bench/configs/v2-moe.json $type 2 1024 5 bench/configs/v2-moe-dense-twin.json; done
+    for type in fp32 bf16; do "$BUILD/bench/train_step" bench/configs/v2-moe.json $type 2 1024 5 \
+        bench/configs/v2-moe-dense-twin.json; done
     for type in fp32 bf16; do torch bench/configs/v2-moe.json $type 2 1024 3 grouped_mm; done
 }
 section_v3_step() {
@@ -91,7 +96,8 @@ section_tokenizer() {
     fi
 }
 
-[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding mla fp8 expert-cache tokenizer
+[ $# -gt 0 ] || set -- matmul grouped attention rows fp8_error step moe-step v3-step first-token decoding mla fp8 \
+    expert-cache tokenizer
 for name; do
     case $name in
     matmul | grouped | attention | rows | fp8_error | step | decoding | mla | fp8 | tokenizer) "section_$name" ;;

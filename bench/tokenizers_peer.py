@@ -1,4 +1,5 @@
-"""What bench/tokenizer.c measures, with the tokenizers library on one thread: encode_batch_fast of the whole text by a tokenizer that was just loaded, so that its cache is empty.
+"""What bench/tokenizer.c measures, with the tokenizers library on one thread: encode_batch_fast of the whole text by a
+tokenizer that was just loaded, so that its cache is empty.
 
    tokenizers_peer.py TOKENIZER.json FILE..."""
 import os
@@ -34,8 +35,11 @@ def main():
             ids = encodings[0].ids
             decodes.append(timed(lambda: tokenizer.decode(ids, skip_special_tokens=False))[0])
         megabytes = 1e-6 * len(data)
-        print(f"encode {os.path.basename(path):<32} {len(data):10} bytes {len(ids):10} ids  1 thread {megabytes / statistics.median(encodes):7.1f} MB/s"
-              f"{'':24}decode {megabytes / statistics.median(decodes):7.1f} MB/s", flush=True)
+        print(
+            f"encode {os.path.basename(path):<32} {len(data):10} bytes {len(ids):10} ids  1 thread {megabytes / statistics.median(encodes):7.1f} MB/s"
+            f"{'':24}decode {megabytes / statistics.median(decodes):7.1f} MB/s",
+            flush=True,
+        )
 
 
 main()

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""The peer of `deepseek train` on small configs: the same training in PyTorch and transformers, and how long a step takes.
+"""The peer of `deepseek train` on small configs: the same training in PyTorch and transformers, and how long a step
+takes.
 
     python3 bench/torch_train.py configs/shakespeare-char.json TEXT [steps]
 
-Characters, AdamW (fused) with decay on matrices, clipping, warm-up and cosine as in the config's `train`; the loss over the whole held-out end
+Characters, AdamW (fused) with decay on matrices, clipping, warm-up and cosine as in the config's `train`; the loss over
+the whole held-out end
 of the text is printed last. With fewer steps than the config's it only measures.
 """
 import json, math, statistics, sys, time
@@ -31,8 +33,12 @@ config.setdefault("max_position_embeddings", length)
 model = AutoModelForCausalLM.from_config(LlamaConfig(**config), attn_implementation="sdpa", dtype=torch.float32)
 decayed = [p for p in model.parameters() if p.dim() > 1]
 plain = [p for p in model.parameters() if p.dim() < 2]
-opt = torch.optim.AdamW([{"params": decayed, "weight_decay": o.get("weight_decay", 0.1)}, {"params": plain, "weight_decay": 0.0}],
-                        lr=o["learning_rate"], betas=(o.get("beta1", 0.9), o.get("beta2", 0.95)), fused=True)
+opt = torch.optim.AdamW(
+    [{"params": decayed, "weight_decay": o.get("weight_decay", 0.1)}, {"params": plain, "weight_decay": 0.0}],
+    lr=o["learning_rate"],
+    betas=(o.get("beta1", 0.9), o.get("beta2", 0.95)),
+    fused=True,
+)
 warmup, ratio = train["schedule"].get("warmup_steps", 100), train["schedule"].get("min_ratio", 0.1)
 times = []
 for step in range(1, steps + 1):
@@ -51,7 +57,9 @@ for step in range(1, steps + 1):
     torch.nn.utils.clip_grad_norm_(model.parameters(), train.get("clip_grad_norm", 1.0))
     opt.step()
     times.append(time.perf_counter() - start)
-print(f"torch_train {sys.argv[1]}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {1e3 * statistics.median(times):.2f} ms per step (median of {steps}), {sum(times):.1f} s in all")
+print(
+    f"torch_train {sys.argv[1]}, PyTorch {torch.__version__}, {torch.get_num_threads()} threads: {1e3 * statistics.median(times):.2f} ms per step (median of {steps}), {sum(times):.1f} s in all"
+)
 if steps == train["steps"]:
     held, total, count = ids[split:], 0.0, 0
     with torch.no_grad():

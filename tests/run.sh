@@ -4,8 +4,10 @@
 #
 #   tests/run.sh [PART]     only those with PART in their path
 #
-# A program is tests/FOLDER/test_*.c, a cmocka program; a script is an executable tests/FOLDER/test_*.sh or test_*.py that ends
-# with a line `N passed, N failed` of its own. Scripts find the program in $DEEPSEEK. TEST_LONG=1 asks all of them for the whole
+# A program is tests/FOLDER/test_*.c, a cmocka program; a script is an executable tests/FOLDER/test_*.sh or test_*.py
+# that ends
+# with a line `N passed, N failed` of its own. Scripts find the program in $DEEPSEEK. TEST_LONG=1 asks all of them for
+# the whole
 # of their sweeps; TEST_ONLY=programs leaves the scripts out.
 set -u
 cd "$(dirname "$0")/.." || exit 1

@@ -11,7 +11,8 @@ FOLDERS  a folder of model folders with tokens.json (default: tests/golden)
 --quick  one set of instructions and a sample of the cases: some seconds
 -v       a line for every case
 
-Every set of instructions of this machine, every type of products and of caches. What both refuse counts as equal, and is
+Every set of instructions of this machine, every type of products and of caches. What both refuse counts as equal, and
+is
 counted. The last line says `N passed, N failed`; a difference leaves its case in a line before it."""
 import argparse, hashlib, json, os, re, shutil, subprocess, sys, tempfile
 
@@ -103,7 +104,9 @@ def of_folder(name, folder, isa, quick):
                            generate + ["--temperature", "0", "--expert-cache", "64K"])
     if not quick:
         for kind in ("fp8", "bf16"):
-            yield Case(f"{name} {isa} quantize {kind}", isa, ["quantize", folder, "--to", kind, "-o", "{out}", "--quiet"])
+            yield Case(
+                f"{name} {isa} quantize {kind}", isa, ["quantize", folder, "--to", kind, "-o", "{out}", "--quiet"]
+            )
 
 
 def of_run(name, folder, data, isa, quick):
@@ -138,7 +141,9 @@ def main():
     new = os.path.abspath(options.new)
     isas = instruction_sets(new)
     if instruction_sets(old) != isas:
-        sys.exit(f"compare-bits: found other sets of instructions: {instruction_sets(old)} and {isas}, expected the same")
+        sys.exit(
+            f"compare-bits: found other sets of instructions: {instruction_sets(old)} and {isas}, expected the same"
+        )
     if options.quick:
         isas = isas[-1:]
     folders = list(model_folders(options.folders))
@@ -149,9 +154,12 @@ def main():
     runs = []
     for config in ("tiny", "tiny-v2", "tiny-v3"):
         run = os.path.join(scratch, config)
-        subprocess.run([old, "train", os.path.join(ROOT, f"tests/train/{config}.json"), "--data", data, "--out", run,
-                        "--quiet"], check=True, stdout=subprocess.DEVNULL, env=dict(os.environ, DEEPSEEK_ISA="reference",
-                        XDG_CACHE_HOME=os.path.join(scratch, "cache")))
+        subprocess.run(
+            [old, "train", os.path.join(ROOT, f"tests/train/{config}.json"), "--data", data, "--out", run, "--quiet"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            env=dict(os.environ, DEEPSEEK_ISA="reference", XDG_CACHE_HOME=os.path.join(scratch, "cache")),
+        )
         runs.append((config, os.path.join(run, "model")))
     if not options.quick:   # and folders in FP8 of those that have none
         for name, folder in folders + runs:
@@ -178,7 +186,10 @@ def main():
                 print(f"differ   {case.name}: exit {before[0]} and {after[0]}: {before[2]} | {after[2]}")
             elif options.verbose:
                 print(f"{kind:8} {case.name}")
-        print(f"{isa}: {of_isa['same']} the same, {of_isa['refused']} refused by both, {of_isa['differ']} differ", flush=True)
+        print(
+            f"{isa}: {of_isa['same']} the same, {of_isa['refused']} refused by both, {of_isa['differ']} differ",
+            flush=True,
+        )
         for kind in counts:
             counts[kind] += of_isa[kind]
     if os.path.isdir(worktree):

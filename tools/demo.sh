@@ -1,5 +1,6 @@
 #!/bin/bash
-# make demo: writes a corpus of short stories, trains a tokenizer and a small V1 model on it, and lets the model tell a story of its own.
+# make demo: writes a corpus of short stories, trains a tokenizer and a small V1 model on it, and lets the model tell a
+# story of its own.
 # Takes about three minutes on two cores.
 #
 #   DEEPSEEK=PATH   the program (default: ./deepseek)
@@ -25,7 +26,9 @@ show() { printf '$ %s' "$program"; printf ' %q' "$@"; printf '\n'; "$program" "$
 stop() {
     [[ $interrupted ]] || { echo "The demo ended early: exit status $1 of the command above." >&2; exit 1; }
     printf '\nInterrupted.'
-    [[ -d $run/checkpoints ]] && printf ' The training goes on from where it was with:\n    %s train %s --data %s --out %s --resume' "$program" "$config" "$data" "$run"
+    [[ -d $run/checkpoints ]] && printf \
+        ' The training goes on from where it was with:\n    %s train %s --data %s --out %s --resume' "$program" \
+        "$config" "$data" "$run"
     printf '\n'
     exit 130
 }

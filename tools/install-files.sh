@@ -1,11 +1,13 @@
 #!/bin/sh
-# Called by `make install` and `make uninstall` (--remove): program, libraries, header, pkg-config file, manual pages and shell completion.
+# Called by `make install` and `make uninstall` (--remove): program, libraries, header, pkg-config file, manual pages
+# and shell completion.
 # The manual pages and the completion are printed by the program itself, from the tables that its parser reads.
 set -eu
 : "${PREFIX:?run make install}" "${VERSION:?}" "${SONAME:?}"
 
 # A path in a file that is installed must mean the same from everywhere; a shell may also have left a ~ as it is.
-for setting in "PREFIX=$PREFIX" "bindir=$BINDIR" "libdir=$LIBDIR" "includedir=$INCLUDEDIR" "datadir=$DATADIR" "mandir=$MANDIR"; do
+for setting in "PREFIX=$PREFIX" "bindir=$BINDIR" "libdir=$LIBDIR" "includedir=$INCLUDEDIR" "datadir=$DATADIR" \
+    "mandir=$MANDIR"; do
     case $setting in
     *=/*) ;;
     *) echo "make install: ${setting%%=*}: found \`${setting#*=}\`, expected a path that begins with /" >&2 && exit 2 ;;

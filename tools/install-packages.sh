@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs the packages that building and testing need where they are missing; silent when nothing is. Never asks anything.
+# Installs the packages that building and testing need where they are missing; silent when nothing is. Never asks
+# anything.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

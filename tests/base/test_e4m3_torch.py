@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""tests/base/data/e4m3.txt, which test_number.c compares base/number.c with, is what PyTorch's float8_e4m3fn says. `--write` makes it anew.
+"""tests/base/data/e4m3.txt, which test_number.c compares base/number.c with, is what PyTorch's float8_e4m3fn says.
+`--write` makes it anew.
 
-A line is `e BITS CODE`, a float and what it is cast to, or `d CODE BITS`, a code and its float, in hexadecimal. PyTorch does not saturate: magnitudes above 464 become NaN there, and have no line.
+A line is `e BITS CODE`, a float and what it is cast to, or `d CODE BITS`, a code and its float, in hexadecimal. PyTorch
+does not saturate: magnitudes above 464 become NaN there, and have no line.
 
 The comparison belongs to the long tests and runs where PyTorch is installed."""
 import os
@@ -69,7 +71,12 @@ def main():
     with open(PATH) as file:
         found = file.read()
     codes = [line.split() for line in found.splitlines() if line.startswith("d ")]
-    results = [check("the values of the codes", len(codes) == 254 and all(number(int(u, 16)) == value(int(code, 16)) for _, code, u in codes))]
+    results = [
+        check(
+            "the values of the codes",
+            len(codes) == 254 and all(number(int(u, 16)) == value(int(code, 16)) for _, code, u in codes),
+        )
+    ]
     if torch:
         results.append(check("not what this PyTorch says", found == text))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")

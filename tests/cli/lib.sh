@@ -1,8 +1,10 @@
 # Shared by the scripts beside it: runs the program and compares exit code, output and messages. POSIX sh alone.
 #
-#   check NAME CODE OUT ERR COMMAND...    OUT and ERR: a basic regular expression that standard output and standard error must hold,
+#   check NAME CODE OUT ERR COMMAND...    OUT and ERR: a basic regular expression that standard output and standard
+#   error must hold,
 #                                         '' for "must be empty", '*' for anything
-# $T is a fresh folder, $MODEL a model folder without a tokenizer, $TEXT one with the tokenizer of characters (both golden/v1-gqa).
+# $T is a fresh folder, $MODEL a model folder without a tokenizer, $TEXT one with the tokenizer of characters (both
+# golden/v1-gqa).
 
 : "${DEEPSEEK:?the path of the program}"
 cd "$(dirname "$0")/../.." || exit 1

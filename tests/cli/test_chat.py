@@ -4,7 +4,8 @@ import os, pty, select, shutil, signal, subprocess, sys, tempfile, termios, time
 
 PROGRAM, HERE = os.path.abspath(os.environ.get("DEEPSEEK", "./deepseek")), os.path.dirname(os.path.abspath(__file__))
 GOLDEN = os.path.join(HERE, "..", "golden", "v1-gqa")
-ENDLESS = ["--logit-bias", "106=-inf", "--logit-bias", "1=-inf", "--logit-bias", "0=-inf"]   # no end of text, no line end
+# no end of text, no line end
+ENDLESS = ["--logit-bias", "106=-inf", "--logit-bias", "1=-inf", "--logit-bias", "0=-inf"]
 passed = failed = 0
 
 
@@ -45,7 +46,8 @@ class Terminal:
         return found
 
     def ready(self):
-        """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal would edit."""
+        """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal would
+        edit."""
         end = time.time() + 60
         while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.time() < end:
             time.sleep(0.005)
@@ -85,12 +87,20 @@ with tempfile.TemporaryDirectory() as tmp:
         shutil.copy(os.path.join(GOLDEN, name), model)
     for name in os.listdir(os.path.join(HERE, "data", "characters")):
         shutil.copy(os.path.join(HERE, "data", "characters", name), model)
-    generated = lambda prompt, n, *more: subprocess.run([PROGRAM, "generate", model, "-q", "-p", prompt, "-n", str(n), *ENDLESS, *more], stdin=subprocess.DEVNULL, capture_output=True).stdout
+    generated = lambda prompt, n, *more: subprocess.run(
+        [PROGRAM, "generate", model, "-q", "-p", prompt, "-n", str(n), *ENDLESS, *more],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+    ).stdout
 
     # Answers, and only they, on standard output; editing; Ctrl-D.
     t = Terminal(model, "-n", "12", *ENDLESS, output=at("out"))
     start = t.until(b"> ")
-    check("the beginning says what plain continuation is", b"it continues text. What you type is continued as it stands" in start, start)
+    check(
+        "the beginning says what plain continuation is",
+        b"it continues text. What you type is continued as it stands" in start,
+        start,
+    )
     t.send("Oncf\x7fe\r")
     t.send("é中€\x02\x02ß\r")                      # two characters back, then one more
     t.send("/undo\r", b"remain.")
@@ -120,9 +130,14 @@ with tempfile.TemporaryDirectory() as tmp:
     t.send("\x7fe\r")
     t.leave()
     check("/edit: leaves", t.code() == 0)
-    check("/edit: the changed message's answer", open(at("out"), "rb").read().decode().split("\n")[1] == first, open(at("out"), "rb").read())
+    check(
+        "/edit: the changed message's answer",
+        open(at("out"), "rb").read().decode().split("\n")[1] == first,
+        open(at("out"), "rb").read(),
+    )
 
-    # Ctrl-C in an answer keeps what was said; at the prompt it leaves. And all this once more: the second Ctrl-C is as gentle as the first.
+    # Ctrl-C in an answer keeps what was said; at the prompt it leaves. And all this once more: the second Ctrl-C is as
+    # gentle as the first.
     t = Terminal(model, "-n", "100000000", *ENDLESS, output=at("out"))
     t.until(b"> ")
     for _ in range(2):
@@ -139,8 +154,16 @@ with tempfile.TemporaryDirectory() as tmp:
     shown = open(at("out"), "rb").read().decode()[len(said):]
     answers = said.split("\n")
     whole = generated("Once", 200).decode().rstrip("\n")
-    check("the interrupted answer is the beginning of the whole", len(answers) == 3 and answers[0] and (whole.startswith(answers[0][:200]) or answers[0].startswith(whole)), answers[0][:100])
-    check("what was said is kept", shown == "Once" + answers[0] + "Once" + answers[1] + "\n", (len(shown), len(answers[0])))
+    check(
+        "the interrupted answer is the beginning of the whole",
+        len(answers) == 3 and answers[0] and (whole.startswith(answers[0][:200]) or answers[0].startswith(whole)),
+        answers[0][:100],
+    )
+    check(
+        "what was said is kept",
+        shown == "Once" + answers[0] + "Once" + answers[1] + "\n",
+        (len(shown), len(answers[0])),
+    )
     t.ready()
     os.write(t.fd, b"unfinished\x03")
     check("Ctrl-C at the prompt leaves", t.code() == 0)
@@ -148,7 +171,11 @@ with tempfile.TemporaryDirectory() as tmp:
     # With a format around messages: an interrupted answer goes on after an empty line, and a message ends it.
     t = Terminal(model, "--chat-format", "v1", "-n", "100000000", *ENDLESS, output=at("out"))
     start = t.until(b"> ")
-    check("the beginning says that messages are answered", b"answers what you type" in start and b"base model" not in start, start)
+    check(
+        "the beginning says that messages are answered",
+        b"answers what you type" in start and b"base model" not in start,
+        start,
+    )
     t.ready()
     os.write(t.fd, b"Once\r")
     for part in range(2):
@@ -164,7 +191,11 @@ with tempfile.TemporaryDirectory() as tmp:
     answers = open(at("out"), "rb").read().decode().split("\n")
     whole = generated("User: Once\n\nAssistant:", 2000).decode().rstrip("\n")
     said = "".join(answers)
-    check("an empty line goes on with the same answer", len(answers) == 3 and (whole.startswith(said) or said.startswith(whole)), (answers[0][:50], answers[1][:50]))
+    check(
+        "an empty line goes on with the same answer",
+        len(answers) == 3 and (whole.startswith(said) or said.startswith(whole)),
+        (answers[0][:50], answers[1][:50]),
+    )
     t.send("/undo\r", b"remain.")
     t.send("\r", b"There is no answer yet")
     t.ready()
@@ -206,6 +237,10 @@ with tempfile.TemporaryDirectory() as tmp:
     t.send("Oncé\x7fe\r")
     t.leave()
     check("the C locale: leaves", t.code() == 0)
-    check("the C locale: whole characters", open(at("out"), "rb").read().decode().split("\n")[0] == first, open(at("out"), "rb").read())
+    check(
+        "the C locale: whole characters",
+        open(at("out"), "rb").read().decode().split("\n")[0] == first,
+        open(at("out"), "rb").read(),
+    )
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed > 0)

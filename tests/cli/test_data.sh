@@ -8,9 +8,11 @@ check 'data --help' 0 'stories' '' $D data --help
 check 'a kind that is not there' 2 '' 'storys' $D data storys
 check 'stories --help' 0 '^usage: deepseek data stories ' '' $D data stories --help
 check 'an operand' 2 '' 'unexpected argument `x`' $D data stories x
-for wrong in 0 -1 x '' 1e3; do check "--count $wrong" 2 '' "--count: found \`$wrong\`, expected an integer" $D data stories --count "$wrong"; done
+for wrong in 0 -1 x '' 1e3; do check "--count $wrong" 2 '' "--count: found \`$wrong\`, expected an integer" $D data \
+    stories --count "$wrong"; done
 check '--count with --bytes' 2 '' '--count and --bytes exclude each other' $D data stories --count 2 --bytes 10
-for wrong in 0 -5 x '' M 3T 10m 5KBB 1e300 99999999G 'nan' '1 M'; do check "--bytes $wrong" 2 '' "--bytes: found \`$wrong\`, expected a size" $D data stories --bytes "$wrong"; done
+for wrong in 0 -5 x '' M 3T 10m 5KBB 1e300 99999999G 'nan' '1 M'; do check "--bytes $wrong" 2 '' \
+    "--bytes: found \`$wrong\`, expected a size" $D data stories --bytes "$wrong"; done
 check '--seed' 2 '' '--seed: found `-1`' $D data stories --seed -1
 check '--format' 2 '' '--format: found `csv`, expected text or jsonl' $D data stories --format csv
 
@@ -39,7 +41,8 @@ for format in text jsonl; do
     $D data stories --bytes 700K --seed 9 -f $format --threads 2 >"$T/more" 2>"$T/err"
     expect "$format: standard output" cmp -s "$T/one" "$T/more"
     size=$(wc -c <"$T/one")
-    expect "$format: size" [ "$size" -ge 716800 ] && expect "$format: not a story more" [ "$size" -lt $((716800 + 2000)) ]
+    expect "$format: size" [ "$size" -ge 716800 ] && expect "$format: not a story more" [ "$size" \
+        -lt $((716800 + 2000)) ]
     expect "$format: ends a line" [ "$(tail -c 1 "$T/one" | wc -l)" -eq 1 ]
 done
 $D data stories --bytes 20KB -q >"$T/out"

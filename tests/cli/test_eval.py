@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""eval against an independent computation: the ids made here from the documents, the logits through the door `logits`, the losses, bytes and positions added up here."""
+"""eval against an independent computation: the ids made here from the documents, the logits through the door `logits`,
+the losses, bytes and positions added up here."""
+
 import json, math, os, shutil, struct, subprocess, sys, tempfile
 
 PROGRAM, HERE = os.environ.get("DEEPSEEK", "./deepseek"), os.path.dirname(os.path.abspath(__file__))
@@ -90,7 +92,10 @@ with tempfile.TemporaryDirectory() as tmp:
         if with_bos:
             tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": bos, "content": "<bos>"})
         json.dump(tokenizer, open(os.path.join(folder, "tokenizer.json"), "w"))
-        json.dump({"eos_token": "<|endoftext|>", **({"bos_token": "<bos>", "add_bos_token": True} if with_bos else {})}, open(os.path.join(folder, "tokenizer_config.json"), "w"))
+        json.dump(
+            {"eos_token": "<|endoftext|>", **({"bos_token": "<bos>", "add_bos_token": True} if with_bos else {})},
+            open(os.path.join(folder, "tokenizer_config.json"), "w"),
+        )
 
         def ids_of(texts):
             ids = []
@@ -106,11 +111,25 @@ with tempfile.TemporaryDirectory() as tmp:
             (("--data", at("folder"), "--held-out", "0.25"), documents, 16, 5, 0.25),
         ]
         for options, texts, context, stride, held_out in cases:
-            name = f"{' '.join(os.path.basename(o) for o in options)}, context {context}, stride {stride}, bos {with_bos}"
+            name = (
+                f"{' '.join(os.path.basename(o) for o in options)}, context {context}, stride {stride}, bos {with_bos}"
+            )
             ids = ids_of(texts)
             ids = ids[len(ids) - int(len(ids) * held_out):] if held_out else ids
             context = min(context, len(ids) - 1)
-            made = run("eval", folder, *options, "--context", str(context), "--stride", str(min(stride, context)), "--compute", "fp32", "--json", "--quiet")
+            made = run(
+                "eval",
+                folder,
+                *options,
+                "--context",
+                str(context),
+                "--stride",
+                str(min(stride, context)),
+                "--compute",
+                "fp32",
+                "--json",
+                "--quiet",
+            )
             check(f"{name}: runs", made.returncode == 0, made.stderr)
             found = json.loads(made.stdout)
             by_position = expected(folder, ids, context, min(stride, context), at)
@@ -120,15 +139,25 @@ with tempfile.TemporaryDirectory() as tmp:
             check(f"{name}: tokens", found["tokens"] == len(ids) - 1 == len(losses), found["tokens"])
             check(f"{name}: bytes", found["bytes"] == size, (found["bytes"], size))
             check(f"{name}: documents", found["documents"] == len(texts), found["documents"])
-            check(f"{name}: window", (found["context"], found["stride"]) == (context, min(stride, context)), found["context"])
+            check(
+                f"{name}: window",
+                (found["context"], found["stride"]) == (context, min(stride, context)),
+                found["context"],
+            )
             # Logits within 1e-5 of their norm, of which each may be off; measured: below 1e-6.
             check(f"{name}: loss", abs(found["loss"] - loss) < 1e-5 * loss, (found["loss"], loss))
             check(f"{name}: perplexity", abs(found["perplexity"] / math.exp(loss) - 1) < 1e-4)
             check(f"{name}: bits per token", abs(found["bits_per_token"] - loss / math.log(2)) < 2e-5 * loss)
-            check(f"{name}: bits per byte", abs(found["bits_per_byte"] - math.fsum(losses) / math.log(2) / size) < 2e-5 * loss)
+            check(
+                f"{name}: bits per byte",
+                abs(found["bits_per_byte"] - math.fsum(losses) / math.log(2) / size) < 2e-5 * loss,
+            )
             check(f"{name}: counts by position", found["tokens_by_position"] == [len(x) for x in by_position])
             means = [math.fsum(x) / len(x) if x else None for x in by_position]
-            close = len(means) == len(found["loss_by_position"]) and all((a is None) == (b is None) and (a is None or abs(a - b) < 1e-4) for a, b in zip(means, found["loss_by_position"]))
+            close = len(means) == len(found["loss_by_position"]) and all(
+                (a is None) == (b is None) and (a is None or abs(a - b) < 1e-4)
+                for a, b in zip(means, found["loss_by_position"])
+            )
             check(f"{name}: loss by position", close)
 print(f"{passed} passed, {failed} failed")
 sys.exit(failed > 0)

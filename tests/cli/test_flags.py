@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Every flag of every command with wrong values: exit code 2, and a message that names the flag, what was found and what was expected.
+"""Every flag of every command with wrong values: exit code 2, and a message that names the flag, what was found and
+what was expected.
 
-The flags come from `deepseek --help=json`, so that commands and flags that are added later are covered too. Also here: arguments that are no UTF-8 or hold control characters, and the
+The flags come from `deepseek --help=json`, so that commands and flags that are added later are covered too. Also here:
+arguments that are no UTF-8 or hold control characters, and the
 completion scripts and manual pages, which come from the same tables."""
 import json
 import os
@@ -37,7 +39,11 @@ def refused(name, arguments, *parts):
     code, out, err = run(arguments)
     message = err.decode("utf-8", "strict")
     lines = message.splitlines()
-    check(name, code == 2 and not out and len(lines) == 1 and all(part in message for part in parts) and "--help`)" in message, (code, message, parts))
+    check(
+        name,
+        code == 2 and not out and len(lines) == 1 and all(part in message for part in parts) and "--help`)" in message,
+        (code, message, parts),
+    )
 
 
 def wrong_values(option):
@@ -49,7 +55,21 @@ def wrong_values(option):
             if value not in option["choices"]:
                 yield value, "expected " + known
     elif kind in ("integer", "integers"):
-        for value in ["x", "", " 1", "1 ", "1.5", "1e", "0x10", "+1", "--", "99999999999999999999", "-99999999999999999999", "1,", "\N{ARABIC-INDIC DIGIT ONE}"]:
+        for value in [
+            "x",
+            "",
+            " 1",
+            "1 ",
+            "1.5",
+            "1e",
+            "0x10",
+            "+1",
+            "--",
+            "99999999999999999999",
+            "-99999999999999999999",
+            "1,",
+            "\N{ARABIC-INDIC DIGIT ONE}",
+        ]:
             if kind == "integers" and "," in value:
                 yield value, "expected an integer"
                 continue
@@ -86,13 +106,28 @@ for command, entry in commands.items():
             continue
         refused(here + " without a value", words + operands + [flag], flag, "needs a value", option["argument"])
         if "letter" in option:
-            refused(command + " -" + option["letter"] + " without a value", words + operands + ["-" + option["letter"]], flag, "needs a value")
+            refused(
+                command + " -" + option["letter"] + " without a value",
+                words + operands + ["-" + option["letter"]],
+                flag,
+                "needs a value",
+            )
         for value, expected in wrong_values(option):
             found = "found `" + (value.split(",")[-1] if option["kind"] == "integers" else value) + "`"
             refused(here + " '" + value + "'", words + operands + [flag + "=" + value], flag, found, expected)
         if option["kind"] in ("choice", "integer", "integers", "number"):
-            for value, shown in [(b"\xff\xfe", "\ufffd\ufffd"), (b"caf\xc3", "caf\ufffd"), (b"\x1b[31m", "?[31m"), ("\N{SPOUTING WHALE}".encode(), "\N{SPOUTING WHALE}")]:
-                refused(here + " " + repr(value), words + operands + [flag.encode() + b"=" + value], flag, "found `" + shown + "`")
+            for value, shown in [
+                (b"\xff\xfe", "\ufffd\ufffd"),
+                (b"caf\xc3", "caf\ufffd"),
+                (b"\x1b[31m", "?[31m"),
+                ("\N{SPOUTING WHALE}".encode(), "\N{SPOUTING WHALE}"),
+            ]:
+                refused(
+                    here + " " + repr(value),
+                    words + operands + [flag.encode() + b"=" + value],
+                    flag,
+                    "found `" + shown + "`",
+                )
             refused(here + ": a very long value", words + operands + [flag + "=" + 5000 * "x"], flag, "found `xxx")
         if option["required"]:
             others = []
@@ -100,17 +135,37 @@ for command, entry in commands.items():
                 if other["required"] and other is not option:
                     others += ["--" + other["name"], other.get("choices", ["x"])[0]]
             refused(here + " is missing", words + operands + others, flag + " is missing")
-    refused(command + ": one argument too many", words + ["x"] * (len(entry["operands"]) + 1), "unexpected argument `x`")
-    refused(command + ": an unknown option", words + operands + ["--no-such-option-at-all"], "unknown option --no-such-option-at-all")
-    refused(command + ": an unknown option, no UTF-8", words + operands + [b"--\xff\xfe"], "unknown option --\ufffd\ufffd")
+    refused(
+        command + ": one argument too many", words + ["x"] * (len(entry["operands"]) + 1), "unexpected argument `x`"
+    )
+    refused(
+        command + ": an unknown option",
+        words + operands + ["--no-such-option-at-all"],
+        "unknown option --no-such-option-at-all",
+    )
+    refused(
+        command + ": an unknown option, no UTF-8", words + operands + [b"--\xff\xfe"], "unknown option --\ufffd\ufffd"
+    )
     refused(command + ": an unknown letter", words + operands + ["-?"], "unknown option -?")
     if entry["operands"]:
-        code, out, err = run(words + [b"no\xffwhere\n\x07"] + sum([["--" + o["name"], "x"] for o in entry["options"] if o["required"]], []))
-        check(command + ": an operand that is no UTF-8 is named all the same", code in (1, 2) and err.decode("utf-8", "strict") and b"\x07" not in err, (code, err))
+        code, out, err = run(
+            words
+            + [b"no\xffwhere\n\x07"]
+            + sum([["--" + o["name"], "x"] for o in entry["options"] if o["required"]], [])
+        )
+        check(
+            command + ": an operand that is no UTF-8 is named all the same",
+            code in (1, 2) and err.decode("utf-8", "strict") and b"\x07" not in err,
+            (code, err),
+        )
 refused("an unknown command, no UTF-8", [b"\xff\xff"], "unknown command `\ufffd\ufffd`")
-refused("an unknown form of help", ["--help=html"], "--help: found `html`, expected nothing, man, json, bash, zsh, fish or commands")
+refused(
+    "an unknown form of help",
+    ["--help=html"],
+    "--help: found `html`, expected nothing, man, json, bash, zsh, fish or commands",
+)
 
-# ---- help texts: usage, examples that name files that exist, 80 columns ------------------------------------------------------------------
+# ---- help texts: usage, examples that name files that exist, 80 columns --------------------------------------------
 
 for name in names:
     code, out, err = run(name.split() + ["--help"])
@@ -129,7 +184,7 @@ for name in names:
         refused(name + ": something unknown below it", name.split() + ["xyzzy"], "unknown `" + name + " xyzzy`")
         refused(name + ": an option first", name.split() + ["--threads"], "found option --threads")
 
-# ---- completion: the scripts are sound, and every command, option and choice is offered ------------------------------------------------
+# ---- completion: the scripts are sound, and every command, option and choice is offered ----------------------------
 
 folder = tempfile.mkdtemp()
 try:
@@ -171,14 +226,24 @@ try:
             ask(["help"] + name.split() + [""], below, True)
     for command, entry in commands.items():
         words = command.split()
-        ask(words + ["-"], {"--" + o["name"] for o in entry["options"]} | {"-" + o["letter"] for o in entry["options"] if "letter" in o} | {"--help", "-h"}, True)
+        ask(
+            words + ["-"],
+            {"--" + o["name"] for o in entry["options"]}
+            | {"-" + o["letter"] for o in entry["options"] if "letter" in o}
+            | {"--help", "-h"},
+            True,
+        )
         for option in entry["options"]:
             flags = ["--" + option["name"]] + (["-" + option["letter"]] if "letter" in option else [])
             for flag in flags if option["kind"] != "flag" else []:
                 argument = option["argument"]
                 if option["kind"] == "choice":
                     ask(words + [flag, ""], option["choices"], True)
-                    ask(words + [flag, option["choices"][0][:2]], [c for c in option["choices"] if c.startswith(option["choices"][0][:2])], True)
+                    ask(
+                        words + [flag, option["choices"][0][:2]],
+                        [c for c in option["choices"] if c.startswith(option["choices"][0][:2])],
+                        True,
+                    )
                 elif "FILE" in argument or ".json" in argument:
                     ask(words + [flag, "in"], ["in a file.json", "inner folder"], True)
                 elif any(word in argument for word in ("DIR", "MODEL", "RUN", "FOLDER")):
@@ -197,32 +262,52 @@ try:
         lines = ["cd " + os.path.join(folder, "place"), "source " + scripts["bash"]]
         for words, _, _ in asked:
             quoted = " ".join("'" + word + "'" for word in ["deepseek"] + words)
-            lines.append("COMP_WORDS=(%s); COMP_CWORD=%d; COMPREPLY=(); _deepseek; printf '%%s\\t' \"${COMPREPLY[@]}\"; echo" % (quoted, len(words)))
+            lines.append(
+                "COMP_WORDS=(%s); COMP_CWORD=%d; COMPREPLY=(); _deepseek; printf '%%s\\t' \"${COMPREPLY[@]}\"; echo"
+                % (quoted, len(words))
+            )
         done = subprocess.run(["bash", "--norc", "-c", "\n".join(lines)], capture_output=True, timeout=60)
         answers = done.stdout.decode().split("\n")[:-1]
         check("bash: answers", len(answers) == len(asked) and not done.stderr, done.stderr[:400])
         for (words, expected, exactly), answer in zip(asked, answers):
             offered = set(answer.split("\t")) - {""}
-            check("bash: " + " ".join(words) + "<Tab>", offered == expected if exactly else offered >= expected, (expected, offered))
+            check(
+                "bash: " + " ".join(words) + "<Tab>",
+                offered == expected if exactly else offered >= expected,
+                (expected, offered),
+            )
 
     if shutil.which("fish"):   # it offers more (files where anything may stand), so what must be there is looked for
         asked_fish = [(words, expected) for words, expected, _ in asked if expected and "=" not in words]
         lines = ["cd " + os.path.join(folder, "place"), "source " + scripts["fish"]]
         for words, _ in asked_fish:
-            lines.append("echo (complete -C '%s' | string split -f 1 \\t | string unescape)\\t | string join ''; echo '<'" % " ".join(["deepseek"] + words))
-        done = subprocess.run(["fish", "--no-config", "-c", "\n".join(lines)], capture_output=True, timeout=120, env=dict(os.environ, HOME=folder))
+            lines.append(
+                "echo (complete -C '%s' | string split -f 1 \\t | string unescape)\\t | string join ''; echo '<'"
+                % " ".join(["deepseek"] + words)
+            )
+        done = subprocess.run(
+            ["fish", "--no-config", "-c", "\n".join(lines)],
+            capture_output=True,
+            timeout=120,
+            env=dict(os.environ, HOME=folder),
+        )
         answers = done.stdout.decode().split("<\n")[:-1]
         check("fish: answers", len(answers) == len(asked_fish), done.stderr[:400])
         for (words, expected), answer in zip(asked_fish, answers):
             check("fish: " + " ".join(words) + "<Tab>", all(value in answer for value in expected), (expected, answer))
 
-    # ---- manual pages ------------------------------------------------------------------------------------------------------------------
+    # ---- manual pages ----------------------------------------------------------------------------------------------
     for name in [""] + names:
         code, out, err = run(name.split() + ["--help=man"])
         text = out.decode("utf-8", "strict")
-        check("man " + name, code == 0 and not err and ".SH NAME" in text and ".SH SYNOPSIS" in text and ".SH DESCRIPTION" in text)
+        check(
+            "man " + name,
+            code == 0 and not err and ".SH NAME" in text and ".SH SYNOPSIS" in text and ".SH DESCRIPTION" in text,
+        )
         for option in commands[name]["options"] if name in commands else []:
-            check("man %s: --%s" % (name, option["name"]), "\\-\\-" + option["name"].replace("-", "\\-") + "\\fR" in text)
+            check(
+                "man %s: --%s" % (name, option["name"]), "\\-\\-" + option["name"].replace("-", "\\-") + "\\fR" in text
+            )
         path = os.path.join(folder, "page.1")
         open(path, "wb").write(out)
         if shutil.which("groff"):

@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""README.md and docs/ say what the program does: every command, option, key of `train`, make target, link and file that they name exists, every option of every command is in its page
-docs/commands/NAME.md, and the command lines of README.md that begin with `$ ` run in their order, with less work, in a folder that holds what a clean clone holds.
+"""README.md and docs/ say what the program does: every command, option, key of `train`, make target, link and file that
+they name exists, every option of every command is in its page
+docs/commands/NAME.md, and the command lines of README.md that begin with `$ ` run in their order, with less work, in a
+folder that holds what a clean clone holds.
 
-What cannot run here is not typed: make (a test runs inside of one), what needs an installation, and other programs' libraries."""
+What cannot run here is not typed: make (a test runs inside of one), what needs an installation, and other programs'
+libraries."""
 import json
 import os
 import re
@@ -30,13 +33,21 @@ def read(path):
         return file.read()
 
 
-pages = ["README.md"] + sorted(os.path.relpath(os.path.join(folder, name), root) for folder, _, names in os.walk(os.path.join(root, "docs")) for name in names if name.endswith(".md"))
+pages = ["README.md"] + sorted(
+    os.path.relpath(os.path.join(folder, name), root)
+    for folder, _, names in os.walk(os.path.join(root, "docs"))
+    for name in names
+    if name.endswith(".md")
+)
 texts = {page: read(page) for page in pages}
-listing = {entry["command"]: entry for entry in json.loads(subprocess.run([program, "--help=json"], capture_output=True, check=True).stdout)}
+listing = {
+    entry["command"]: entry
+    for entry in json.loads(subprocess.run([program, "--help=json"], capture_output=True, check=True).stdout)
+}
 names = subprocess.run([program, "--help=commands"], capture_output=True, check=True, text=True).stdout.split("\n")[:-1]
 first_words = {name.split()[0] for name in names}
 
-# ---- every option of every command is in its page ---------------------------------------------------------------------------------
+# ---- every option of every command is in its page ------------------------------------------------------------------
 
 for name in sorted(first_words):
     check(name + " has a page", "docs/commands/%s.md" % name in texts)
@@ -48,12 +59,20 @@ for command, entry in listing.items():
         page = page.split("\n## " + command + "\n")[1].split("\n## ")[0]
     for option in entry["options"]:
         written = "`--%s%s`" % (option["name"], " " + option["argument"] if "argument" in option else "")
-        either = [written] if "|" not in option.get("argument", "") else [written] + ["`--%s %s`" % (option["name"], part) for part in option["argument"].split("|")]
-        check("%s %s is in the command's page" % (command, written), any(form in page for form in either), "docs/commands: expected " + written)
+        either = (
+            [written]
+            if "|" not in option.get("argument", "")
+            else [written] + ["`--%s %s`" % (option["name"], part) for part in option["argument"].split("|")]
+        )
+        check(
+            "%s %s is in the command's page" % (command, written),
+            any(form in page for form in either),
+            "docs/commands: expected " + written,
+        )
         if "letter" in option:
             check("%s -%s is in the command's page" % (command, option["letter"]), "`-%s`" % option["letter"] in page)
 
-# ---- what the pages type exists ----------------------------------------------------------------------------------------------------
+# ---- what the pages type exists ------------------------------------------------------------------------------------
 
 
 def command_lines(text):
@@ -111,27 +130,43 @@ for page, text in texts.items():
                 check("%s: %s of %s exists" % (page, word, command), word[1] in letters, line)
 check("every command is typed somewhere", seen == set(listing), set(listing) - seen)
 
-keys = set(re.findall(r"^  ([a-z_][a-z_0-9.]*)  ", subprocess.run([program, "help", "train"], capture_output=True, check=True, text=True).stdout, re.M))
+keys = set(
+    re.findall(
+        r"^  ([a-z_][a-z_0-9.]*)  ",
+        subprocess.run([program, "help", "train"], capture_output=True, check=True, text=True).stdout,
+        re.M,
+    )
+)
 check("the keys of train are listed", "steps" in keys and "optimizer.learning_rate" in keys, keys)
 groups = {key.split(".")[0] for key in keys}
 for page, text in texts.items():
     for key in re.findall(r"--set train\.([a-z_0-9.]+)=", text):
         check("%s: train.%s is a key" % (page, key), key in keys or key == "learning_rate" and "unknown key" in text)
     for key in re.findall(r"`train\.([a-z_0-9.]+)", text):
-        check("%s: train.%s is a key" % (page, key), key in keys or key in groups or key in ("py", "c", "learning_rate"))
+        check(
+            "%s: train.%s is a key" % (page, key), key in keys or key in groups or key in ("py", "c", "learning_rate")
+        )
 
 makefile = read("Makefile")
 for page, text in texts.items():
     for target in re.findall(r"(?:`|\$ |^    )make ([a-z-]+)", text, re.M):
-        check("%s: make %s is a target" % (page, target), re.search(r"^[a-z -]*\b%s\b[a-z -]*:" % target, makefile, re.M))
+        check(
+            "%s: make %s is a target" % (page, target), re.search(r"^[a-z -]*\b%s\b[a-z -]*:" % target, makefile, re.M)
+        )
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
-        check("%s: the link %s leads somewhere" % (page, link), os.path.exists(os.path.join(root, os.path.dirname(page), link)))
-    for path in re.findall(r"(?:^|[\s`(])((?:src|tests|tools|include|examples|configs|bench)/[A-Za-z0-9_./-]*[A-Za-z0-9_])(?=[\s`,;:).]|$)", text):
+        check(
+            "%s: the link %s leads somewhere" % (page, link),
+            os.path.exists(os.path.join(root, os.path.dirname(page), link)),
+        )
+    for path in re.findall(
+        r"(?:^|[\s`(])((?:src|tests|tools|include|examples|configs|bench)/[A-Za-z0-9_./-]*[A-Za-z0-9_])(?=[\s`,;:).]|$)",
+        text,
+    ):
         if re.search("[A-Z]{4}", path):   # src/cli/NAME.c
             continue
         check("%s: %s exists" % (page, path), os.path.exists(os.path.join(root, path)))
 
-# ---- the README, typed ---------------------------------------------------------------------------------------------------------------
+# ---- the README, typed ---------------------------------------------------------------------------------------------
 
 
 def typed_lines(text):
@@ -151,11 +186,22 @@ def typed_lines(text):
         yield line[6:], printed
 
 
-not_typed = re.compile(r"^(make|cc|export|python3|pip|sudo|git|cd|source|man)\b|<<END|build/example-|build/usr|deepseek chat [^ ]+$")
-less = [(r"(--bytes) \S+", r"\1 300K"), (r" (-n|--count) \d+( |$)", r" \1 6\2"), (r"(deepseek bench .*)", r"\1 --prompt 8 --gen 2 --repeat 1"),
-        (r"(deepseek train [^&]*)( && .*)?$", r"\1 --set train.steps=4 --set train.eval_every=2 --set train.sample_tokens=8 --set train.eval_fraction=0.01\2"), (r"(--held-out) \S+", r"\1 0.005"),
-        (r"(deepseek train configs/demo\.json .*)", r"\1 --set train.tokenizer=300")]
-same_everywhere = re.compile(r"^\./deepseek (data stories --count|info configs/|tokenize [a-z]+ .*runs/tokenizer)")   # what is printed can be compared
+not_typed = re.compile(
+    r"^(make|cc|export|python3|pip|sudo|git|cd|source|man)\b|<<END|build/example-|build/usr|deepseek chat [^ ]+$"
+)
+less = [
+    (r"(--bytes) \S+", r"\1 300K"),
+    (r" (-n|--count) \d+( |$)", r" \1 6\2"),
+    (r"(deepseek bench .*)", r"\1 --prompt 8 --gen 2 --repeat 1"),
+    (
+        r"(deepseek train [^&]*)( && .*)?$",
+        r"\1 --set train.steps=4 --set train.eval_every=2 --set train.sample_tokens=8 --set train.eval_fraction=0.01\2",
+    ),
+    (r"(--held-out) \S+", r"\1 0.005"),
+    (r"(deepseek train configs/demo\.json .*)", r"\1 --set train.tokenizer=300"),
+]
+# what is printed can be compared
+same_everywhere = re.compile(r"^\./deepseek (data stories --count|info configs/|tokenize [a-z]+ .*runs/tokenizer)")
 
 
 def type_page(page, only):
@@ -168,20 +214,35 @@ def type_page(page, only):
         environment = dict(os.environ, XDG_CACHE_HOME=os.path.join(folder, "cache"))
         os.mkdir(os.path.join(folder, "runs"))
         typed = compared = 0
-        for line, printed in typed_lines(texts[page].split("\n## A tour\n")[-1]):   # before it the README shows `make demo`, which types for itself
+        # before it the README shows `make demo`, which types for itself
+        for line, printed in typed_lines(texts[page].split("\n## A tour\n")[-1]):
             if not_typed.search(line) or only and not only.search(line):
                 continue
             compare = printed is not None and same_everywhere.search(line)
             shorter = line
             for pattern, replacement in [] if compare else less:
                 shorter = re.sub(pattern, replacement, shorter)
-            done = subprocess.run(["bash", "-o", "pipefail", "-c", shorter], cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=120)
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", shorter],
+                cwd=folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=120,
+            )
             check("%s: %s" % (page, line), done.returncode == 0, (shorter, done.returncode, done.stderr[-400:]))
             typed += 1
             if compare:
                 out = done.stdout.decode()
-                missing = [expected for expected in printed if expected not in ("", "...") and not any(expected == found or expected.endswith(" ...") and found.startswith(expected[:-4])
-                                                                                                       for found in out.split("\n"))]
+                missing = [
+                    expected
+                    for expected in printed
+                    if expected not in ("", "...")
+                    and not any(
+                        expected == found or expected.endswith(" ...") and found.startswith(expected[:-4])
+                        for found in out.split("\n")
+                    )
+                ]
                 check("%s: %s prints what the page says" % (page, line), not missing, (missing, out))
                 compared += 1
         return typed, compared
@@ -192,7 +253,9 @@ def type_page(page, only):
 counts = type_page("README.md", None)
 check("README.md types commands", counts[0] >= 20 and counts[1] >= 3, counts)
 counts = [type_page("docs/commands/%s.md" % name, same_everywhere)[1] for name in ("data", "info", "tokenize")]
-check("the pages of data, info and tokenize type commands", counts[0] >= 1 and counts[1] >= 1 and counts[2] >= 5, counts)
+check(
+    "the pages of data, info and tokenize type commands", counts[0] >= 1 and counts[1] >= 1 and counts[2] >= 5, counts
+)
 
 print("%d passed, %d failed" % (passed, failed))
 raise SystemExit(failed > 0)

@@ -1,12 +1,16 @@
 #!/usr/bin/env python3
-"""The doors `tokenize encode --jsonl` and `tokenize decode --jsonl` on every stored text and sequence of ids: those of the tokenizers library. And large texts, cut anywhere on their way in."""
+"""The doors `tokenize encode --jsonl` and `tokenize decode --jsonl` on every stored text and sequence of ids: those of the
+tokenizers library. And large texts, cut anywhere on their way in."""
+
 import json
 import os
 import random
 import subprocess
 import sys
 
-program, data = os.environ.get("DEEPSEEK", "./deepseek"), os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "text", "data")
+program, data = os.environ.get("DEEPSEEK", "./deepseek"), os.path.join(
+    os.path.dirname(os.path.abspath(__file__)), "..", "text", "data"
+)
 passed = failed = 0
 
 
@@ -48,17 +52,36 @@ for folder in ["", "small-v1", "small-v3", "small-gpt2", "small-ignore-merges"]:
         stored = json.load(file)
     entries = stored["encode"]
     given = [texts[entry["id"]] for entry in entries]
-    same(f"{name} encode", lines(f"{name} encode", ["encode", tokenizer, "--threads", "2"], given), [entry["ids"] for entry in entries])
+    same(
+        f"{name} encode",
+        lines(f"{name} encode", ["encode", tokenizer, "--threads", "2"], given),
+        [entry["ids"] for entry in entries],
+    )
     plain = [entry for entry in entries if entry["id"] < 700]
-    same(f"{name} encode --plain", lines(f"{name} encode --plain", ["encode", tokenizer, "--plain"], [texts[entry["id"]] for entry in plain]),
-         [entry.get("plain", entry["ids"]) for entry in plain])
+    same(
+        f"{name} encode --plain",
+        lines(f"{name} encode --plain", ["encode", tokenizer, "--plain"], [texts[entry["id"]] for entry in plain]),
+        [entry.get("plain", entry["ids"]) for entry in plain],
+    )
     sequences = entries + stored.get("decode", [])
     out = [entry.get("out", texts[entry["id"]]["text"] if "id" in entry else None) for entry in sequences]
-    same(f"{name} decode", lines(f"{name} decode", ["decode", tokenizer, "-q"], [entry["ids"] for entry in sequences]), out)
-    same(f"{name} decode --skip-special", lines(f"{name} decode --skip-special", ["decode", tokenizer, "-q", "--skip-special"], [entry["ids"] for entry in sequences]),
-         [entry.get("skip", whole) for entry, whole in zip(sequences, out)])
+    same(
+        f"{name} decode",
+        lines(f"{name} decode", ["decode", tokenizer, "-q"], [entry["ids"] for entry in sequences]),
+        out,
+    )
+    same(
+        f"{name} decode --skip-special",
+        lines(
+            f"{name} decode --skip-special",
+            ["decode", tokenizer, "-q", "--skip-special"],
+            [entry["ids"] for entry in sequences],
+        ),
+        [entry.get("skip", whole) for entry, whole in zip(sequences, out)],
+    )
 
-# A text that is read and encoded in several parts, with markers and long runs at every place, gives the ids of the whole, which is what one line of --jsonl is.
+# A text that is read and encoded in several parts, with markers and long runs at every place, gives the ids of the
+# whole, which is what one line of --jsonl is.
 random.seed(4)
 tokenizer = os.path.join(data, "small-v3", "tokenizer.json")
 parts = [text["text"] for text in texts] + [" " * 70000, "\n" * 70000, "x" * 30000]
@@ -69,7 +92,11 @@ size = len(large.encode())
 expected = lines("a large text in one line", ["encode", tokenizer, "--threads", "1"], [large])[0]
 found = json.loads(run("a large text", ["encode", tokenizer, "--threads", "3"], large.encode()))
 check("a large text has several parts", size > (16 << 20) + 200000, size)
-check(f"a large text of {size} bytes: {len(expected)} ids", found == expected, next(((i, a, b) for i, (a, b) in enumerate(zip(found, expected)) if a != b), (len(found), len(expected))))
+check(
+    f"a large text of {size} bytes: {len(expected)} ids",
+    found == expected,
+    next(((i, a, b) for i, (a, b) in enumerate(zip(found, expected)) if a != b), (len(found), len(expected))),
+)
 back = run("a large text comes back", ["decode", tokenizer], json.dumps(expected).encode())
 check("a large text comes back: the same", back == large.encode())
 

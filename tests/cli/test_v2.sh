@@ -1,5 +1,6 @@
 #!/bin/sh
-# Commands on a model with latent attention and experts: cache types, the two forms of prefill, and a conversation, whose cache must hold what a fresh pass would compute.
+# Commands on a model with latent attention and experts: cache types, the two forms of prefill, and a conversation,
+# whose cache must hold what a fresh pass would compute.
 . "$(dirname "$0")/lib.sh"
 D=$DEEPSEEK
 LITE=tests/golden/v2-lite FULL=tests/golden/v2
@@ -46,14 +47,17 @@ for model in $LITE $FULL; do
             $D logits $model -t "$T/ragged.json" --cache-type $type $how -o "$T/other" -q
             expect "$model $type $how: the same bytes" cmp -s "$T/$type" "$T/other"
         done
-        check "$model $type expanded" 0 '' '*' $D logits $model -t "$T/ragged.json" --cache-type $type --prefill expanded -o "$T/expanded" -q
+        check "$model $type expanded" 0 '' '*' $D logits $model -t "$T/ragged.json" --cache-type $type \
+            --prefill expanded -o "$T/expanded" -q
         expect "$model $type expanded: other bits" [ "$(cksum <"$T/$type")" != "$(cksum <"$T/expanded")" ]
         set -- $(difference "$T/$type" "$T/expanded")
-        case $type in fp32) most=1e-5 ;; bf16) most=0.05 ;; fp8) most=0.3 ;; esac   # of the median row, as an expert may be another one where gates are almost equal
+        # of the median row, as an expert may be another one where gates are almost equal
+        case $type in fp32) most=1e-5 ;; bf16) most=0.05 ;; fp8) most=0.3 ;; esac
         if [ $type = fp32 ]; then expect "$model expanded: equal to rounding ($1)" below "$1" $most; fi
         expect "$model $type expanded: close ($2)" below "$2" $most
         set -- $(difference "$T/fp32" "$T/$type")
-        case $type in fp32) expect "$model: the same" [ "$1" = 0 ] ;; *) expect "$model $type: rounds ($2)" below "$2" $most && expect "$model $type: does round" below 1e-4 "$2" ;; esac
+        case $type in fp32) expect "$model: the same" [ "$1" = 0 ] ;; *) expect "$model $type: rounds ($2)" below "$2" \
+            $most && expect "$model $type: does round" below 1e-4 "$2" ;; esac
     done
     check "$model without --cache-type" 0 '' '*' $D logits $model -t "$T/ragged.json" -o "$T/other" -q
     expect "$model without --cache-type: the compute type's" cmp -s "$T/fp32" "$T/other"
@@ -66,9 +70,12 @@ done
 echo 'The quick brown fox jumps over the lazy dog and sits down again near the water.' >"$T/text.txt"
 for type in fp32 bf16 fp8; do
     for form in absorbed expanded; do
-        check "eval $type $form" 0 '^{"loss": ' '' $D eval "$V2" -d "$T/text.txt" --cache-type $type --prefill $form -q --json
-        check "generate $type $form" 0 '.' '' $D generate "$V2" -p 'The quick' -n 8 --cache-type $type --prefill $form -q
-        check "bench $type $form" 0 "\"cache\": \"$type\"" '' $D bench "$V2" --prompt 8 --gen 2 -r 1 --cache-type $type --prefill $form -q --json
+        check "eval $type $form" 0 '^{"loss": ' '' $D eval "$V2" -d "$T/text.txt" --cache-type $type --prefill $form \
+            -q --json
+        check "generate $type $form" 0 '.' '' $D generate "$V2" -p 'The quick' -n 8 --cache-type $type --prefill $form \
+            -q
+        check "bench $type $form" 0 "\"cache\": \"$type\"" '' $D bench "$V2" --prompt 8 --gen 2 -r 1 \
+            --cache-type $type --prefill $form -q --json
     done
 done
 
@@ -84,14 +91,19 @@ for type in fp32 bf16 fp8; do
     sed -n 1p "$T/out" >"$T/first"
     $D generate "$V2" --chat --system 'Be kind.' -p Hello $O >"$T/alone"
     expect "chat $type: the first answer" cmp -s "$T/first" "$T/alone"
-    # The second one from a file: the whole conversation in one pass. The answer's text gives its ids again here, where a character is a token.
+    # The second one from a file: the whole conversation in one pass. The answer's text gives its ids again here, where
+    # a character is a token.
     raw=$($D generate "$V2" -p "Be kind.$nl${nl}User: Hello$nl${nl}Assistant:" $O)
-    $D generate "$V2" --special -p "Be kind.$nl${nl}User: Hello$nl${nl}Assistant:$raw<|endoftext|>User: You?$nl${nl}Assistant:" $O | sed '1s/^ //' >"$T/alone"
+    $D generate "$V2" \
+        --special -p "Be kind.$nl${nl}User: Hello$nl${nl}Assistant:$raw<|endoftext|>User: You?$nl${nl}Assistant:" $O \
+        | sed '1s/^ //' >"$T/alone"
     tail -n +3 "$T/out" >"$T/second"
     expect "chat $type: the second answer, after /undo" cmp -s "$T/second" "$T/alone"
 done
 # A format's tokens must be in the model's vocabulary.
 mkdir "$T/beyond"
 cp $LITE/config.json $LITE/model.safetensors tests/cli/data/characters/* "$T/beyond"
-check 'a format whose token the model lacks' 1 '' 'chat format v1 needs token 106 of the tokenizer, expected at most 100 (the model.s vocabulary)$' $D chat "$T/beyond" --chat-format v1
+check 'a format whose token the model lacks' 1 '' \
+    'chat format v1 needs token 106 of the tokenizer, expected at most 100 (the model.s vocabulary)$' $D chat \
+    "$T/beyond" --chat-format v1
 finish

@@ -1,5 +1,6 @@
 #!/bin/sh
-# The doors on models of the third generation: modules of multi-token prediction, FP8 checkpoints, the biases of the gates.
+# The doors on models of the third generation: modules of multi-token prediction, FP8 checkpoints, the biases of the
+# gates.
 . "$(dirname "$0")/lib.sh"
 D=$DEEPSEEK
 V3=tests/golden/v3 FP8=tests/golden/v3-fp8
@@ -12,12 +13,15 @@ for model in $V3 $FP8; do
     for compute in fp32 bf16; do
         check "$model $compute" 0 '' '' $D logits $model -t "$T/ragged.json" --compute $compute --with-mtp -o "$T/mtp"
         for how in '--chunk 1' '--chunk 4' '--threads 1' '--threads 3 --chunk 3' '--cache-type '$compute; do
-            check "$model $compute $how" 0 '' '' $D logits $model -t "$T/ragged.json" --compute $compute --with-mtp $how -o "$T/other"
+            check "$model $compute $how" 0 '' '' $D logits $model -t "$T/ragged.json" --compute $compute \
+                --with-mtp $how -o "$T/other"
             expect "$model $compute $how: the same bytes" cmp -s "$T/mtp" "$T/other"
         done
-        check "$model $compute without the module" 0 '' '' $D logits $model -t "$T/ragged.json" --compute $compute -o "$T/plain"
+        check "$model $compute without the module" 0 '' '' $D logits $model -t "$T/ragged.json" --compute $compute \
+            -o "$T/plain"
         if command -v python3 >/dev/null; then
-            expect "$model $compute: the trunk's logits, and zeros where no token follows" python3 - "$T/mtp" "$T/plain" <<'END'
+            expect "$model $compute: the trunk's logits, and zeros where no token follows" python3 - "$T/mtp" \
+                "$T/plain" <<'END'
 import json, struct, sys
 def load(path):
     data = open(path, "rb").read()
@@ -34,8 +38,10 @@ END
         fi
     done
 done
-check 'no module' 1 '' '^deepseek logits: --with-mtp: the model has no module of multi-token prediction' $D logits tests/golden/v2 -t "$T/ragged.json" --with-mtp -o "$T/never"
-check 'nothing follows' 1 '' 'single.json: the arrays have one token, expected at least two with --with-mtp' $D logits $V3 -t "$T/single.json" --with-mtp -o "$T/never"
+check 'no module' 1 '' '^deepseek logits: --with-mtp: the model has no module of multi-token prediction' $D logits \
+    tests/golden/v2 -t "$T/ragged.json" --with-mtp -o "$T/never"
+check 'nothing follows' 1 '' 'single.json: the arrays have one token, expected at least two with --with-mtp' $D logits \
+    $V3 -t "$T/single.json" --with-mtp -o "$T/never"
 check 'expanded prefill' 0 '' '' $D logits $V3 -t "$T/ragged.json" --with-mtp --prefill expanded -o "$T/other"
 
 # ---- the module's tensors: needed where it runs, and only there ----
@@ -59,14 +65,20 @@ text += b" " * (-len(text) % 8)
 open(sys.argv[1], "wb").write(struct.pack("<Q", len(text)) + text + out)
 END
     check 'without the tensors' 0 '' '' $D logits "$T/lacking" -t "$T/ragged.json" -o "$T/other"
-    check 'the module without its tensors' 1 '' 'tensors that config.json asks for are missing: model.layers.3.enorm.weight' $D logits "$T/lacking" -t "$T/ragged.json" --with-mtp -o "$T/never"
-    check 'drafting without its tensors' 0 '*' 'warning: nothing is drafted: .*model.layers.3.enorm.weight' $D generate "$T/lacking" -t "$T/batch.json" -n 4
-    check 'drafting always without its tensors' 1 '' 'tensors that config.json asks for are missing' $D generate "$T/lacking" -t "$T/batch.json" -n 4 --draft 1
-    check 'training without its tensors' 1 '' 'model.layers.3.enorm.weight' $D grads "$T/lacking" -t "$T/batch.json" -o "$T/never"
+    check 'the module without its tensors' 1 '' \
+        'tensors that config.json asks for are missing: model.layers.3.enorm.weight' $D logits "$T/lacking" \
+        -t "$T/ragged.json" --with-mtp -o "$T/never"
+    check 'drafting without its tensors' 0 '*' 'warning: nothing is drafted: .*model.layers.3.enorm.weight' $D \
+        generate "$T/lacking" -t "$T/batch.json" -n 4
+    check 'drafting always without its tensors' 1 '' 'tensors that config.json asks for are missing' $D generate \
+        "$T/lacking" -t "$T/batch.json" -n 4 --draft 1
+    check 'training without its tensors' 1 '' 'model.layers.3.enorm.weight' $D grads "$T/lacking" -t "$T/batch.json" \
+        -o "$T/never"
     sed 's/"num_nextn_predict_layers": 1/"num_nextn_predict_layers": 0/' $V3/config.json >"$T/lacking/config.json"
     check 'training where the config says none' 0 '' '' $D grads "$T/lacking" -t "$T/batch.json" -o "$T/without"
     cp $V3/model.safetensors "$T/lacking/model.safetensors"
-    check 'tensors of which the config says nothing' 0 '' 'num_nextn_predict_layers' $D logits "$T/lacking" -t "$T/ragged.json" -o "$T/other2"
+    check 'tensors of which the config says nothing' 0 '' 'num_nextn_predict_layers' $D logits "$T/lacking" \
+        -t "$T/ragged.json" -o "$T/other2"
     expect 'and which change nothing' cmp -s "$T/other" "$T/other2"
 fi
 
@@ -77,11 +89,15 @@ for draft in auto 1; do
     check "drafts, $draft" 0 '*' '*' $D generate $V3 -t "$T/batch.json" -n 40 --ignore-eos --draft $draft
     expect "drafts, $draft: the same ids" cmp -s "$T/out" "$T/plain"
 done
-check 'what was drafted' 0 '*' '^drafts accepted: [0-9]*% of [0-9]' $D generate $V3 -t "$T/batch.json" -n 40 --ignore-eos --draft 1
+check 'what was drafted' 0 '*' '^drafts accepted: [0-9]*% of [0-9]' $D generate $V3 -t "$T/batch.json" -n 40 \
+    --ignore-eos --draft 1
 check 'too many modules' 2 '' '--draft: found 2, expected at most 1' $D generate $V3 -t "$T/batch.json" --draft 2
-check 'no module to draft' 2 '' '--draft: found 1, expected at most 0' $D generate tests/golden/v2 -t "$T/batch.json" --draft 1
-check 'no way to draft' 2 '' '--draft: found `maybe`, expected auto, off or a number from 1 to 4' $D generate $V3 -t "$T/batch.json" --draft maybe
-check 'expanded passes' 2 '' '--draft: found 1, expected off or auto with --prefill expanded' $D generate $V3 -t "$T/batch.json" --draft 1 --prefill expanded
+check 'no module to draft' 2 '' '--draft: found 1, expected at most 0' $D generate tests/golden/v2 -t "$T/batch.json" \
+    --draft 1
+check 'no way to draft' 2 '' '--draft: found `maybe`, expected auto, off or a number from 1 to 4' $D generate $V3 \
+    -t "$T/batch.json" --draft maybe
+check 'expanded passes' 2 '' '--draft: found 1, expected off or auto with --prefill expanded' $D generate $V3 \
+    -t "$T/batch.json" --draft 1 --prefill expanded
 check 'bench drafts' 0 '"drafting": {"tokens": 8, "acceptance": \[' '' $D bench $V3 -p 8 -n 8 -r 1 --json -q
 check 'bench does not draft' 0 '"results"' '' $D bench $V3 -p 8 -n 8 -r 1 --json -q --draft off
 expect 'bench does not draft: no key' sh -c '! grep -q drafting "$0"' "$T/out"
@@ -89,11 +105,15 @@ expect 'bench does not draft: no key' sh -c '! grep -q drafting "$0"' "$T/out"
 # ---- grads and steps ----
 echo '{"loss":{"mtp":0.3,"balance_sequence":0.001}}' >"$T/loss.json"
 check 'grads' 0 '' '' $D grads $V3 -t "$T/batch.json" -s "$T/loss.json" -o "$T/grads"
-for name in loss.mtp loss.balance_sequence model.layers.3.eh_proj.weight model.layers.3.shared_head.norm.weight; do expect "grads: $name" grep -q "\"$name\"" "$T/grads"; done
+for name in loss.mtp loss.balance_sequence model.layers.3.eh_proj.weight model.layers.3.shared_head.norm.weight; do \
+    expect "grads: $name" grep -q "\"$name\"" "$T/grads"; done
 echo '{"loss":{"mtp":0.3}}' >"$T/mtp.json"
-check 'the loss of modules that are not there' 1 '' 'loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss' $D grads tests/golden/v2 -t "$T/batch.json" -s "$T/mtp.json" -o "$T/never"
+check 'the loss of modules that are not there' 1 '' \
+    'loss.mtp: found 0.3, but a model of type deepseek_v2 has no such loss' $D grads tests/golden/v2 \
+    -t "$T/batch.json" -s "$T/mtp.json" -o "$T/never"
 echo '[[[3,4,5,6,7,8,9],[9,8,7,6,5,4,3]],[[3,4,5,6,7,8,9],[9,8,7,6,5,4,3]]]' >"$T/steps.json"
-echo '{"optimizer":{"name":"adamw","learning_rate":0.001},"loss":{"mtp":0.3},"bias_update_speed":0.001}' >"$T/adamw.json"
+echo '{"optimizer":{"name":"adamw","learning_rate":0.001},"loss":{"mtp":0.3},"bias_update_speed":0.001}' \
+    >"$T/adamw.json"
 check 'steps' 0 '' '' $D steps $V3 -t "$T/steps.json" -s "$T/adamw.json" -o "$T/after"
 check 'steps on one thread' 0 '' '' $D steps $V3 -t "$T/steps.json" -s "$T/adamw.json" --threads 1 -o "$T/after1"
 expect 'steps: the same bytes' cmp -s "$T/after" "$T/after1"

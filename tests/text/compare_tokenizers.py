@@ -3,8 +3,10 @@
 
     tests/text/compare_tokenizers.py [SECONDS] [SEED] [FILE...]
 
-Each FILE (and all stored texts joined) as a whole, twice over and in parallel; then for SECONDS (default: 10) random bytes, random characters and random mixtures with added
-tokens, ids that no encoder emits, and cuts at random places. Needs the package, a C compiler ($CC) and $BUILD/libdeepseek.a; without the package it says so and passes.
+Each FILE (and all stored texts joined) as a whole, twice over and in parallel; then for SECONDS (default: 10) random
+bytes, random characters and random mixtures with added
+tokens, ids that no encoder emits, and cuts at random places. Needs the package, a C compiler ($CC) and
+$BUILD/libdeepseek.a; without the package it says so and passes.
 """
 import ctypes
 import json
@@ -17,17 +19,43 @@ import time
 os.chdir(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 BUILD = os.environ.get("BUILD", "build")
 DATA = "tests/text/data"
-FILES = ["deepseek.tokenizer.json", "small-v1/tokenizer.json", "small-v3/tokenizer.json", "small-gpt2/tokenizer.json", "small-ignore-merges/tokenizer.json"]
-CORNERS = (" \t\n\r\v\f\x00\x01\x1c\x7f\x85\xa0\u1680\u2003\u2028\u202f\u3000\u200b\u200d\ufeffasdtlmrveZ'\"!$+-_<|>(/\\[`~09\xb2\xbd\u0661\u2160\u3007\uff11\U00011de5\U00016ff5"
-           "\xb5\xe9\xfc\xf8\u0131\u0301\u0903\u0410\u05d0\u0e01\u0120\u010a\u1e00\u2126\ufb00\uff21\U00010400\u2018\u3001\u3002\uff01\uff5c\u2581\u3040\u30fb\u30ff\u4e00\u9fa5\u9fa6\uac00"
-           "\ue000\U00020000\u20ac\U0001f44d\U0001f3fd\ufe0f\u0378\U0010ffff")
+FILES = [
+    "deepseek.tokenizer.json",
+    "small-v1/tokenizer.json",
+    "small-v3/tokenizer.json",
+    "small-gpt2/tokenizer.json",
+    "small-ignore-merges/tokenizer.json",
+]
+CORNERS = (
+    " \t\n\r\v\f\x00\x01\x1c\x7f\x85\xa0\u1680\u2003\u2028\u202f\u3000\u200b\u200d\ufeffasdtlmrveZ'\"!$+-_<|>(/\\[`~09\xb2\xbd\u0661\u2160\u3007\uff11\U00011de5\U00016ff5"
+    "\xb5\xe9\xfc\xf8\u0131\u0301\u0903\u0410\u05d0\u0e01\u0120\u010a\u1e00\u2126\ufb00\uff21\U00010400\u2018\u3001\u3002\uff01\uff5c\u2581\u3040\u30fb\u30ff\u4e00\u9fa5\u9fa6\uac00"
+    "\ue000\U00020000\u20ac\U0001f44d\U0001f3fd\ufe0f\u0378\U0010ffff"
+)
 
 
 def build():
     out = os.path.join(BUILD, "tests", "text", "tokenizer_door.so")
     os.makedirs(os.path.dirname(out), exist_ok=True)
-    subprocess.run([os.environ.get("CC", "cc"), "-std=c17", "-D_GNU_SOURCE", "-Isrc", "-O2", "-fPIC", "-shared", "tests/text/tokenizer_door.c", os.path.join(BUILD, "libdeepseek.a"),
-                    "-ljansson", "-lxxhash", "-lm", "-pthread", "-o", out], check=True)
+    subprocess.run(
+        [
+            os.environ.get("CC", "cc"),
+            "-std=c17",
+            "-D_GNU_SOURCE",
+            "-Isrc",
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "tests/text/tokenizer_door.c",
+            os.path.join(BUILD, "libdeepseek.a"),
+            "-ljansson",
+            "-lxxhash",
+            "-lm",
+            "-pthread",
+            "-o",
+            out,
+        ],
+        check=True,
+    )
     door = ctypes.CDLL(os.path.abspath(out))
     door.door_load.restype = ctypes.c_void_p
     door.door_encode.restype = door.door_encode_parallel.restype = door.door_decode.restype = ctypes.c_long
@@ -44,18 +72,24 @@ class Ours:
 
     def encode(self, data, special=True, how=None):
         ids = (ctypes.c_int32 * (3 * len(data) + 16))()
-        count = (how or self.door.door_encode)(ctypes.c_void_p(self.handle), data, ctypes.c_size_t(len(data)), int(special), ids)
+        count = (how or self.door.door_encode)(
+            ctypes.c_void_p(self.handle), data, ctypes.c_size_t(len(data)), int(special), ids
+        )
         return ids[:count] if count >= 0 else None
 
     def encode_parallel(self, data, special=True):
         return self.encode(data, special, self.door.door_encode_parallel)
 
     def cut(self, data, special, limit):
-        return self.door.door_cut(ctypes.c_void_p(self.handle), data, ctypes.c_size_t(len(data)), int(special), ctypes.c_size_t(limit))
+        return self.door.door_cut(
+            ctypes.c_void_p(self.handle), data, ctypes.c_size_t(len(data)), int(special), ctypes.c_size_t(limit)
+        )
 
     def decode(self, ids, skip, longest):
         text = ctypes.create_string_buffer(3 * longest * len(ids) + 16)
-        length = self.door.door_decode(ctypes.c_void_p(self.handle), (ctypes.c_int32 * len(ids))(*ids), ctypes.c_long(len(ids)), int(skip), text)
+        length = self.door.door_decode(
+            ctypes.c_void_p(self.handle), (ctypes.c_int32 * len(ids))(*ids), ctypes.c_long(len(ids)), int(skip), text
+        )
         return text.raw[:length].decode()
 
 
@@ -84,7 +118,9 @@ class Comparison:
             return
         self.differences += 1
         if self.differences <= 20:
-            print(f"{pair.name}: {what}: {ascii(text)[:2000]}\n    expected {expected if isinstance(expected, str) else expected[:200]}\n    found    {found if isinstance(found, str) else found and found[:200]}")
+            print(
+                f"{pair.name}: {what}: {ascii(text)[:2000]}\n    expected {expected if isinstance(expected, str) else expected[:200]}\n    found    {found if isinstance(found, str) else found and found[:200]}"
+            )
 
     def encode(self, pair, data, special):
         """data: bytes; what is not UTF-8 in it becomes U+FFFD there and here."""
@@ -102,12 +138,24 @@ class Comparison:
 
     def decode(self, pair, ids):
         for skip in (False, True):
-            self.same(f"decode, skip {skip}", pair, ids, pair.theirs.decode(ids, skip_special_tokens=skip), pair.ours.decode(ids, skip, pair.longest))
+            self.same(
+                f"decode, skip {skip}",
+                pair,
+                ids,
+                pair.theirs.decode(ids, skip_special_tokens=skip),
+                pair.ours.decode(ids, skip, pair.longest),
+            )
 
     def cuts(self, pair, data, special, rng):
         whole = pair.ours.encode(data, special)
         cut = pair.ours.cut(data, special, rng.randrange(len(data) + 2))
-        self.same(f"cut at {cut}", pair, data, whole, pair.ours.encode(data[:cut], special) + pair.ours.encode(data[cut:], special))
+        self.same(
+            f"cut at {cut}",
+            pair,
+            data,
+            whole,
+            pair.ours.encode(data[:cut], special) + pair.ours.encode(data[cut:], special),
+        )
 
     def whole(self, pair, data):
         for special in (True, False):
@@ -137,7 +185,9 @@ def random_data(rng, pair, texts, scalars):
         return bytes(data)
     if kind == 6:
         base = rng.randrange(0x20, 0x3200)
-        return "".join(rng.choice(" .,\n1") if rng.random() < 0.2 else chr(base + rng.randrange(64)) for _ in range(length)).encode()
+        return "".join(
+            rng.choice(" .,\n1") if rng.random() < 0.2 else chr(base + rng.randrange(64)) for _ in range(length)
+        ).encode()
     parts = []   # slices of the stored texts, added tokens whole and in parts, blanks
     for _ in range(rng.randrange(1, 12)):
         if pair.added and rng.random() < 0.5:
@@ -173,7 +223,10 @@ def main():
         for pair in pairs:
             comparison.whole(pair, data)
     swept = comparison.count
-    print(f"{len(wholes)} texts of {', '.join(str(len(data)) for data in wholes)} bytes as a whole: {swept} comparisons, {comparison.differences} differences, {time.monotonic() - started:.0f} s", flush=True)
+    print(
+        f"{len(wholes)} texts of {', '.join(str(len(data)) for data in wholes)} bytes as a whole: {swept} comparisons, {comparison.differences} differences, {time.monotonic() - started:.0f} s",
+        flush=True,
+    )
     scalars = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     scalars += 3 * [c for c in scalars if c < 0x3400 or 0x1D000 <= c < 0x20000]
     started = time.monotonic()
@@ -187,7 +240,9 @@ def main():
             for _ in range(5):
                 comparison.cuts(pair, long, special, rng)
         comparison.decode(pair, [rng.randrange(pair.size + 20) for _ in range(rng.randrange(12))])
-    print(f"{comparison.count - swept} comparisons of random texts and ids, tokenizers {tokenizers.__version__} ({comparison.panics} texts broke the library): {comparison.differences} differences")
+    print(
+        f"{comparison.count - swept} comparisons of random texts and ids, tokenizers {tokenizers.__version__} ({comparison.panics} texts broke the library): {comparison.differences} differences"
+    )
     print(f"{int(comparison.differences == 0)} passed, {int(comparison.differences != 0)} failed")
     return comparison.differences != 0
 

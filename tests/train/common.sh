@@ -45,7 +45,8 @@ refuses() {
 same() {
     local step
     step=$(basename "$(ls -d "$2"/checkpoints/step-* | tail -n 1)")
-    cmp "$1/metrics.jsonl" "$2/metrics.jsonl" && diff -r "$1/model" "$2/model" && cmp "$1/config.json" "$2/config.json" &&
+    cmp "$1/metrics.jsonl" "$2/metrics.jsonl" && diff -r "$1/model" "$2/model" && cmp "$1/config.json" \
+        "$2/config.json" &&
         cmp "$1/checkpoints/$step/parameters.safetensors" "$2/checkpoints/$step/parameters.safetensors" &&
         cmp "$1/checkpoints/$step/moments.safetensors" "$2/checkpoints/$step/moments.safetensors"
 }

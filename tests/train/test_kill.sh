@@ -1,6 +1,8 @@
 #!/bin/bash
-# A run killed with SIGKILL at a random instant, and resumed on another number of threads, comes to the bytes of the run that was never interrupted.
-# Three times with a V1 model and once with V2's recipe (experts, dropping, a batch that grows); twenty times each with TEST_LONG=1. A machine may be so fast, or slow,
+# A run killed with SIGKILL at a random instant, and resumed on another number of threads, comes to the bytes of the run
+# that was never interrupted.
+# Three times with a V1 model and once with V2's recipe (experts, dropping, a batch that grows); twenty times each with
+# TEST_LONG=1. A machine may be so fast, or slow,
 # that every run was over before its kill: each such kill makes the next come earlier, and rounds go on until one hit.
 . "$(dirname "$0")/common.sh"
 
@@ -27,7 +29,8 @@ kill_and_resume() {
             if kill -KILL $pid 2>/dev/null; then killed=$((killed + 1)); else milliseconds=$((milliseconds / 2)); fi
             wait $pid 2>/dev/null
             if [ -e "$run/model/config.json" ]; then
-                check "$name, round $i: the exported model opens" "$program" logits "$run/model" --tokens "$scratch/tokens.json" -o "$scratch/logits.safetensors" --quiet
+                check "$name, round $i: the exported model opens" "$program" logits "$run/model" \
+                    --tokens "$scratch/tokens.json" -o "$scratch/logits.safetensors" --quiet
             fi
         done
         leftovers=$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null | wc -l)
@@ -35,7 +38,8 @@ kill_and_resume() {
         status=$?
         check "$name, round $i: the resumed run ends: $(cat "$scratch/out")" [ $status == 0 ]
         check "$name, round $i: byte for byte the uninterrupted run" same "$run" "$scratch/reference"
-        check "$name, round $i: nothing is left over" [ -z "$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null)" ]
+        check "$name, round $i: nothing is left over" \
+            [ -z "$(ls -d "$run"/checkpoints/tmp-* "$run"/model/*.tmp 2>/dev/null)" ]
         echo "$name, round $i: $leftovers leftovers of interrupted writes"
         rm -rf "$run"
     done

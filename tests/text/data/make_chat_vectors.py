@@ -1,8 +1,11 @@
 #!/usr/bin/env python3
-"""Writes chat.json: conversations rendered by the chat template that DeepSeek LLM and DeepSeek-V2 publish (Jinja2), and their ids (the tokenizers library, called directly).
+"""Writes chat.json: conversations rendered by the chat template that DeepSeek LLM and DeepSeek-V2 publish (Jinja2), and
+their ids (the tokenizers library, called directly).
 
-Ids are computed with text and control tokens apart: each stretch of text between control tokens by a copy of the tokenizer without added tokens. Where no message spells an added token, the whole
-rendered text encoded at once, which is what the reference does, must give the same; that is asserted here. `hostile` marks the others."""
+Ids are computed with text and control tokens apart: each stretch of text between control tokens by a copy of the
+tokenizer without added tokens. Where no message spells an added token, the whole
+rendered text encoded at once, which is what the reference does, must give the same; that is asserted here. `hostile`
+marks the others."""
 import json
 import os
 import re
@@ -11,9 +14,11 @@ import jinja2
 import tokenizers
 
 here = os.path.dirname(os.path.abspath(__file__))
-TEMPLATE = ("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
-            "{{ 'User: ' + message['content'] + '\n\n' }}{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% elif message['role'] == 'system' %}"
-            "{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}")
+TEMPLATE = (
+    "{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ 'User: ' + message['content'] + '\n\n' }}{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + eos_token }}{% elif message['role'] == 'system' %}"
+    "{{ message['content'] + '\n\n' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 def u(text): return {"role": "user", "content": text}
 
@@ -27,7 +32,14 @@ def s(text): return {"role": "system", "content": text}
 conversations = [
     [u("Hello")],
     [u("Hello"), a("Hi there"), u("Who are you?")],
-    [s("You are a helpful assistant."), u("Hello"), a("Hi there"), u("Who are you"), a("   I am an assistant   "), u("Another question")],
+    [
+        s("You are a helpful assistant."),
+        u("Hello"),
+        a("Hi there"),
+        u("Who are you"),
+        a("   I am an assistant   "),
+        u("Another question"),
+    ],
     [s("Be brief."), u("1 + 1 = ?")],
     [s("A system text that ends in a line end\n"), u("\nand a message that begins with one")],
     [u("")],
@@ -56,15 +68,42 @@ for name in ["small-v1", "small-v3"]:
         for opens in (True, False):
             if opens and messages[-1]["role"] == "assistant":
                 continue
-            text = jinja2.Environment(keep_trailing_newline=True).from_string(TEMPLATE).render(messages=messages, bos_token=BOS, eos_token=EOS, add_generation_prompt=opens)
+            text = (
+                jinja2.Environment(keep_trailing_newline=True)
+                .from_string(TEMPLATE)
+                .render(messages=messages, bos_token=BOS, eos_token=EOS, add_generation_prompt=opens)
+            )
             hostile = any(token in message["content"] for message in messages for token in ids)
             # The same with marks in the place of control tokens that no message holds.
-            marked = jinja2.Environment(keep_trailing_newline=True).from_string(TEMPLATE).render(messages=messages, bos_token="\ue000", eos_token="\ue001", add_generation_prompt=opens)
+            marked = (
+                jinja2.Environment(keep_trailing_newline=True)
+                .from_string(TEMPLATE)
+                .render(messages=messages, bos_token="\ue000", eos_token="\ue001", add_generation_prompt=opens)
+            )
             expected = []
             for part in re.split("([\ue000\ue001])", marked):
-                expected += [ids[BOS]] if part == "\ue000" else [ids[EOS]] if part == "\ue001" else encode(plain, part) if part else []
+                expected += (
+                    [ids[BOS]]
+                    if part == "\ue000"
+                    else [ids[EOS]] if part == "\ue001" else encode(plain, part) if part else []
+                )
             if not hostile:
                 assert expected == encode(whole, text), (name, messages)
-            out["vectors"].append({"tokenizer": name, "messages": [[m["role"], m["content"]] for m in messages], "opens": opens, "hostile": hostile, "text": text, "ids": expected})
+            out["vectors"].append(
+                {
+                    "tokenizer": name,
+                    "messages": [[m["role"], m["content"]] for m in messages],
+                    "opens": opens,
+                    "hostile": hostile,
+                    "text": text,
+                    "ids": expected,
+                }
+            )
 with open(os.path.join(here, "chat.json"), "w", encoding="ascii") as file:
-    file.write('{"template": ' + json.dumps(out["template"]) + ',\n "vectors": [\n' + ",\n".join("  " + json.dumps(v) for v in out["vectors"]) + "\n]}\n")
+    file.write(
+        '{"template": '
+        + json.dumps(out["template"])
+        + ',\n "vectors": [\n'
+        + ",\n".join("  " + json.dumps(v) for v in out["vectors"])
+        + "\n]}\n"
+    )
