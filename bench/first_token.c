@@ -61,7 +61,8 @@ static void make_folder(const char *folder, const char *config_path) {
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         sources[i] = (struct safetensors_source){
-            .name = p->name, .dtype = DTYPE_BF16, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = noise};
+            .name = p->name, .dtype = DTYPE_BF16, .rank = p->shape[1] ? 2 : 1, .shape = {p->shape[0], p->shape[1]},
+            .data = noise};
     }
     check(safetensors_write_sharded(folder, sources, model->parameter_count, 0, NULL, &error), &error);
     char *text, path[4096], tokens[16 * PROMPT] = "[[1";

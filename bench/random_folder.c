@@ -24,7 +24,7 @@ static enum status produce(void *context, struct safetensors_sink *sink, struct 
     const struct parameter *p = context;
     const uint16_t one = bf16_from_float(1);
     (void)error;
-    if (p->rank == 1) {
+    if (p->kind == PARAMETER_VECTOR) {
         for (int64_t i = 0; i < p->count; i++) safetensors_put(sink, &one, sizeof one);
         return STATUS_OK;
     }
@@ -48,7 +48,7 @@ int main(int argc, char **argv) {
         stop(&error);
     int64_t longest = 0;
     for (int i = 0; i < model->parameter_count; i++)
-        if (model->parameters[i]->rank == 2 && model->parameters[i]->shape[1] > longest)
+        if (model->parameters[i]->shape[1] > longest)
             longest = model->parameters[i]->shape[1];
     table = malloc((size_t)(OFFSETS + longest) * sizeof *table);
     struct safetensors_source *sources = calloc((size_t)model->parameter_count, sizeof *sources);
@@ -59,7 +59,7 @@ int main(int argc, char **argv) {
         struct parameter *p = model->parameters[i];
         sources[i] = (struct safetensors_source){.name = p->name,
                                                  .dtype = DTYPE_BF16,
-                                                 .rank = p->rank,
+                                                 .rank = p->shape[1] ? 2 : 1,
                                                  .shape = {p->shape[0], p->shape[1]},
                                                  .produce = produce,
                                                  .context = p};

@@ -57,21 +57,12 @@ static void pack_synthetic(struct model *model, struct parameter *p, const float
     }
 }
 
-/* Which matrices are codes in a folder with this config: those of attention, FFN and experts. */
-static void mark_codes(struct model *model) {
-    for (int i = 0; i < model->parameter_count && model->config.quantization.fp8; i++) {
-        struct parameter *p = model->parameters[i];
-        p->codes = model_multiplies(model, p) && p != model->head && p->compute == model->compute &&
-                   model->compute != DTYPE_F32 && !strstr(p->name, ".eh_proj.");
-    }
-}
-
 static enum status fill_synthetic(struct model *model, struct error *error) {
-    mark_codes(model);
+    model_expect_codes(model);
     int64_t longest = NOISE_OFFSETS;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        int64_t needed = NOISE_OFFSETS + p->shape[0] + (p->rank == 2 ? p->shape[1] : 0);
+        const int64_t needed = NOISE_OFFSETS + p->shape[0] + p->shape[1];
         if (needed > longest) longest = needed;
     }
     struct parameter *embedding = model->embedding;
@@ -95,7 +86,7 @@ static enum status fill_synthetic(struct model *model, struct error *error) {
 
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
-        if (model_multiplies(model, p)) {
+        if (p->kind == PARAMETER_MATRIX) {
             pack_synthetic(model, p, noise + random_below(0, random_stream(p->name), 0, NOISE_OFFSETS));
         } else if (p != embedding) {
             p->value = arena_alloc(&model->arena, (size_t)p->count * sizeof *p->value);
@@ -212,22 +203,16 @@ static double matrix_bytes(const struct model *model, const struct parameter *p)
     return bytes;
 }
 
-/* Of a module of multi-token prediction, which plain decoding does not read. */
-static bool is_of_module(const struct model *model, const struct parameter *p) {
-    int layer = -1;
-    return sscanf(p->name, "model.layers.%d.", &layer) == 1 && layer >= model->config.num_hidden_layers;
-}
-
 /* What one token of one sequence reads: all matrices and norms, but of the routed experts as many as it is sent to. */
 static double weight_bytes(const struct model *model) {
     const struct config *config = &model->config;
     double bytes = 0, experts = 0;
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        if (is_of_module(model, p)) continue;
-        if (p->rank == 1) bytes += 4 * (double)p->count;
-        else if (model_multiplies(model, p))
-            *(strstr(p->name, ".mlp.experts.") ? &experts : &bytes) += matrix_bytes(model, p);
+        if (p->layer >= config->num_hidden_layers) continue;   /* plain decoding reads no MTP module */
+        if (p->kind == PARAMETER_VECTOR) bytes += 4 * (double)p->count;
+        else if (p->kind == PARAMETER_MATRIX)
+            *(p->owner == OWNER_EXPERT ? &experts : &bytes) += matrix_bytes(model, p);
     }
     return bytes + (config->n_routed_experts
                         ? experts * (double)config->num_experts_per_tok / (double)config->n_routed_experts

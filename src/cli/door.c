@@ -79,10 +79,3 @@ enum status door_targets(const struct cli_tokens *tokens, const char *path, int3
     }
     return STATUS_OK;
 }
-
-struct safetensors_source door_source(const struct parameter *parameter, const float *data) {
-    struct safetensors_source source = {
-        .name = parameter->name, .dtype = DTYPE_F32, .rank = parameter->rank, .data = data};
-    for (int d = 0; d < parameter->rank; d++) source.shape[d] = parameter->shape[d];
-    return source;
-}

@@ -20,7 +20,5 @@ enum status door_begin(const struct door_request *request, struct settings *sett
 /* The next token of each position, -1 at the end of a row: malloc'ed [count, longest]. All rows must have one length,
  * of two tokens at least. */
 enum status door_targets(const struct cli_tokens *tokens, const char *path, int32_t **targets, struct error *error);
-/* A tensor with a parameter's name and shape. */
-struct safetensors_source door_source(const struct parameter *parameter, const float *data);
 
 #endif

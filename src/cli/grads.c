@@ -18,13 +18,16 @@ static enum status write_gradients(const struct model *model, const struct objec
                                    const struct trainer_result *result, const char *path, struct error *error) {
     float values[2 + LOSS_PARTS];
     char names[LOSS_PARTS][64];
-    int64_t count = model->parameter_count;
-    struct safetensors_source *sources = calloc((size_t)count + 2 + LOSS_PARTS, sizeof *sources);
-    if (!sources) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %lld tensors", (long long)count);
-    for (int64_t i = 0; i < count; i++) {
+    int64_t count = 0;
+    struct safetensors_source *sources = calloc((size_t)model->parameter_count + 2 + LOSS_PARTS, sizeof *sources);
+    if (!sources)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %d tensors", model->parameter_count);
+    for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
+        if (!p->grad) continue;
         if (!p->grad_written) memset(p->grad, 0, (size_t)p->count * sizeof *p->grad);
-        sources[i] = door_source(p, p->grad);
+        sources[count] = parameter_values(p);
+        sources[count++].data = p->grad;
     }
     sources[count++] = number("loss", &values[0], result->loss);
     sources[count++] = number("loss.main", &values[1], result->main);

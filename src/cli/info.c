@@ -77,23 +77,14 @@ static int64_t own_length(const struct subject *subject) {
 
 /* ---- plans ------------------------------------------------------------------------------------------------------- */
 
-/* An FP8 checkpoint's matrices stay codes in bf16, too: all but the head, and the gates, which are fp32. */
-static void pretend_codes(struct model *model) {
-    if (!model->config.quantization.fp8 || model->compute != DTYPE_BF16) return;
-    for (int i = 0; i < model->parameter_count; i++) {
-        struct parameter *p = model->parameters[i];
-        p->codes = model_multiplies(model, p) && p != model->head && p->compute == DTYPE_BF16;
-    }
-}
-
 static struct inference_plan plan_inference(struct model *model, int64_t context) {
     struct inference_plan plan = { .context = context };
-    pretend_codes(model);
+    model_expect_codes(model);
     plan.weights = (double)model_packed_bytes(model, 1);
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        if (model_multiplies(model, p)) continue;
-        if (p == model->embedding)
+        if (p->kind == PARAMETER_MATRIX) continue;
+        if (p->kind == PARAMETER_TABLE)
             plan.embedding += (double)dtype_bytes(model->config.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32,
                                                   (size_t)p->count);
         else plan.weights += 4 * (double)p->count;

@@ -13,7 +13,7 @@ static enum status write_parameters(const struct model *model, const float *loss
     int64_t count = model->parameter_count;
     struct safetensors_source *sources = calloc((size_t)count + 1, sizeof *sources);
     if (!sources) return error_set(error, STATUS_NO_MEMORY, "no memory for a list of %lld tensors", (long long)count);
-    for (int64_t i = 0; i < count; i++) sources[i] = door_source(model->parameters[i], model->parameters[i]->value);
+    for (int64_t i = 0; i < count; i++) sources[i] = parameter_values(model->parameters[i]);
     sources[count] = (struct safetensors_source){
         .name = "losses", .dtype = DTYPE_F32, .rank = 1, .shape = {steps}, .data = losses};
     enum status status = safetensors_write(path, sources, count + 1, NULL, NULL, error);

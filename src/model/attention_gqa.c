@@ -9,20 +9,21 @@
 
 struct gqa { struct parameter *q, *k, *v, *o; };
 
-static enum status gqa_declare(struct model *model, struct layer *layer, struct error *error) {
+static void gqa_declare(struct model *model, struct layer *layer) {
     const struct config *config = &model->config;
     const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim,
                   kv = config->num_key_value_heads * config->head_dim;
-    struct gqa *gqa = layer->attention_weights = arena_alloc(&model->arena, sizeof *gqa);
-    if (!gqa) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
-    gqa->q = model_declare(model, layer->index, "self_attn.q_proj.weight", query, d);
-    gqa->k = model_declare(model, layer->index, "self_attn.k_proj.weight", kv, d);
-    gqa->v = model_declare(model, layer->index, "self_attn.v_proj.weight", kv, d);
-    gqa->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, query);
-    if (gqa->o) gqa->o->x_power_of_two = true;   /* in FP8, as MLA's */
-    return gqa->q && gqa->k && gqa->v && gqa->o
-               ? STATUS_OK
-               : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    struct gqa *gqa = layer->attention_weights = model_describe(model, sizeof *gqa);
+    if (!gqa) return;
+    gqa->q = model_declare_matrix(model, layer, OWNER_ATTENTION, "self_attn.q_proj.weight", query, d);
+    gqa->k = model_declare_matrix(model, layer, OWNER_ATTENTION, "self_attn.k_proj.weight", kv, d);
+    gqa->v = model_declare_matrix(model, layer, OWNER_ATTENTION, "self_attn.v_proj.weight", kv, d);
+    gqa->o = model_declare(model, layer,
+                           &(struct parameter){.owner = OWNER_ATTENTION,
+                                               .name = "self_attn.o_proj.weight",
+                                               .shape = {d, query},
+                                               .x_power_of_two = true});   /* in FP8, as MLA's */
+    model_declare_name(model, layer, NULL, &(struct parameter_name){.name = "self_attn.rotary_emb.inv_freq"});
 }
 
 static struct attention_shape gqa_shape(const struct model *model) {

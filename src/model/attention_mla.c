@@ -19,11 +19,11 @@
 struct mla { struct parameter *q, *q_a, *q_a_norm, *q_b, *kv_a, *kv_a_norm, *kv_b, *o; int heads; };
 
 /* kv_b's slices as op_latent_attention wants them: UK_h and UV_h of all heads, and UK_h^T for expanded prefill. */
-static bool declare_views(struct model *model, struct parameter *kv_b) {
+static void declare_views(struct model *model, struct parameter *kv_b) {
     const struct config *config = &model->config;
     const int64_t heads = config->num_attention_heads, nope = config->qk_nope_head_dim, value = config->v_head_dim;
-    struct parameter_view *views = arena_alloc(&model->arena, 3 * (size_t)heads * sizeof *views);
-    if (!views) return false;
+    struct parameter_view *views = model_describe(model, 3 * (size_t)heads * sizeof *views);
+    if (!kv_b || !views) return;
     for (int64_t h = 0; h < heads; h++) {
         const int64_t row = h * (nope + value);
         views[h] = (struct parameter_view){.row = row, .rows = nope};
@@ -33,7 +33,6 @@ static bool declare_views(struct model *model, struct parameter *kv_b) {
     model_place_views(model, kv_b, views, 3 * (int)heads);
     kv_b->views = views;
     kv_b->view_count = 2 * (int)heads;
-    return true;
 }
 
 static void mla_set_expanded_prefill(const struct layer *layer, bool expanded) {
@@ -41,37 +40,34 @@ static void mla_set_expanded_prefill(const struct layer *layer, bool expanded) {
     mla->kv_b->view_count = (expanded ? 3 : 2) * mla->heads;
 }
 
-static enum status mla_declare(struct model *model, struct layer *layer, struct error *error) {
+static void mla_declare(struct model *model, struct layer *layer) {
     const struct config *config = &model->config;
-    const int64_t d = config->hidden_size, heads = config->num_attention_heads,
+    const enum parameter_owner owner = OWNER_ATTENTION;
+    const int64_t d = config->hidden_size, heads = config->num_attention_heads, rank = config->kv_lora_rank,
                   query = heads * (config->qk_nope_head_dim + config->qk_rope_head_dim);
-    struct mla *mla = layer->attention_weights = arena_alloc(&model->arena, sizeof *mla);
-    if (!mla) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    struct mla *mla = layer->attention_weights = model_describe(model, sizeof *mla);
+    if (!mla) return;
     *mla = (struct mla){.heads = (int)heads};
-    bool complete = true;
     if (config->q_lora_rank) {
-        complete = complete &&
-                   (mla->q_a = model_declare(model, layer->index, "self_attn.q_a_proj.weight", config->q_lora_rank, d));
-        complete = complete && (mla->q_a_norm = model_declare(model, layer->index, "self_attn.q_a_layernorm.weight",
-                                                              config->q_lora_rank, 0));
-        complete = complete && (mla->q_b = model_declare(model, layer->index, "self_attn.q_b_proj.weight", query,
-                                                         config->q_lora_rank));
+        mla->q_a = model_declare_matrix(model, layer, owner, "self_attn.q_a_proj.weight", config->q_lora_rank, d);
+        mla->q_a_norm = model_declare_norm(model, layer, owner, "self_attn.q_a_layernorm.weight", config->q_lora_rank);
+        mla->q_b = model_declare_matrix(model, layer, owner, "self_attn.q_b_proj.weight", query, config->q_lora_rank);
     } else {
-        complete = complete && (mla->q = model_declare(model, layer->index, "self_attn.q_proj.weight", query, d));
+        mla->q = model_declare_matrix(model, layer, owner, "self_attn.q_proj.weight", query, d);
     }
-    complete = complete && (mla->kv_a = model_declare(model, layer->index, "self_attn.kv_a_proj_with_mqa.weight",
-                                                      config->kv_lora_rank + config->qk_rope_head_dim, d));
-    complete = complete && (mla->kv_a_norm = model_declare(model, layer->index, "self_attn.kv_a_layernorm.weight",
-                                                           config->kv_lora_rank, 0));
-    complete = complete && (mla->kv_b = model_declare(model, layer->index, "self_attn.kv_b_proj.weight",
-                                                      heads * (config->qk_nope_head_dim + config->v_head_dim),
-                                                      config->kv_lora_rank));
-    complete = complete &&
-               (mla->o = model_declare(model, layer->index, "self_attn.o_proj.weight", d, heads * config->v_head_dim));
+    mla->kv_a = model_declare_matrix(model, layer, owner, "self_attn.kv_a_proj_with_mqa.weight",
+                                     rank + config->qk_rope_head_dim, d);
+    mla->kv_a_norm = model_declare_norm(model, layer, owner, "self_attn.kv_a_layernorm.weight", rank);
+    mla->kv_b = model_declare_matrix(model, layer, owner, "self_attn.kv_b_proj.weight",
+                                     heads * (config->qk_nope_head_dim + config->v_head_dim), rank);
+    declare_views(model, mla->kv_b);
     /* in FP8: what is kept of it is read in tiles of both directions (section 4.1) */
-    if (complete) mla->o->x_power_of_two = true;
-    complete = complete && declare_views(model, mla->kv_b);
-    return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    mla->o = model_declare(model, layer,
+                           &(struct parameter){.owner = owner,
+                                               .name = "self_attn.o_proj.weight",
+                                               .shape = {d, heads * config->v_head_dim},
+                                               .x_power_of_two = true});
+    model_declare_name(model, layer, NULL, &(struct parameter_name){.name = "self_attn.rotary_emb.inv_freq"});
 }
 
 static float softmax_scale(const struct config *config) {

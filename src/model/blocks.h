@@ -10,9 +10,23 @@ extern const struct block ffn_dense_block;       /* model/ffn_dense.c */
 extern const struct block ffn_moe_block;         /* model/ffn_moe.c */
 extern const struct residual residual_add;       /* model/residual_add.c */
 
-/* Declares "model.layers.<layer>.<name>" (or just <name> where layer is negative) with a shape of one or two dimensions
- * (columns 0: one). NULL: no memory. */
-struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns);
+/* Declares a parameter of a layer (NULL: of none, whose prefix its name gets): a copy of the upper part of
+ * `declaration`. NULL: no memory, as model->incomplete says, so that only those who read what they declared look. */
+struct parameter *model_declare(struct model *model, const struct layer *layer, const struct parameter *declaration);
+/* A matrix of a layer, of which nothing else is to be said. */
+struct parameter *model_declare_matrix(struct model *model, const struct layer *layer, enum parameter_owner owner,
+                                       const char *name, int64_t out, int64_t in);
+/* The weight of a norm: ones, without weight decay. */
+struct parameter *model_declare_norm(struct model *model, const struct layer *layer, enum parameter_owner owner,
+                                     const char *name, int64_t width);
+/* A further name of a parameter (which may be NULL: of none), with the layer's prefix: a copy of the upper part of
+ * `declaration`. */
+void model_declare_name(struct model *model, const struct layer *layer, struct parameter *parameter,
+                        const struct parameter_name *declaration);
+/* Of the description: NULL, and model->incomplete, where there is no memory. */
+void *model_describe(struct model *model, size_t bytes);
+/* After declarations: model_name finds them. */
+void model_sort_names(struct model *model);
 
 /* One job for each span of the pass: the layer's state of its sequence as the store, none where there is no sequence.
  * In the graph's arena; NULL after a failure. */
@@ -33,9 +47,9 @@ bool model_prepare(struct forward *pass);
 void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
                       int64_t sequences, int64_t length, struct objective *objective, float *losses);
 
-/* MTP modules (model/mtp.c): what they have before their layer, and behind it. False: no memory. */
-bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer);
-bool mtp_declare_output(struct model *model, struct mtp_module *module, int layer);
+/* MTP modules (model/mtp.c): what they have before their layer, and behind it. */
+void mtp_declare_input(struct model *model, struct mtp_module *module);
+void mtp_declare_output(struct model *model, struct mtp_module *module);
 /* The MTP part of a training pass of `sequences` rows of `length` tokens, behind the trunk, whose output is h. best
  * (may be NULL) [rows]: the trunk's guesses, to compare with. */
 void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens,
@@ -57,7 +71,5 @@ enum status model_allocate_packed(struct model *model, int sides, struct error *
 void model_pack_parameter(struct model *model, const struct parameter *parameter);
 /* Lists the matrices that are marked `unpacked` for model_pack. */
 enum status model_pack_later(struct model *model, struct error *error);
-/* Embeddings are looked up, never multiplied; everything else with two dimensions is packed. */
-bool model_multiplies(const struct model *model, const struct parameter *parameter);
 
 #endif

@@ -82,8 +82,7 @@ static int measure_parts(const struct model *model, size_t bytes[EXPERT_PARTS], 
         layers++;
         for (int64_t e = 0; e < model->config.n_routed_experts; e++)
             for (int part = 0; part < EXPERT_PARTS; part++) {
-                const struct safetensors_entry *entry = safetensors_find(model->checkpoint,
-                                                                         part_of(&experts[e], part)->name);
+                const struct safetensors_entry *entry = part_of(&experts[e], part)->entry;
                 if (entry->bytes > bytes[part]) bytes[part] = entry->bytes;
                 if (entry->dtype == DTYPE_F16) *odd = entry;
             }
@@ -458,7 +457,7 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
                 struct parameter *p = part == EXPERT_GATE ? experts[e].gate
                                       : part == EXPERT_UP ? experts[e].up
                                                           : experts[e].down;
-                const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
+                const struct safetensors_entry *entry = p->entry;
                 const uint64_t offset = safetensors_offset(model->checkpoint, entry);
                 holding->places[part] = (struct place){
                     &cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK),

@@ -3,16 +3,13 @@
 
 struct ffn { struct parameter *gate, *up, *down; };
 
-static enum status ffn_declare(struct model *model, struct layer *layer, struct error *error) {
+static void ffn_declare(struct model *model, struct layer *layer) {
     const int64_t d = model->config.hidden_size, f = layer->plan->intermediate_size;
-    struct ffn *ffn = layer->ffn_weights = arena_alloc(&model->arena, sizeof *ffn);
-    if (!ffn) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
-    ffn->gate = model_declare(model, layer->index, "mlp.gate_proj.weight", f, d);
-    ffn->up = model_declare(model, layer->index, "mlp.up_proj.weight", f, d);
-    ffn->down = model_declare(model, layer->index, "mlp.down_proj.weight", d, f);
-    return ffn->gate && ffn->up && ffn->down
-               ? STATUS_OK
-               : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    struct ffn *ffn = layer->ffn_weights = model_describe(model, sizeof *ffn);
+    if (!ffn) return;
+    ffn->gate = model_declare_matrix(model, layer, OWNER_FFN, "mlp.gate_proj.weight", f, d);
+    ffn->up = model_declare_matrix(model, layer, OWNER_FFN, "mlp.up_proj.weight", f, d);
+    ffn->down = model_declare_matrix(model, layer, OWNER_FFN, "mlp.down_proj.weight", d, f);
 }
 
 static struct tensor *ffn_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {

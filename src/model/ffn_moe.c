@@ -3,6 +3,8 @@
  *
  * In FP8 (section 4.1) what goes to the experts and the gradient that comes to their down projection have scales that
  * are powers of two, and SwiGLU's inputs are kept in E4M3. */
+#include <stdio.h>
+
 #include "base/random.h"
 #include "model/blocks.h"
 
@@ -12,42 +14,60 @@ struct moe {
     struct expert shared; /* one matrix each, of n_shared_experts widths; NULL without */
 };
 
-static bool declare_expert(struct model *model, const struct layer *layer, const char *prefix, int64_t width,
-                           struct expert *expert) {
-    const int64_t d = model->config.hidden_size;
-    const char *gate = arena_printf(&model->arena, "%s.gate_proj.weight", prefix),
-               *up = arena_printf(&model->arena, "%s.up_proj.weight", prefix),
-               *down = arena_printf(&model->arena, "%s.down_proj.weight", prefix);
-    return gate && up && down && (expert->gate = model_declare(model, layer->index, gate, width, d)) &&
-           (expert->up = model_declare(model, layer->index, up, width, d)) &&
-           (expert->down = model_declare(model, layer->index, down, d, width));
+/* Routed, and in FP8: its input and the gradient of its output have scales that are powers of two. */
+static void declare_expert(struct model *model, const struct layer *layer, int e, struct expert *expert) {
+    const int64_t d = model->config.hidden_size, f = model->config.moe_intermediate_size,
+                  experts = model->config.n_routed_experts;
+    /* one under each other in transformers' tensors of all experts */
+    const struct { struct parameter **at; const char *name; int64_t out, in; struct parameter_name fused; } parts[] = {
+        {&expert->gate, "gate", f, d, {.name = "mlp.experts.gate_up_proj", .rows = 2 * f}},
+        {&expert->up, "up", f, d, {.name = "mlp.experts.gate_up_proj", .rows = 2 * f, .row = f}},
+        {&expert->down, "down", d, f, {.name = "mlp.experts.down_proj"}},
+    };
+    for (int i = 0; i < 3; i++) {
+        char name[60];
+        struct parameter_name fused = parts[i].fused;
+        snprintf(name, sizeof name, "mlp.experts.%d.%s_proj.weight", e, parts[i].name);
+        *parts[i].at = model_declare(model, layer,
+                                     &(struct parameter){.owner = OWNER_EXPERT,
+                                                         .expert = e,
+                                                         .name = name,
+                                                         .shape = {parts[i].out, parts[i].in},
+                                                         .x_power_of_two = i < 2,
+                                                         .dy_power_of_two = i == 2});
+        fused.stack = experts;
+        fused.index = e;
+        model_declare_name(model, layer, *parts[i].at, &fused);
+    }
 }
 
-static enum status moe_declare(struct model *model, struct layer *layer, struct error *error) {
+static void moe_declare(struct model *model, struct layer *layer) {
     const struct config *config = &model->config;
-    struct moe *moe = layer->ffn_weights = arena_alloc(&model->arena, sizeof *moe);
-    bool complete = moe && (moe->experts = arena_alloc(&model->arena,
-                                                       (size_t)config->n_routed_experts * sizeof *moe->experts));
-    if (complete) moe->shared = (struct expert){0}, moe->bias = NULL;
-    complete = complete && (moe->router = model_declare(model, layer->index, "mlp.gate.weight",
-                                                        config->n_routed_experts, config->hidden_size));
-    if (complete) moe->router->compute = DTYPE_F32;
-    if (complete && config->topk_method == TOPK_NOAUX_TC) {
-        complete = (moe->bias = model_declare(model, layer->index, "mlp.gate.e_score_correction_bias",
-                                              config->n_routed_experts, 0));
-        if (complete) moe->bias->trainable = false;
-    }
-    for (int64_t e = 0; complete && e < config->n_routed_experts; e++) {
-        const char *prefix = arena_printf(&model->arena, "mlp.experts.%lld", (long long)e);
-        complete = prefix && declare_expert(model, layer, prefix, config->moe_intermediate_size, &moe->experts[e]);
-        if (complete)
-            moe->experts[e].gate->x_power_of_two = moe->experts[e].up->x_power_of_two =
-                moe->experts[e].down->dy_power_of_two = true;
-    }
-    if (complete && config->n_shared_experts)
-        complete = declare_expert(model, layer, "mlp.shared_experts",
-                                  config->n_shared_experts * config->moe_intermediate_size, &moe->shared);
-    return complete ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    const int64_t d = config->hidden_size, experts = config->n_routed_experts,
+                  shared = config->n_shared_experts * config->moe_intermediate_size;
+    struct moe *moe = layer->ffn_weights = model_describe(model, sizeof *moe);
+    struct expert *list = model_describe(model, (size_t)experts * sizeof *list);
+    if (!moe || !list) return;
+    *moe = (struct moe){.experts = list};
+    moe->router = model_declare(model, layer,
+                                &(struct parameter){.owner = OWNER_FFN,
+                                                    .name = "mlp.gate.weight",
+                                                    .shape = {experts, d},
+                                                    .products = PRODUCTS_F32});
+    if (config->topk_method == TOPK_NOAUX_TC)
+        moe->bias = model_declare(model, layer,
+                                  &(struct parameter){.owner = OWNER_FFN,
+                                                      .name = "mlp.gate.e_score_correction_bias",
+                                                      .kind = PARAMETER_VECTOR,
+                                                      .shape = {experts},
+                                                      .update = UPDATE_LOADS,
+                                                      .initial = INITIAL_CONSTANT,
+                                                      .wide = true});
+    for (int e = 0; e < experts; e++) declare_expert(model, layer, e, &list[e]);
+    if (!shared) return;
+    moe->shared.gate = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.gate_proj.weight", shared, d);
+    moe->shared.up = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.up_proj.weight", shared, d);
+    moe->shared.down = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.down_proj.weight", d, shared);
 }
 
 static struct moe_gate gate_of(const struct config *config, const struct moe *moe) {

@@ -23,45 +23,67 @@
 
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------- */
 
-static bool loadable(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16; }
+/* Can a parameter be read from it? */
+static enum status check_type(const struct safetensors *st, const struct parameter *p, struct error *error) {
+    const struct safetensors_entry *entry = p->entry, *scales;
+    const bool multiplied = p->kind == PARAMETER_MATRIX, whole = p->kind == PARAMETER_INTEGERS;
+    if (multiplied && entry->dtype == DTYPE_F8_E4M3) return block_scales_find(&scales, st, entry, error);
+    if (whole ? entry->dtype == DTYPE_I32 || entry->dtype == DTYPE_I64
+              : entry->dtype == DTYPE_F32 || entry->dtype == DTYPE_BF16 || entry->dtype == DTYPE_F16)
+        return STATUS_OK;
+    char found[160];
+    safetensors_describe(entry, found, sizeof found);
+    return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype %s",
+                     safetensors_shard_path(st, entry->shard), entry->name, found,
+                     whole        ? "I32 or I64"
+                     : multiplied ? "F32, BF16, F16 or F8_E4M3"
+                                  : "F32, BF16 or F16");
+}
 
-static enum status match(const struct model *model, const struct safetensors *st, const char *folder,
-                         struct error *error) {
+/* Its tensor, under the first of its names that the files have: p->entry, NULL where there is none. */
+static enum status find(struct model *model, struct parameter *p, struct error *error) {
+    const struct safetensors *st = model->checkpoint;
+    const struct parameter_name *name = p->names;
+    p->entry = NULL;
+    for (; name && !(p->entry = name->copy ? NULL : safetensors_find(st, name->name)); name = name->next) {}
+    if (!p->entry) return STATUS_OK;
+    const struct safetensors_entry *whole = p->entry;
+    const struct safetensors_source expected = parameter_tensor(p, name);
+    if (!tensor_fits(&expected, whole)) {
+        char found[160], shape[80] = "";
+        safetensors_describe(whole, found, sizeof found);
+        for (int d = 0; d < expected.rank; d++) {
+            const size_t used = strlen(shape);
+            snprintf(shape + used, sizeof shape - used, "%s%lld", d ? ", " : "", (long long)expected.shape[d]);
+        }
+        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected shape [%s] from config.json",
+                         safetensors_shard_path(st, whole->shard), whole->name, found, shape);
+    }
+    if (name->stack || name->rows) {
+        struct safetensors_entry *part = arena_alloc(&model->arena, sizeof *part);
+        if (!part) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for its description", p->name);
+        const int64_t rows = expected.shape[name->stack != 0], columns = p->count / p->shape[0];
+        *part = *whole;
+        part->rank = parameter_tensor(p, NULL).rank;
+        memcpy(part->shape, p->shape, sizeof p->shape);
+        part->data += dtype_bytes(part->dtype, (size_t)((name->index * rows + name->row) * columns));
+        part->bytes = dtype_bytes(part->dtype, (size_t)p->count);
+        p->entry = part;
+    }
+    return check_type(st, p, error);
+}
+
+static enum status match(struct model *model, const char *folder, struct error *error) {
     int missing = 0, shown = 0;
     char names[NAMES_BYTES] = "", more[40] = "";
     for (int i = 0; i < model->parameter_count; i++) {
-        const struct parameter *p = model->parameters[i];
-        const struct safetensors_entry *entry = safetensors_find(st, p->name);
-        if (!entry) {
-            const size_t used = strlen(names);
-            if (shown == missing++ && used + strlen(p->name) + 3 <= sizeof names)
-                shown += snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name) > 0;
-            continue;
-        }
-        char found[160];
-        safetensors_describe(entry, found, sizeof found);
-        bool same = entry->rank == p->rank;
-        for (int d = 0; same && d < p->rank; d++) same = entry->shape[d] == p->shape[d];
-        if (!same) {
-            if (p->rank == 1)
-                return error_set(error, STATUS_INVALID,
-                                 "%s: tensor %s: found %s, expected shape [%lld] from config.json",
-                                 safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0]);
-            return error_set(error, STATUS_INVALID,
-                             "%s: tensor %s: found %s, expected shape [%lld, %lld] from config.json",
-                             safetensors_shard_path(st, entry->shard), p->name, found, (long long)p->shape[0],
-                             (long long)p->shape[1]);
-        }
-        const struct safetensors_entry *scales;
-        const bool multiplied = model_multiplies(model, p);
-        if (multiplied && entry->dtype == DTYPE_F8_E4M3) {
-            const enum status status = block_scales_find(&scales, st, entry, error);
-            if (status) return status;
-        } else if (!loadable(entry->dtype)) {
-            return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype F32, BF16%s F16%s",
-                             safetensors_shard_path(st, entry->shard), p->name, found, multiplied ? "," : " or",
-                             multiplied ? " or F8_E4M3" : "");
-        }
+        struct parameter *p = model->parameters[i];
+        const enum status status = find(model, p, error);
+        if (status) return status;
+        if (p->entry) continue;
+        const size_t used = strlen(names);
+        if (shown == missing++ && used + strlen(p->name) + 3 <= sizeof names)
+            shown += snprintf(names + used, sizeof names - used, "%s%s", used ? ", " : "", p->name) > 0;
     }
     if (missing > shown) snprintf(more, sizeof more, " and %d more", missing - shown);
     if (missing)
@@ -90,23 +112,17 @@ static int64_t declared_modules(const struct model *model) {
     return json_is_integer(next) ? json_integer_value(next) : 0;
 }
 
-/* The trunk's embedding and head count; what a module has beside them are copies. */
+/* What counts is read under the first name; MTP modules have copies of the trunk's embedding and head. */
 static void warn_of_copies(struct model *model, const struct safetensors *st) {
-    static const char *const copies[] = {"embed_tokens.weight", "shared_head.head.weight"};
-    for (int64_t k = 0; k < model->config.num_nextn_predict_layers; k++)
-        for (int i = 0; i < 2; i++) {
-            char name[80];
-            snprintf(name, sizeof name, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + k),
-                     copies[i]);
-            const char *original = i ? model->head->name : model->embedding->name;
-            const struct safetensors_entry *copy = safetensors_find(st, name), *main = safetensors_find(st, original);
-            if (!copy || !main ||
-                (copy->dtype == main->dtype && copy->bytes == main->bytes &&
-                 memcmp(copy->data, main->data, copy->bytes < COMPARED_BYTES ? copy->bytes : COMPARED_BYTES) == 0))
-                continue;
-            warn(model, arena_printf(&model->arena, "tensor %s is not a copy of %s, which is used in its place", name,
-                                     original));
-        }
+    for (int i = 0; i < model->name_count; i++) {
+        const struct parameter_name *name = model->names[i];
+        const struct safetensors_entry *copy = name->copy ? safetensors_find(st, name->name) : NULL, *main;
+        if (!copy || ((main = name->parameter->entry)->dtype == copy->dtype && copy->bytes == main->bytes &&
+                      memcmp(copy->data, main->data, copy->bytes < COMPARED_BYTES ? copy->bytes : COMPARED_BYTES) == 0))
+            continue;
+        warn(model, arena_printf(&model->arena, "tensor %s is not a copy of %s, which is used in its place", name->name,
+                                 main->name));
+    }
 }
 
 static void warn_of_unused(struct model *model, const struct safetensors *st) {
@@ -120,13 +136,9 @@ static void warn_of_unused(struct model *model, const struct safetensors *st) {
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const char *name = safetensors_at(st, i)->name;
         const int64_t module = layer_of(name) - model->config.num_hidden_layers;   /* negative: of the trunk */
-        /* the last: a buffer that old files carry */
-        if (model_parameter(model, name) || block_scales_named(st, name) || strstr(name, "rotary_emb.inv_freq"))
-            continue;
+        if (model_name(model, name) || block_scales_named(st, name)) continue;
         /* of a module that is not loaded */
         if (module >= model->config.num_nextn_predict_layers && module < modules) continue;
-        if (module >= 0 && module < modules && (strstr(name, ".embed_tokens.") || strstr(name, ".shared_head.head.")))
-            continue;
         if (module >= modules) of_modules++;
         else if (!unused++) first = name;
     }
@@ -144,11 +156,11 @@ static void warn_of_unused(struct model *model, const struct safetensors *st) {
 }
 
 /* What config.json says against what is there. Both work: codes and scales mean what they mean. */
-static void warn_of_formats(struct model *model, const struct safetensors *st, enum model_use use) {
+static void warn_of_formats(struct model *model, enum model_use use) {
     int codes = 0;
     if (!model->warnings) return;
     for (int i = 0; i < model->parameter_count; i++)
-        codes += safetensors_find(st, model->parameters[i]->name)->dtype == DTYPE_F8_E4M3;
+        codes += model->parameters[i]->entry->dtype == DTYPE_F8_E4M3;
     if (codes && !model->config.quantization.fp8)
         warn(model,
              arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
@@ -257,9 +269,8 @@ static enum status choose_compute(struct model *model, struct error *error) {
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < model->parameter_count; i++) {
             struct parameter *p = model->parameters[i];
-            const int64_t layer = layer_of(p->name);
-            if (p->compute != DTYPE_F8_E4M3 || !model_multiplies(model, p)) continue;
-            bool *block = layer >= 0 ? plain + 2 * layer + (strstr(p->name, ".mlp.") != NULL) : NULL;
+            if (p->compute != DTYPE_F8_E4M3 || p->kind != PARAMETER_MATRIX) continue;
+            bool *block = p->layer >= 0 ? plain + 2 * p->layer + (p->owner != OWNER_ATTENTION) : NULL;
             if (pass == 0 && block && !p->codes) *block = true;
             if (pass == 1 && (!p->codes || (block && *block))) p->compute = DTYPE_BF16;
         }
@@ -267,31 +278,48 @@ static enum status choose_compute(struct model *model, struct error *error) {
 }
 
 /* A routed expert that stays in the file. */
-static enum status bind_absent(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
-                               struct error *error) {
-    p->stored_dtype = entry->dtype;
+static enum status bind_absent(struct model *model, struct parameter *p, struct error *error) {
+    p->stored_dtype = p->entry->dtype;
     /* codes are looked at when they come */
-    return p->codes ? read_scales(model, &p->scales, entry, error) : STATUS_OK;
+    return p->codes ? read_scales(model, &p->scales, p->entry, error) : STATUS_OK;
+}
+
+static enum status bind_integers(struct model *model, struct parameter *p, struct error *error) {
+    const struct safetensors_entry *entry = p->entry;
+    const int64_t columns = p->count / p->shape[0];
+    if (!p->integers && !(p->integers = arena_alloc(&model->arena, (size_t)p->count * sizeof *p->integers)))
+        return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld integers", p->name, (long long)p->count);
+    for (int64_t i = 0; i < p->count; i++) {
+        int64_t x;
+        if (entry->dtype == DTYPE_I64) memcpy(&x, entry->data + 8 * i, 8);
+        else memcpy(&p->integers[i], entry->data + 4 * i, 4), x = p->integers[i];
+        if (x < 0 || x >= p->limit)
+            return error_set(error, STATUS_INVALID, "%s: tensor %s: [%lld, %lld]: found %lld, expected 0 to %d",
+                             safetensors_shard_path(model->checkpoint, entry->shard), entry->name,
+                             (long long)(i / columns), (long long)(i % columns), (long long)x, p->limit - 1);
+        p->integers[i] = (int32_t)x;
+    }
+    return STATUS_OK;
 }
 
 /* Inference: norms widened, the embedding read where it lies, matrices packed for the compute type, now or later. */
-static enum status bind_for_inference(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
-                                      struct error *error) {
+static enum status bind_for_inference(struct model *model, struct parameter *p, struct error *error) {
+    const struct safetensors_entry *entry = p->entry;
     float *wide = NULL;
     enum status status = STATUS_OK;
-    const bool packed = model_multiplies(model, p), later = model->page_bytes[1] > model->pack_at_once;
+    const bool packed = p->kind == PARAMETER_MATRIX, later = model->page_bytes[1] > model->pack_at_once;
     if (p->codes) {
         if ((status = read_scales(model, &p->scales, entry, error))) return status;
         /* those that are packed later are looked at then */
         if ((!later || p->view_count) && (status = check_codes(model, entry, error))) return status;
-    } else if (p->rank == 1 || !usable_in_place(entry)) {
+    } else if (p->kind == PARAMETER_VECTOR || !usable_in_place(entry)) {
         wide = packed ? malloc((size_t)p->count * sizeof *wide)
                       : arena_alloc(&model->arena, (size_t)p->count * sizeof *wide);
         if (!wide)
             return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld elements", p->name, (long long)p->count);
         widen_all(model, wide, entry, NULL, p->count);
     }
-    if (p->rank == 1) {
+    if (p->kind == PARAMETER_VECTOR) {
         p->value = wide;
         return check_finite(model, entry, wide, p->count, error);
     }
@@ -308,26 +336,26 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     return STATUS_OK;
 }
 
-static enum status bind_for_training(struct model *model, struct parameter *p, const struct safetensors_entry *entry,
-                                     struct error *error) {
+static enum status bind_for_training(struct model *model, struct parameter *p, struct error *error) {
+    const struct safetensors_entry *entry = p->entry;
     const float *scales = NULL;
     enum status status = STATUS_OK;
     if (entry->dtype == DTYPE_F8_E4M3 &&
         ((status = read_scales(model, &scales, entry, error)) || (status = check_codes(model, entry, error))))
         return status;
     widen_all(model, p->value, entry, scales, p->count);
-    return p->rank == 1 ? check_finite(model, entry, p->value, p->count, error) : STATUS_OK;
+    return p->kind == PARAMETER_VECTOR ? check_finite(model, entry, p->value, p->count, error) : STATUS_OK;
 }
 
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error) {
     enum status status = safetensors_open_folder(&model->checkpoint, folder, error);
     if (status) return status;
-    if ((status = match(model, model->checkpoint, folder, error))) return status;
+    if ((status = match(model, folder, error))) return status;
     warn_of_unused(model, model->checkpoint);
-    warn_of_formats(model, model->checkpoint, use);
+    warn_of_formats(model, use);
     for (int i = 0; i < model->parameter_count && use == MODEL_INFERENCE; i++) {
         struct parameter *p = model->parameters[i];
-        p->codes = safetensors_find(model->checkpoint, p->name)->dtype == DTYPE_F8_E4M3;
+        p->codes = p->entry->dtype == DTYPE_F8_E4M3;
     }
     if (use == MODEL_INFERENCE && (status = choose_compute(model, error))) return status;
     if (use == MODEL_INFERENCE) {
@@ -342,16 +370,17 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
         return status;
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
-        const struct safetensors_entry *entry = safetensors_find(model->checkpoint, p->name);
-        if ((status = (use == MODEL_TRAINING ? bind_for_training
-                       : p->absent           ? bind_absent
-                                             : bind_for_inference)(model, p, entry, error)))
+        if ((status = (p->kind == PARAMETER_INTEGERS ? bind_integers
+                       : use == MODEL_TRAINING       ? bind_for_training
+                       : p->absent                   ? bind_absent
+                                                     : bind_for_inference)(model, p, error)))
             return status;
     }
     if (use == MODEL_INFERENCE) return model_pack_later(model, error);
     model_repack(model);
     safetensors_close(model->checkpoint);
     model->checkpoint = NULL;
+    for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->entry = NULL;
     return STATUS_OK;
 }
 
@@ -443,43 +472,28 @@ enum status model_export(const struct model *model, const char *folder, enum dty
                          folder);
     enum status status = folder_create(folder, error);
     if (status) return status;
-    const int64_t count = model->parameter_count, copies = 2 * model->config.num_nextn_predict_layers;
-    int64_t elements = 0;
-    for (int64_t i = 0; i < count; i++) elements += model->parameters[i]->count;
-    struct safetensors_source *sources = calloc((size_t)(count + copies), sizeof *sources);
-    char (*names)[80] = calloc((size_t)copies + 1, sizeof *names);
+    int64_t elements = 0, count = 0;
+    for (int i = 0; i < model->parameter_count; i++) elements += model->parameters[i]->count;
+    struct safetensors_source *sources = calloc((size_t)model->name_count, sizeof *sources);
     uint16_t *narrow = dtype == DTYPE_BF16 ? malloc((size_t)elements * sizeof *narrow) : NULL;
-    if (!sources || !names || (dtype == DTYPE_BF16 && !narrow))
+    if (!sources || (dtype == DTYPE_BF16 && !narrow))
         status = error_set(error, STATUS_NO_MEMORY, "%s: no memory to export %lld parameters", folder,
                            (long long)elements);
     uint16_t *at = narrow;
-    int64_t embedding = 0, head = 0;
-    for (int64_t i = 0; !status && i < count; i++) {
+    for (int i = 0; !status && i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        const bool bias = p->rank == 1 && !p->trainable;   /* of a gate: BF16 would lose its steps */
-        sources[i] = (struct safetensors_source){.name = p->name,
-                                                 .dtype = bias ? DTYPE_F32 : dtype,
-                                                 .rank = p->rank,
-                                                 .shape = {p->shape[0], p->shape[1]},
-                                                 .data = p->value};
-        if (p == model->embedding) embedding = i;
-        if (p == model->head) head = i;
-        if (narrow && !bias) {
+        struct safetensors_source source = parameter_values(p);
+        if (narrow && p->kind != PARAMETER_INTEGERS && !p->wide) {
             model->kernels->rows.convert(model->pool, at, DTYPE_BF16, p->value, DTYPE_F32, p->count);
-            sources[i].data = at;
+            source.dtype = DTYPE_BF16;
+            source.data = at;
             at += p->count;
         }
+        for (const struct parameter_name *name = p->names; name; name = name->next)
+            if (name == p->names || name->copy) sources[count] = source, sources[count++].name = name->name;
     }
-    /* what published checkpoints hold of the trunk for each MTP module */
-    for (int64_t i = 0; !status && i < copies; i++) {
-        snprintf(names[i], sizeof *names, "model.layers.%lld.%s", (long long)(model->config.num_hidden_layers + i / 2),
-                 i % 2 ? "shared_head.head.weight" : "embed_tokens.weight");
-        sources[count + i] = sources[i % 2 ? head : embedding];
-        sources[count + i].name = names[i];
-    }
-    if (!status) status = safetensors_write_sharded(folder, sources, count + copies, 0, NULL, error);
+    if (!status) status = safetensors_write_sharded(folder, sources, count, 0, NULL, error);
     free(sources);
-    free(names);
     free(narrow);
     if (!status) status = write_json(generation_config(&model->config), folder, "generation_config.json", error);
     return status ? status : write_json(config_to_json(&model->config, dtype), folder, "config.json", error);

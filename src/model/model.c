@@ -17,109 +17,154 @@ static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_ad
 
 /* ---- declaration ------------------------------------------------------------------------------------------------- */
 
-struct parameter *model_declare(struct model *model, int layer, const char *name, int64_t rows, int64_t columns) {
-    /* doubled; the arena keeps the old lists, which together are no larger */
-    if ((model->parameter_count & (model->parameter_count - 1)) == 0) {
-        struct parameter **list = arena_alloc(
-            &model->arena, (size_t)(model->parameter_count ? 2 * model->parameter_count : 1) * sizeof *list);
-        if (!list) return NULL;
-        if (model->parameter_count) memcpy(list, model->parameters, (size_t)model->parameter_count * sizeof *list);
-        model->parameters = list;
+void *model_describe(struct model *model, size_t bytes) {
+    void *record = arena_alloc(&model->arena, bytes);
+    if (!record) model->incomplete = true;
+    return record;
+}
+
+/* A list with room for one more: of twice the length where it is full. The arena keeps the old ones, which together are
+ * no larger. */
+static void *with_room(struct model *model, void *list, int count) {
+    if (count & (count - 1)) return list;
+    void *longer = model_describe(model, (size_t)(count ? 2 * count : 1) * sizeof(void *));
+    return longer && count ? memcpy(longer, list, (size_t)count * sizeof(void *)) : longer;
+}
+
+void model_declare_name(struct model *model, const struct layer *layer, struct parameter *p,
+                        const struct parameter_name *declaration) {
+    struct parameter_name *name = model_describe(model, sizeof *name);
+    if (!name || !(model->names = with_room(model, model->names, model->name_count))) return;
+    *name = *declaration;
+    name->parameter = p;
+    name->name = arena_printf(&model->arena, "%s%s", layer ? layer->prefix : "", declaration->name);
+    if (!name->name) {
+        model->incomplete = true;
+        return;
     }
-    struct parameter *parameter = arena_alloc(&model->arena, sizeof *parameter);
-    if (!parameter) return NULL;
-    *parameter = (struct parameter){
-        .name = layer < 0 ? arena_string(&model->arena, name)
-                          : arena_printf(&model->arena, "model.layers.%d.%s", layer, name),
-        .rank = columns ? 2 : 1,
-        .shape = {rows, columns},
-        .count = columns ? rows * columns : rows,
-        .trainable = true,
-        .compute = model->compute,
-        .least_amax = FP8_LEAST_AMAX,
-    };
-    if (!parameter->name) return NULL;
-    return model->parameters[model->parameter_count++] = parameter;
+    if (p) {
+        struct parameter_name **end = &p->names;
+        while (*end) end = &(*end)->next;
+        *end = name;
+    }
+    model->names[model->name_count++] = name;
+}
+
+struct parameter *model_declare(struct model *model, const struct layer *layer, const struct parameter *declaration) {
+    struct parameter *p = model_describe(model, sizeof *p);
+    if (!p || !(model->parameters = with_room(model, model->parameters, model->parameter_count))) return NULL;
+    *p = *declaration;
+    p->layer = layer ? layer->index : -1;
+    p->count = p->shape[0] * (p->shape[1] ? p->shape[1] : 1);
+    p->compute = p->products == PRODUCTS_MODEL        ? model->compute
+                 : p->products == PRODUCTS_ACTIVATION ? compute_activation(model->compute)
+                                                      : DTYPE_F32;
+    p->least_amax = FP8_LEAST_AMAX;
+    /* What an FP8 checkpoint was made for is how its own code rounds the activations: powers of two everywhere, or
+     * nowhere. */
+    if (model->config.quantization.fp8) p->x_power_of_two = model->config.quantization.power_of_two;
+    model_declare_name(model, layer, p, &(struct parameter_name){.name = declaration->name});
+    if (!p->names) return NULL;
+    p->name = p->names->name;
+    return model->parameters[model->parameter_count++] = p;
+}
+
+struct parameter *model_declare_matrix(struct model *model, const struct layer *layer, enum parameter_owner owner,
+                                       const char *name, int64_t out, int64_t in) {
+    return model_declare(model, layer, &(struct parameter){.owner = owner, .name = name, .shape = {out, in}});
+}
+
+struct parameter *model_declare_norm(struct model *model, const struct layer *layer, enum parameter_owner owner,
+                                     const char *name, int64_t width) {
+    return model_declare(model, layer,
+                         &(struct parameter){.owner = owner,
+                                             .name = name,
+                                             .kind = PARAMETER_VECTOR,
+                                             .shape = {width},
+                                             .update = UPDATE_ELEMENTS,
+                                             .undecayed = true,
+                                             .initial = INITIAL_CONSTANT,
+                                             .constant = 1});
 }
 
 static int by_name(const void *a, const void *b) {
-    return strcmp((*(struct parameter *const *)a)->name, (*(struct parameter *const *)b)->name);
+    return strcmp((*(struct parameter_name *const *)a)->name, (*(struct parameter_name *const *)b)->name);
 }
 
-static int name_against(const void *name, const void *parameter) {
-    return strcmp(name, (*(struct parameter *const *)parameter)->name);
+static int name_against(const void *text, const void *name) {
+    return strcmp(text, (*(struct parameter_name *const *)name)->name);
 }
 
-struct parameter *model_parameter(const struct model *model, const char *name) {
-    struct parameter **found = bsearch(name, model->sorted, (size_t)model->parameter_count, sizeof *model->sorted,
-                                       name_against);
+void model_sort_names(struct model *model) {
+    qsort(model->names, (size_t)model->name_count, sizeof *model->names, by_name);
+}
+
+const struct parameter_name *model_name(const struct model *model, const char *name) {
+    struct parameter_name **found = bsearch(name, model->names, (size_t)model->name_count, sizeof *model->names,
+                                            name_against);
     return found ? *found : NULL;
 }
 
-static enum status no_memory(struct error *error) {
-    return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+struct parameter *model_parameter(const struct model *model, const char *name) {
+    const struct parameter_name *found = model_name(model, name);
+    return found && found->parameter && found == found->parameter->names ? found->parameter : NULL;
 }
 
-static enum status declare_layer(struct model *model, int index, struct error *error) {
-    struct layer *layer = &model->layers[index];
+static void declare_layer(struct model *model, struct layer *layer) {
     const int64_t d = model->config.hidden_size;
-    layer->index = index;
-    layer->plan = &model->config.layers[index];
-    layer->attention = attention_blocks[layer->plan->attention];
-    layer->ffn = ffn_blocks[layer->plan->ffn];
-    layer->residual = residuals[layer->plan->residual];
-    enum status status = (layer->input_norm = model_declare(model, index, "input_layernorm.weight", d, 0))
-                             ? layer->attention->declare(model, layer, error)
-                             : no_memory(error);
-    if (status) return status;
-    return (layer->post_attention_norm = model_declare(model, index, "post_attention_layernorm.weight", d, 0))
-               ? layer->ffn->declare(model, layer, error)
-               : no_memory(error);
+    layer->input_norm = model_declare_norm(model, layer, OWNER_ATTENTION, "input_layernorm.weight", d);
+    layer->attention->declare(model, layer);
+    layer->post_attention_norm = model_declare_norm(model, layer, OWNER_FFN, "post_attention_layernorm.weight", d);
+    layer->ffn->declare(model, layer);
 }
 
-static enum status declare_modules(struct model *model, struct error *error) {
+static void declare_modules(struct model *model) {
     const int64_t depths = model->config.num_nextn_predict_layers;
-    enum status status = STATUS_OK;
-    if (!depths) return STATUS_OK;
-    model->mtp = arena_alloc(&model->arena, (size_t)depths * sizeof *model->mtp);
-    if (!model->mtp) return no_memory(error);
-    for (int64_t k = 0; k < depths && !status; k++) {
-        const int index = (int)(model->config.num_hidden_layers + k);
-        model->mtp[k] = (struct mtp_module){.layer = &model->layers[index]};
-        status = mtp_declare_input(model, &model->mtp[k], index) ? declare_layer(model, index, error)
-                                                                 : no_memory(error);
-        if (!status && !mtp_declare_output(model, &model->mtp[k], index)) status = no_memory(error);
+    if (!depths || !(model->mtp = model_describe(model, (size_t)depths * sizeof *model->mtp))) return;
+    for (int64_t k = 0; k < depths; k++) {
+        model->mtp[k] = (struct mtp_module){.layer = &model->layers[model->config.num_hidden_layers + k]};
+        mtp_declare_input(model, &model->mtp[k]);
+        declare_layer(model, model->mtp[k].layer);
+        mtp_declare_output(model, &model->mtp[k]);
     }
-    return status;
 }
 
-/* What an FP8 checkpoint was made for is how its own code rounds the activations: powers
- * of two everywhere, or nowhere. */
-static void follow_checkpoint(struct model *model) {
-    for (int i = 0; i < model->parameter_count && model->config.quantization.fp8; i++)
-        model->parameters[i]->x_power_of_two = model->config.quantization.power_of_two;
+static void describe_layers(struct model *model) {
+    const int64_t layers = config_layers(&model->config);
+    model->layers = model_describe(model, (size_t)layers * sizeof *model->layers);
+    for (int i = 0; model->layers && i < layers; i++) {
+        const struct layer_plan *plan = &model->config.layers[i];
+        model->layers[i] = (struct layer){
+            .index = i,
+            .prefix = arena_printf(&model->arena, "model.layers.%d.", i),
+            .plan = plan,
+            .attention = attention_blocks[plan->attention],
+            .ffn = ffn_blocks[plan->ffn],
+            .residual = residuals[plan->residual],
+        };
+        if (!model->layers[i].prefix) model->incomplete = true;
+    }
 }
 
 static enum status declare_all(struct model *model, struct error *error) {
     const struct config *config = &model->config;
-    enum status status = STATUS_OK;
-    model->layers = arena_alloc(&model->arena, (size_t)config_layers(config) * sizeof *model->layers);
-    if (!model->layers || !(model->embedding = model_declare(model, -1, "model.embed_tokens.weight", config->vocab_size,
-                                                             config->hidden_size)))
-        return no_memory(error);
-    for (int i = 0; i < (int)config->num_hidden_layers && !status; i++) status = declare_layer(model, i, error);
-    if (status) return status;
-    if (!(model->final_norm = model_declare(model, -1, "model.norm.weight", config->hidden_size, 0)))
-        return no_memory(error);
-    if (!(model->head = model_declare(model, -1, "lm_head.weight", config->vocab_size, config->hidden_size)))
-        return no_memory(error);
-    model->head->compute = compute_activation(model->compute);
-    if ((status = declare_modules(model, error))) return status;
-    follow_checkpoint(model);
-    if (!(model->sorted = arena_alloc(&model->arena, (size_t)model->parameter_count * sizeof *model->sorted)))
-        return no_memory(error);
-    memcpy(model->sorted, model->parameters, (size_t)model->parameter_count * sizeof *model->sorted);
-    qsort(model->sorted, (size_t)model->parameter_count, sizeof *model->sorted, by_name);
+    describe_layers(model);
+    model->embedding = model_declare(model, NULL,
+                                     &(struct parameter){.name = "model.embed_tokens.weight",
+                                                         .kind = PARAMETER_TABLE,
+                                                         .shape = {config->vocab_size, config->hidden_size},
+                                                         .update = UPDATE_ELEMENTS});
+    for (int64_t i = 0; !model->incomplete && i < config->num_hidden_layers; i++)
+        declare_layer(model, &model->layers[i]);
+    model->final_norm = model_declare_norm(model, NULL, OWNER_MODEL, "model.norm.weight", config->hidden_size);
+    model->head = model_declare(model, NULL,
+                                &(struct parameter){.name = "lm_head.weight",
+                                                    .shape = {config->vocab_size, config->hidden_size},
+                                                    .update = UPDATE_ELEMENTS,
+                                                    .products = PRODUCTS_ACTIVATION});
+    if (!model->incomplete) declare_modules(model);
+    if (model->incomplete) return error_set(error, STATUS_NO_MEMORY, "no memory for the model's description");
+    model_sort_names(model);
     return STATUS_OK;
 }
 

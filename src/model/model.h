@@ -44,7 +44,7 @@ struct forward {                 /* what a block sees of a pass */
 
 struct block {
     const char *name;
-    enum status (*declare)(struct model *model, struct layer *layer, struct error *error);
+    void (*declare)(struct model *model, struct layer *layer);
     /* x: normalised input; result is added to the residual */
     struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);
     /* of one sequence; NULL: keeps nothing */
@@ -66,6 +66,7 @@ struct residual {
 
 struct layer {
     int index;
+    const char *prefix;                      /* of its parameters' names */
     const struct layer_plan *plan;
     const struct block *attention, *ffn;
     const struct residual *residual;
@@ -136,7 +137,9 @@ struct model {
     struct mtp_module *mtp;          /* [config.num_nextn_predict_layers]; NULL: none */
     struct parameter **parameters;   /* in declaration order, which is the order of the forward */
     int parameter_count;
-    struct parameter **sorted;       /* the same by name */
+    struct parameter_name **names;   /* all of them, sorted */
+    int name_count;
+    bool incomplete;                 /* a declaration found no memory */
     struct parameter *embedding, *final_norm, *head;
     enum recompute recompute;
     /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit
@@ -157,17 +160,30 @@ struct model {
 enum status model_create(struct model **model, struct config *config, const struct kernels *kernels, struct pool *pool,
                          enum dtype compute, struct error *error);
 void model_destroy(struct model *model);
+/* What has this name in files: one of its parts, where several have it; NULL: nothing that is known. */
+const struct parameter_name *model_name(const struct model *model, const char *name);
+/* By its first name. */
 struct parameter *model_parameter(const struct model *model, const char *name);
+
+/* Its tensor in a file, without a type: the whole one, or, with a name, the one that has it there. */
+struct safetensors_source parameter_tensor(const struct parameter *parameter, const struct parameter_name *name);
+/* The values it has in training, as a file has them. */
+struct safetensors_source parameter_values(const struct parameter *parameter);
+/* Is the tensor of this shape? */
+bool tensor_fits(const struct safetensors_source *tensor, const struct safetensors_entry *entry);
 
 /* Training: fp32 values and gradients (and packed copies when compute is BF16) for every parameter. */
 enum status model_allocate_training(struct model *model, struct error *error);
-/* Normal(0, initializer_range) for matrices, ones for norms; a function of (seed, parameter name, index) alone. */
+/* The values that parameters declare; a function of (seed, parameter name, index) alone. Integers stay zero. */
 void model_initialise(struct model *model, uint64_t seed);
 /* Refreshes the packed copies after values changed (all parameters; the optimizer does it piece by piece through
  * parameter_repack). */
 void model_repack(struct model *model);
 /* Rows r0..r1 (multiples of MATMUL_GRAIN, or the end) of one matrix into its packed copies, on the calling thread. */
 void parameter_repack(const struct model *model, const struct parameter *parameter, int64_t r0, int64_t r1);
+
+/* Marks what an FP8 checkpoint has as codes, where config.json speaks of one: for plans and synthetic weights. */
+void model_expect_codes(struct model *model);
 
 /* Checks name, shape and dtype of every tensor before any data is touched; missing ones are named. Widens to fp32
  * values (training), or packs for the compute type (inference): at once where the copies are small or the file's

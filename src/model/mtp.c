@@ -9,19 +9,26 @@
  * embedding and the head. */
 #include "model/blocks.h"
 
-bool mtp_declare_input(struct model *model, struct mtp_module *module, int layer) {
+/* What checkpoints have of the trunk under the module's names are copies. */
+void mtp_declare_input(struct model *model, struct mtp_module *module) {
     const int64_t d = model->config.hidden_size;
-    module->enorm = model_declare(model, layer, "enorm.weight", d, 0);
-    module->hnorm = module->enorm ? model_declare(model, layer, "hnorm.weight", d, 0) : NULL;
-    module->eh_proj = module->hnorm ? model_declare(model, layer, "eh_proj.weight", d, 2 * d) : NULL;
-    if (!module->eh_proj) return false;
-    module->eh_proj->compute = compute_activation(model->compute);
-    return true;
+    const struct layer *layer = module->layer;
+    model_declare_name(model, layer, model->embedding,
+                       &(struct parameter_name){.name = "embed_tokens.weight", .copy = true});
+    model_declare_name(model, layer, model->head,
+                       &(struct parameter_name){.name = "shared_head.head.weight", .copy = true});
+    module->enorm = model_declare_norm(model, layer, OWNER_MODULE, "enorm.weight", d);
+    module->hnorm = model_declare_norm(model, layer, OWNER_MODULE, "hnorm.weight", d);
+    module->eh_proj = model_declare(model, layer,
+                                    &(struct parameter){.owner = OWNER_MODULE,
+                                                        .name = "eh_proj.weight",
+                                                        .shape = {d, 2 * d},
+                                                        .products = PRODUCTS_ACTIVATION});
 }
 
-bool mtp_declare_output(struct model *model, struct mtp_module *module, int layer) {
-    return (module->norm = model_declare(model, layer, "shared_head.norm.weight", model->config.hidden_size, 0)) !=
-           NULL;
+void mtp_declare_output(struct model *model, struct mtp_module *module) {
+    module->norm = model_declare_norm(model, module->layer, OWNER_MODULE, "shared_head.norm.weight",
+                                      model->config.hidden_size);
 }
 
 /* The stream that goes into the module's layer, in fp32 as every residual stream. */

@@ -1,4 +1,5 @@
-/* Memory of the parameters: values, gradients and packed copies in training, packed copies at inference; initial values. */
+/* Memory of the parameters (values, gradients and packed copies in training, packed copies at inference), their initial
+ * values, and how files have them. */
 #include "model/model.h"
 
 #include <math.h>
@@ -8,10 +9,6 @@
 #include "model/blocks.h"
 
 /* ---- memory for training ----------------------------------------------------------------------------------------- */
-
-bool model_multiplies(const struct model *model, const struct parameter *p) {
-    return p->rank == 2 && p != model->embedding;
-}
 
 static size_t view_bytes(const struct model *model, const struct parameter *p, const struct parameter_view *view) {
     const int64_t in = p->shape[1];
@@ -42,7 +39,7 @@ size_t model_packed_bytes(const struct model *model, int sides) {
     size_t bytes = 0;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i]) && !model->parameters[i]->absent)
+            if (model->parameters[i]->kind == PARAMETER_MATRIX && !model->parameters[i]->absent)
                 bytes += packed_bytes(model, model->parameters[i], side, sides == 1);
     return bytes;
 }
@@ -58,7 +55,7 @@ enum status model_allocate_packed(struct model *model, int sides, struct error *
     model->page_bytes[1] = bytes;
     for (int i = 0; i < model->parameter_count; i++)
         for (int side = 0; side < sides; side++)
-            if (model_multiplies(model, model->parameters[i]) && !model->parameters[i]->absent) {
+            if (model->parameters[i]->kind == PARAMETER_MATRIX && !model->parameters[i]->absent) {
                 model->parameters[i]->packed[side] = at;
                 at += packed_bytes(model, model->parameters[i], side, views);
             }
@@ -77,7 +74,8 @@ enum status model_allocate_training(struct model *model, struct error *error) {
     for (int half = 0; half < 2; half++)   /* all values, then all gradients */
         for (int i = 0; i < model->parameter_count; i++) {
             struct parameter *p = model->parameters[i];
-            *(half ? &p->grad : &p->value) = (float *)(void *)at;
+            if (p->kind == PARAMETER_INTEGERS) p->integers = (int32_t *)(void *)at;
+            else *(half ? &p->grad : &p->value) = (float *)(void *)at;
             at += bytes_aligned((size_t)p->count * sizeof(float));
         }
     /* In fp32 a packed copy saves little; in bf16 it halves what a product reads, in fp8
@@ -102,6 +100,36 @@ void model_repack(struct model *model) {
                 matmul_pack(model->pool, &model->kernels->matmul, p->packed[side], &b, parameter_packed_type(p));
             }
     }
+}
+
+/* ---- as files have them ------------------------------------------------------------------------------------------ */
+
+struct safetensors_source parameter_tensor(const struct parameter *p, const struct parameter_name *name) {
+    struct safetensors_source tensor = {.name = p->name};
+    if (name) tensor.name = name->name;
+    if (name && name->stack) tensor.shape[tensor.rank++] = name->stack;
+    tensor.shape[tensor.rank++] = name && name->rows ? name->rows : p->shape[0];
+    if (p->shape[1]) tensor.shape[tensor.rank++] = p->shape[1];
+    return tensor;
+}
+
+struct safetensors_source parameter_values(const struct parameter *p) {
+    struct safetensors_source tensor = parameter_tensor(p, NULL);
+    tensor.dtype = p->kind == PARAMETER_INTEGERS ? DTYPE_I32 : DTYPE_F32;
+    tensor.data = p->kind == PARAMETER_INTEGERS ? (const void *)p->integers : p->value;
+    return tensor;
+}
+
+bool tensor_fits(const struct safetensors_source *tensor, const struct safetensors_entry *entry) {
+    return tensor->rank == entry->rank &&
+           memcmp(tensor->shape, entry->shape, (size_t)entry->rank * sizeof *entry->shape) == 0;
+}
+
+void model_expect_codes(struct model *model) {
+    if (!model->config.quantization.fp8 || model->compute == DTYPE_F32) return;
+    for (int i = 0; i < model->parameter_count; i++)
+        model->parameters[i]->codes =
+            model->parameters[i]->kind == PARAMETER_MATRIX && model->parameters[i]->products == PRODUCTS_MODEL;
 }
 
 /* ---- initial values ---------------------------------------------------------------------------------------------- */
@@ -131,14 +159,14 @@ static void initialise_part(void *context, int thread, int threads) {
         float x[4];
         normals(task->seed, stream, (uint64_t)(i / 4), x);
         for (int64_t j = 0; j < 4 && i + j < end; j++)
-            p->value[i + j] = p->rank == 1 ? (p->trainable ? 1.0f : 0.0f) : task->deviation * x[j];
+            p->value[i + j] = p->initial == INITIAL_CONSTANT ? p->constant : task->deviation * x[j];
     }
 }
 
 void model_initialise(struct model *model, uint64_t seed) {
     for (int i = 0; i < model->parameter_count; i++) {
         struct initialise task = {model->parameters[i], seed, (float)model->config.initializer_range};
-        pool_run(model->pool, initialise_part, &task);
+        if (task.parameter->kind != PARAMETER_INTEGERS) pool_run(model->pool, initialise_part, &task);
     }
     model_repack(model);
 }

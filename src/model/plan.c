@@ -14,7 +14,7 @@ static void pretend_packed(struct model *model, int sides, bool pretend) {
             /* never packed; and other engines may be computing with this model */
             if (model->parameters[i]->absent) continue;
             void **packed = &model->parameters[i]->packed[side];
-            if (pretend && !*packed && !model->parameters[i]->value && model_multiplies(model, model->parameters[i]))
+            if (pretend && !*packed && !model->parameters[i]->value && model->parameters[i]->kind == PARAMETER_MATRIX)
                 *packed = &stand_in;
             if (!pretend && *packed == &stand_in) *packed = NULL;
         }

@@ -12,7 +12,7 @@
 #include "io/safetensors.h"
 #include "kernels/fp8.h"
 #include "model/block_scales.h"
-#include "model/config.h"
+#include "model/model.h"
 
 #define STRIP_ELEMENTS ((int64_t)4 << 20)   /* made before they are written; one row of blocks at least */
 #define COPIED_FILE_LIMIT ((size_t)256 << 20)
@@ -21,45 +21,24 @@
 
 enum action { COPY, ROUND, WIDEN, QUANTISE, DEQUANTISE };   /* as it is; to BF16; to F32; to FP8; FP8 to BF16 */
 
-static bool ends_with(const char *text, const char *end) {
-    const size_t length = strlen(text), tail = strlen(end);
-    return length >= tail && strcmp(text + length - tail, end) == 0;
-}
-
-/* The linear layers that V3's checkpoints have in FP8, under the names of all generations. */
-static bool is_linear(const char *name) {
-    static const char *const ends[] = {
-        ".q_proj.weight",
-        ".k_proj.weight",
-        ".v_proj.weight",
-        ".o_proj.weight",
-        ".q_a_proj.weight",
-        ".q_b_proj.weight",
-        ".kv_a_proj_with_mqa.weight",
-        ".kv_b_proj.weight",
-        ".gate_proj.weight",
-        ".up_proj.weight",
-        ".down_proj.weight",
-    };
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (ends_with(name, ends[i])) return strncmp(name, "model.layers.", 13) == 0;
-    return false;
-}
-
 static bool is_float(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16; }
 
-static enum action action_for(const struct safetensors_entry *entry, enum dtype to) {
+/* By what the model declares under the tensor's name; V3's checkpoints have in FP8 what is multiplied in it. */
+static enum action action_for(const struct model *model, const struct safetensors_entry *entry, enum dtype to) {
+    const struct parameter_name *name = model_name(model, entry->name);
+    const struct parameter *p = name ? name->parameter : NULL;
     if (entry->dtype == DTYPE_F8_E4M3) return DEQUANTISE;
-    if (!is_float(entry->dtype) || ends_with(entry->name, "rotary_emb.inv_freq")) return COPY;
-    /* BF16 has no room for its steps */
-    if (ends_with(entry->name, ".e_score_correction_bias")) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
-    if (to == DTYPE_F8_E4M3 && entry->rank == 2 && is_linear(entry->name)) return QUANTISE;
+    if (!is_float(entry->dtype) || (name && !p)) return COPY;
+    if (p && p->wide) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
+    if (to == DTYPE_F8_E4M3 && p && p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL && entry->rank == 2)
+        return QUANTISE;
     return entry->dtype == DTYPE_BF16 ? COPY : ROUND;
 }
 
 /* ---- one tensor -------------------------------------------------------------------------------------------------- */
 
 struct job {                   /* of the whole folder */
+    struct model *model;       /* its description */
     struct safetensors *st;
     struct pool *pool;
     const struct quantize_watch *watch;
@@ -232,7 +211,7 @@ static enum status prepare(struct making *m, enum dtype to, struct error *error)
     const struct safetensors_entry *entry = m->entry;
     char found[160];
     safetensors_describe(entry, found, sizeof found);
-    m->action = action_for(entry, to);
+    m->action = action_for(m->job->model, entry, to);
     m->rows = entry->rank == 2 ? entry->shape[0] : 1;
     m->columns = 1;
     for (int d = entry->rank == 2; d < entry->rank; d++) m->columns *= entry->shape[d];
@@ -346,7 +325,8 @@ static bool goes_along(const char *name) {
         "LICENSE"};
     for (size_t i = 0; i < sizeof begins / sizeof *begins; i++)
         if (strncmp(name, begins[i], strlen(begins[i])) == 0) return true;
-    return ends_with(name, ".jinja");
+    const size_t length = strlen(name);
+    return length >= 6 && strcmp(name + length - 6, ".jinja") == 0;
 }
 
 static enum status copy_files(const char *folder, const char *out, struct error *error) {
@@ -388,17 +368,17 @@ static enum status check_out(const char *out, struct error *error) {
 
 /* Is there anything to do? What counts is how the tensors are stored; where config.json says FP8 and none is, the new
  * one says what is true. */
-static enum status check_formats(const struct safetensors *st, const char *folder, enum dtype to, bool said,
-                                 struct error *error) {
+static enum status check_formats(const struct job *job, const char *folder, enum dtype to, struct error *error) {
+    const struct safetensors *st = job->st;
     bool fp8 = false, others = false;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const struct safetensors_entry *entry = safetensors_at(st, i);
         fp8 = fp8 || entry->dtype == DTYPE_F8_E4M3;
-        const enum action action = action_for(entry, to);
+        const enum action action = action_for(job->model, entry, to);
         others = others || action == ROUND || action == WIDEN || action == QUANTISE;
     }
     if (to == DTYPE_F8_E4M3 && fp8) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
-    if (to == DTYPE_BF16 && !fp8 && !others && !said)
+    if (to == DTYPE_BF16 && !fp8 && !others && !job->model->config.quantization.fp8)
         return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
     return STATUS_OK;
 }
@@ -414,9 +394,10 @@ enum status model_quantize(const char *folder, const char *out, enum dtype to, s
     *counts = (struct quantize_counts){ 0 };
     while (length > 1 && out[length - 1] == '/') length--;
     enum status status = config_load(&config, folder, &arena, error);
+    if (!status) status = model_create(&job.model, &config, kernels_for(ISA_REFERENCE), pool, DTYPE_F32, error);
     if (!status) status = config_read(&root, folder, error);
     if (!status) status = safetensors_open_folder(&job.st, folder, error);
-    if (!status) status = check_formats(job.st, folder, to, config.quantization.fp8, error);
+    if (!status) status = check_formats(&job, folder, to, error);
     if (!status) status = check_out(out, error);
     if (!status && asprintf(&aside, "%.*s.%ld.tmp", (int)length, out, (long)getpid()) < 0) {
         aside = NULL;
@@ -434,7 +415,8 @@ enum status model_quantize(const char *folder, const char *out, enum dtype to, s
     free(aside);
     safetensors_close(job.st);
     json_decref(root);
-    config_release(&config);
+    model_destroy(job.model);
+    config_release(&config);   /* what the model has not taken over */
     arena_free(&arena);
     return status;
 }

@@ -11,6 +11,7 @@
 
 #include "base/file.h"
 #include "io/safetensors.h"
+#include "model/model.h"
 
 #define FORMAT 1
 #define PARAMETERS_FILE "parameters.safetensors"
@@ -225,10 +226,12 @@ static enum status list_steps(struct step_list *list, const char *folder, struct
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static struct safetensors_source source_of(const struct parameter *p, const char *name, enum dtype dtype,
-                                           const void *data) {
-    struct safetensors_source source = { .name = name, .dtype = dtype, .rank = p->rank, .data = data };
-    for (int d = 0; d < p->rank; d++) source.shape[d] = p->shape[d];
+static struct safetensors_source state_of(const struct parameter *p, const char *name, enum dtype dtype,
+                                          const void *data) {
+    struct safetensors_source source = parameter_tensor(p, NULL);
+    source.name = name;
+    source.dtype = dtype;
+    source.data = data;
     return source;
 }
 
@@ -252,7 +255,7 @@ static enum status write_tensors(const char *folder, const struct optimizer *o, 
     enum status status = sources ? STATUS_OK
                                  : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
     for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++)
-        sources[i] = source_of(o->parameters[i], o->parameters[i]->name, DTYPE_F32, o->parameters[i]->value);
+        sources[i] = parameter_values(o->parameters[i]);
     if (status == STATUS_OK)
         status = write_sources(folder, PARAMETERS_FILE, sources, o->parameter_count, &sums[0], error);
     int64_t count = 0;
@@ -262,8 +265,8 @@ static enum status write_tensors(const char *folder, const struct optimizer *o, 
         const char *m = arena_printf(&names, "%s.exp_avg", p->name),
                    *v = arena_printf(&names, "%s.exp_avg_sq", p->name);
         if (!m || !v) status = error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-        sources[count++] = source_of(p, m, o->settings.moments, o->m[i]);
-        sources[count++] = source_of(p, v, o->settings.moments, o->v[i]);
+        sources[count++] = state_of(p, m, o->settings.moments, o->m[i]);
+        sources[count++] = state_of(p, v, o->settings.moments, o->v[i]);
     }
     if (status == STATUS_OK) status = write_sources(folder, MOMENTS_FILE, sources, count, &sums[1], error);
     free(sources);
@@ -368,9 +371,8 @@ static enum status check_tensor(const struct safetensors *file, const char *path
                                 const struct parameter *p, struct error *error) {
     const struct safetensors_entry *entry = safetensors_find(file, name);
     if (!entry) return error_set(error, STATUS_INVALID, "%s: tensor %s is missing", path, name);
-    bool same = entry->dtype == dtype && entry->rank == p->rank;
-    for (int d = 0; d < p->rank && same; d++) same = entry->shape[d] == p->shape[d];
-    if (same) return STATUS_OK;
+    const struct safetensors_source expected = parameter_tensor(p, NULL);
+    if (entry->dtype == dtype && tensor_fits(&expected, entry)) return STATUS_OK;
     char found[128];
     safetensors_describe(entry, found, sizeof found);
     return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path, name,
@@ -387,8 +389,9 @@ static enum status take_tensors(const struct safetensors *parameters, const stru
         snprintf(v, sizeof v, "%s.exp_avg_sq", p->name);
         const struct safetensors *files[] = { parameters, moments, moments };
         const char *names[] = { p->name, m, v };
-        void *const targets[] = { p->value, o->m[i], o->v[i] };
-        const enum dtype dtypes[] = { DTYPE_F32, o->settings.moments, o->settings.moments };
+        const struct safetensors_source values = parameter_values(p);
+        void *const targets[] = { (void *)values.data, o->m[i], o->v[i] };
+        const enum dtype dtypes[] = { values.dtype, o->settings.moments, o->settings.moments };
         for (int k = 0; k < 3; k++) {
             if (!targets[k]) continue;
             enum status status = check_tensor(files[k], path, names[k], dtypes[k], p, error);

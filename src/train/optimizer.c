@@ -14,12 +14,14 @@ struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* eleme
 #define SQUARES_BLOCK 8192   /* elements of a gradient whose squares are summed at once, by one thread */
 
 static int64_t rows_of(const struct parameter *p) { return p->shape[0]; }
-static int64_t rows_at_once(const struct parameter *p) { return p->rank == 1 ? VECTOR_ROWS : MATMUL_GRAIN; }
+static int64_t rows_at_once(const struct parameter *p) {
+    return p->kind == PARAMETER_VECTOR ? VECTOR_ROWS : MATMUL_GRAIN;
+}
 static int64_t blocks_of(const struct parameter *p) {
-    return p->trainable ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0;
+    return parameter_trained(p) ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0;
 }
 static size_t moment_bytes(const struct parameter *p, enum dtype moments) {
-    return p->trainable ? bytes_aligned(dtype_bytes(moments, (size_t)p->count)) : 0;
+    return parameter_trained(p) ? bytes_aligned(dtype_bytes(moments, (size_t)p->count)) : 0;
 }
 
 size_t optimizer_bytes(struct parameter *const *parameters, int count, enum dtype moments) {
@@ -34,7 +36,7 @@ static void lay_out(struct optimizer *o) {
     int64_t before = 0;
     for (int i = 0; i < o->parameter_count; i++) {
         const struct parameter *p = o->parameters[i];
-        if (!p->trainable) continue;
+        if (!parameter_trained(p)) continue;
         const size_t bytes = moment_bytes(p, o->settings.moments);
         o->m[i] = next;
         o->v[i] = next + bytes;
@@ -50,7 +52,7 @@ static void lay_out(struct optimizer *o) {
 }
 
 static int64_t square_blocks_of(const struct parameter *p) {
-    return p->trainable ? (p->count + SQUARES_BLOCK - 1) / SQUARES_BLOCK : 0;
+    return parameter_trained(p) ? (p->count + SQUARES_BLOCK - 1) / SQUARES_BLOCK : 0;
 }
 
 enum status optimizer_create(struct optimizer **out, struct parameter *const *parameters, int count,
@@ -162,7 +164,7 @@ static void update_blocks(void *context, int thread, int threads) {
         struct parameter *p = o->parameters[block->parameter];
         int64_t width = p->count / rows_of(p), at = block->r0 * width, count = (block->r1 - block->r0) * width;
         if (!p->grad_written) memset(p->grad + at, 0, (size_t)count * sizeof *p->grad);
-        update_block(o, block->parameter, at, count, p->rank == 1 ? &update->vectors : &update->matrices);
+        update_block(o, block->parameter, at, count, p->undecayed ? &update->vectors : &update->matrices);
         if (o->updated) o->updated(o->updated_context, p, block->r0, block->r1);
     }
 }

@@ -3,7 +3,6 @@
 
 #include <math.h>
 #include <stddef.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,11 +57,9 @@ static enum status find_biases(struct trainer *t, struct error *error) {
     const int64_t layers = config_layers(&t->model->config);
     t->biases = calloc((size_t)layers, sizeof(struct parameter *));
     if (!t->biases) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
-    for (int64_t i = 0; t->objective.loads && i < layers; i++) {
-        char name[80];
-        snprintf(name, sizeof name, "model.layers.%lld.mlp.gate.e_score_correction_bias", (long long)i);
-        if (t->objective.loads[i].counts) t->biases[i] = model_parameter(t->model, name);
-    }
+    for (int i = 0; i < t->model->parameter_count; i++)
+        if (t->model->parameters[i]->update == UPDATE_LOADS)
+            t->biases[t->model->parameters[i]->layer] = t->model->parameters[i];
     return STATUS_OK;
 }
 

@@ -73,9 +73,9 @@ static void try_read(void) {
     float values[A + B];
     for (int i = 0; i < A + B; i++) values[i] = 42;
     struct parameter a = {
-        .name = "a.weight", .rank = 2, .shape = {2, 3}, .count = A, .trainable = true, .value = values};
+        .name = "a.weight", .shape = {2, 3}, .count = A, .value = values};
     struct parameter b = {
-        .name = "b.weight", .rank = 1, .shape = {4}, .count = B, .trainable = true, .value = values + A};
+        .name = "b.weight", .kind = PARAMETER_VECTOR, .shape = {4}, .count = B, .value = values + A};
     struct parameter *const parameters[] = { &a, &b };
     struct checkpoint checkpoint;
     struct optimizer *optimizer;

@@ -193,8 +193,7 @@ static void test_every_variant(void **state) {
     assert_int_equal(pool_create(&two, 2, NULL), STATUS_OK);
     for (int i = 0; i < MATRICES; i++) {
         const bool down = i == 2 || i == 4 || (i >= 5 && (i - 5) % 3 == 2);
-        parameters[i] = (struct parameter){.rank = 2,
-                                           .shape = {down ? HIDDEN : WIDE, down ? WIDE : HIDDEN},
+        parameters[i] = (struct parameter){.shape = {down ? HIDDEN : WIDE, down ? WIDE : HIDDEN},
                                            .count = WIDE * HIDDEN,
                                            .value = leaf_floats(WIDE * HIDDEN, (uint64_t)(10 + i)),
                                            .least_amax = 1e-4f};

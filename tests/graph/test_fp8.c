@@ -91,8 +91,7 @@ static void linear_once(const struct linear_run *run, struct linear_result *resu
     struct graph graph;
     struct parameter w[2];
     for (int i = 0; i < 2; i++) {
-        w[i] = (struct parameter){.rank = 2,
-                                  .shape = {outs[i], IN},
+        w[i] = (struct parameter){.shape = {outs[i], IN},
                                   .count = outs[i] * IN,
                                   .value = given.w[i],
                                   .grad = result->dw + i * OUT0 * IN,
@@ -271,8 +270,7 @@ static void test_codes(void **state) {
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 3 && isa_available((enum isa)isa); compute++) {
             const enum dtype type = compute == 0 ? DTYPE_F8_E4M3 : compute == 1 ? DTYPE_BF16 : DTYPE_F32;
-            struct parameter p = {.rank = 2,
-                                  .shape = {C_OUT, C_IN},
+            struct parameter p = {.shape = {C_OUT, C_IN},
                                   .count = C_OUT * C_IN,
                                   .stored = codes,
                                   .stored_dtype = DTYPE_F8_E4M3,
@@ -377,8 +375,7 @@ static void check_experts(enum isa isa, struct pool *pool) {
     struct expert experts[2][N];
     for (int copy = 0; copy < 2; copy++)
         for (int i = 0; i < 3 * N; i++)
-            parameters[copy][i] = (struct parameter){.rank = 2,
-                                                     .shape = {i % 3 == 2 ? D : F, i % 3 == 2 ? F : D},
+            parameters[copy][i] = (struct parameter){.shape = {i % 3 == 2 ? D : F, i % 3 == 2 ? F : D},
                                                      .count = D * F,
                                                      .value = leaf_floats(D * F, (uint64_t)(50 + i)),
                                                      .grad = grads[copy][i],
@@ -479,7 +476,7 @@ static void test_head(void **state) {
         struct graph graph;
         float values[6] = {1, 2, 3, 4, 5, 6}, loss, logits[3];
         const int32_t target = 0;
-        struct parameter head = {.rank = 2, .shape = {3, 2}, .count = 6, .value = values, .compute = DTYPE_F8_E4M3};
+        struct parameter head = {.shape = {3, 2}, .count = 6, .value = values, .compute = DTYPE_F8_E4M3};
         assert_int_equal(memory_create(&memory, 1 << 16, NULL), STATUS_OK);
         graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, DTYPE_F8_E4M3, false, false);
         struct tensor *h = op_constant(&graph, values, 1, 2, DTYPE_F32);

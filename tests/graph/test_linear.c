@@ -78,14 +78,12 @@ static void check(enum isa isa) {
     to_float(w0, &p.w0[0][0], OUT0 * IN);
     to_float(w1, &p.w1[0][0], OUT1 * IN);
     struct parameter a = {.name = "a",
-                          .rank = 2,
                           .shape = {OUT0, IN},
                           .count = OUT0 * IN,
                           .value = w0,
                           .grad = dw0,
                           .compute = DTYPE_F32};
     struct parameter b = {.name = "b",
-                          .rank = 2,
                           .shape = {OUT1, IN},
                           .count = OUT1 * IN,
                           .value = w1,

@@ -23,8 +23,7 @@ static float *random_values(int64_t count, uint64_t stream) {
 }
 
 static struct parameter matrix(int64_t rows, uint64_t stream) {
-    return (struct parameter){.rank = 2,
-                              .shape = {rows, WIDTH},
+    return (struct parameter){.shape = {rows, WIDTH},
                               .count = rows * WIDTH,
                               .value = random_values(rows * WIDTH, stream),
                               .grad = random_values(rows * WIDTH, stream + 1),
@@ -118,7 +117,7 @@ static void a_norm_of_a_product_has_gradients(void **state) {
     float gradients[2][WIDTH * WIDTH], largest = 0;
     for (int bf16 = 0; bf16 < 2; bf16++) {
         struct parameter table = matrix(TOKENS, 1), w = matrix(WIDTH, 3), norm = matrix(1, 5), head = matrix(11, 7);
-        norm.rank = 1, norm.shape[0] = WIDTH;
+        norm.shape[0] = WIDTH;
         w.compute = head.compute = bf16 ? DTYPE_BF16 : DTYPE_F32;
         float losses[TOKENS], weights[TOKENS];
         int32_t ids[TOKENS], targets[TOKENS];

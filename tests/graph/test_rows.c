@@ -71,8 +71,7 @@ static void compare(const char *what, struct problem *p, double *variables, size
 
 static struct parameter parameter_of(const double *values, int64_t rows, int64_t columns) {
     const size_t count = (size_t)(rows * (columns ? columns : 1));
-    return (struct parameter){.rank = columns ? 2 : 1,
-                              .shape = {rows, columns},
+    return (struct parameter){.shape = {rows, columns},
                               .count = (int64_t)count,
                               .value = floats(values, count),
                               .grad = floats(values, count),

@@ -46,7 +46,7 @@ static void weaken(struct model *model, float factor) {
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
         const bool projection = strstr(p->name, "eh_proj") != NULL;
-        if (p->rank != 2 || !strstr(p->name, "layers.")) continue;
+        if (p->kind == PARAMETER_VECTOR || !strstr(p->name, "layers.")) continue;
         for (int64_t r = 0; r < p->shape[0]; r++)
             for (int64_t c = 0; c < p->shape[1]; c++) {
                 float *w = &p->value[r * p->shape[1] + c];

@@ -77,7 +77,8 @@ static bool export_f16(const struct model *model) {
         uint16_t *codes = malloc((size_t)p->count * sizeof *codes);
         for (int64_t j = 0; j < p->count; j++) codes[j] = f16_from_float(p->value[j]);
         sources[i] = (struct safetensors_source){
-            .name = p->name, .dtype = DTYPE_F16, .rank = p->rank, .shape = {p->shape[0], p->shape[1]}, .data = codes};
+            .name = p->name, .dtype = DTYPE_F16, .rank = p->shape[1] ? 2 : 1, .shape = {p->shape[0], p->shape[1]},
+            .data = codes};
     }
     bool done = !folder_create(path_of(KIND_F16, ""), &error) &&
                 !safetensors_write(path_of(KIND_F16, "/model.safetensors"), sources, model->parameter_count, NULL, NULL,
@@ -327,7 +328,7 @@ static void no_memory_for_the_copies(void **state) {
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
         char shape[60];
-        snprintf(shape, sizeof shape, p->rank == 2 ? "%lld, %lld" : "%lld", (long long)p->shape[0],
+        snprintf(shape, sizeof shape, p->shape[1] ? "%lld, %lld" : "%lld", (long long)p->shape[0],
                  (long long)p->shape[1]);
         used += (size_t)sprintf(
             header + used, "%c\"%s\":{\"dtype\":\"BF16\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}", i ? ',' : '{',

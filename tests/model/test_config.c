@@ -352,7 +352,7 @@ static int64_t fp8_bytes_of(const struct model *model, bool modules) {
         int layer = 0;
         sscanf(p->name, "model.layers.%d.", &layer);
         if ((layer >= model->config.num_hidden_layers) != modules) continue;
-        if (p->rank == 1) bytes += p->trainable ? 2 * p->count : 4 * p->count;
+        if (p->kind == PARAMETER_VECTOR) bytes += parameter_trained(p) ? 2 * p->count : 4 * p->count;
         else if (p == model->embedding || p->compute != DTYPE_F8_E4M3) bytes += 2 * p->count;
         else bytes += p->count + 4 * ((p->shape[0] + 127) / 128) * ((p->shape[1] + 127) / 128);
     }
@@ -390,12 +390,12 @@ static void test_sizes_are_declared(void **state) {
             sscanf(model->parameters[p]->name, "model.layers.%d.", &layer);
             if (layer >= model->config.num_hidden_layers) {
                 mtp += model->parameters[p]->count;
-                if (model->parameters[p]->rank == 1) mtp_norms += model->parameters[p]->count;
+                if (model->parameters[p]->kind == PARAMETER_VECTOR) mtp_norms += model->parameters[p]->count;
                 if (strstr(model->parameters[p]->name, ".experts.")) mtp_experts += model->parameters[p]->count;
                 continue;
             }
             parameters += model->parameters[p]->count;
-            if (model->parameters[p]->rank == 1) norms += model->parameters[p]->count;
+            if (model->parameters[p]->kind == PARAMETER_VECTOR) norms += model->parameters[p]->count;
             if (strstr(model->parameters[p]->name, ".experts.")) experts += model->parameters[p]->count;
         }
         const int64_t embedding = model->embedding->count,

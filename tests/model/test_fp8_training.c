@@ -71,7 +71,7 @@ static struct result pass_of(struct model *model, enum recompute recompute) {
     assert_non_null(at);
     for (int i = 0; i < model->parameter_count; i++) {
         const struct parameter *p = model->parameters[i];
-        assert_true(p->grad_written == p->trainable);
+        assert_true(p->grad_written == parameter_trained(p));
         if (p->grad_written) memcpy(at, p->grad, (size_t)p->count * sizeof *at);
         at += p->count;
     }
@@ -112,7 +112,7 @@ static void test_bits(void **state) {
         for (int i = 0; i < model->parameter_count; i++) {
             struct parameter *p = again->parameters[i];
             memcpy(p->value, model->parameters[i]->value, (size_t)p->count * sizeof *p->value);
-            for (int64_t r = 0; p->rank == 2 && r < p->shape[0]; r += MATMUL_GRAIN)
+            for (int64_t r = 0; p->kind == PARAMETER_MATRIX && r < p->shape[0]; r += MATMUL_GRAIN)
                 parameter_repack(again, p, r, r + MATMUL_GRAIN < p->shape[0] ? r + MATMUL_GRAIN : p->shape[0]);
         }
         other = pass_of(again, RECOMPUTE_CHEAP);
@@ -165,7 +165,7 @@ static void test_near_bf16(void **state) {
                 const double a = (double)results[0].gradients[j], b = (double)results[1].gradients[j];
                 lost += (a - b) * (a - b), norm += a * a;
             }
-            if (p->trainable && !(norm > 0 && lost < norm * 0.16))
+            if (parameter_trained(p) && !(norm > 0 && lost < norm * 0.16))
                 fail_msg("%s (kernels %d): %.3f of the gradient's norm is lost", p->name, isa, sqrt(lost / norm));
             at += (size_t)p->count;
         }

@@ -64,11 +64,11 @@ static struct model *training_model(const char *text, enum isa isa, struct pool 
     json_decref(root);
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
-        if (p->rank != 1) continue;
+        if (p->kind != PARAMETER_VECTOR) continue;
         for (int64_t e = 0; e < p->count; e++) {
             const double u = random_uniform(7, random_stream(p->name), (uint64_t)e);
-            assert_true(p->value[e] == (p->trainable ? 1.0f : 0.0f));
-            p->value[e] = (float)(p->trainable ? 0.7 + 0.6 * u : 0.3 * (u - 0.5));
+            assert_true(p->value[e] == (parameter_trained(p) ? 1.0f : 0.0f));
+            p->value[e] = (float)(parameter_trained(p) ? 0.7 + 0.6 * u : 0.3 * (u - 0.5));
         }
     }
     return model;
@@ -402,7 +402,7 @@ static void gradients_are_slopes(void **state) {
         gradients[i] = calloc((size_t)p->count, sizeof(float));
         if (p->grad_written) memcpy(gradients[i], p->grad, (size_t)p->count * sizeof(float));
         /* an expert may have no token */
-        assert_true(p->grad_written == p->trainable || strstr(p->name, ".experts."));
+        assert_true(p->grad_written == parameter_trained(p) || strstr(p->name, ".experts."));
     }
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
@@ -531,7 +531,7 @@ static void fp8_trains(void **state) {
         const struct parameter *p = models[0]->parameters[i], *q = exact->parameters[i];
         const bool higher = p == models[0]->head || strstr(p->name, "eh_proj") != NULL,
                    router = strstr(p->name, "mlp.gate.weight") != NULL;
-        if (p->rank == 2 && p != models[0]->embedding)
+        if (p->kind == PARAMETER_MATRIX)
             assert_int_equal(p->compute, router ? DTYPE_F32 : higher ? DTYPE_BF16 : DTYPE_F8_E4M3);
         const bool routed = strstr(p->name, ".experts.") != NULL;
         assert_true(p->x_power_of_two == (strstr(p->name, "o_proj") || (routed && !strstr(p->name, "down_proj"))));

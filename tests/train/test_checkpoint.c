@@ -32,11 +32,11 @@ static int make_folder(void **state) {
     for (int i = 0; i < PARAMETERS; i++) {
         struct parameter *p = list[i] = &parameters[i];
         p->name = names[i];
-        p->rank = shapes[i][1] ? 2 : 1;
+        p->kind = shapes[i][1] ? PARAMETER_MATRIX : PARAMETER_VECTOR;
         p->shape[0] = shapes[i][0];
         p->shape[1] = shapes[i][1];
         p->count = shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1);
-        p->trainable = i < 2;
+        p->update = i < 2 ? UPDATE_ELEMENTS : UPDATE_NEVER;
         p->value = calloc((size_t)p->count, sizeof(float));
         p->grad = calloc((size_t)p->count, sizeof(float));
     }

@@ -28,11 +28,12 @@ static void make_stub(struct model_stub *stub) {
         struct parameter *p = stub->list[i] = &stub->parameters[i];
         static const char *const names[PARAMETERS] = { "a", "b", "c", "d", "e" };
         p->name = names[i];
-        p->rank = shapes[i][1] ? 2 : 1;
+        p->kind = shapes[i][1] ? PARAMETER_MATRIX : PARAMETER_VECTOR;
+        p->undecayed = !shapes[i][1];
         p->shape[0] = shapes[i][0];
         p->shape[1] = shapes[i][1];
         p->count = shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1);
-        p->trainable = i < PARAMETERS - 1;
+        p->update = i == PARAMETERS - 1 ? UPDATE_NEVER : shapes[i][1] ? UPDATE_MATRIX : UPDATE_ELEMENTS;
         p->value = malloc((size_t)p->count * sizeof(float));
         p->grad = malloc((size_t)p->count * sizeof(float));
         for (int64_t k = 0; k < p->count; k++) p->value[k] = (float)random_normal(1, (uint64_t)i, (uint64_t)k);
@@ -91,7 +92,7 @@ static void follow_the_formulas(const struct optimizer_settings *settings, doubl
                 double g = stub.list[i]->grad_written ? scale * (double)stub.list[i]->grad[k] : 0;
                 m[i][k] = settings->beta1 * m[i][k] + (1 - settings->beta1) * g;
                 v[i][k] = settings->beta2 * v[i][k] + (1 - settings->beta2) * g * g;
-                if (stub.list[i]->rank > 1 || settings->decay_vectors)
+                if (!stub.list[i]->undecayed || settings->decay_vectors)
                     p[i][k] -= rate * settings->weight_decay * p[i][k];
                 p[i][k] -= rate * (m[i][k] / (1 - pow(settings->beta1, step))) /
                            (sqrt(v[i][k] / (1 - pow(settings->beta2, step))) + settings->eps);
@@ -134,7 +135,7 @@ struct trace { unsigned char *seen[PARAMETERS]; const struct parameter *first; }
 static void note_rows(void *context, const struct parameter *p, int64_t r0, int64_t r1) {
     struct trace *trace = context;
     int i = (int)(p - trace->first);
-    if (p->rank == 2 && (r0 % MATMUL_GRAIN != 0 || (r1 % MATMUL_GRAIN != 0 && r1 != p->shape[0])))
+    if (p->kind == PARAMETER_MATRIX && (r0 % MATMUL_GRAIN != 0 || (r1 % MATMUL_GRAIN != 0 && r1 != p->shape[0])))
         trace->seen[i][0] = 100;
     for (int64_t r = r0; r < r1; r++) trace->seen[i][r]++;
 }
