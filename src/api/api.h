@@ -30,7 +30,7 @@ struct ds_model {
     int feed_capacity;
 };
 
-struct ds_sequence { struct sequence *sequence; };
+struct ds_sequence { ds_model *model; struct sequence *sequence; };
 
 struct ds_trainer {
     struct api_machine machine;

@@ -192,6 +192,7 @@ ds_status ds_sequence_create(ds_sequence **out, ds_model *model, int64_t capacit
     if (!status && !(sequence = calloc(1, sizeof *sequence)))
         status = error_set(&e, STATUS_NO_MEMORY, "no memory for a sequence");
     if (!status) status = sequence_create(&sequence->sequence, model->model, capacity, &e);
+    if (!status) sequence->model = model;
     if (status) free(sequence);
     else *out = sequence;
     return api_result(status, &e, error);
@@ -215,8 +216,7 @@ ds_status ds_sequence_rewind(ds_sequence *sequence, int64_t length, ds_error *er
                                     "%s: length: found %lld, expected 0 to %lld (the sequence's length)", function,
                                     (long long)length, (long long)sequence->sequence->length),
                           &e, error);
-    sequence_rewind(sequence->sequence, length);
-    return api_result(STATUS_OK, &e, error);
+    return api_result(engine_rewind(sequence->model->engine, sequence->sequence, length, &e), &e, error);
 }
 
 /* ---- feeding ----------------------------------------------------------------------------------------------------- */

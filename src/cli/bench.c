@@ -256,7 +256,7 @@ static enum status feed(struct bench *bench, const int32_t *ids, int64_t count, 
 static enum status measure_prefill(struct bench *bench, int64_t depth, struct rate *rate, struct error *error) {
     const int64_t count = bench->request->prompt;
     for (int64_t round = -1; round < bench->request->repeat; round++) {
-        bench->sequence->length = depth;
+        sequence_pretend(bench->sequence, depth);
         double began = clock_seconds();
         enum status status = feed(bench, bench->ids, count, error);
         if (status) return status;
@@ -285,7 +285,7 @@ static enum status measure_decoding(struct bench *bench, struct row *rows, int d
         for (int i = depths - 1; i >= 0; i--) {
             const int32_t id = (int32_t)random_below(2, 0, (uint64_t)(t & 0xffffff), (uint64_t)vocab);
             if (t == 0 && i == depths - 1) bench_disk_start(&bench->disk, bench->model);
-            bench->sequence->length = rows[i].depth + (t < 0 ? 0 : t % count);
+            sequence_pretend(bench->sequence, rows[i].depth + (t < 0 ? 0 : t % count));
             const double began = clock_seconds();
             enum status status = feed(bench, &id, 1, error);
             if (status) return status;

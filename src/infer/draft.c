@@ -1,8 +1,8 @@
 /* Drafting: the state of the MTP modules beside the trunk's (infer.h; spec/v1-v3.md section 2.10).
  *
- * A record (struct mtp_state, model.h) describes a string of ids, those of its sequence and perhaps some that were only
- * drafted. Module k's row i belongs to the ids up to i + k. A new id is compared with what the record has in its place:
- * where they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another turn of a
+ * Records (struct mtp_rows, model/sequence.h) describe the ids that a sequence knows, its own and perhaps some behind
+ * them that were only drafted. Module k's row i belongs to the ids up to i + k. A new id is compared with the one in
+ * its place: where they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another turn of a
  * conversation need no code of their own, and what a module attends to is always what it would have seen in one piece.
  * Where inputs are missing (the sequence was rewound far, or fed by others) a module begins anew with the first row
  * whose input is there; positions are relative, so its rows stand from slot 0 on again. */
@@ -53,8 +53,7 @@ enum status engine_set_draft(struct engine *engine, enum draft_mode mode, int de
     config_sizes(&model->config, &sizes);
     /* A prompt's rows of the modules cost as much of its time as they are of the weights. */
     engine->fills_modules = engine->policy.mode != DRAFT_OFF &&
-                            (mode == DRAFT_ALWAYS || 50 * sizes.mtp_parameters <= sizes.parameters) &&
-                            engine->max_rows + MTP_ROWS + CONFIG_MAX_NEXTN <= MTP_IDS;
+                            (mode == DRAFT_ALWAYS || 50 * sizes.mtp_parameters <= sizes.parameters);
     return STATUS_OK;
 }
 
@@ -105,44 +104,9 @@ static enum status reserve(struct engine *engine, int64_t spans, int64_t rows, s
 
 /* ---- the record of a sequence ------------------------------------------------------------------------------------ */
 
-static int64_t at_most(int64_t value, int64_t limit) {
-    if (limit < 0) limit = 0;
-    return value < limit ? value : limit;
-}
-
-/* Forgets what belongs to the id of `position` or a later one. Where nothing is left of the next module's inputs, which
- * are a module's outputs, its rows are computed again from where the next one's end. */
-static void cut(struct mtp_state *state, int64_t position) {
-    for (int depth = CONFIG_MAX_NEXTN; depth > 0; depth--) {
-        struct mtp_rows *rows = &state->rows[depth - 1];
-        rows->length = at_most(rows->length, position - depth);
-        if (depth < CONFIG_MAX_NEXTN && rows[1].first == rows[1].end && rows[1].length > rows[1].base)
-            rows->length = at_most(rows->length, rows[1].length);
-        rows->base = at_most(rows->base, rows->length);
-        rows->end = at_most(rows->end, position - depth + 1);
-        rows->first = at_most(rows->first, rows->end);
-    }
-}
-
-static void put_id(struct mtp_state *state, int64_t position, int32_t id) {
-    if (position > state->end_id) {   /* others fed what is between */
-        for (int i = 0; i < CONFIG_MAX_NEXTN; i++)
-            state->rows[i] = (struct mtp_rows){position, position, position, position};
-        state->first_id = state->end_id = position;
-    } else if (position < state->first_id || (position < state->end_id && state->ids[position % MTP_IDS] != id)) {
-        cut(state, position);
-        state->end_id = position;
-        if (position < state->first_id) state->first_id = position;
-    }
-    if (position < state->end_id) return;
-    state->ids[position % MTP_IDS] = id;
-    state->end_id = position + 1;
-    if (state->end_id - state->first_id > MTP_IDS) state->first_id = state->end_id - MTP_IDS;
-}
-
 /* The input h^{depth-1} of row `row`, in memory that the caller fills. */
-static void *put_input(const struct sequence *sequence, int depth, int64_t row) {
-    struct mtp_rows *rows = &sequence->mtp->rows[depth - 1];
+static void *put_input(struct sequence *sequence, int depth, int64_t row) {
+    struct mtp_rows *rows = &sequence->mtp[depth - 1];
     if (row < rows->first || row > rows->end) rows->first = rows->end = row;
     if (row == rows->end) rows->end = row + 1;
     if (rows->end - rows->first > MTP_ROWS) rows->first = rows->end - MTP_ROWS;
@@ -160,34 +124,33 @@ static void put_inputs(const struct model *model, const struct module_span *span
 
 /* The rows of a depth that are due up to `goal`: from which one on? Inputs come from `fresh` (rows that a pass just
  * made; count 0: none) and the record; more than `most` rows are not waited for. -1: none can be computed. */
-static int64_t first_due(const struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh,
+static int64_t first_due(struct sequence *sequence, int depth, int64_t goal, const struct module_span *fresh,
                          int64_t most) {
-    struct mtp_rows *rows = &sequence->mtp->rows[depth - 1];
+    struct mtp_rows *rows = &sequence->mtp[depth - 1];
     int64_t first = rows->first, end = rows->end;   /* of the inputs there are */
     if (fresh->count) {
         if (first == end || first > fresh->first || end < fresh->first) first = fresh->first;
         end = fresh->first + fresh->count;
     }
-    if (first < sequence->mtp->first_id - depth) first = sequence->mtp->first_id - depth;
     if (first >= goal || end < goal) return -1;
     if (first < goal - most) first = goal - most;
-    /* begins (anew) */
-    if (rows->length < first || rows->length == rows->base || rows->base >= goal) rows->base = rows->length = first;
-    return rows->length < goal ? rows->length : goal - 1;   /* the last row is what drafts */
+    /* the last row is what drafts */
+    if (rows->length >= goal) sequence_mtp_rewind(sequence, depth, goal - 1);
+    if (rows->length < first || rows->length == rows->base) sequence_mtp_begin(sequence, depth, first);   /* anew */
+    return rows->length;
 }
 
 /* Puts a span's rows behind the others of a module's pass: inputs and ids. */
 static void gather(struct engine *engine, struct module_span *span, int depth, const struct module_span *fresh,
                    const uint8_t *source, uint8_t *inputs) {
     const size_t bytes = row_bytes(engine->model);
-    const struct mtp_state *state = span->sequence->mtp;
     for (int64_t i = 0; i < span->count; i++) {
         const int64_t row = span->first + i;
         const void *input = fresh->count && row >= fresh->first
                                 ? source + (size_t)(fresh->row + row - fresh->first) * bytes
                                 : sequence_mtp_input(span->sequence, depth, row);
         memcpy(inputs + (size_t)(span->row + i) * bytes, input, bytes);
-        engine->buffers->ids[span->row + i] = state->ids[(row + depth) % MTP_IDS];
+        engine->buffers->ids[span->row + i] = span->sequence->ids[row + depth];
     }
 }
 
@@ -219,7 +182,7 @@ static enum status choose_drafts(struct engine *engine, const struct module_span
             const int32_t id = chooser->choose(chooser->context, work[from + i].index, draft,
                                                buffers->logits + i * vocab);
             draft->ids[draft->count++] = id;
-            put_id(draft->sequence->mtp, draft->sequence->length + draft->count, id);
+            sequence_note(draft->sequence, draft->sequence->length + draft->count, id);
         }
     }
     return STATUS_OK;
@@ -233,7 +196,7 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     struct model *model = engine->model;
     const int64_t total = work[count - 1].row + work[count - 1].count;
     for (int i = 0; i < count; i++) {
-        struct mtp_rows *own = &work[i].sequence->mtp->rows[depth - 1];
+        struct mtp_rows *own = &work[i].sequence->mtp[depth - 1];
         buffers->spans[i] = (struct span){ work[i].sequence, work[i].row, work[i].count, work[i].first - own->base };
         own->length = work[i].first + work[i].count;
     }
@@ -253,7 +216,7 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
         if (engine->graph.error.code == STATUS_OK)
             error_set(error, status, "no memory for a pass of %lld rows of an MTP module", (long long)total);
         else if (error) *error = engine->graph.error;   /* an expert could not be read */
-        for (int i = 0; i < count; i++) work[i].sequence->mtp->rows[depth - 1].length = work[i].first;
+        for (int i = 0; i < count; i++) work[i].sequence->mtp[depth - 1].length = work[i].first;
     }
     graph_reset(&engine->graph);
     if (!status) model_pack_behind(model, clock_seconds() - began);
@@ -273,10 +236,7 @@ enum status draft_keep(struct engine *engine, int span_count, const struct tenso
     rows = 0;
     for (int s = 0; s < span_count && !status; s++) {
         const struct span *span = &engine->spans[s];
-        if (!span->sequence->mtp) continue;
         const struct module_span fresh = { span->sequence, 0, span->position, span->count, span->row };
-        for (int64_t t = 0; t < span->count; t++)
-            put_id(span->sequence->mtp, span->position + t, engine->ids[span->row + t]);
         const int64_t goal = span->position + span->count - 1,
                       first = engine->fills_modules && goal > 0 ? first_due(span->sequence, 1, goal, &fresh, INT64_MAX)
                                                                 : -1;
@@ -331,7 +291,7 @@ enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
     enum status status = reserve(engine, count, (int64_t)count * (MTP_ROWS + CONFIG_MAX_NEXTN), error);
     for (int i = 0; i < count && !status; i++) {
         drafts[i].count = 0;
-        if (drafts[i].sequence->mtp) put_id(drafts[i].sequence->mtp, drafts[i].sequence->length, drafts[i].next);
+        sequence_note(drafts[i].sequence, drafts[i].sequence->length, drafts[i].next);
     }
     for (int depth = 1; depth <= engine->policy.depths && !status; depth++) {
         struct module_span *work = engine->buffers->work[0];
@@ -339,7 +299,7 @@ enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
         int64_t rows = 0;
         for (int i = 0; i < count; i++) {
             struct sequence *sequence = drafts[i].sequence;
-            if (!sequence->mtp || drafts[i].wanted < depth || drafts[i].count < depth - 1) continue;
+            if (drafts[i].wanted < depth || drafts[i].count < depth - 1) continue;
             const int64_t first = first_due(sequence, depth, sequence->length, &(struct module_span){ 0 }, most);
             if (first < 0) continue;
             work[spans] = (struct module_span){ sequence, i, first, sequence->length - first, rows };

@@ -68,6 +68,8 @@ static enum status check_feeds(struct engine *engine, const struct feed *feeds, 
         const struct feed *feed = &feeds[i];
         if (!feed->sequence || feed->sequence->model != engine->model)
             return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
+        if (feed->sequence->written != feed->sequence->length)
+            return error_set(error, STATUS_INVALID, "feed %d: its sequence is in a pass that has not ended", i);
         if (feed->count < 0 || feed->count > feed->sequence->capacity - feed->sequence->length)
             return error_set(
                 error, STATUS_INVALID,
@@ -241,4 +243,10 @@ enum status engine_feed(struct engine *engine, const struct feed *feeds, int cou
     if (status)   /* nothing half done */
         for (int i = 0; i < count; i++) sequence_rewind(feeds[i].sequence, progress[i].start);
     return status;
+}
+
+enum status engine_rewind(struct engine *engine, struct sequence *sequence, int64_t length, struct error *error) {
+    const int64_t reach = sequence_rewind(sequence, length);
+    const struct feed again = {.sequence = sequence, .ids = sequence->ids + reach, .count = length - reach};
+    return reach < length ? engine_feed(engine, &again, 1, 0, error) : STATUS_OK;
 }

@@ -298,7 +298,7 @@ static void share_prompt(struct slot *leader, struct round *round) {
     for (int i = 0; i < generator->slot_count; i++) {
         struct slot *slot = &generator->slots[i];
         if (!follows(slot, leader)) continue;
-        sequence_copy(slot->item->sequence, leader->item->sequence);
+        if (sequence_copy(slot->item->sequence, leader->item->sequence, NULL)) continue;   /* computes it itself */
         memcpy(slot->logits, leader->logits, (size_t)generator->vocab * sizeof *slot->logits);
         round->feeds[round->count] = (struct feed){ .count = 1, .logits = slot->logits };
         round->slots[round->count++] = i;

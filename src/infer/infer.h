@@ -4,7 +4,7 @@
 #define DEEPSEEK_INFER_INFER_H
 
 #include "infer/draft_policy.h"
-#include "model/model.h"
+#include "model/sequence.h"
 
 /* Runs passes for a model: step memory, chunking. Not tied to particular sequences. */
 struct engine {
@@ -56,8 +56,10 @@ struct feed {
  * multiples of `chunk`, all sequences of a round in one pass. A sequence may stand in one feed only. Token ids are
  * checked against the vocabulary and lengths against capacities before anything is computed. The bits of a logit depend
  * on nothing but the model, the tokens of its sequence up to it, the compute type and the kernel variant. After a
- * failure the sequences have the lengths they had before. */
+ * failure the sequences are rewound to the lengths they had, or as near to them as they can (sequence_rewind). */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
+/* Rewinds a sequence to exactly `length` tokens: what its blocks could not keep is fed again. */
+enum status engine_rewind(struct engine *engine, struct sequence *sequence, int64_t length, struct error *error);
 
 /* ---- drafting (infer/draft.c; spec/v1-v3.md section 2.10) -------------------------------------------------------- */
 

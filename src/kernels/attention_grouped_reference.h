@@ -62,6 +62,20 @@ static void grouped_reference_kv_write(struct pool *pool, const struct attention
     pool_run(pool, grouped_reference_write_task, &call);
 }
 
+static void grouped_reference_kv_read(struct pool *pool, const struct attention_shape *shape,
+                                      const struct attention_job *job, int64_t first, int64_t count, void *k,
+                                      enum dtype k_dtype, int64_t k_stride, void *v, enum dtype v_dtype,
+                                      int64_t v_stride) {
+    (void)pool, (void)k_dtype, (void)v_dtype;   /* the store's */
+    const int64_t size = (int64_t)reference_element_bytes(shape->kv_dtype),
+                  key_bytes = size * shape->kv_heads * shape->qk_dim, value_bytes = size * shape->kv_heads * shape->v_dim;
+    const char *keys = job->kv, *values = keys + reference_key_bytes(shape, job->capacity);
+    for (int64_t t = 0; t < count; t++) {
+        memcpy((char *)k + t * k_stride * size, keys + (first + t) * key_bytes, (size_t)key_bytes);
+        memcpy((char *)v + t * v_stride * size, values + (first + t) * value_bytes, (size_t)value_bytes);
+    }
+}
+
 static void grouped_reference_forward(struct pool *pool, const struct attention_shape *shape,
                                       const struct attention_job *jobs, int count, const void *q, enum dtype q_dtype,
                                       int64_t q_stride, void *o, enum dtype o_dtype, int64_t o_stride, real *lse,

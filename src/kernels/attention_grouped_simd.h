@@ -132,6 +132,45 @@ static void grouped_kv_write(struct pool *pool, const struct attention_shape *sh
     pool_run(pool, write_task, &call);
 }
 
+struct read_call {
+    const struct attention_shape *shape;
+    const struct attention_job *job;
+    int64_t first, k_stride, v_stride, rows;   /* rows: positions times heads */
+    char *k, *v;
+    struct store_layout layout;
+};
+/* A number of the store's type, as its bits. */
+static inline void move_number(char *to, const float *words, int64_t from, bool half) {
+    if (half) memcpy(to, (const char *)words + 2 * from, 2);
+    else memcpy(to, words + from, 4);
+}
+static void read_task(void *context, int thread, int threads) {
+    const struct read_call *call = context;
+    const struct attention_shape *shape = call->shape;
+    const bool half = call->layout.pairs;
+    const int in_word = half ? 2 : 1, size = half ? 2 : 4;
+    int64_t begin, end;
+    pool_share(call->rows, 1, thread, threads, &begin, &end);
+    for (int64_t n = begin; n < end; n++) {
+        int64_t t = n / shape->kv_heads, p = (call->first + t) % BLOCK, kv_head = n % shape->kv_heads;
+        const float *keys = store_block(&call->layout, call->job, (int)kv_head, (call->first + t) / BLOCK),
+                    *values = keys + (int64_t)call->layout.key_words * BLOCK;
+        char *k = call->k + (t * call->k_stride + kv_head * shape->qk_dim) * size,
+             *v = call->v + (t * call->v_stride + kv_head * shape->v_dim) * size;
+        for (int i = 0; i < shape->qk_dim; i++)
+            move_number(k + i * size, keys, (i / in_word * BLOCK + p) * in_word + i % in_word, half);
+        for (int i = 0; i < shape->v_dim; i++)
+            move_number(v + i * size, values, (p / in_word * call->layout.value_cols + i) * in_word + p % in_word, half);
+    }
+}
+static void grouped_kv_read(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job,
+                            int64_t first, int64_t count, void *k, enum dtype k_dtype, int64_t k_stride, void *v,
+                            enum dtype v_dtype, int64_t v_stride) {
+    (void)k_dtype, (void)v_dtype;   /* the store's */
+    struct read_call call = {shape, job, first, k_stride, v_stride, count * shape->kv_heads, k, v, store_layout(shape)};
+    pool_run(pool, read_task, &call);
+}
+
 /* ---- scratch ----------------------------------------------------------------------------------------------------- */
 
 struct forward_scratch {
@@ -386,6 +425,7 @@ static void grouped_forward(struct pool *pool, const struct attention_shape *sha
 static const struct attention_kernels grouped_core = {
     .kv_bytes = grouped_kv_bytes,
     .kv_write = grouped_kv_write,
+    .kv_read = grouped_kv_read,
     .scratch_bytes = grouped_scratch_bytes,
     .forward = grouped_forward,
     .backward_scratch_bytes = grouped_backward_scratch_bytes,

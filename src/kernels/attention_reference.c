@@ -8,6 +8,7 @@
 static const struct attention_kernels grouped_core = {
     .kv_bytes = grouped_reference_kv_bytes,
     .kv_write = grouped_reference_kv_write,
+    .kv_read = grouped_reference_kv_read,
     .scratch_bytes = reference_scratch_bytes,
     .forward = grouped_reference_forward,
     .backward_scratch_bytes = grouped_reference_backward_scratch_bytes,

@@ -159,8 +159,9 @@ struct attention_kernels {
     void (*kv_write)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *jobs,
                      int count, const void *k, enum dtype k_dtype, int64_t k_stride, const void *v, enum dtype v_dtype,
                      int64_t v_stride);
-    /* The latent core: positions first..first+count-1 of a store back into rows, k [count, qk_dim - v_dim] and v
-     * [count, v_dim], as the products see them. */
+    /* Positions first..first+count-1 of a store back into rows, as the products see them: kv_write makes the same
+     * numbers of them. The latent core: k [count, qk_dim - v_dim] and v [count, v_dim] of any type; the grouped one:
+     * [count, kv_heads, qk_dim] and [count, kv_heads, v_dim] of the store's type. */
     void (*kv_read)(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job,
                     int64_t first, int64_t count, void *k, enum dtype k_dtype, int64_t k_stride, void *v,
                     enum dtype v_dtype, int64_t v_stride);

@@ -35,10 +35,9 @@ static struct attention_shape gqa_shape(const struct model *model) {
     };
 }
 
-static size_t gqa_state_bytes(const struct model *model, const struct layer *layer, int64_t capacity) {
-    (void)layer;
-    const struct attention_shape shape = gqa_shape(model);
-    return model->kernels->attention[CORE_GROUPED]->kv_bytes(&shape, capacity);
+static enum attention_core gqa_store(const struct model *model, struct attention_shape *shape) {
+    *shape = gqa_shape(model);
+    return CORE_GROUPED;
 }
 
 static struct tensor *gqa_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
@@ -67,4 +66,12 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
 }
 
 const struct block attention_gqa_block = {
-    .name = "gqa", .declare = gqa_declare, .forward = gqa_forward, .state_bytes = gqa_state_bytes};
+    .name = "gqa",
+    .declare = gqa_declare,
+    .forward = gqa_forward,
+    .store = gqa_store,
+    .state_bytes = attention_store_bytes,
+    .save_bytes = attention_store_save_bytes,
+    .save = attention_store_save,
+    .load = attention_store_load,
+};

@@ -89,11 +89,10 @@ static struct latent_shape mla_shape(const struct model *model) {
 
 static bool mla_holds(enum dtype cache) { return cache == DTYPE_F32 || cache == DTYPE_BF16 || cache == DTYPE_F8_E4M3; }
 
-static size_t mla_state_bytes(const struct model *model, const struct layer *layer, int64_t capacity) {
-    (void)layer;
+static enum attention_core mla_store(const struct model *model, struct attention_shape *shape) {
     const struct latent_shape latent = mla_shape(model);
-    const struct attention_shape shape = latent_attention_shape(&latent);
-    return model->kernels->attention[CORE_LATENT]->kv_bytes(&shape, capacity);
+    *shape = latent_attention_shape(&latent);
+    return CORE_LATENT;
 }
 
 /* c -> k, v of every head -> attention, all of it on the tape */
@@ -159,7 +158,11 @@ const struct block attention_mla_block = {
     .name = "mla",
     .declare = mla_declare,
     .forward = mla_forward,
-    .state_bytes = mla_state_bytes,
+    .store = mla_store,
+    .state_bytes = attention_store_bytes,
+    .save_bytes = attention_store_save_bytes,
+    .save = attention_store_save,
+    .load = attention_store_load,
     .holds = mla_holds,
     .set_expanded_prefill = mla_set_expanded_prefill,
 };

@@ -2,7 +2,7 @@
 #ifndef DEEPSEEK_MODEL_BLOCKS_H
 #define DEEPSEEK_MODEL_BLOCKS_H
 
-#include "model/model.h"
+#include "model/sequence.h"
 
 extern const struct block attention_gqa_block;   /* model/attention_gqa.c */
 extern const struct block attention_mla_block;   /* model/attention_mla.c */
@@ -27,6 +27,12 @@ void model_declare_name(struct model *model, const struct layer *layer, struct p
 void *model_describe(struct model *model, size_t bytes);
 /* After declarations: model_name finds them. */
 void model_sort_names(struct model *model);
+
+/* State of attention over a store of keys and values (model/attention_store.c): for the tables of such blocks. */
+size_t attention_store_bytes(const struct model *model, const struct layer *layer, int64_t capacity);
+size_t attention_store_save_bytes(const struct layer_state *state, int64_t first, int64_t count);
+void attention_store_save(const struct layer_state *state, int64_t first, int64_t count, void *bytes);
+void attention_store_load(const struct layer_state *state, int64_t first, int64_t count, const void *bytes);
 
 /* One job for each span of the pass: the layer's state of its sequence as the store, none where there is no sequence.
  * In the graph's arena; NULL after a failure. */

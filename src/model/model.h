@@ -14,7 +14,8 @@ struct layer;
 
 /* ---- one ragged batch: which tokens of which sequences this pass computes ---------------------------------------- */
 
-struct sequence;    /* decoding state of one sequence, below */
+struct sequence;      /* decoding state of one text (model/sequence.h) */
+struct layer_state;   /* a layer's part of it */
 
 struct span {
     struct sequence *sequence;   /* NULL in training: keys and values live in step memory */
@@ -47,8 +48,19 @@ struct block {
     void (*declare)(struct model *model, struct layer *layer);
     /* x: normalised input; result is added to the residual */
     struct tensor *(*forward)(struct forward *pass, const struct layer *layer, struct tensor *x);
-    /* of one sequence; NULL: keeps nothing */
+    /* State of a sequence (model/sequence.h); NULL: keeps nothing, and has none of the following. */
     size_t (*state_bytes)(const struct model *model, const struct layer *layer, int64_t capacity);
+    void (*reset)(const struct layer_state *state);   /* to that of no tokens; NULL: any content will do */
+    /* Goes back to `length` tokens, or answers how few it must be; asked again then with those or fewer. A pass that
+     * failed may have written up to state->length. 0: `reset` follows. NULL: it can always. */
+    int64_t (*rewind)(const struct layer_state *state, int64_t length);
+    /* What a state of state->length tokens holds of positions first..first+count-1, as bytes without the capacity's
+     * layout. Loading consecutive ranges after a reset, up to state->length, makes the same state. */
+    size_t (*save_bytes)(const struct layer_state *state, int64_t first, int64_t count);
+    void (*save)(const struct layer_state *state, int64_t first, int64_t count, void *bytes);
+    void (*load)(const struct layer_state *state, int64_t first, int64_t count, const void *bytes);
+    /* the store that attention_store.c does all that with; NULL: the state is something else */
+    enum attention_core (*store)(const struct model *model, struct attention_shape *shape);
     bool (*holds)(enum dtype cache);   /* can its state be of this type? NULL with state_bytes: F32 and BF16 */
     /* before loading; NULL: has no other form for prefill */
     void (*set_expanded_prefill)(const struct layer *layer, bool expanded);
@@ -216,49 +228,10 @@ enum status model_set_expanded_prefill(struct model *model, bool expanded, struc
  * (F32 or BF16). The tokenizer's files are the caller's. */
 enum status model_export(const struct model *model, const char *folder, enum dtype dtype, struct error *error);
 
-/* ---- sequences --------------------------------------------------------------------------------------------------- */
-
-/* What a sequence keeps beside the layers' state so that MTP modules can draft (infer/draft.c): the ids of its last
- * positions, and the inputs of each module's last rows. Zeros: nothing yet. Nobody tells it of a rewind: what lies
- * beyond the sequence's length is forgotten when it is used next. */
-#define MTP_ROWS 32
-#define MTP_IDS 1024
-struct mtp_state {
-    /* the ids of these positions are known, that of p in ids[p % MTP_IDS]; they may reach
-     * beyond the sequence's length */
-    int64_t first_id, end_id;
-    int32_t ids[MTP_IDS];
-    struct mtp_rows {            /* of depth k = index + 1; rows have the numbers of the trunk's positions */
-        int64_t base, length;    /* rows base..length-1 stand in the module's layer state, from slot 0 on */
-        /* the inputs h^{k-1} of these rows are held, that of row p in slot p % MTP_ROWS of mtp_input */
-        int64_t first, end;
-    } rows[CONFIG_MAX_NEXTN];
-};
-
-struct sequence {
-    const struct model *model;
-    int64_t length, capacity;    /* tokens whose state is held, tokens there is room for */
-    uint8_t *state;              /* every layer's state, and `mtp` with its rows behind it: one mapping */
-    size_t state_bytes;
-    size_t *layer_offset;        /* [config_layers] */
-    struct mtp_state *mtp;       /* NULL: the model has no modules */
-};
-
-enum status sequence_create(struct sequence **sequence, const struct model *model, int64_t capacity,
-                            struct error *error);
-void sequence_destroy(struct sequence *sequence);
-/* length <= sequence->length: forgets the tokens after it */
-void sequence_rewind(struct sequence *sequence, int64_t length);
-/* of the same model and capacity: `to` then holds the same tokens */
-void sequence_copy(struct sequence *to, const struct sequence *from);
-void *sequence_state(const struct sequence *sequence, const struct layer *layer);
-/* [hidden_size] in the activations' type */
-void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row);
-
 /* ---- passes ------------------------------------------------------------------------------------------------------ */
 
-/* The trunk: h [rows, hidden] after the final norm. Advances the lengths of the batch's
- * sequences (not while planning). */
+/* The trunk: h [rows, hidden] after the final norm. The batch's ids and lengths become the sequences' (not while
+ * planning); after a failure the sequences must be rewound. */
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
 /* The MTP module of depth k = 1, 2, ... over rows of its own: `hidden` [rows, hidden_size] is h^{k-1} of the batch's
  * positions, ids are t_{i+k}. Gives h^k after the module's norm, which the head multiplies. Spans with a sequence use

@@ -92,6 +92,13 @@ static struct tensor *forward_trunk(struct graph *graph, struct model *model, co
                                     struct objective *objective) {
     struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
     if (!model_prepare(&pass)) return NULL;
+    for (int s = 0; s < batch->span_count && !graph->planning; s++) {
+        const struct span *span = &batch->spans[s];
+        if (!span->sequence) continue;
+        for (int64_t t = 0; t < span->count; t++)
+            sequence_note(span->sequence, span->position + t, batch->ids[span->row + t]);
+        span->sequence->written = span->position + span->count;
+    }
     const struct residual *residual = model->layers[0].residual;
     struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
     for (int64_t i = 0; i < model->config.num_hidden_layers; i++) x = model_forward_layer(&pass, &model->layers[i], x);
@@ -102,7 +109,7 @@ static struct tensor *forward_trunk(struct graph *graph, struct model *model, co
     if (graph_computes(graph))
         for (int s = 0; s < batch->span_count; s++)
             if (batch->spans[s].sequence)
-                batch->spans[s].sequence->length = batch->spans[s].position + batch->spans[s].count;
+                batch->spans[s].sequence->length = batch->spans[s].sequence->written;
     return h;
 }
 

@@ -236,9 +236,9 @@ static void rewinding_gives_the_same_bits(void **state) {
         struct feed feed = { sequence, ids[s], lengths[s], logits, true };
         feed_all(engine, &feed, 1, 0);
         for (size_t c = 0; c < sizeof cuts / sizeof *cuts; c++) {
-            sequence_rewind(sequence, cuts[c]);
+            assert_int_equal(sequence_rewind(sequence, cuts[c]), cuts[c]);
             assert_int_equal(sequence->length, cuts[c]);
-            sequence_rewind(sequence, cuts[c] + 1), sequence_rewind(sequence, -1);   /* nothing to forget */
+            assert_int_equal(sequence_rewind(sequence, cuts[c] + 1), cuts[c]);   /* nothing to forget */
             assert_int_equal(sequence->length, cuts[c]);
             int64_t detour = lengths[s] - cuts[c] < 5 ? lengths[s] - cuts[c] : 5;
             feed = (struct feed){ sequence, ids[6], detour, NULL, false };
