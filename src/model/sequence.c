@@ -286,10 +286,11 @@ enum status sequence_save(struct sequence *sequence, void *bytes, struct error *
 static bool rows_possible(const struct model *model, const struct saved *saved) {
     for (int k = 0; k < CONFIG_MAX_NEXTN; k++) {
         const struct mtp_rows *rows = &saved->mtp[k];
-        const int64_t most = k < modules(model) ? saved->length - k : 0;   /* inputs of depth k + 1 */
-        if (rows->base < 0 || rows->length < rows->base || rows->length > at_most(most - 1, INT64_MAX) ||
-            rows->first < 0 || rows->end < rows->first || rows->end > at_most(most, INT64_MAX) ||
-            rows->end - rows->first > MTP_ROWS)
+        /* inputs of depth k + 1, and rows */
+        const int64_t inputs = k < modules(model) && k < saved->length ? saved->length - k : 0,
+                      most = inputs ? inputs - 1 : 0;
+        if (rows->base < 0 || rows->length < rows->base || rows->length > most || rows->first < 0 ||
+            rows->end < rows->first || rows->end > inputs || rows->end - rows->first > MTP_ROWS)
             return false;
     }
     return true;

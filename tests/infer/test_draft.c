@@ -441,7 +441,7 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
             feed(&whole, at_once, ids, length, 0);
             const struct seen expected = look(&whole, at_once, ids);
             assert_int_equal(expected.count, DEPTHS);
-            for (int way = 0; way < 7; way++) {
+            for (int way = 0; way < 8; way++) {
                 struct sequence *sequence = parts;
                 sequence_rewind(parts, 0);
                 const int64_t middle = length * 2 / 3;
@@ -484,6 +484,17 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
                         t += right;
                         sequence_rewind(parts, t);
                     }
+                }
+                if (way == 7) {   /* saved and loaded, drafts forgotten */
+                    feed(&machine, parts, ids, middle, 9);
+                    if (middle) look(&machine, parts, other);
+                    const size_t size = sequence_save_bytes(parts);
+                    void *bytes = malloc(size);
+                    assert_int_equal(sequence_save(parts, bytes, NULL), STATUS_OK);
+                    sequence = copy;
+                    assert_int_equal(sequence_load(copy, bytes, size, NULL), STATUS_OK);
+                    free(bytes);
+                    feed(&machine, copy, ids + middle, length - middle, 0);
                 }
                 assert_int_equal(sequence->length, length);
                 const struct seen seen = look(&machine, sequence, ids);

@@ -790,6 +790,50 @@ static void test_latent_read(void **state) {
     pool_destroy(pool);
 }
 
+/* Grouped stores, too, in their own type, and what was read makes a store of another capacity that reads the same. */
+static void test_grouped_read(void **state) {
+    (void)state;
+    enum { ROWS = 150, FIRST = 33, COUNT = 90 };
+    static const int dims[][3] = {{1, 8, 8}, {3, 5, 7}, {2, 64, 48}};   /* kv_heads, qk_dim, v_dim */
+    for (int i = 0; i < 3 * 2; i++) {
+        const struct attention_shape shape = {.heads = dims[i / 2][0],
+                                              .kv_heads = dims[i / 2][0],
+                                              .qk_dim = dims[i / 2][1],
+                                              .v_dim = dims[i / 2][2],
+                                              .scale = 1,
+                                              .kv_dtype = i % 2 ? DTYPE_BF16 : DTYPE_F32};
+        const int k_width = shape.kv_heads * shape.qk_dim, v_width = shape.kv_heads * shape.v_dim,
+                  width = k_width + v_width;
+        float *rows = get(ROWS * (size_t)width * 4);
+        for (int n = 0; n < ROWS * width; n++) rows[n] = (float)random_number();
+        for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
+            if (!isa_available(isa)) continue;
+            const struct attention_kernels *kernels = variant(isa);
+            const size_t size = dtype_bytes(shape.kv_dtype, (size_t)(COUNT * width));
+            char *read = get(size), *again = get(size);
+            struct attention_job job = {
+                .kv = store_make(kernels->kv_bytes(&shape, ROWS)), .capacity = ROWS, .count = ROWS};
+            kernels->kv_write(NULL, &shape, &job, 1, rows, DTYPE_F32, width, rows + k_width, DTYPE_F32, width);
+            void *v = read + dtype_bytes(shape.kv_dtype, (size_t)k_width);
+            kernels->kv_read(NULL, &shape, &job, FIRST, COUNT, read, shape.kv_dtype, width, v, shape.kv_dtype, width);
+            for (int n = 0; n < COUNT * width; n++) {
+                const float x = rows[FIRST * width + n];
+                if (i % 2) assert_int_equal(((uint16_t *)(void *)read)[n], bf16_from_float(x));
+                else assert_true(((float *)(void *)read)[n] == x);
+            }
+            free(job.kv);
+            job = (struct attention_job){.kv = store_make(kernels->kv_bytes(&shape, FIRST + COUNT)),
+                                         .capacity = FIRST + COUNT, .position = FIRST, .count = COUNT};
+            kernels->kv_write(NULL, &shape, &job, 1, read, shape.kv_dtype, width, v, shape.kv_dtype, width);
+            kernels->kv_read(NULL, &shape, &job, FIRST, COUNT, again, shape.kv_dtype, width,
+                             again + dtype_bytes(shape.kv_dtype, (size_t)k_width), shape.kv_dtype, width);
+            assert_memory_equal(read, again, size);
+            free(job.kv), free(read), free(again);
+        }
+        free(rows);
+    }
+}
+
 /* Scales of codes: the smallest power of two that holds the largest number, at its borders and at the ends of what is
  * representable. */
 static void test_latent_scales(void **state) {
@@ -940,7 +984,9 @@ int main(void) {
         cmocka_unit_test(test_mixed_types),         cmocka_unit_test(test_rounding_of_inputs),
         cmocka_unit_test(test_rounding_of_weights), cmocka_unit_test(test_independence),
         cmocka_unit_test(test_latent_bytes),        cmocka_unit_test(test_latent_variants),
-        cmocka_unit_test(test_latent_read),         cmocka_unit_test(test_latent_scales),
+        cmocka_unit_test(test_latent_read),
+        cmocka_unit_test(test_grouped_read),
+        cmocka_unit_test(test_latent_scales),
         cmocka_unit_test(test_latent_independence), cmocka_unit_test(test_latent_rewind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
