@@ -2,10 +2,10 @@
  *
  * Records (struct mtp_rows, model/sequence.h) describe the ids that a sequence knows, its own and perhaps some behind
  * them that were only drafted. Module k's row i belongs to the ids up to i + k. A new id is compared with the one in
- * its place: where they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another turn of a
- * conversation need no code of their own, and what a module attends to is always what it would have seen in one piece.
- * Where inputs are missing (the sequence was rewound far, or fed by others) a module begins anew with the first row
- * whose input is there; positions are relative, so its rows stand from slot 0 on again. */
+ * its place: where they differ, all that belongs to the old one is forgotten. So a refused draft, a rewind and another
+ * turn of a conversation need no code of their own, and what a module attends to is always what it would have seen in
+ * one piece. Where inputs are missing (the sequence was rewound far, or fed by others) a module begins anew with the
+ * first row whose input is there; positions are relative, so its rows stand from slot 0 on again. */
 #include "infer/draft.h"
 
 #include <stdlib.h>

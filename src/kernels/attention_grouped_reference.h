@@ -68,7 +68,8 @@ static void grouped_reference_kv_read(struct pool *pool, const struct attention_
                                       int64_t v_stride) {
     (void)pool, (void)k_dtype, (void)v_dtype;   /* the store's */
     const int64_t size = (int64_t)reference_element_bytes(shape->kv_dtype),
-                  key_bytes = size * shape->kv_heads * shape->qk_dim, value_bytes = size * shape->kv_heads * shape->v_dim;
+                  key_bytes = size * shape->kv_heads * shape->qk_dim,
+                  value_bytes = size * shape->kv_heads * shape->v_dim;
     const char *keys = job->kv, *values = keys + reference_key_bytes(shape, job->capacity);
     for (int64_t t = 0; t < count; t++) {
         memcpy((char *)k + t * k_stride * size, keys + (first + t) * key_bytes, (size_t)key_bytes);

@@ -149,6 +149,7 @@ static void read_task(void *context, int thread, int threads) {
     const struct attention_shape *shape = call->shape;
     const bool half = call->layout.pairs;
     const int in_word = half ? 2 : 1, size = half ? 2 : 4;
+    const int64_t cols = call->layout.value_cols;
     int64_t begin, end;
     pool_share(call->rows, 1, thread, threads, &begin, &end);
     for (int64_t n = begin; n < end; n++) {
@@ -160,7 +161,7 @@ static void read_task(void *context, int thread, int threads) {
         for (int i = 0; i < shape->qk_dim; i++)
             move_number(k + i * size, keys, (i / in_word * BLOCK + p) * in_word + i % in_word, half);
         for (int i = 0; i < shape->v_dim; i++)
-            move_number(v + i * size, values, (p / in_word * call->layout.value_cols + i) * in_word + p % in_word, half);
+            move_number(v + i * size, values, (p / in_word * cols + i) * in_word + p % in_word, half);
     }
 }
 static void grouped_kv_read(struct pool *pool, const struct attention_shape *shape, const struct attention_job *job,

@@ -58,7 +58,8 @@ enum status sequence_create(struct sequence **out, const struct model *model, in
     for (int64_t i = 0; i < layers; i++) {
         const struct layer *layer = &model->layers[i];
         offsets[i] = bytes;
-        if (layer->attention->state_bytes) bytes += bytes_aligned(layer->attention->state_bytes(model, layer, capacity));
+        const struct block *block = layer->attention;
+        if (block->state_bytes) bytes += bytes_aligned(block->state_bytes(model, layer, capacity));
     }
     offsets[layers] = bytes;
     bytes += bytes_aligned((size_t)modules(model) * MTP_ROWS * mtp_row_bytes(model));
@@ -167,8 +168,8 @@ static void settle(struct sequence *sequence) {
 
 static enum status check_idle(const struct sequence *sequence, const char *what, struct error *error) {
     if (sequence->written == sequence->length) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s: a pass that has not ended is computing the sequence from token %lld on",
-                     what, (long long)sequence->length);
+    return error_set(error, STATUS_INVALID, "%s a sequence: a pass that has not ended computes it from token %lld on", what,
+                     (long long)sequence->length);
 }
 
 /* Becomes a sequence of these tokens, whose layers' state follows. */
@@ -182,7 +183,8 @@ static void take_ids(struct sequence *sequence, const int32_t *ids, int64_t leng
 
 enum status sequence_copy(struct sequence *to, struct sequence *from, struct error *error) {
     const struct model *model = from->model;
-    const int64_t layers = config_layers(&model->config), inputs = (int64_t)modules(model) * MTP_ROWS;
+    const int64_t layers = config_layers(&model->config);
+    const size_t inputs = (size_t)modules(model) * MTP_ROWS * mtp_row_bytes(model);
     if (to == from) return STATUS_OK;
     if (to->model != model)
         return error_set(error, STATUS_INVALID, "copying a sequence: the other one belongs to another model");
@@ -210,7 +212,7 @@ enum status sequence_copy(struct sequence *to, struct sequence *from, struct err
             block->load(&target, first, count, buffer);
         }
     }
-    if (inputs) memcpy(sequence_mtp_input(to, 1, 0), sequence_mtp_input(from, 1, 0), (size_t)inputs * mtp_row_bytes(model));
+    if (inputs) memcpy(sequence_mtp_input(to, 1, 0), sequence_mtp_input(from, 1, 0), inputs);
     free(buffer);
     return STATUS_OK;
 }
@@ -302,8 +304,8 @@ static enum status check_saved(const struct sequence *sequence, const struct sav
     static const char what[] = "a saved sequence";
     uint64_t expected;
     if (size < sizeof *saved || memcmp(saved->magic, saved_magic, sizeof saved_magic))
-        return error_set(error, STATUS_INVALID, "%s: found %zu bytes that do not begin as one does, expected %.8s", what,
-                         size, saved_magic);
+        return error_set(error, STATUS_INVALID, "%s: found %zu bytes that do not begin as one does, expected %.8s",
+                         what, size, saved_magic);
     if (saved->size != size)
         return error_set(error, STATUS_INVALID, "%s: found %zu bytes, expected %llu, as it says itself", what, size,
                          (unsigned long long)saved->size);

@@ -806,6 +806,18 @@ static void test_grouped_read(void **state) {
                   width = k_width + v_width;
         float *rows = get(ROWS * (size_t)width * 4);
         for (int n = 0; n < ROWS * width; n++) rows[n] = (float)random_number();
+        if (i % 2 == 0) {   /* the reference over double, too */
+            double *source = get(ROWS * (size_t)width * 8), *found = get(COUNT * (size_t)width * 8);
+            for (int n = 0; n < ROWS * width; n++) source[n] = (double)rows[n];
+            struct attention_job job = {
+                .kv = get(grouped_reference_kv_bytes(&shape, ROWS)), .capacity = ROWS, .count = ROWS};
+            grouped_reference_kv_write(NULL, &shape, &job, 1, source, DTYPE_F32, width, source + k_width, DTYPE_F32,
+                                       width);
+            grouped_reference_kv_read(NULL, &shape, &job, FIRST, COUNT, found, DTYPE_F32, width, found + k_width,
+                                      DTYPE_F32, width);
+            assert_memory_equal(found, source + FIRST * width, COUNT * (size_t)width * 8);
+            free(job.kv), free(source), free(found);
+        }
         for (enum isa isa = 0; isa < ISA_COUNT; isa++) {
             if (!isa_available(isa)) continue;
             const struct attention_kernels *kernels = variant(isa);
