@@ -168,8 +168,8 @@ static void settle(struct sequence *sequence) {
 
 static enum status check_idle(const struct sequence *sequence, const char *what, struct error *error) {
     if (sequence->written == sequence->length) return STATUS_OK;
-    return error_set(error, STATUS_INVALID, "%s a sequence: a pass that has not ended computes it from token %lld on", what,
-                     (long long)sequence->length);
+    return error_set(error, STATUS_INVALID, "%s a sequence: a pass that has not ended computes it from token %lld on",
+                     what, (long long)sequence->length);
 }
 
 /* Becomes a sequence of these tokens, whose layers' state follows. */
