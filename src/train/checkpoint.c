@@ -65,7 +65,7 @@ static enum status write_state(const char *path, const struct checkpoint_state *
             files, data_files[i],
             json_pack("{s:I, s:o}", "bytes", (json_int_t)sums[i].bytes, "xxh3_64", hexadecimal(sums[i].checksum)));
     json_t *root = json_pack("{s:i, s:I, s:I, s:b, s:o, s:I, s:I, s:O, s:o}", "format", FORMAT, "step",
-                             (json_int_t)state->step, "sequences", (json_int_t)state->sequences, "evaluated",
+                             (json_int_t)state->step, "tokens", (json_int_t)state->tokens, "evaluated",
                              (int)state->evaluated, "data_xxh3_64", hexadecimal(state->data_fingerprint),
                              "metrics_bytes", (json_int_t)state->metrics_bytes, "timing_bytes",
                              (json_int_t)state->timing_bytes, "config", state->config, "files", files);
@@ -102,7 +102,7 @@ static enum status parse_state(json_t *root, const char *path, struct checkpoint
     if (complete && format != FORMAT)
         return error_set(error, STATUS_UNSUPPORTED, "%s: found format %lld, expected %d", path, (long long)format,
                          FORMAT);
-    complete = complete && read_count(root, "step", &state->step) && read_count(root, "sequences", &state->sequences) &&
+    complete = complete && read_count(root, "step", &state->step) && read_count(root, "tokens", &state->tokens) &&
                read_count(root, "metrics_bytes", &metrics) && read_count(root, "timing_bytes", &timing) &&
                json_is_boolean(json_object_get(root, "evaluated")) && json_is_object(json_object_get(root, "config")) &&
                read_hexadecimal(json_object_get(root, "data_xxh3_64"), &state->data_fingerprint);

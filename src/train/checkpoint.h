@@ -15,7 +15,7 @@
 
 struct checkpoint_state {
     int64_t step;                 /* updates made */
-    int64_t sequences;            /* training sequences consumed: the position in the data */
+    int64_t tokens; /* trained on so far: the position of the run */
     bool evaluated;               /* what is due at this step besides saving (evaluation, sample) has been done */
     uint64_t data_fingerprint;
     uint64_t metrics_bytes, timing_bytes;   /* lengths of the logs at this point */

@@ -72,13 +72,13 @@ static enum status read_window(const struct data *data, int64_t begin, int64_t l
     return data_read(data, begin + length, 1, targets + length - 1, error);
 }
 
-enum status data_sequence(const struct data *data, uint64_t seed, uint64_t number, int64_t length, int32_t *inputs,
+enum status data_sequence(const struct data *data, uint64_t seed, uint64_t tokens, int64_t length, int32_t *inputs,
                           int32_t *targets, struct error *error) {
     /* Windows of an epoch: as many as fit behind the largest offset, so that every epoch has the same number. */
     int64_t spare = data->train_count - 1 - length;   /* how far the last window may begin */
     int64_t offsets = spare + 1 < length ? spare + 1 : length;
     uint64_t windows = (uint64_t)((spare - (offsets - 1)) / length + 1);
-    uint64_t epoch = number / windows;
+    const uint64_t number = tokens / (uint64_t)length, epoch = number / windows;
     uint64_t stream = random_stream("data") + epoch;
     uint64_t offset = random_below(seed, random_stream("data offset"), epoch, (uint64_t)offsets);
     int64_t begin = (int64_t)(offset + permute(seed, stream, windows, number % windows) * (uint64_t)length);

@@ -74,10 +74,11 @@ void data_hold_out(struct data *data, double fraction);
 enum status data_split(struct data *data, double eval_fraction, int64_t length, struct error *error);
 void data_free(struct data *data);
 
-/* Training sequence number `number` (0, 1, ...): writes length inputs and length targets, the targets one token later.
- * An epoch is a permutation of the windows of `length` tokens that begin at a random offset below `length`; each epoch
- * has its own offset and permutation. */
-enum status data_sequence(const struct data *data, uint64_t seed, uint64_t number, int64_t length, int32_t *inputs,
+/* The training sequence that begins after `tokens` tokens of the run: writes length inputs and length targets, the
+ * targets one token later. It is number tokens / length. An epoch is a permutation of the windows of `length` tokens
+ * that begin at a random offset below `length`; each epoch has its own offset and permutation. Where the length changes
+ * within an epoch, the rest of it is that of the new length's permutation. */
+enum status data_sequence(const struct data *data, uint64_t seed, uint64_t tokens, int64_t length, int32_t *inputs,
                           int32_t *targets, struct error *error);
 
 /* The held-out part in windows of `length` that do not overlap: every token of it but the first is a target once. */

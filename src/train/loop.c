@@ -243,10 +243,9 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
     if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
         status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path,
                            (long long)checkpoint->state.step, (long long)t->settings.steps);
-    if (status == STATUS_OK && checkpoint->state.sequences != schedule_position(&t->schedule, checkpoint->state.step))
-        status = error_set(error, STATUS_INVALID, "%s: the position in the data is sequence %lld, expected %lld",
-                           checkpoint->path, (long long)checkpoint->state.sequences,
-                           (long long)schedule_position(&t->schedule, checkpoint->state.step));
+    if (status == STATUS_OK && checkpoint->state.tokens != training_tokens(t, checkpoint->state.step))
+        status = error_set(error, STATUS_INVALID, "%s: the run has seen %lld tokens, expected %lld", checkpoint->path,
+                           (long long)checkpoint->state.tokens, (long long)training_tokens(t, checkpoint->state.step));
     if (status != STATUS_OK) checkpoint_release(checkpoint);
     return status == STATUS_NOT_FOUND ? STATUS_INVALID : status;
 }
@@ -261,7 +260,7 @@ static enum status continue_run(struct training *t, const struct checkpoint *che
     if (steps != t->settings.steps)
         warn(t, "train.steps has changed: from here on the learning rate follows the new number");
     t->state.step = t->first_step = t->saved_step = checkpoint->state.step;
-    t->state.sequences = checkpoint->state.sequences;
+    t->state.tokens = checkpoint->state.tokens;
     /* then the last evaluation is still to come */
     bool now_last = steps != t->settings.steps && checkpoint->state.step == t->settings.steps;
     t->state.evaluated = checkpoint->state.evaluated && !now_last;
@@ -552,7 +551,7 @@ static enum status save(struct training *t, struct error *error) {
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
 int64_t training_tokens(const struct training *training, int64_t steps) {
-    return schedule_position(&training->schedule, steps) * training->settings.sequence_length;
+    return schedule_tokens(&training->schedule, steps);
 }
 
 static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
@@ -568,24 +567,24 @@ static enum status log_step(const struct training *t, const struct training_step
 static enum status take_step(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     double started = seconds_now();
-    int64_t step = t->state.step + 1, length = s->sequence_length,
-            batch = schedule_batch(&t->schedule, t->state.sequences);
+    int64_t step = t->state.step + 1, length = schedule_length(&t->schedule, t->state.tokens),
+            batch = schedule_batch(&t->schedule, t->state.tokens);
     for (int64_t i = 0; i < batch; i++) {
-        enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.sequences + i), length,
-                                           t->inputs + i * length, t->targets + i * length, error);
+        enum status status = data_sequence(&t->data, (uint64_t)s->seed, (uint64_t)(t->state.tokens + i * length),
+                                           length, t->inputs + i * length, t->targets + i * length, error);
         if (status != STATUS_OK) return status;
     }
     trainer_follow(t->trainer, &t->schedule, step);
     struct training_step told = {.step = step,
                                  .steps = s->steps,
                                  .tokens = batch * length,
-                                 .seen = (t->state.sequences + batch) * length,
+                                 .seen = t->state.tokens + batch * length,
                                  .learning_rate = t->trainer->learning_rate};
     enum status status = trainer_step(t->trainer, t->inputs, t->targets, batch, length, &told.result, error);
     if (status == STATUS_INVALID) return diverged(t, status, step, error);
     if (status != STATUS_OK) return status;
     t->state.step = step;
-    t->state.sequences += batch;
+    t->state.tokens = told.seen;
     t->state.evaluated = false;
     told.flops = told.result.flops;
     told.seconds = seconds_now() - started;

@@ -2,7 +2,6 @@
 #include "train/schedule.h"
 
 #include <math.h>
-#include <stdbool.h>
 
 #define PI 3.14159265358979323846
 
@@ -45,20 +44,37 @@ double schedule_bias_speed(const struct schedule *s, int64_t step) {
     return (double)step > s->bias_milestone * (double)s->steps ? 0 : s->bias_update_speed;
 }
 
-static bool ramp_over(const struct schedule *s, int64_t position) {
-    return !s->batch_start || position >= (s->ramp_tokens + s->length - 1) / s->length;
-}
-
-int64_t schedule_batch(const struct schedule *s, int64_t position) {
-    if (ramp_over(s, position)) return s->batch_size;
+int64_t schedule_batch(const struct schedule *s, int64_t tokens) {
+    if (!s->batch_start || tokens >= s->ramp_tokens) return s->batch_size;
     /* In integers of 128 bits: the product of the batch and the tokens may have 77. */
-    const unsigned __int128 risen = (unsigned __int128)(s->batch_size - s->batch_start) *
-                                    (unsigned __int128)(position * s->length) / (unsigned __int128)s->ramp_tokens;
+    const unsigned __int128 risen = (unsigned __int128)(s->batch_size - s->batch_start) * (unsigned __int128)tokens /
+                                    (unsigned __int128)s->ramp_tokens;
     return s->batch_start + (int64_t)risen / s->grain * s->grain;
 }
 
-int64_t schedule_position(const struct schedule *s, int64_t steps) {
-    int64_t position = 0, step = 0;
-    for (; step < steps && !ramp_over(s, position); step++) position += schedule_batch(s, position);
-    return position + (steps - step) * s->batch_size;
+/* The phase of the length at a position: length_count after the last. */
+static int phase_at(const struct schedule *s, int64_t tokens) {
+    int phase = 0;
+    while (phase < s->length_count && tokens >= s->length_tokens[phase]) phase++;
+    return phase;
+}
+
+int64_t schedule_length(const struct schedule *s, int64_t tokens) {
+    const int phase = phase_at(s, tokens);
+    return phase < s->length_count ? s->lengths[phase] : s->length;
+}
+
+int64_t schedule_tokens(const struct schedule *s, int64_t steps) {
+    int64_t tokens = 0;
+    while (steps > 0) {
+        const int phase = phase_at(s, tokens);
+        const int64_t each = schedule_batch(s, tokens) * schedule_length(s, tokens);
+        int64_t alike = steps; /* steps that are as this one */
+        if (phase < s->length_count) alike = (s->length_tokens[phase] - tokens + each - 1) / each;
+        if (s->batch_start && tokens < s->ramp_tokens) alike = 1;
+        if (alike > steps) alike = steps;
+        tokens += alike * each;
+        steps -= alike;
+    }
+    return tokens;
 }

@@ -94,6 +94,10 @@ static const struct key keys[] = {
      .help = "sequences of the first step, where the batch grows to batch_size; 0: it does not"},
     {"schedule.batch_ramp_tokens", INTEGER, AT(schedule.batch_ramp_tokens), "0", 0, LARGE,
      .help = "tokens over which it grows, in multiples of micro_batch_size"},
+    {"schedule.lengths", NUMBERS, AT(schedule.lengths), "[]", 1, 1 << 24, .words = "none",
+     .help = "lengths of the sequences before they become sequence_length, the longest"},
+    {"schedule.length_tokens", NUMBERS, AT(schedule.length_tokens), "[]", 1, LARGE, .words = "none",
+     .help = "tokens of the run up to which each of these lengths holds"},
     {"schedule.mtp_milestone", NUMBER, AT(schedule.mtp_milestone), "1", 0, 1,
      .help = "share of the steps after which loss.mtp becomes schedule.mtp_late; V3: 0.676"},
     {"schedule.mtp_late", NUMBER, AT(schedule.mtp_late), "0.1", 0, 1e6,
@@ -353,6 +357,22 @@ static enum status settle(struct settings *s, const json_t *config, const char *
             "%s: %sschedule.%s: found 0, expected a value above 0, as for %s: a batch that grows needs both", origin,
             prefix, s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start",
             s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
+    const struct settings_numbers *lengths = &s->schedule.lengths, *ends = &s->schedule.length_tokens;
+    if (lengths->count != ends->count)
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sschedule.length_tokens: found %d values, expected one for each of the %d lengths",
+                         origin, prefix, ends->count, lengths->count);
+    for (int i = 0; i < lengths->count; i++) {
+        const double length = lengths->values[i], end = ends->values[i];
+        if (length != floor(length) || length > (double)s->sequence_length)
+            return error_set(error, STATUS_INVALID,
+                             "%s: %sschedule.lengths: found %g, expected integers up to sequence_length %lld", origin,
+                             prefix, length, (long long)s->sequence_length);
+        if (end != floor(end) || (i > 0 && end <= ends->values[i - 1]))
+            return error_set(error, STATUS_INVALID,
+                             "%s: %sschedule.length_tokens: found %.17g, expected ascending integers", origin, prefix,
+                             end);
+    }
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
     if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == DTYPE_F8_E4M3;
@@ -450,6 +470,7 @@ struct schedule settings_schedule(const struct settings *s) {
                                 .batch_start = s->schedule.batch_start,
                                 .grain = s->micro_batch_size,
                                 .length = s->sequence_length,
+                                .length_count = s->schedule.lengths.count,
                                 .ramp_tokens = s->schedule.batch_ramp_tokens,
                                 .mtp = s->loss[LOSS_MTP],
                                 .mtp_late = s->schedule.mtp_late,
@@ -458,6 +479,10 @@ struct schedule settings_schedule(const struct settings *s) {
                                 .bias_milestone = s->schedule.bias_milestone};
     memcpy(schedule.milestones, s->schedule.milestones.values, sizeof schedule.milestones);
     memcpy(schedule.factors, s->schedule.factors.values, sizeof schedule.factors);
+    for (int i = 0; i < schedule.length_count; i++) {
+        schedule.lengths[i] = (int64_t)s->schedule.lengths.values[i];
+        schedule.length_tokens[i] = (int64_t)s->schedule.length_tokens.values[i];
+    }
     memcpy(schedule.shapes, s->schedule.shapes.values, sizeof schedule.shapes);
     return schedule;
 }

@@ -42,6 +42,7 @@ struct settings {
         struct settings_numbers milestones, factors;
         struct settings_words shapes;
         int64_t batch_start, batch_ramp_tokens;
+        struct settings_numbers lengths, length_tokens; /* whole numbers */
         double mtp_milestone, mtp_late, bias_milestone;
     } schedule;
     double loss[LOSS_PARTS];

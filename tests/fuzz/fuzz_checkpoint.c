@@ -85,7 +85,7 @@ static void try_read(void) {
         require(error.code == status && strncmp(error.message, root, strlen(root)) == 0);
         return;
     }
-    require(checkpoint.state.step == 1 && checkpoint.state.sequences >= 0 && json_is_object(checkpoint.state.config) &&
+    require(checkpoint.state.step == 1 && checkpoint.state.tokens >= 0 && json_is_object(checkpoint.state.config) &&
             checkpoint.damaged == 0);
     require(optimizer_create(&optimizer, parameters, 2, kernels_for(ISA_REFERENCE), NULL, &settings, &error) ==
             STATUS_OK);

@@ -96,7 +96,7 @@ static struct optimizer *make_optimizer(void) {
 static enum status save(struct optimizer *o, int64_t step, int64_t keep) {
     fill(o, step);
     struct checkpoint_state state = {.step = step,
-                                     .sequences = 12 * step,
+                                     .tokens = 12 * step,
                                      .evaluated = step % 2 == 0,
                                      .data_fingerprint = 0xFEDCBA9876543210u,
                                      .metrics_bytes = (uint64_t)(100 * step),
@@ -171,7 +171,7 @@ static void everything_comes_back(void **state) {
     assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
     assert_string_equal(c.path, in_step(123, ""));
     assert_int_equal(c.state.step, 123);
-    assert_int_equal(c.state.sequences, 12 * 123);
+    assert_int_equal(c.state.tokens, 12 * 123);
     assert_false(c.state.evaluated);
     assert_true(c.state.data_fingerprint == 0xFEDCBA9876543210u);
     assert_int_equal(c.state.metrics_bytes, 12300);
@@ -182,7 +182,7 @@ static void everything_comes_back(void **state) {
     assert_int_equal(found_step(o, NULL), 123);
     /* The state alone can be replaced. */
     struct checkpoint_state later = {
-        .step = 123, .sequences = 12 * 123, .evaluated = true, .metrics_bytes = 5, .config = json_object()};
+        .step = 123, .tokens = 12 * 123, .evaluated = true, .metrics_bytes = 5, .config = json_object()};
     assert_int_equal(checkpoint_save_state(checkpoints, &later, &error), STATUS_OK);
     json_decref(later.config);
     assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);

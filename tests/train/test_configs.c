@@ -34,7 +34,7 @@ static void check_config(const char *path) {
     const struct schedule schedule = settings_schedule(&settings);
     /* a batch that grows has grown */
     if (trains)
-        assert_int_equal(schedule_batch(&schedule, schedule_position(&schedule, settings.steps)), settings.batch_size);
+        assert_int_equal(schedule_batch(&schedule, schedule_tokens(&schedule, settings.steps)), settings.batch_size);
     const struct objective objective = settings_objective(&settings);
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     if (model_create(&model, &config, kernels_for(isa), NULL, settings_compute(&settings), &error) != STATUS_OK)

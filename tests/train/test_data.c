@@ -359,9 +359,9 @@ static void an_epoch_visits_every_window_once(void **state) {
             int64_t offset = -1;
             char *seen = calloc((size_t)windows, 1);
             for (int64_t i = 0; i < windows; i++) {
-                assert_int_equal(
-                    data_sequence(&data, 5, epoch * (uint64_t)windows + (uint64_t)i, length, inputs, targets, &error),
-                    STATUS_OK);
+                assert_int_equal(data_sequence(&data, 5, (epoch * (uint64_t)windows + (uint64_t)i) * (uint64_t)length,
+                                               length, inputs, targets, &error),
+                                 STATUS_OK);
                 for (int64_t k = 0; k < length; k++) {
                     assert_int_equal(inputs[k], inputs[0] + k);
                     assert_int_equal(targets[k], inputs[k] + 1);
@@ -386,16 +386,16 @@ static void the_order_depends_on_seed_and_number_alone(void **state) {
     struct data data = numbered(100000, 0.1, 10);
     int32_t inputs[10], targets[10], first[50], again, other = 0, sorted = 0;
     for (uint64_t n = 0; n < 50; n++) {
-        assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK);
+        assert_int_equal(data_sequence(&data, 1, 10 * n, 10, inputs, targets, &error), STATUS_OK);
         first[n] = inputs[0];
     }
     for (uint64_t n = 50; n-- > 0;) {
-        assert_int_equal(data_sequence(&data, 1, n, 10, inputs, targets, &error), STATUS_OK);
+        assert_int_equal(data_sequence(&data, 1, 10 * n, 10, inputs, targets, &error), STATUS_OK);
         again = inputs[0];
         assert_int_equal(again, first[n]);
     }
     for (uint64_t n = 0; n < 50; n++) {
-        assert_int_equal(data_sequence(&data, 2, n, 10, inputs, targets, &error), STATUS_OK);
+        assert_int_equal(data_sequence(&data, 2, 10 * n, 10, inputs, targets, &error), STATUS_OK);
         other += inputs[0] == first[n];
     }
     for (int n = 1; n < 50; n++) sorted += first[n] > first[n - 1];
@@ -405,7 +405,7 @@ static void the_order_depends_on_seed_and_number_alone(void **state) {
     uint64_t windows = (90000 - 1 - 10 - 9) / 10 + 1;
     other = 0;
     for (uint64_t n = 0; n < 50; n++) {
-        assert_int_equal(data_sequence(&data, 1, windows + n, 10, inputs, targets, &error), STATUS_OK);
+        assert_int_equal(data_sequence(&data, 1, 10 * (windows + n), 10, inputs, targets, &error), STATUS_OK);
         other += inputs[0] / 10 == first[n] / 10;
     }
     assert_in_range(other, 0, 2);

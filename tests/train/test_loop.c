@@ -114,6 +114,25 @@ static void a_growing_batch_resumes(void **state) {
     assert_non_null(strstr(error.message, "train.schedule.batch_ramp_tokens = 300, the config now says 200"));
 }
 
+/* Sequences of 5, then of 11, then of 17 tokens: stopped on either side of the steps where the length changes. */
+static void a_length_that_changes_resumes(void **state) {
+    (void)state;
+    static const char lengths[] = "train.schedule.lengths=[5,11] train.schedule.length_tokens=[40,120]";
+    struct told whole = {0};
+    assert_int_equal(train("lengths", false, 1, lengths, &whole), STATUS_OK);
+    assert_int_equal(whole.tokens, 4 * (2 * 5 + 2 * 11 + 4 * 17));
+    assert_int_equal(whole.seen, whole.tokens);
+    for (int64_t after = 1; after < 6; after++) {
+        char name[32];
+        snprintf(name, sizeof name, "lengths-%lld", (long long)after);
+        struct told told = {.stop_after = after}, rest = {0};
+        assert_int_equal(train(name, false, 2, lengths, &told), STATUS_INTERRUPTED);
+        assert_int_equal(train(name, true, 1, lengths, &rest), STATUS_OK);
+        assert_int_equal(told.tokens + rest.tokens, whole.tokens);
+        check_same_run(name, "lengths");
+    }
+}
+
 /* What is kept for the backward does not change a bit; how the batch is cut changes only rounding. */
 static void recomputation_and_micro_batches(void **state) {
     (void)state;
@@ -280,6 +299,7 @@ int main(void) {
         cmocka_unit_test(threads_do_not_matter),
         cmocka_unit_test(every_interruption_resumes),
         cmocka_unit_test(a_growing_batch_resumes),
+        cmocka_unit_test(a_length_that_changes_resumes),
         cmocka_unit_test(recomputation_and_micro_batches),
         cmocka_unit_test(v2_runs_are_functions_of_config_and_seed),
         cmocka_unit_test(balance_losses_do_not_depend_on_micro_batches),

@@ -587,10 +587,10 @@ static void the_batch_grows_as_the_formula_says(void **state) {
     struct schedule schedule = settings_schedule(&s);
     int64_t position = 0, levels = 0, before = 0;
     for (int64_t step = 1; step <= 40; step++) {
-        assert_int_equal(schedule_position(&schedule, step - 1), position);
+        assert_int_equal(schedule_tokens(&schedule, step - 1), 10 * position);
         int64_t batch = 8;   /* the largest 8 + 4 k, up to 32, with 4 k <= 24 position 10 / 1000 */
         while (batch < 32 && (batch + 4 - 8) * 1000 <= 24 * position * 10) batch += 4;
-        assert_int_equal(schedule_batch(&schedule, position), batch);
+        assert_int_equal(schedule_batch(&schedule, 10 * position), batch);
         levels += batch != before;
         before = batch;
         position += batch;
@@ -598,27 +598,64 @@ static void the_batch_grows_as_the_formula_says(void **state) {
     assert_int_equal(levels, 7);      /* 8, 12, ..., 32 */
     assert_int_equal(before, 32);
     schedule.steps = 7;               /* the batch does not know how long the run is */
-    assert_int_equal(schedule_position(&schedule, 40), position);
+    assert_int_equal(schedule_tokens(&schedule, 40), 10 * position);
 
     /* V2: 8.1e12 tokens in all; a billion steps of the largest batch overflow nothing. */
     schedule = (struct schedule){
         .batch_size = 9216, .batch_start = 2304, .grain = 256, .length = 4096, .ramp_tokens = 225000000000};
     assert_int_equal(schedule_batch(&schedule, 0), 2304);
-    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 / 2), 5632);   /* half way: 5760, rounded down */
-    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096), 8960);       /* a token short of the end */
-    assert_int_equal(schedule_batch(&schedule, 225000000000 / 4096 + 1), 9216);
+    assert_int_equal(schedule_batch(&schedule, 225000000000 / 2), 5632); /* half way: 5760, rounded down */
+    assert_int_equal(schedule_batch(&schedule, 225000000000 - 1), 8960); /* a token short of the end */
+    assert_int_equal(schedule_batch(&schedule, 225000000000), 9216);
     /* A ramp that ends within a sequence: the batch never grows beyond the full one, for which there is room. */
     const struct schedule sudden = { .batch_size = 100, .batch_start = 2, .grain = 2, .length = 32, .ramp_tokens = 33 };
     assert_int_equal(schedule_batch(&sudden, 0), 2);
-    assert_int_equal(schedule_batch(&sudden, 1), 96);   /* 2 + 98 x 32 / 33 = 97.03, rounded down */
-    for (position = 2; position < 6; position++) assert_int_equal(schedule_batch(&sudden, position), 100);
+    assert_int_equal(schedule_batch(&sudden, 32), 96); /* 2 + 98 x 32 / 33 = 97.03, rounded down */
+    for (position = 2; position < 6; position++) assert_int_equal(schedule_batch(&sudden, 32 * position), 100);
     schedule.ramp_tokens = (int64_t)1 << 53;
     schedule.batch_size = 1 << 24;
     schedule.batch_start = schedule.grain = 1;
-    assert_int_equal(schedule_batch(&schedule, ((int64_t)1 << 41) - 1), (1 << 24) - 1);
-    assert_int_equal(schedule_batch(&schedule, (int64_t)1 << 41), 1 << 24);
+    assert_int_equal(schedule_batch(&schedule, ((int64_t)1 << 53) - 4096), (1 << 24) - 1);
+    assert_int_equal(schedule_batch(&schedule, (int64_t)1 << 53), 1 << 24);
     schedule.batch_start = 0;
-    assert_int_equal(schedule_position(&schedule, 1000000000), 1000000000ll << 24);
+    schedule.length = 127;
+    assert_int_equal(schedule_tokens(&schedule, 1000000000), 127 * (1000000000ll << 24));
+}
+
+/* Lengths by the tokens seen, at every step, together with a batch that grows; a run of the first steps alone, and one
+ * that is longer, have the same steps. */
+static void the_length_changes_where_it_is_said(void **state) {
+    (void)state;
+    struct settings s;
+    assert_int_equal(parse(&s, "{\"batch_size\": 8, \"micro_batch_size\": 2, \"sequence_length\": 40, \"schedule\": "
+                               "{\"batch_start\": 2, \"batch_ramp_tokens\": 300, \"lengths\": [10, 25], "
+                               "\"length_tokens\": [500, 1234]}}"),
+                     STATUS_OK);
+    const struct schedule schedule = settings_schedule(&s);
+    int64_t tokens = 0, seen[41] = {0};
+    for (int64_t step = 1; step <= 40; step++) {
+        const int64_t length = tokens < 500 ? 10 : tokens < 1234 ? 25 : 40;
+        assert_int_equal(schedule_length(&schedule, tokens), length);
+        seen[length] += tokens += schedule_batch(&schedule, tokens) * length;
+        assert_int_equal(schedule_tokens(&schedule, step), tokens);
+    }
+    assert_true(seen[10] > 0 && seen[25] > 0 && seen[40] > 0);
+    static const struct {
+        const char *text, *message;
+    } wrong[] = {
+        {"{\"schedule\": {\"lengths\": [10]}}",
+         "schedule.length_tokens: found 0 values, expected one for each of the 1"},
+        {"{\"sequence_length\": 64, \"schedule\": {\"lengths\": [65], \"length_tokens\": [9]}}",
+         "schedule.lengths: found 65, expected integers up to sequence_length 64"},
+        {"{\"schedule\": {\"lengths\": [2.5], \"length_tokens\": [9]}}",
+         "schedule.lengths: found 2.5, expected integers"},
+        {"{\"schedule\": {\"lengths\": [2, 3], \"length_tokens\": [9, 9]}}",
+         "schedule.length_tokens: found 9, expected ascending integers"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        assert_int_equal(parse(&s, wrong[i].text), STATUS_INVALID);
+        assert_non_null(strstr(error.message, wrong[i].message));
+    }
 }
 
 int main(void) {
@@ -638,6 +675,7 @@ int main(void) {
         cmocka_unit_test(keys_that_came_later_have_their_default),
         cmocka_unit_test(rates_follow_the_formulas),
         cmocka_unit_test(the_batch_grows_as_the_formula_says),
+        cmocka_unit_test(the_length_changes_where_it_is_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
