@@ -80,7 +80,7 @@ check 'bench: a bad depth in a list' 2 '' '--depth: found `x`' $D bench "$MODEL"
 check 'bench: an empty depth in a list' 2 '' '--depth: found ``' $D bench "$MODEL" --depth 0,,1
 
 # What the pages and the demo name exists too.
-for file in $(grep -ohE '(bench/)?configs/[A-Za-z0-9_-]*\.json' README.md docs/*.md tools/demo.sh | sort -u); do \
+for file in $(grep -ohE '(bench/)?configs/[A-Za-z0-9_-]*\.json' README.md docs/*.md tools/demo.sh | sort -u); do
     expect "the pages: $file exists" [ -e "$file" ]; done
 
 # ---- standard output: full, closed, a pipe that nobody reads ----

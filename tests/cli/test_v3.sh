@@ -105,7 +105,7 @@ expect 'bench does not draft: no key' sh -c '! grep -q drafting "$0"' "$T/out"
 # ---- grads and steps ----
 echo '{"loss":{"mtp":0.3,"balance_sequence":0.001}}' >"$T/loss.json"
 check 'grads' 0 '' '' $D grads $V3 -t "$T/batch.json" -s "$T/loss.json" -o "$T/grads"
-for name in loss.mtp loss.balance_sequence model.layers.3.eh_proj.weight model.layers.3.shared_head.norm.weight; do \
+for name in loss.mtp loss.balance_sequence model.layers.3.eh_proj.weight model.layers.3.shared_head.norm.weight; do
     expect "grads: $name" grep -q "\"$name\"" "$T/grads"; done
 echo '{"loss":{"mtp":0.3}}' >"$T/mtp.json"
 check 'the loss of modules that are not there' 1 '' \
