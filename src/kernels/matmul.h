@@ -10,6 +10,7 @@ extern const struct matmul_kernels matmul_avx2;
 extern const struct matmul_kernels matmul_avx512;
 extern const struct matmul_kernels matmul_avx512bf16;
 extern const struct matmul_kernels matmul_amx;
+extern const struct matmul_kind *const matmul_avx512_f32;   /* serves the variants above it, too */
 #endif
 
 #endif

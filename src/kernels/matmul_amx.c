@@ -1,5 +1,5 @@
-/* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 and the packing of B are
- * those of matmul_avx512.c: 16 pairs of k by 16 columns of its panels are a tile of B.
+/* Matrix products with AMX tiles (tdpbf16ps): 32 x 32 outputs in four tiles. Compute type F32 is that of
+ * matmul_avx512.c, and B is packed as there: 16 pairs of k by 16 columns of its panels are a tile of B.
  *
  * A tile of A is packed as [k / 32][height][16 pairs], height 32 or, for blocks of up to 16 rows, their number.
  *
@@ -7,7 +7,7 @@
  * steps from 0; vectors promote it while the tiles compute the next. */
 #if defined(__x86_64__)
 #include "kernels/matmul.h"
-#include "kernels/matmul_codes.h"
+#include "kernels/matmul_table.h"
 
 /* bytes, except the first two */
 enum { AMX_ROWS = 32, AMX_K = 32, A_ROW = 64, B_ROW = 4 * PANEL, STREAM_AHEAD = 2048 };
@@ -173,11 +173,11 @@ static always_inline void few_codes(int height, bool flush, int64_t k, const voi
     if (height == 1) multiply_few_codes(1, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
     else multiply_few_codes(FEW, flush, k, a, b, c_in, in_stride, c_out, out_stride, scales);
 }
-static void few_quantised(int height, int rows, TILE_PARAMETERS) {
+static void few_quantised(TILE_PARAMETERS) {
     (void)rows, (void)ahead;
     few_codes(height, false, k, a, b, c_in, in_stride, c_out, out_stride, scales);
 }
-static void few_rounded(int height, int rows, TILE_PARAMETERS) {
+static void few_rounded(TILE_PARAMETERS) {
     (void)rows, (void)ahead;
     few_codes(height, true, k, a, b, c_in, in_stride, c_out, out_stride, scales);
 }
@@ -361,7 +361,7 @@ static always_inline void multiply_codes_as(int height, int rows, int64_t k, con
         scale_b += scales->b_stride;
     }
 }
-static void multiply_codes(int height, int rows, TILE_PARAMETERS) {
+static void multiply_codes(TILE_PARAMETERS) {
     const bool columns = scales->b_stride > 1;
     if (rows > height) rows = height;
     if (rows > 16) {
@@ -431,7 +431,7 @@ static const struct matmul_kind kind_codes = {KIND_CODES(256), .k_whole = 512, .
                                               .pack_a = pack_a_codes, .multiply_single = few_quantised};
 static const struct matmul_kind kind_bf16_codes = {KIND_CODES(512), .pack_a = pack_a_amx,
                                                    .multiply_single = few_rounded};
-static const struct matmul_kind kind = {
+static const struct matmul_kind kind_bf16 = {
     .tile_rows = AMX_ROWS,
     .panel = PANEL,
     .a_multiple = AMX_K,
@@ -452,39 +452,8 @@ static const struct matmul_kind kind = {
     .end = release,
 };
 
-/* The kind of a compute type; F32 is matmul_avx512.c's. */
 static const struct matmul_kind *kind_of(enum dtype compute) {
-    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind : NULL;
-}
-
-static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
-    return matmul_avx512.packed_bytes(k, n, compute);
-}
-static size_t packed_columns_bytes(int64_t k, int64_t n) { return matmul_avx512.packed_columns_bytes(k, n); }
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
-                      int64_t n1) {
-    matmul_avx512.pack_part(packed, b, compute, k0, k1, n0, n1);
-}
-static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
-    const struct matmul_kind *own = kind_of(compute);
-    return own ? matmul_kind_scratch_bytes(own, m, k, threads) : matmul_avx512.scratch_bytes(m, k, compute, threads);
-}
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
-                int count, void *scratch) {
-    const struct matmul_kind *own = kind_of(compute);
-    if (own) matmul_kind_run(own, pool, a, products, count, scratch);
-    else matmul_avx512.run(pool, a, compute, products, count, scratch);
-}
-static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
-    const struct matmul_kind *own = kind_of(compute);
-    return own ? matmul_kind_grouped_scratch_bytes(own, max_m, max_k, threads)
-               : matmul_avx512.grouped_scratch_bytes(max_m, max_k, compute, threads);
-}
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
-                        void *scratch) {
-    const struct matmul_kind *own = kind_of(compute);
-    if (own) matmul_kind_run_grouped(own, pool, groups, count, scratch);
-    else matmul_avx512.run_grouped(pool, compute, groups, count, scratch);
+    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : matmul_avx512_f32;
 }
 
 const struct matmul_kernels matmul_amx = {packed_bytes,          pack_part,   scratch_bytes,       run,

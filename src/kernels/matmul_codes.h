@@ -613,4 +613,11 @@ static always_inline void multiply_parts(const int rows, const enum codes_step s
     }
 }
 
+static always_inline void multiply_codes_steps(TILE_PARAMETERS, const enum codes_step step, const bool streaming) {
+    (void)rows;
+#define PARTS(ROWS) multiply_parts(ROWS, step, streaming, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales)
+    OF_HEIGHT(PARTS)
+#undef PARTS
+}
+
 #endif

@@ -1,17 +1,30 @@
-/* The table of a variant that multiplies with fused multiply-adds, for all compute types: included by matmul_avx2.c and
+/* The kinds of a variant that multiplies with fused multiply-adds, for all compute types: matmul_avx2.c and
  * matmul_avx512.c.
  *
  * Compute type BF16: A is rounded when it is packed and kept as fp32, B is kept as pairs of bf16 and expanded: in the
  * tile where a block has one tile, otherwise once for all tiles. Both walk k one by one, so that every number of rows
  * gives the same bits. E4M3 codes go the same way. */
-#include "kernels/matmul.h"
-#include "kernels/matmul_codes.h"
+#ifndef DEEPSEEK_KERNELS_MATMUL_FMA_H
+#define DEEPSEEK_KERNELS_MATMUL_FMA_H
 
-TILE_KERNEL(multiply_f32, STEP_F32, false)
-TILE_KERNEL(stream_f32, STEP_F32, true)
-TILE_KERNEL(stream_expand, STEP_EXPAND, true)
-PARTS_KERNEL(multiply_codes, CODES_F32, false)
-PARTS_KERNEL(stream_codes, CODES_FMA, true)
+#include "kernels/matmul.h"
+#include "kernels/matmul_table.h"
+
+static void multiply_f32(TILE_PARAMETERS) {
+    multiply_steps(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, STEP_F32, false);
+}
+static void stream_f32(TILE_PARAMETERS) {
+    multiply_steps(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, STEP_F32, true);
+}
+static void stream_expand(TILE_PARAMETERS) {
+    multiply_steps(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, STEP_EXPAND, true);
+}
+static void multiply_codes(TILE_PARAMETERS) {
+    multiply_codes_steps(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, CODES_F32, false);
+}
+static void stream_codes(TILE_PARAMETERS) {
+    multiply_codes_steps(height, rows, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales, CODES_FMA, true);
+}
 
 static void expand_pairs(void *expanded, const void *b, int64_t k) {
     float *to = expanded;
@@ -98,26 +111,4 @@ static const struct matmul_kind *kind_of(enum dtype compute) {
     return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32;
 }
 
-static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
-    return matmul_kind_packed_bytes(kind_of(compute), k, n, false);
-}
-static size_t packed_columns_bytes(int64_t k, int64_t n) { return matmul_kind_packed_bytes(&kind_codes, k, n, true); }
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
-                      int64_t n1) {
-    if (compute == DTYPE_F8_E4M3) pack_panels_codes(&kind_codes, packed, b, k0, k1, n0, n1);
-    else pack_panels(kind_of(compute), packed, b, compute == DTYPE_BF16 ? UNIT_PAIR : UNIT_F32, k0, k1, n0, n1);
-}
-static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
-    return matmul_kind_scratch_bytes(kind_of(compute), m, k, threads);
-}
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
-                int count, void *scratch) {
-    matmul_kind_run(kind_of(compute), pool, a, products, count, scratch);
-}
-static size_t grouped_scratch_bytes(int64_t max_m, int64_t max_k, enum dtype compute, int threads) {
-    return matmul_kind_grouped_scratch_bytes(kind_of(compute), max_m, max_k, threads);
-}
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
-                        void *scratch) {
-    matmul_kind_run_grouped(kind_of(compute), pool, groups, count, scratch);
-}
+#endif

@@ -434,44 +434,44 @@ static always_inline void multiply_tile(const int rows, const enum step step, co
         vf_store(c_out + r * out_stride + j * VF, sum[r][j]);
 }
 
-/* A function for each height of a tile, and the one that picks it: NAME(height, ...). */
-#define TILE_PARAMETERS                                                                                                \
-    int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, int64_t out_stride,   \
-        const struct matmul_ahead *ahead, const struct matmul_scales *scales
-#define TILE_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
-    static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
-        (void)scales; \
-        multiply_tile(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead); \
-    }
-#define PARTS_OF_HEIGHT(NAME, STEP, STREAMING, HEIGHT) \
-    static void NAME##_##HEIGHT(TILE_PARAMETERS) { \
-        multiply_parts(HEIGHT, STEP, STREAMING, k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales); \
-    }
-#define TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING)                                                                    \
-    F(NAME, STEP, STREAMING, 1)                                                                                        \
-    F(NAME, STEP, STREAMING, 2) F(NAME, STEP, STREAMING, 3) F(NAME, STEP, STREAMING, 4) F(NAME, STEP, STREAMING, 5)    \
-        F(NAME, STEP, STREAMING, 6)
+/* CALL(height) with the height of a tile known to the compiler. */
 #if VF == 16
 #define TILE_ROWS 14
-#define TILE_HEIGHTS(F, NAME, STEP, STREAMING)                                                                         \
-    TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING)                                                                        \
-    F(NAME, STEP, STREAMING, 7) F(NAME, STEP, STREAMING, 8) F(NAME, STEP, STREAMING, 9) F(NAME, STEP, STREAMING, 10)   \
-        F(NAME, STEP, STREAMING, 11) F(NAME, STEP, STREAMING, 12) F(NAME, STEP, STREAMING, 13)                         \
-            F(NAME, STEP, STREAMING, 14)
+#define OF_HEIGHT_ABOVE_6(CALL)     \
+    case 7: CALL(7); break;         \
+    case 8: CALL(8); break;         \
+    case 9: CALL(9); break;         \
+    case 10: CALL(10); break;       \
+    case 11: CALL(11); break;       \
+    case 12: CALL(12); break;       \
+    case 13: CALL(13); break;       \
+    case 14: CALL(14); break;
 #else
 #define TILE_ROWS 6
-#define TILE_HEIGHTS(F, NAME, STEP, STREAMING) TILE_HEIGHTS_TO_6(F, NAME, STEP, STREAMING)
+#define OF_HEIGHT_ABOVE_6(CALL)
 #endif
-#define TILE_NAME(NAME, STEP, STREAMING, HEIGHT) NAME##_##HEIGHT,
-#define TILE_KERNEL(NAME, STEP, STREAMING) TILE_FUNCTIONS(TILE_OF_HEIGHT, NAME, STEP, STREAMING)
-#define PARTS_KERNEL(NAME, STEP, STREAMING) TILE_FUNCTIONS(PARTS_OF_HEIGHT, NAME, STEP, STREAMING)
-#define TILE_FUNCTIONS(F, NAME, STEP, STREAMING) \
-    TILE_HEIGHTS(F, NAME, STEP, STREAMING) \
-    static void NAME(int height, int rows, TILE_PARAMETERS) { \
-        static void (*const of_height[TILE_ROWS])(TILE_PARAMETERS) = {TILE_HEIGHTS(TILE_NAME, NAME, STEP, STREAMING)}; \
-        (void)rows; \
-        of_height[height - 1](k, a, b, c_in, in_stride, c_out, out_stride, ahead, scales); \
+#define OF_HEIGHT(CALL)             \
+    switch (height) {               \
+    case 1: CALL(1); break;         \
+    case 2: CALL(2); break;         \
+    case 3: CALL(3); break;         \
+    case 4: CALL(4); break;         \
+    case 5: CALL(5); break;         \
+    case 6: CALL(6); break;         \
+    OF_HEIGHT_ABOVE_6(CALL)         \
+    default: break;                 \
     }
+/* The parameters of a matmul_tile. */
+#define TILE_PARAMETERS                                                                                              \
+    int height, int rows, int64_t k, const void *a, const void *b, const float *c_in, int64_t in_stride, float *c_out, \
+        int64_t out_stride, const struct matmul_ahead *ahead, const struct matmul_scales *scales
+
+static always_inline void multiply_steps(TILE_PARAMETERS, const enum step step, const bool streaming) {
+    (void)rows, (void)scales;
+#define TILE(ROWS) multiply_tile(ROWS, step, streaming, k, a, b, c_in, in_stride, c_out, out_stride, ahead)
+    OF_HEIGHT(TILE)
+#undef TILE
+}
 
 static inline int tile_height(int64_t rows) { return matmul_even_height(rows, TILE_ROWS); }
 
