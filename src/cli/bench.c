@@ -17,8 +17,11 @@
 
 #include "base/file.h"
 #include "base/random.h"
+#include "base/clock.h"
 #include "cli/bench_disk.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 #include "graph/weights.h"
 #include "infer/generate.h"
 #include "kernels/probe.h"

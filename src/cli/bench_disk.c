@@ -1,5 +1,6 @@
 /* Decoding from the disk (bench_disk.h): share = tokens/s over (the disk's bytes/s over
  * the bytes that a token reads). */
+#include "base/clock.h"
 #include "cli/bench_disk.h"
 
 #include "cli/cli.h"

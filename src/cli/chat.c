@@ -19,6 +19,8 @@
 #include "cli/chat_show.h"
 #include "cli/cli.h"
 #include "cli/sampling.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 #include "io/json.h"
 
 #define DEFAULT_TOKENS 256

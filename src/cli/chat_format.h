@@ -3,6 +3,7 @@
 #define DEEPSEEK_CLI_CHAT_FORMAT_H
 
 #include "cli/cli.h"
+#include "model/config.h"
 #include "text/chat.h"
 
 struct cli_chat {

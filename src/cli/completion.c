@@ -1,8 +1,19 @@
 /* Completion scripts for bash, zsh and fish, from the tables of options (help.h). Each command prints its own part;
  * what surrounds them is printed once, before and after. */
+#include <stdio.h>
 #include <string.h>
 
-#include "cli/help.h"
+#include "cli/completion.h"
+
+/* What completes an argument of this name. */
+enum help_completion { COMPLETE_NOTHING, COMPLETE_FILES, COMPLETE_FOLDERS };
+static enum help_completion help_completion_of(const char *argument) {
+    if (!argument) return COMPLETE_NOTHING;
+    if (strstr(argument, "FILE") || strstr(argument, ".json") || strstr(argument, "TOKENIZER")) return COMPLETE_FILES;
+    return strstr(argument, "DIR") || strstr(argument, "MODEL") || strstr(argument, "RUN") || strstr(argument, "FOLDER")
+               ? COMPLETE_FOLDERS
+               : COMPLETE_NOTHING;
+}
 
 /* The first sentence or clause of a help text: menus have one line. */
 static void shorten(const char *help, char text[160]) {

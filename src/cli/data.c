@@ -5,6 +5,8 @@
 #include "base/file.h"
 #include "base/pool.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 #include "text/stories.h"
 
 /* ---- where it goes ----------------------------------------------------------------------------------------------- */

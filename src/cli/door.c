@@ -1,5 +1,7 @@
 /* What the doors `grads` and `steps` share. */
 #include "cli/door.h"
+#include "cli/machine.h"
+#include "cli/tokens.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,6 +3,8 @@
 #define DEEPSEEK_CLI_DOOR_H
 
 #include "cli/cli.h"
+#include "cli/machine.h"
+#include "cli/tokens.h"
 #include "graph/graph.h"
 #include "io/safetensors.h"
 #include "train/settings.h"

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 
 #include "cli/reading.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 #include "train/data.h"
 
 #define DEFAULT_CONTEXT 1024

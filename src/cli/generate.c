@@ -6,11 +6,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/chat_format.h"
 #include "cli/chat_show.h"
 #include "cli/cli.h"
 #include "cli/lines.h"
 #include "cli/sampling.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
+#include "cli/tokens.h"
 #include "io/json.h"
 
 #define DEFAULT_TOKENS 256

@@ -5,6 +5,8 @@
 
 #include "cli/cli.h"
 #include "cli/door.h"
+#include "cli/machine.h"
+#include "cli/tokens.h"
 #include "io/safetensors.h"
 #include "train/trainer.h"
 

@@ -3,6 +3,9 @@
 
 #include <string.h>
 
+#include "deepseek.h"
+#include "cli/completion.h"
+#include "cli/console.h"
 #include "io/json.h"
 
 static const char *const format_names[] = {[HELP_MAN] = "man", [HELP_JSON] = "json", [HELP_BASH] = "bash",
@@ -14,14 +17,6 @@ enum help_format help_format_named(const char *name) {
         if (strcmp(format_names[i], name) == 0) return (enum help_format)i;
     cli_wrong("--help: found `%s`, expected nothing, man, json, bash, zsh, fish or commands", name);
     return HELP_FORMATS;
-}
-
-enum help_completion help_completion_of(const char *argument) {
-    if (!argument) return COMPLETE_NOTHING;
-    if (strstr(argument, "FILE") || strstr(argument, ".json") || strstr(argument, "TOKENIZER")) return COMPLETE_FILES;
-    return strstr(argument, "DIR") || strstr(argument, "MODEL") || strstr(argument, "RUN") || strstr(argument, "FOLDER")
-               ? COMPLETE_FOLDERS
-               : COMPLETE_NOTHING;
 }
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
@@ -183,7 +178,7 @@ static void begin_page(const char *command, const char *summary, size_t summary_
         if (*c == ' ') printf("\\-");
         else putchar(*c >= 'a' && *c <= 'z' ? *c - 'a' + 'A' : *c);
     }
-    printf("\" 1 \"\" \"deepseek %s\" \"User Commands\"\n.SH NAME\ndeepseek", DEEPSEEK_VERSION);
+    printf("\" 1 \"\" \"deepseek %s\" \"User Commands\"\n.SH NAME\ndeepseek", DS_VERSION_STRING);
     for (const char *c = command ? command : ""; *c; c++) printf(c == command ? "\\-%c" : *c == ' ' ? "\\-" : "%c", *c);
     printf(" \\- ");
     put_roff(summary, summary_size);

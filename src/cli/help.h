@@ -9,9 +9,9 @@
 #ifndef DEEPSEEK_CLI_HELP_H
 #define DEEPSEEK_CLI_HELP_H
 
-#include "cli/cli.h"
+#include <stdio.h>
 
-enum help_format { HELP_TEXT, HELP_MAN, HELP_JSON, HELP_BASH, HELP_ZSH, HELP_FISH, HELP_COMMANDS, HELP_FORMATS };
+#include "cli/usage.h"
 
 /* The format that `--help=name` asks for; NULL: text. HELP_FORMATS: there is none of this name, said with cli_wrong. */
 enum help_format help_format_named(const char *name);
@@ -23,13 +23,10 @@ void help_print(const struct cli_usage *usage, enum help_format format);
 void help_print_commands(FILE *stream, const char *command, const char *about, const struct cli_command *commands,
                          enum help_format format);
 
-/* ---- shared by help.c and completion.c --------------------------------------------------------------------------- */
-
-/* What completes an argument of this name. */
-enum help_completion { COMPLETE_NOTHING, COMPLETE_FILES, COMPLETE_FOLDERS };
-enum help_completion help_completion_of(const char *argument);
-
-void completion_print(const struct cli_usage *usage, enum help_format format);
-void completion_print_commands(const char *command, const struct cli_command *commands, enum help_format format);
+/* Columns of help texts: those of the terminal, 60 to 100; 80 where there is none. */
+int cli_help_width(void);
+/* The words of `text` in lines of up to `width` columns; the first goes on at `column`,
+ * the others begin at `indent`. */
+void cli_put_wrapped(FILE *stream, const char *text, int column, int indent, int width);
 
 #endif

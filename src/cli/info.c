@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
 #include "infer/infer.h"
 #include "io/json.h"
 #include "model/blocks.h"

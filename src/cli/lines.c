@@ -1,5 +1,6 @@
 /* Lines, worked on by every thread (lines.h). */
 #include "cli/lines.h"
+#include "cli/progress.h"
 
 #include <errno.h>
 #include <fcntl.h>

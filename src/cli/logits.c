@@ -3,6 +3,9 @@
 
 #include "base/cursor.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
+#include "cli/tokens.h"
 #include "infer/infer.h"
 #include "io/safetensors.h"
 

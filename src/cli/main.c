@@ -5,6 +5,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "deepseek.h"
 #include "cli/cli.h"
 #include "cli/help.h"
 #include "cli/names.h"
@@ -66,7 +67,7 @@ static int run(int argc, char **argv) {
     }
     const char *name = argv[1];
     if (strcmp(name, "--version") == 0) {
-        printf("deepseek %s\n", DEEPSEEK_VERSION);
+        printf("deepseek %s\n", DS_VERSION_STRING);
         return CLI_DONE;
     }
     if (strcmp(name, "help") == 0) return run_help(argc, argv);

@@ -4,7 +4,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/progress.h"
 
 #define SHOW_AFTER 1.0          /* seconds: shorter work shows nothing */
 #define REDRAW_EVERY 0.1

@@ -1,7 +1,10 @@
 /* deepseek quantize: a model folder in FP8, and back in BF16. */
 #include "model/quantize.h"
 
+#include "base/clock.h"
 #include "cli/cli.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 
 struct request {
     const char *folder, *out;

@@ -1,5 +1,6 @@
 /* Progress and cache folder of commands that read a corpus (reading.h). */
 #include "cli/reading.h"
+#include "cli/progress.h"
 
 #include <stdlib.h>
 

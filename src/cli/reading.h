@@ -3,6 +3,7 @@
 #define DEEPSEEK_CLI_READING_H
 
 #include "cli/cli.h"
+#include "cli/progress.h"
 #include "train/data.h"
 
 struct cli_reading { struct cli_progress progress; enum data_work work; bool begun, quiet; };

@@ -4,6 +4,9 @@
 
 #include "cli/cli.h"
 #include "cli/door.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
+#include "cli/tokens.h"
 #include "io/safetensors.h"
 #include "train/trainer.h"
 

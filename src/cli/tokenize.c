@@ -9,6 +9,8 @@
 #include "base/file.h"
 #include "cli/ids.h"
 #include "cli/lines.h"
+#include "cli/machine.h"
+#include "cli/progress.h"
 #include "io/json.h"
 #include "text/tokenizer.h"
 

@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "base/clock.h"
 #include "cli/reading.h"
 #include "cli/tokenize.h"
+#include "cli/machine.h"
 #include "text/bpe_train.h"
 #include "train/data.h"
 

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "cli/cli.h"
+#include "cli/tokens.h"
 #include "io/json.h"
 
 static const char *json_kind(const json_t *value) {

@@ -99,7 +99,7 @@ static always_inline void fetch_step(const char *b) {
     }
 }
 
-static always_inline void hold(vf *x) { __asm__ volatile("" : "+v"(*x)); }
+static always_inline void hold_sum(vf *x) { __asm__ volatile("" : "+v"(*x)); }
 
 /* The same with codes, each part promoted onto c. Numbers of A that were quantised cannot make subnormals with codes;
  * others need the flags for the sums, and for them alone. */
@@ -131,8 +131,8 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
             vf even[FEW][2], odd[FEW][2];
             UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) even[r][j] = odd[r][j] = vf_zero();
             if (flush)
-                UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&even[r][j]),
-                    hold(&odd[r][j]);
+                UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold_sum(&even[r][j]),
+                    hold_sum(&odd[r][j]);
             UNROLL for (int p = 0; p < AMX_K / 2; p++, b += 2 * PANEL) {
                 vi b0, b1;
                 __builtin_prefetch(b + FEW_AHEAD);
@@ -149,16 +149,16 @@ static always_inline void multiply_few_codes(const int rows, const bool flush, i
                 part[r][j] = vf_add(part[r][j], vf_add(even[r][j], odd[r][j]));
         }
         if (flush) {
-            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&part[r][j]);
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold_sum(&part[r][j]);
             _mm_setcsr(control);
-            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold(&part[r][j]);
+            UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) hold_sum(&part[r][j]);
         }
         const bool columns = scales->b_stride > 1;
         const vf b0 = columns ? vf_load(scale_b) : vf_set(*scale_b), b1 = columns ? vf_load(scale_b + VF) : b0;
         UNROLL for (int r = 0; r < rows; r++) {
             c[r][0] = promote(part[r][0], scale_a[r], b0, c[r][0]);
             c[r][1] = promote(part[r][1], scale_a[r], b1, c[r][1]);
-            if (flush) hold(&c[r][0]), hold(&c[r][1]);
+            if (flush) hold_sum(&c[r][0]), hold_sum(&c[r][1]);
         }
         scale_a += scales->a_stride;
         scale_b += scales->b_stride;

@@ -525,15 +525,20 @@ static always_inline void multiply_part(vf sum[16][2], const int rows, const enu
     UNROLL for (int r = 0; r < rows; r++) UNROLL for (int j = 0; j < 2; j++) sum[r][j] = vf_zero();
     (void)tables;
     if (step == CODES_F32) {
-        for (int64_t k = 0; k < count; k++, a += rows, b += 4 * PANEL)
-            add_outer(sum, rows, a, vf_load((const float *)(const void *)b),
-                      vf_load((const float *)(const void *)b + VF));
+        for (int64_t k = 0; k < count; k++, a += rows, b += 4 * PANEL) {
+            vi b0 = vi_load(b), b1 = vi_load(b + 4 * VF);
+            hold(&b0), hold(&b1);
+            add_outer(sum, rows, a, vf_from(b0), vf_from(b1));
+        }
         return;
     }
 #if VF == 16
     if (step == CODES_PAIRS) {
-        for (int64_t k = 0; k < count; k += 2, a += rows, b += 4 * PANEL)
-            codes_add_dot(sum, rows, a, vi_load(b), vi_load(b + 64));
+        for (int64_t k = 0; k < count; k += 2, a += rows, b += 4 * PANEL) {
+            vi b0 = vi_load(b), b1 = vi_load(b + 64);
+            hold(&b0), hold(&b1);
+            codes_add_dot(sum, rows, a, b0, b1);
+        }
         return;
     }
     int64_t k = 0;

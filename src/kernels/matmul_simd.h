@@ -374,9 +374,14 @@ static always_inline void add_outer(vf sum[16][2], const int rows, const uint32_
     }
 }
 
+/* A vector of B is loaded once: where a function has tiles of all heights, a compiler would read it again for each row.
+ */
+static always_inline void hold(vi *x) { __asm__("" : "+v"(*x)); }
+
 static always_inline void multiply_step(vf sum[16][2], const int rows, const enum step step, const uint32_t *a,
                                         const uint32_t *b) {
     vi b0 = vi_load(b), b1 = vi_load(b + VF);
+    hold(&b0), hold(&b1);
     if (step == STEP_F32) {
         add_outer(sum, rows, a, vf_from(b0), vf_from(b1));
     } else if (step == STEP_EXPAND) {
