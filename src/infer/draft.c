@@ -288,6 +288,8 @@ enum status engine_draft(struct engine *engine, struct draft *drafts, int count,
     const int64_t share = count ? DUE_ROWS / count : 0, most = engine->fills_modules      ? MTP_ROWS
                                                                : share > CONFIG_MAX_NEXTN ? share
                                                                                           : CONFIG_MAX_NEXTN + 1;
+    if (engine->pass.graph)
+        return error_set(error, STATUS_INVALID, "drafting: the engine has a pass that has not ended");
     enum status status = reserve(engine, count, (int64_t)count * (MTP_ROWS + CONFIG_MAX_NEXTN), error);
     for (int i = 0; i < count && !status; i++) {
         drafts[i].count = 0;

@@ -5,9 +5,6 @@
 #include "base/clock.h"
 #include "infer/draft.h"
 
-/* What a pass takes from one feed: tokens [start, start + count) of it. */
-struct feed_piece { int feed; int64_t start, count; };
-
 /* Rows of logits that go through staging at a time. So many rows read the output head once, as one row would. */
 #define STAGING_ROWS 64
 
@@ -18,11 +15,11 @@ enum status engine_create(struct engine **out, struct model *model, int64_t max_
     engine->max_rows = max_rows > 0 ? max_rows : model->expanded_prefill ? ENGINE_EXPANDED_ROWS : ENGINE_DEFAULT_ROWS;
     size_t rows = (size_t)engine->max_rows;
     engine->spans = calloc(rows, sizeof *engine->spans);
-    engine->pieces = calloc(rows, sizeof *engine->pieces);
+    engine->feeds = calloc(rows, sizeof *engine->feeds);
     engine->ids = calloc(rows, sizeof *engine->ids);
     engine->logit_rows = calloc(rows + STAGING_ROWS, sizeof *engine->logit_rows);
     graph_init(&engine->graph, model->kernels, model->pool, &engine->memory, model->compute, false, false);
-    if (!engine->spans || !engine->pieces || !engine->ids || !engine->logit_rows) {
+    if (!engine->spans || !engine->feeds || !engine->ids || !engine->logit_rows) {
         engine_destroy(engine);
         return error_set(error, STATUS_NO_MEMORY, "no memory for an engine of %lld rows", (long long)max_rows);
     }
@@ -37,7 +34,7 @@ void engine_destroy(struct engine *engine) {
     memory_destroy(&engine->memory);
     arena_free(&engine->arena);
     free(engine->spans);
-    free(engine->pieces);
+    free(engine->feeds);
     free(engine->ids);
     free(engine->logit_rows);
     free(engine->staging);
@@ -64,6 +61,7 @@ static enum status check_distinct(struct engine *engine, const struct feed *feed
 
 static enum status check_feeds(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
     int64_t vocab = engine->model->config.vocab_size;
+    if (engine->pass.graph) return error_set(error, STATUS_INVALID, "the engine has a pass that has not ended");
     for (int i = 0; i < count; i++) {
         const struct feed *feed = &feeds[i];
         if (!feed->sequence || feed->sequence->model != engine->model)
@@ -83,17 +81,10 @@ static enum status check_feeds(struct engine *engine, const struct feed *feeds, 
     return check_distinct(engine, feeds, count, error);
 }
 
-/* How many logits rows of this piece are wanted, and from which token of the piece on. */
-static int64_t wanted_logits(const struct feed *feed, const struct feed_piece *piece, int64_t *first) {
-    *first = 0;
-    if (!feed->logits) return 0;
-    if (feed->every_logit) return piece->count;
-    *first = piece->count - 1;
-    return piece->start + piece->count == feed->count;
-}
-
-static float *logit_destination(const struct feed *feed, int64_t token, int64_t vocab) {
-    return feed->every_logit ? feed->logits + token * vocab : feed->logits;
+/* How many rows of logits a feed wants of its pass, and from which token on. */
+static int64_t wanted_logits(const struct feed *feed, int64_t *first) {
+    *first = feed->every_logit ? 0 : feed->count - 1;
+    return feed->logits ? feed->count - *first : 0;
 }
 
 /* Step memory for a pass with this many rows and logits whose tokens end at `position`. A later pass that needs more
@@ -139,23 +130,21 @@ static void staged_logits(struct engine *engine, struct tensor *h, int64_t count
 
 /* The logits that the pass owes its feeds. Long rows of one feed go straight to their place; the others are computed
  * together and copied, so that a batch of decoding sequences reads the output head once. */
-static void pass_logits(struct engine *engine, const struct feed *feeds, int piece_count, struct tensor *h) {
-    int64_t vocab = engine->model->config.vocab_size, first;
+static void pass_logits(struct engine *engine, struct tensor *h) {
+    int64_t vocab = engine->model->config.vocab_size, first = 0, staged = 0;
     int32_t *rows = engine->logit_rows;
     float *destinations[STAGING_ROWS];
-    int64_t staged = 0;
-    for (int i = 0; i <= piece_count; i++) {
-        const struct feed_piece *piece = &engine->pieces[i];
-        int64_t wanted = i < piece_count ? wanted_logits(&feeds[piece->feed], piece, &first) : 0;
+    for (int i = 0; i < engine->batch.span_count; i++) {
+        const struct feed *feed = &engine->feeds[i];
+        int64_t wanted = wanted_logits(feed, &first), row = engine->spans[i].row + first;
         if (wanted >= STAGING_ROWS) {
-            for (int64_t t = 0; t < wanted; t++) rows[STAGING_ROWS + t] = (int32_t)(engine->spans[i].row + first + t);
-            op_logits(&engine->graph, h, engine->model->head, rows + STAGING_ROWS, wanted,
-                      logit_destination(&feeds[piece->feed], piece->start + first, vocab));
+            for (int64_t t = 0; t < wanted; t++) rows[STAGING_ROWS + t] = (int32_t)(row + t);
+            op_logits(&engine->graph, h, engine->model->head, rows + STAGING_ROWS, wanted, feed->logits);
             wanted = 0;
         }
         for (int64_t t = 0; t < wanted; t++) {
-            rows[staged] = (int32_t)(engine->spans[i].row + first + t);
-            destinations[staged++] = logit_destination(&feeds[piece->feed], piece->start + first + t, vocab);
+            rows[staged] = (int32_t)(row + t);
+            destinations[staged++] = feed->logits + t * vocab;
             if (staged < STAGING_ROWS) continue;
             staged_logits(engine, h, staged, destinations);
             staged = 0;
@@ -164,41 +153,104 @@ static void pass_logits(struct engine *engine, const struct feed *feeds, int pie
     if (staged) staged_logits(engine, h, staged, destinations);
 }
 
-static enum status run_pass(struct engine *engine, const struct feed *feeds, int piece_count, struct error *error) {
+/* ---- a pass ------------------------------------------------------------------------------------------------------ */
+
+/* Over the first `count` of engine->feeds, each with a row at least. */
+static enum status begin_pass(struct engine *engine, int count, struct error *error) {
     int64_t rows = 0, position = 0, logits = 0, first;
-    for (int i = 0; i < piece_count; i++) {
-        const struct feed_piece *piece = &engine->pieces[i];
-        const struct feed *feed = &feeds[piece->feed];
-        engine->spans[i] = (struct span){ feed->sequence, rows, piece->count, feed->sequence->length };
-        memcpy(engine->ids + rows, feed->ids + piece->start, (size_t)piece->count * sizeof *engine->ids);
-        rows += piece->count;
-        if (feed->sequence->length + piece->count > position) position = feed->sequence->length + piece->count;
-        logits += wanted_logits(feed, piece, &first);
+    for (int i = 0; i < count; i++) {
+        const struct feed *feed = &engine->feeds[i];
+        const int64_t length = feed->sequence->length;
+        engine->spans[i] = (struct span){ feed->sequence, rows, feed->count, length };
+        memcpy(engine->ids + rows, feed->ids, (size_t)feed->count * sizeof *engine->ids);
+        rows += feed->count;
+        if (length + feed->count > position) position = length + feed->count;
+        logits += wanted_logits(feed, &first);
     }
     enum status status = model_sound(engine->model, error);
     if (!status) status = ensure_memory(engine, rows, position, logits, error);
     if (status) return status;
     const double began = clock_seconds();
-    const struct batch batch = { engine->ids, rows, engine->spans, piece_count };
+    engine->batch = (struct batch){ engine->ids, rows, engine->spans, count };
     graph_reset(&engine->graph);
-    struct tensor *h = model_forward(&engine->graph, engine->model, &batch);
-    if (!engine->graph.status) pass_logits(engine, feeds, piece_count, h);
-    if (!engine->graph.status && (status = draft_keep(engine, piece_count, h, error))) return status;
-    if (!engine->graph.status && engine->forwarded)
-        engine->forwarded(engine->forwarded_context, &engine->graph, h, &batch);
-    status = engine->graph.status;
-    const bool told = engine->graph.error.code != STATUS_OK;   /* an expert could not be read */
-    if (told && error) *error = engine->graph.error;
-    graph_reset(&engine->graph);
-    if (told) return status;
-    if (status)
-        return error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned",
-                         (long long)rows, engine->memory.capacity);
-    model_pack_behind(engine->model, clock_seconds() - began);
-    if ((status = draft_fill(engine, error))) return status;
-    if (engine->watch && !engine->watch(engine->watch_context, rows))
-        return error_set(error, STATUS_INTERRUPTED, "interrupted");
+    model_begin(&engine->pass, &engine->graph, engine->model, &engine->batch, NULL);
+    engine->seconds = clock_seconds() - began;
     return STATUS_OK;
+}
+
+enum status engine_pass_begin(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
+    arena_reset(&engine->arena);
+    enum status status = check_feeds(engine, feeds, count, error);
+    int64_t rows = 0;
+    int begun = 0;
+    for (int i = 0; i < count && !status; i++) {
+        rows += feeds[i].count;
+        if (rows <= engine->max_rows && feeds[i].count) engine->feeds[begun++] = feeds[i];
+    }
+    if (!status && (rows < 1 || rows > engine->max_rows))
+        status = error_set(error, STATUS_INVALID, "a pass of %lld rows, expected 1 to %lld", (long long)rows,
+                           (long long)engine->max_rows);
+    return status ? status : begin_pass(engine, begun, error);
+}
+
+int64_t engine_pass_advance(struct engine *engine, int64_t half_layers) {
+    const double began = clock_seconds();
+    const int64_t left = model_advance(&engine->pass, half_layers);
+    engine->seconds += clock_seconds() - began;
+    return left;
+}
+
+void engine_pass_cancel(struct engine *engine) {
+    if (!engine->pass.graph) return;
+    graph_reset(&engine->graph);
+    engine->pass.graph = NULL;
+    for (int i = 0; i < engine->batch.span_count; i++)
+        sequence_rewind(engine->spans[i].sequence, engine->spans[i].position);
+}
+
+enum status engine_pass_end(struct engine *engine, struct error *error) {
+    struct graph *graph = &engine->graph;
+    enum status status = STATUS_OK;
+    engine_pass_advance(engine, INT64_MAX);
+    const double began = clock_seconds();
+    struct tensor *h = model_end(&engine->pass);
+    if (!graph->status) pass_logits(engine, h);
+    if (!graph->status) status = draft_keep(engine, engine->batch.span_count, h, error);
+    if (!graph->status && !status && engine->forwarded)
+        engine->forwarded(engine->forwarded_context, graph, h, &engine->batch);
+    if (graph->status) {
+        status = graph->status;
+        if (graph->error.code == STATUS_OK)
+            error_set(error, status, "no memory for a pass of %lld tokens beyond the %zu bytes that were planned",
+                      (long long)engine->batch.rows, engine->memory.capacity);
+        else if (error) *error = graph->error;   /* an expert could not be read */
+    }
+    if (!status) {
+        graph_reset(graph);
+        model_pack_behind(engine->model, engine->seconds + clock_seconds() - began);
+        status = draft_fill(engine, error);
+    }
+    if (status) engine_pass_cancel(engine);
+    engine->pass.graph = NULL;
+    return status;
+}
+
+/* ---- feeds ------------------------------------------------------------------------------------------------------- */
+
+/* Tokens [start, start + count) of a feed, as a feed of one pass. */
+static struct feed part_of(const struct feed *feed, int64_t start, int64_t count, int64_t vocab) {
+    struct feed part = { feed->sequence, feed->ids + start, count, feed->logits, feed->every_logit };
+    if (feed->logits && feed->every_logit) part.logits += start * vocab;
+    else if (start + count < feed->count) part.logits = NULL;
+    return part;
+}
+
+static enum status run_pass(struct engine *engine, int count, struct error *error) {
+    enum status status = begin_pass(engine, count, error);
+    if (!status) status = engine_pass_end(engine, error);
+    if (!status && engine->watch && !engine->watch(engine->watch_context, engine->batch.rows))
+        status = error_set(error, STATUS_INTERRUPTED, "interrupted");
+    return status;
 }
 
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk,
@@ -222,21 +274,21 @@ enum status engine_feed(struct engine *engine, const struct feed *feeds, int cou
             if (piece < left) more = true;
         }
         /* in passes of at most max_rows */
-        int pieces = 0;
+        int parts = 0;
         int64_t rows = 0;
         for (int i = 0; i < count && !status;) {
             int64_t room = engine->max_rows - rows, left = progress[i].goal - progress[i].done,
                     taken = left < room ? left : room;
             if (taken > 0) {
-                engine->pieces[pieces++] = (struct feed_piece){ i, progress[i].done, taken };
+                engine->feeds[parts++] = part_of(&feeds[i], progress[i].done, taken, engine->model->config.vocab_size);
                 progress[i].done += taken;
                 rows += taken;
             }
             bool finished = progress[i].done == progress[i].goal;
             if (finished) i++;
-            if (rows == engine->max_rows || (i == count && pieces)) {
-                status = run_pass(engine, feeds, pieces, error);
-                pieces = 0, rows = 0;
+            if (rows == engine->max_rows || (i == count && parts)) {
+                status = run_pass(engine, parts, error);
+                parts = 0, rows = 0;
             }
         }
     }

@@ -23,8 +23,11 @@ struct engine {
     int64_t planned_rows, planned_position, planned_logits;
     struct arena arena;          /* of one feed: used again and again, so that a token asks the system for no memory */
     /* of one pass */
+    struct forward pass;         /* under way where it has a graph */
+    struct batch batch;
+    double seconds;              /* that it has taken */
     struct span *spans;          /* [max_rows] */
-    struct feed_piece *pieces;   /* [max_rows] */
+    struct feed *feeds;          /* [max_rows] */
     int32_t *ids;                /* [max_rows] */
     int32_t *logit_rows;
     float *staging;              /* [staging_rows, vocab]: logits on their way to scattered destinations */
@@ -58,6 +61,14 @@ struct feed {
  * on nothing but the model, the tokens of its sequence up to it, the compute type and the kernel variant. After a
  * failure the sequences are rewound to the lengths they had, or as near to them as they can (sequence_rewind). */
 enum status engine_feed(struct engine *engine, const struct feed *feeds, int count, int64_t chunk, struct error *error);
+/* One pass over all of the feeds, at most max_rows rows, that can wait between half-layers (an attention or an FFN)
+ * while other engines over the model compute, each with a pass of its own. engine_pass_advance answers how many are
+ * left; after a failure none, and engine_pass_end says why. The feeds' sequences grow, and logits are written, in the
+ * end; until then no one else may use them. A pass that fails or is cancelled rewinds them as engine_feed does. */
+enum status engine_pass_begin(struct engine *engine, const struct feed *feeds, int count, struct error *error);
+int64_t engine_pass_advance(struct engine *engine, int64_t half_layers);
+enum status engine_pass_end(struct engine *engine, struct error *error);
+void engine_pass_cancel(struct engine *engine);   /* where none is under way: nothing */
 /* Rewinds a sequence to exactly `length` tokens: what its blocks could not keep is fed again. */
 enum status engine_rewind(struct engine *engine, struct sequence *sequence, int64_t length, struct error *error);
 

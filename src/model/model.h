@@ -41,6 +41,8 @@ struct forward {                 /* what a block sees of a pass */
     const int32_t *row_numbers;  /* 0, 1, 2, ...: index into the rope tables */
     const float *rope;           /* [rows, rotary dims]: cos and sin for the batch's positions */
     struct objective *objective; /* NULL but in a training pass that records */
+    struct tensor *stream;       /* of the trunk, after so many half-layers */
+    int64_t halves;
 };
 
 struct block {
@@ -233,6 +235,12 @@ enum status model_export(const struct model *model, const char *folder, enum dty
 /* The trunk: h [rows, hidden] after the final norm. The batch's ids and lengths become the sequences' (not while
  * planning); after a failure the sequences must be rewound. */
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch);
+/* The same in parts, so that a pass can wait for others on other graphs: its batch and graph are left alone until it
+ * has ended. Advancing (by attentions and FFNs) answers how many are left; after a failure none. */
+void model_begin(struct forward *pass, struct graph *graph, struct model *model, const struct batch *batch,
+                 struct objective *objective);
+int64_t model_advance(struct forward *pass, int64_t half_layers);
+struct tensor *model_end(struct forward *pass);
 /* The MTP module of depth k = 1, 2, ... over rows of its own: `hidden` [rows, hidden_size] is h^{k-1} of the batch's
  * positions, ids are t_{i+k}. Gives h^k after the module's norm, which the head multiplies. Spans with a sequence use
  * the module's part of its state, for positions 0..span.position+count-1; the sequences' lengths stay as they are. May

@@ -88,10 +88,10 @@ struct tensor *model_forward_layer(struct forward *pass, const struct layer *lay
     return half_layer(pass, layer, layer->ffn, layer->post_attention_norm, stream);
 }
 
-static struct tensor *forward_trunk(struct graph *graph, struct model *model, const struct batch *batch,
-                                    struct objective *objective) {
-    struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
-    if (!model_prepare(&pass)) return NULL;
+void model_begin(struct forward *pass, struct graph *graph, struct model *model, const struct batch *batch,
+                 struct objective *objective) {
+    *pass = (struct forward){.graph = graph, .model = model, .batch = batch, .objective = objective};
+    if (!model_prepare(pass)) return;
     for (int s = 0; s < batch->span_count && !graph->planning; s++) {
         const struct span *span = &batch->spans[s];
         if (!span->sequence) continue;
@@ -99,18 +99,41 @@ static struct tensor *forward_trunk(struct graph *graph, struct model *model, co
             sequence_note(span->sequence, span->position + t, batch->ids[span->row + t]);
         span->sequence->written = span->position + span->count;
     }
-    const struct residual *residual = model->layers[0].residual;
-    struct tensor *x = residual->begin(&pass, op_embedding(graph, model->embedding, batch->ids, batch->rows));
-    for (int64_t i = 0; i < model->config.num_hidden_layers; i++) x = model_forward_layer(&pass, &model->layers[i], x);
+    struct tensor *embedded = op_embedding(graph, model->embedding, batch->ids, batch->rows);
+    pass->stream = model->layers[0].residual->begin(pass, embedded);
+}
+
+int64_t model_advance(struct forward *pass, int64_t half_layers) {
+    const int64_t all = 2 * pass->model->config.num_hidden_layers;
+    for (; half_layers > 0 && pass->halves < all && pass->graph->status == STATUS_OK; half_layers--, pass->halves++) {
+        const struct layer *layer = &pass->model->layers[pass->halves / 2];
+        const bool second = pass->halves % 2;
+        pass->stream = half_layer(pass, layer, second ? layer->ffn : layer->attention,
+                                  second ? layer->post_attention_norm : layer->input_norm, pass->stream);
+    }
+    return pass->graph->status == STATUS_OK ? all - pass->halves : 0;
+}
+
+struct tensor *model_end(struct forward *pass) {
+    struct graph *graph = pass->graph;
+    const struct model *model = pass->model;
     if (graph->status != STATUS_OK) return NULL;
-    x = residual->end(&pass, x);
-    struct tensor *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
+    struct tensor *x = model->layers[0].residual->end(pass, pass->stream),
+                  *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
     tensor_done(graph, x);
-    if (graph_computes(graph))
-        for (int s = 0; s < batch->span_count; s++)
-            if (batch->spans[s].sequence)
-                batch->spans[s].sequence->length = batch->spans[s].sequence->written;
+    for (int s = 0; s < pass->batch->span_count && graph_computes(graph); s++) {
+        struct sequence *sequence = pass->batch->spans[s].sequence;
+        if (sequence) sequence->length = sequence->written;
+    }
     return h;
+}
+
+static struct tensor *forward_trunk(struct graph *graph, struct model *model, const struct batch *batch,
+                                    struct objective *objective) {
+    struct forward pass;
+    model_begin(&pass, graph, model, batch, objective);
+    model_advance(&pass, INT64_MAX);
+    return model_end(&pass);
 }
 
 struct tensor *model_forward(struct graph *graph, struct model *model, const struct batch *batch) {

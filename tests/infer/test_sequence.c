@@ -217,7 +217,7 @@ static struct sequence *new_sequence(const struct model *model, int64_t capacity
 struct world {
     const struct kind *kind;
     struct model *model;
-    struct engine *engine;
+    struct engine *engine, *other;
     struct held { struct sequence *sequence; int text; int64_t length; } held[SEQUENCES];
     struct kept { void *bytes; size_t size; int text; int64_t length; } kept[SAVED];
     float *expected[TEXTS];          /* [LONGEST, VOCAB] of plain feeding */
@@ -240,6 +240,7 @@ static struct world world_open(const struct kind *kind, struct pool *pool, uint6
     struct world world = {.kind = kind, .seed = seed, .passes = -1, .model = open_kind(kind, pool)};
     struct engine *plain = new_engine(world.model, 0);
     world.engine = new_engine(world.model, 23);
+    world.other = new_engine(world.model, 80);
     for (int i = 0; i < TEXTS; i++) {
         struct sequence *sequence = new_sequence(world.model, LONGEST);
         world.expected[i] = malloc(sizeof(float) * LONGEST * VOCAB);
@@ -260,6 +261,7 @@ static void world_close(struct world *world) {
     for (int i = 0; i < SAVED; i++) free(world->kept[i].bytes);
     for (int i = 0; i < TEXTS; i++) free(world->expected[i]);
     engine_destroy(world->engine);
+    engine_destroy(world->other);
     model_destroy(world->model);
 }
 
@@ -356,6 +358,37 @@ static void copy_held(struct world *world, struct held *from, struct held *to) {
     (void)world;
 }
 
+/* A pass of two waits while others are fed; then it ends, or is cancelled. */
+static void wait_held(struct world *world, int first) {
+    struct feed feeds[2];
+    struct held *held[2];
+    int count = 0;
+    for (int i = 0; i < 2; i++) {
+        struct held *one = &world->held[(first + i) % SEQUENCES];
+        const int64_t room = one->sequence->capacity - one->length, wanted = 1 + draw(world, 40);
+        if (room < 1) continue;
+        held[count] = one;
+        feeds[count++] = (struct feed){one->sequence, texts[one->text] + one->length, wanted < room ? wanted : room,
+                                       world->logits[(first + i) % SEQUENCES], true};
+    }
+    if (!count) return;
+    assert_int_equal(engine_pass_begin(world->other, feeds, count, NULL), STATUS_OK);
+    int64_t left = engine_pass_advance(world->other, draw(world, 2 * LAYERS + 1));
+    feed_held(world, first + 2, 1 + (int)draw(world, 3));
+    const bool cancelled = draw(world, 3) == 0;
+    if (left && draw(world, 2)) left = engine_pass_advance(world->other, left);
+    if (cancelled) engine_pass_cancel(world->other);
+    else assert_int_equal(engine_pass_end(world->other, NULL), STATUS_OK);
+    for (int i = 0; i < count; i++) {
+        const int64_t before = held[i]->length, now = held[i]->sequence->length;
+        held[i]->length = now;
+        if (cancelled) assert_true(now == before || (world->kind->ring && now == 0));
+        else
+            assert_memory_equal(feeds[i].logits, world->expected[held[i]->text] + before * VOCAB,
+                                (size_t)(feeds[i].count * VOCAB) * sizeof(float));
+    }
+}
+
 static void check_held(const struct world *world) {
     for (int i = 0; i < SEQUENCES; i++) {
         const struct held *held = &world->held[i];
@@ -367,7 +400,7 @@ static void check_held(const struct world *world) {
 static void one_operation(struct world *world) {
     const int at = (int)draw(world, SEQUENCES);
     struct held *held = &world->held[at];
-    switch (draw(world, 9)) {
+    switch (draw(world, 10)) {
     case 0: case 1: feed_held(world, at, 1); break;
     case 2: feed_held(world, at, 2 + (int)draw(world, SEQUENCES - 1)); break;   /* others join */
     case 3: rewind_held(world, held); break;
@@ -380,6 +413,7 @@ static void one_operation(struct world *world) {
         feed_held(world, at, 1 + (int)draw(world, 3));
         world->passes = -1;
         break;
+    case 9: wait_held(world, at); break;
     }
     check_held(world);
 }
@@ -395,6 +429,40 @@ static void whatever_is_done_the_bits_are_those_of_plain_feeding(void **state) {
         world_close(&world);
     }
     pool_destroy(pool);
+}
+
+/* ---- passes that wait -------------------------------------------------------------------------------------------- */
+
+/* Two passes side by side, each cut after every half-layer, and tokens decoded between. */
+static void a_pass_may_wait_after_every_half_layer(void **state) {
+    (void)state;
+    for (int k = 0; k < KINDS; k++) {
+        struct world world = world_open(&kinds[k], NULL, 1);
+        struct held *decoded = &world.held[4];
+        const struct feed a[] = {{world.held[0].sequence, texts[0], 30, world.logits[0], true},
+                                 {world.held[1].sequence, texts[1], 7, world.logits[1], true}},
+                          b = {world.held[2].sequence, texts[2], 80, world.logits[2], true};
+        struct engine *third = new_engine(world.model, 64);
+        int waits = 0;
+        assert_int_equal(engine_pass_begin(third, a, 2, NULL), STATUS_OK);
+        assert_int_equal(engine_pass_begin(world.other, &b, 1, NULL), STATUS_OK);
+        for (int64_t left = 1, other = 1; left || other; waits++) {
+            if (left) left = engine_pass_advance(third, 1);
+            const struct feed token = {decoded->sequence, texts[0] + waits, 1, world.logits[3], false};
+            assert_int_equal(engine_feed(world.engine, &token, 1, 0, NULL), STATUS_OK);
+            assert_memory_equal(world.logits[3], world.expected[0] + waits * VOCAB, VOCAB * sizeof(float));
+            if (other && waits) other = engine_pass_advance(world.other, 1);
+        }
+        assert_int_equal(waits, 2 * LAYERS + 1);
+        assert_int_equal(engine_pass_end(third, NULL), STATUS_OK);
+        assert_int_equal(engine_pass_end(world.other, NULL), STATUS_OK);
+        assert_memory_equal(world.logits[0], world.expected[0], 30 * VOCAB * sizeof(float));
+        assert_memory_equal(world.logits[1], world.expected[1], 7 * VOCAB * sizeof(float));
+        assert_memory_equal(world.logits[2], world.expected[2], 80 * VOCAB * sizeof(float));
+        assert_int_equal(world.held[2].sequence->length, 80);
+        engine_destroy(third);
+        world_close(&world);
+    }
 }
 
 /* ---- what is refused --------------------------------------------------------------------------------------------- */
@@ -451,9 +519,39 @@ static void damaged_bytes_change_nothing(void **state) {
     model_destroy(model), model_destroy(latent), model_destroy(coarse);
 }
 
+static void while_a_pass_waits_nobody_else_uses_its_sequences(void **state) {
+    (void)state;
+    struct world world = world_open(&kinds[0], NULL, 1);
+    struct sequence *a = world.held[0].sequence, *b = world.held[1].sequence;
+    const struct feed feeds[] = {{a, texts[0], 30, NULL, false}, {b, texts[0], 60, NULL, false}};
+    const struct feed none = {b, texts[0], 0, NULL, false};
+    struct error error = {0};
+    char bytes[1 << 16];
+    assert_int_equal(engine_pass_begin(world.other, feeds, 2, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "a pass of 90 rows, expected 1 to 80"));
+    assert_int_equal(engine_pass_begin(world.other, &none, 1, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "a pass of 0 rows"));
+    assert_int_equal(engine_pass_begin(world.other, feeds, 1, NULL), STATUS_OK);
+    assert_int_equal(engine_pass_advance(world.other, 2), 2 * LAYERS - 2);
+    assert_int_equal(a->length, 0);
+    assert_int_equal(engine_feed(world.other, feeds + 1, 1, 0, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "the engine has a pass that has not ended"));
+    assert_int_equal(engine_feed(world.engine, feeds, 1, 0, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "feed 0: its sequence is in a pass that has not ended"));
+    assert_int_equal(sequence_copy(b, a, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "copying a sequence: a pass that has not ended computes it from token 0 on"));
+    assert_int_equal(sequence_save(a, bytes, &error), STATUS_INVALID);
+    engine_pass_cancel(world.other);
+    engine_pass_cancel(world.other);
+    assert_int_equal(engine_feed(world.engine, feeds, 2, 0, NULL), STATUS_OK);
+    world_close(&world);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(whatever_is_done_the_bits_are_those_of_plain_feeding),
+        cmocka_unit_test(a_pass_may_wait_after_every_half_layer),
+        cmocka_unit_test(while_a_pass_waits_nobody_else_uses_its_sequences),
         cmocka_unit_test(damaged_bytes_change_nothing),
     };
     return cmocka_run_group_tests(tests, make_folders, remove_folders);
