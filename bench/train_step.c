@@ -119,7 +119,7 @@ static void subject_open(struct subject *s, const char *path, enum isa isa, stru
 static void subject_step(struct subject *s, int step, int64_t sequences, int64_t length) {
     struct error error;
     const double start = clock_seconds();
-    for (int i = 0; i < s->model->parameter_count; i++) s->model->parameters[i]->grad_written = false;
+    for (int i = 0; i < s->model->parameter_count; i++) parameter_gradient_clear(s->model->parameters[i]);
     struct objective objective = s->objective;
     check(model_train_micro_batch(&s->graph, s->model, s->tokens, s->targets, sequences, length, &objective, NULL,
                                   &error),

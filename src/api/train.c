@@ -112,7 +112,7 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
         const struct objective objective = settings_objective(&t->settings);
         t->schedule = settings_schedule(&t->settings);
         status = trainer_create(&t->trainer, t->model, &optimizer, &objective, t->settings.micro_batch_size,
-                                t->settings.sequence_length, error);
+                                t->settings.leaf_size, t->settings.sequence_length, error);
     }
     if (status) ds_trainer_free(t);
     else *out = t;

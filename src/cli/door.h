@@ -22,5 +22,9 @@ enum status door_begin(const struct door_request *request, struct settings *sett
 /* The next token of each position, -1 at the end of a row: malloc'ed [count, longest]. All rows must have one length,
  * of two tokens at least. */
 enum status door_targets(const struct cli_tokens *tokens, const char *path, int32_t **targets, struct error *error);
+/* Sequences computed at once: all, unless the settings say less. */
+static inline int64_t door_micro_batch(const struct settings *settings, int64_t sequences) {
+    return settings->micro_batch_size < sequences ? settings->micro_batch_size : sequences;
+}
 
 #endif

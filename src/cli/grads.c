@@ -56,7 +56,9 @@ static enum status run(const struct door_request *request, struct cli_machine *m
     if (!status) status = door_targets(&tokens, request->tokens_path, &targets, error);
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
     const struct objective objective = settings_objective(&settings);
-    if (!status) status = trainer_create(&trainer, model, NULL, &objective, tokens.count, tokens.longest, error);
+    if (!status)
+        status = trainer_create(&trainer, model, NULL, &objective, door_micro_batch(&settings, tokens.count),
+                                settings.leaf_size, tokens.longest, error);
     if (!status) status = trainer_gradients(trainer, tokens.ids, targets, tokens.count, tokens.longest, &result, error);
     if (!status) status = write_gradients(model, &trainer->objective, &result, request->out_path, error);
     trainer_destroy(trainer);
@@ -72,7 +74,9 @@ int command_grads(int argc, char **argv) {
         "F32 tensors: `loss` [1] the weighted "
         "total, `loss.main` [1] the mean over all positions that have a next token, `loss.mtp`, `loss.balance_expert` "
         "and so on [1] the unweighted parts that the settings give "
-        "a weight, and one gradient per parameter under the checkpoint's name.";
+        "a weight, and one gradient per parameter under the checkpoint's name. "
+        "The settings may hold `micro_batch_size` and `leaf_size`, too, as a training config does (all sequences at "
+        "once without).";
     static const char examples[] = "deepseek grads MODEL --tokens tokens.json -o grads.safetensors\n";
     return door_run(argc, argv, "grads", about, examples, false, run);
 }

@@ -10,6 +10,7 @@
 #include "io/json.h"
 #include "model/blocks.h"
 #include "train/data.h"
+#include "train/fold.h"
 #include "train/settings.h"
 
 struct request {
@@ -30,7 +31,10 @@ struct subject {
 
 /* Bytes, by what they are for. */
 struct inference_plan { double weights, embedding, cache, step, total; int64_t context; };
-struct training_plan { double parameters, gradients, moments, copies, step, total, flops; int64_t batch, length; };
+struct training_plan {
+    double parameters, gradients, leaves, moments, copies, step, total, flops;
+    int64_t batch, length;
+};
 
 /* One of two models side by side, at one context and one length of training sequences. */
 struct side {
@@ -100,15 +104,19 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
     return plan;
 }
 
+/* settings: those of a run, NULL: one micro-batch is the whole step. */
 static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length,
-                                          const struct objective *objective, enum dtype moments) {
+                                          const struct objective *objective, enum dtype moments,
+                                          const struct settings *settings) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
     if (model->compute != DTYPE_F32) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
     plan.moments = moments == DTYPE_BF16 ? plan.parameters : 2 * plan.parameters;
     plan.step = (double)model_plan_training(model, batch, length, objective, &plan.flops);
-    plan.total = plan.parameters + plan.gradients + plan.moments + plan.copies + plan.step;
+    if (settings && settings->batch_size > settings->leaf_size)
+        plan.leaves = (double)fold_bytes(model, settings->leaf_size > settings->micro_batch_size);
+    plan.total = plan.parameters + plan.gradients + plan.leaves + plan.moments + plan.copies + plan.step;
     return plan;
 }
 
@@ -282,6 +290,7 @@ static void print_table(const struct report *report) {
     printf("\nMemory for training, --compute %s\n", compute);
     row_bytes("parameters", report->train.parameters, "fp32");
     row_bytes("gradients", report->train.gradients, "fp32");
+    if (report->train.leaves > 0) row_bytes("gradients of a leaf", report->train.leaves, "fp32");
     row_bytes("moments", report->train.moments,
               report->train.moments > report->train.parameters ? "AdamW, two in fp32" : "AdamW, two in bf16");
     if (report->train.copies > 0)
@@ -395,6 +404,7 @@ static enum status print_json(const struct report *report, struct error *error) 
     put(part, "length", (double)report->train.length);
     put(part, "parameters", report->train.parameters);
     put(part, "gradients", report->train.gradients);
+    put(part, "leaves", report->train.leaves);
     put(part, "moments", report->train.moments);
     put(part, "copies", report->train.copies);
     put(part, "step", report->train.step);
@@ -513,7 +523,7 @@ static enum status report_model(struct model *model, struct model *inference, co
                                    : DTYPE_F32;
     report.mtp_weight = objective.weights[LOSS_MTP];
     report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective,
-                                 moments);
+                                 moments, subject->trains && !request->batch ? &subject->settings : NULL);
     report.forward_empty = forward_flops(&report.sizes, 1);
     report.forward_full = forward_flops(&report.sizes, (double)context);
     report.training = training_flops(&report.sizes, report.train.length);

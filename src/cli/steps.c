@@ -64,7 +64,9 @@ static enum status run(const struct door_request *request, struct cli_machine *m
     if (!status) status = cli_model_open(&model, request->folder, machine, MODEL_TRAINING, request->quiet, error);
     struct optimizer_settings optimizer = settings_optimizer(&settings);
     const struct objective objective = settings_objective(&settings);
-    if (!status) status = trainer_create(&trainer, model, &optimizer, &objective, sequences, length, error);
+    if (!status)
+        status = trainer_create(&trainer, model, &optimizer, &objective, door_micro_batch(&settings, sequences),
+                                settings.leaf_size, length, error);
     if (!status && !(losses = calloc((size_t)count, sizeof *losses)))
         status = error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)count);
     if (!status) status = take_steps(trainer, request, &settings, steps, count, losses, error);
@@ -83,7 +85,8 @@ int command_steps(int argc, char **argv) {
         "`losses` [steps], each before its update, and "
         "the parameters after the last step under the checkpoint's names. The settings hold `optimizer` (name, "
         "learning_rate, beta1, beta2, eps, weight_decay, "
-        "clip_grad_norm), `loss` and `bias_update_speed`, by which the biases of V3's gates move after each step.";
+        "clip_grad_norm), `loss`, `bias_update_speed`, by which the biases of V3's gates move after each step, and "
+        "`micro_batch_size` and `leaf_size` as a training config has them (all sequences at once without).";
     static const char examples[] =
         "deepseek steps MODEL --tokens steps.json --settings adamw.json -o after.safetensors\n";
     return door_run(argc, argv, "steps", about, examples, true, run);

@@ -1,4 +1,6 @@
 /* The pass: tensors, scopes, the tape and its reverse walk. */
+#include <string.h>
+
 #include "graph/graph.h"
 
 void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
@@ -11,7 +13,21 @@ void graph_init(struct graph *graph, const struct kernels *kernels, struct pool 
                             .planning = planning};
 }
 
+static void each_parameter(struct graph *graph, struct op *op,
+                           void (*visit)(struct graph *graph, struct parameter *parameter)) {
+    for (int i = 0; i < OP_MAX; i++)
+        if (op->parameters[i]) visit(graph, op->parameters[i]);
+    for (int64_t i = 0; i < op->expert_count; i++) visit(graph, op->experts[i]);
+}
+static void begin_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers++; }
+static void end_writer(struct graph *graph, struct parameter *p) {
+    if (--p->writers == 0 && graph->gradient_done) graph->gradient_done(graph->gradient_context, p);
+}
+static void forget_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers = 0; }
+
 void graph_reset(struct graph *graph) {
+    for (struct op *op = graph->last; op && graph->recording; op = op->previous)
+        each_parameter(graph, op, forget_writer);
     arena_reset(&graph->arena);
     memory_reset(graph->memory);
     graph->last = NULL;
@@ -88,6 +104,19 @@ void *gradient_sole(struct graph *graph, struct tensor *tensor) {
     void *grad = gradient_of(graph, tensor, &onto);
     if (onto != MATMUL_REPLACE) graph->status = STATUS_UNSUPPORTED;   /* likewise */
     return grad;
+}
+
+float *parameter_gradient(struct graph *graph, struct parameter *p, enum matmul_onto *onto) {
+    const bool first = !p->leaf, gathers = p->grad_written && p->leaf_buffer;
+    if (graph->planning) p->contributions += onto ? 1 : 2;
+    if (!graph_computes(graph)) return NULL;
+    if (first) p->leaf = gathers ? p->leaf_buffer : p->grad;
+    const bool added = first && p->grad_written && !gathers;
+    if (onto) *onto = added ? MATMUL_ADD : first ? MATMUL_REPLACE : MATMUL_CONTINUE;
+    else if (first && !added) memset(p->leaf, 0, (size_t)p->count * sizeof *p->leaf);
+    if (added && (!onto || p->contributions > 1)) graph->status = STATUS_UNSUPPORTED;   /* nobody planned the pass */
+    p->grad_written = true;
+    return p->leaf;
 }
 
 /* ---- compressed tensors ------------------------------------------------------------------------------------------ */
@@ -172,6 +201,7 @@ void op_run(struct graph *graph, struct op *op) {
     for (int i = 0; i < op->ins; i++) op->in[i]->needed |= op->kind->reads_inputs >> i & 1;
     for (int i = 0; i < op->outs; i++) op->out[i]->needed |= op->kind->reads_outputs >> i & 1;
     run_forward(graph, op);
+    if (graph->recording) each_parameter(graph, op, begin_writer);
     op->previous = graph->last;
     graph->last = op;
 }
@@ -216,6 +246,10 @@ void graph_backward(struct graph *graph) {
         for (int i = 0; i < op->outs; i++) {
             drop_data(graph, op->out[i]);
             drop_gradient(graph, op->out[i]);
+        }
+        if (graph->status == STATUS_OK) {
+            each_parameter(graph, op, end_writer);
+            graph->last = op->previous;
         }
     }
 }

@@ -85,6 +85,8 @@ struct op {
     const struct op_kind *kind;
     struct tensor *in[OP_MAX], *out[OP_MAX];
     struct parameter *parameters[OP_MAX];
+    struct parameter *const *experts;   /* more of them */
+    int64_t expert_count;
     int ins, outs;
     void *extra;         /* the operation's own record, in graph->arena */
     struct op *previous;
@@ -106,6 +108,9 @@ struct graph {
      * of dW's tiles); W where its fp32 values are there. NULL: nobody asks. It costs time. */
     struct fp8_report { struct fp8_counts x, w, dy; } *fp8;
     struct expert_source *experts;   /* of experts whose parameters are absent (graph/experts.h) */
+    /* Where not NULL: told of each parameter in the backward once nothing more of the pass can contribute to it. */
+    void (*gradient_done)(void *context, struct parameter *parameter);
+    void *gradient_context;
     /* of the tensors that were compressed in this pass: as they are, and as they would be in their own type */
     size_t compressed_bytes, compressible_bytes;
     enum status status;          /* first failure (memory, or reading an expert); later operations do nothing */
@@ -150,6 +155,14 @@ void *gradient_of(struct graph *graph, struct tensor *tensor, enum matmul_onto *
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor);
 /* The same, for kernels that can only write: the operation must be the tensor's one reader. */
 void *gradient_sole(struct graph *graph, struct tensor *tensor);
+
+/* Where a contribution to a parameter's gradient goes, and how; *onto NULL: the kernel adds to what is there, which is
+ * zeroed where the contribution is a leaf's first. The first leaf of a step writes into grad. From the second on, what
+ * contributes once goes there, too, as a product that is added; the rest gathers in leaf_buffer. While planning it is
+ * counted. */
+float *parameter_gradient(struct graph *graph, struct parameter *parameter, enum matmul_onto *onto);
+/* The step begins: nothing has been written. */
+static inline void parameter_gradient_clear(struct parameter *p) { p->grad_written = false, p->leaf = NULL; }
 
 /* ---- the operations (graph/op_*.c) ------------------------------------------------------------------------------- */
 

@@ -15,12 +15,40 @@ static void embedding_forward(struct graph *graph, struct op *op) {
         table->value ? DTYPE_F32 : table->stored_dtype, embedding->ids, x->rows, x->width);
 }
 
+/* Of the rows with the same id: `again` gives all but the first the number of the first, `once` the first its id; the
+ * others are -1. seen: [vocabulary], no matter what it holds. */
+static void find_first_rows(const int32_t *ids, int64_t rows, int32_t *seen, int32_t *again, int32_t *once) {
+    for (int64_t t = 0; t < rows; t++) seen[ids[t]] = -1;
+    for (int64_t t = 0; t < rows; t++) {
+        again[t] = seen[ids[t]];
+        once[t] = again[t] < 0 ? ids[t] : -1;
+        if (again[t] < 0) seen[ids[t]] = (int32_t)t;
+    }
+}
+
+/* dtable[ids[t]] += dx[t] in order of t. Where the sum of these rows is to be added to what is there, the rows of an
+ * id are summed in the first one before. */
 static void embedding_backward(struct graph *graph, struct op *op) {
+    const struct row_kernels *kernels = &graph->kernels->rows;
     const struct embedding *embedding = op->extra;
     const struct tensor *x = op->out[0];
-    if (!graph_computes(graph)) return;
-    graph->kernels->rows.embedding_backward(graph->pool, parameter_gradient_zeroed(op->parameters[0]), x->grad,
-                                            embedding->ids, x->rows, x->width);
+    struct parameter *table = op->parameters[0];
+    const size_t scratch_bytes = (size_t)(table->shape[0] + 2 * x->rows) * sizeof(int32_t);
+    int32_t *seen = scratch_take(graph, scratch_bytes);
+    const int32_t *ids = embedding->ids;
+    enum matmul_onto onto;
+    float *dtable = parameter_gradient(graph, table, &onto);
+    if (graph_computes(graph)) {
+        if (onto == MATMUL_REPLACE) memset(dtable, 0, (size_t)table->count * sizeof *dtable);
+        if (onto == MATMUL_ADD) {
+            int32_t *again = seen + table->shape[0], *once = again + x->rows;
+            find_first_rows(ids, x->rows, seen, again, once);
+            kernels->embedding_backward(graph->pool, x->grad, x->grad, again, x->rows, x->width);
+            ids = once;
+        }
+        kernels->embedding_backward(graph->pool, dtable, x->grad, ids, x->rows, x->width);
+    }
+    scratch_give(graph, seen, scratch_bytes);
 }
 
 static const struct op_kind embedding_kind = {

@@ -121,12 +121,6 @@ void count_weight(struct graph *graph, const struct parameter *w) {
     graph->fp8->w.overflows += count.overflows;
 }
 
-float *parameter_gradient_zeroed(struct parameter *w) {
-    if (!w->grad_written) memset(w->grad, 0, (size_t)w->count * sizeof(float));
-    w->grad_written = true;
-    return w->grad;
-}
-
 /* y_i [rows, out_i] = x W_i^T */
 static void linear_forward(struct graph *graph, struct op *op) {
     const struct tensor *x = op->in[0];
@@ -197,19 +191,20 @@ void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, e
     const size_t scratch_bytes = matmul->scratch_bytes(out, rows, w->compute, pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += 2.0 * (double)rows * (double)w->count;
+    enum matmul_onto onto;
+    float *dw = parameter_gradient(graph, w, &onto);
     if (graph_computes(graph)) {
         const struct matrix a = quantised_as_dy(
             w, (struct matrix){
                    .data = dy, .dtype = dy_dtype, .rows = out, .cols = rows, .stride = dy_stride, .transposed = true});
         const struct matmul_product product = {.packed = packed_x,
                                                .n = in,
-                                               .c = w->grad,
+                                               .c = dw,
                                                .c_stride = in,
                                                .c_dtype = DTYPE_F32,
-                                               .onto = w->grad_written ? MATMUL_CONTINUE : MATMUL_REPLACE,
+                                               .onto = onto,
                                                .column_scales = w->compute == DTYPE_F8_E4M3};
         matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
-        w->grad_written = true;
     }
     scratch_give(graph, scratch, scratch_bytes);
 }

@@ -39,8 +39,8 @@ static void latent_backward(struct graph *graph, struct op *op) {
     float *dx = direct ? sole : scratch_take(graph, dx_bytes);
     const size_t scratch_bytes = kernels->rmsnorm_backward_scratch(x->rows, c->width);
     void *scratch = scratch_take(graph, scratch_bytes);
+    float *dw = parameter_gradient(graph, op->parameters[0], NULL);
     if (graph_computes(graph)) {
-        float *dw = parameter_gradient_zeroed(op->parameters[0]);
         memset(dx, 0, (size_t)(x->rows * x->width) * sizeof(float));
         kernels->rmsnorm_backward(graph->pool, dx, x->width, dw, c->grad, c->grad_dtype, c->width, x->data, x->dtype,
                                   x->width, op->parameters[0]->value, rstd->data, x->rows, c->width, scratch);

@@ -164,22 +164,26 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
  * packed once. */
 static void list_weight_gradients(struct pass *pass, enum which which, int matrices, const struct operand *dy,
                                   const struct operand *x) {
-    if (!graph_computes(pass->graph)) return;
+    const bool computes = graph_computes(pass->graph);
     for (int64_t e = pass->begin; e < pass->end; e++) {
-        const int64_t row = pass->routing.first[e], rows = pass->routing.first[e + 1] - row;
+        const int64_t row = computes ? pass->routing.first[e] : 0,
+                      rows = computes ? pass->routing.first[e + 1] - row : 1;
         struct operand from = *dy;
-        for (int i = 0; rows > 0 && i < matrices; i++) {
-            struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i)),
-                             *next = i + 1 < matrices ? matrix_of(pass, e, (enum which)((int)which + i + 1)) : NULL;
-            const bool joined = next && next->grad == w->grad + w->count && next->grad_written == w->grad_written;
-            const int64_t in = w->shape[1], out = joined ? w->shape[0] + next->shape[0] : w->shape[0];
+        float *to[2];
+        enum matmul_onto onto[2];
+        for (int i = 0; rows > 0 && i < matrices; i++)
+            to[i] = parameter_gradient(pass->graph, matrix_of(pass, e, (enum which)((int)which + i)), &onto[i]);
+        for (int i = 0; computes && rows > 0 && i < matrices; i++) {
+            const struct parameter *w = matrix_of(pass, e, (enum which)((int)which + i));
+            const bool joined = i == 0 && matrices == 2 && to[1] == to[0] + w->count && onto[1] == onto[0];
+            const int64_t in = w->shape[1], out = joined ? 2 * w->shape[0] : w->shape[0];
             struct matmul_product *product = &pass->products[pass->count];
             *product = (struct matmul_product){
                 .n = in,
-                .c = w->grad,
+                .c = to[i],
                 .c_stride = in,
                 .c_dtype = DTYPE_F32,
-                .onto = w->grad_written ? MATMUL_CONTINUE : MATMUL_REPLACE,
+                .onto = onto[i],
                 .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride),
                 .column_scales = w->compute == DTYPE_F8_E4M3};
             const struct matrix dy_columns = {.data = operand_row(&from, row),
@@ -190,8 +194,7 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
                                               .transposed = true};
             pass->groups[pass->count++] = (struct matmul_group){quantised_as_dy(w, dy_columns), product, 1};
             from.column += out;
-            w->grad_written = true;
-            if (joined) next->grad_written = true, i++;
+            i += joined;
         }
     }
 }
@@ -295,6 +298,8 @@ struct tensor *op_experts_up(struct graph *graph, struct tensor *x, const struct
     struct op *op = op_new(graph, &up_kind, sizeof(struct experts));
     if (!op) return NULL;
     *(struct experts *)op->extra = (struct experts){*gate, experts, x->rows};
+    op->experts = &experts[0].gate;   /* of all of them, one after the other */
+    op->expert_count = EXPERT_PARTS * (int64_t)gate->experts;
     op_input(op, x);
     op_input(op, routed->routing);
     const enum dtype activation = compute_activation(experts[0].up->compute);
@@ -379,6 +384,8 @@ struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, cons
     const int64_t tokens = routed->weights->rows;
     const enum dtype activation = compute_activation(experts[0].down->compute);
     *(struct experts *)op->extra = (struct experts){*gate, experts, tokens};
+    op->experts = &experts[0].gate;   /* of all of them, one after the other */
+    op->expert_count = EXPERT_PARTS * (int64_t)gate->experts;
     op_input(op, gate_up);
     op_input(op, routed->weights);
     op_input(op, routed->routing);

@@ -23,8 +23,8 @@ static void rmsnorm_backward(struct graph *graph, struct op *op) {
     void *rounded = direct ? NULL : gradient_sole(graph, x);
     const size_t scratch_bytes = graph->kernels->rows.rmsnorm_backward_scratch(x->rows, x->width);
     void *scratch = scratch_take(graph, scratch_bytes);
+    float *dw = parameter_gradient(graph, w, NULL);
     if (graph_computes(graph)) {
-        float *dw = parameter_gradient_zeroed(w);
         if (!direct) memset(dx, 0, dx_bytes);
         graph->kernels->rows.rmsnorm_backward(graph->pool, dx, x->width, dw, y->grad, y->grad_dtype, y->width, x->data,
                                               x->dtype, x->width, w->value, rstd->data, x->rows, x->width, scratch);

@@ -88,6 +88,11 @@ struct parameter {
     float *grad;                /* fp32, NULL outside training */
     /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
     bool grad_written;
+    /* A step's gradient is the sum of those of its leaves (train/fold.h), each from zero. `leaf`: where the
+     * contributions of the current one are, grad or leaf_buffer; NULL: there are none yet. */
+    float *leaf, *leaf_buffer;
+    int contributions;          /* to the leaf in a pass, as planned; those of kernels that can only add count twice */
+    int writers;                /* operations of the pass, still to be walked back over, that may contribute */
 
     /* FP8 checkpoints, at inference: `stored` holds E4M3 codes, each block of 128 x 128 with a multiplier
      * scales[ceil(out / 128), ceil(in / 128)] (spec/v1-v3.md section 6.3). Products in BF16 and F8_E4M3 read codes;

@@ -42,7 +42,5 @@ void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, e
 enum fp8_operand { FP8_X, FP8_DY };
 void count_operand(struct graph *graph, const struct parameter *w, enum fp8_operand which, const struct matrix *m);
 void count_weight(struct graph *graph, const struct parameter *w);
-/* A parameter's gradient for kernels that can only add: zeroed at its first use in a step. */
-float *parameter_gradient_zeroed(struct parameter *w);
 
 #endif

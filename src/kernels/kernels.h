@@ -224,7 +224,8 @@ struct row_kernels {
     void (*swiglu_backward)(struct pool *pool, void *dgate, void *dup, const void *dh, const void *gate, const void *up,
                             enum dtype dtype, int64_t count);
 
-    /* x[t] = table[ids[t]];  backward dtable[ids[t]] += dx[t], rows in order. */
+    /* x[t] = table[ids[t]];  backward dtable[ids[t]] += dx[t], rows in order; those with negative ids are left out. dx
+     * may be dtable where no row is both. */
     void (*embedding_forward)(struct pool *pool, float *x, const void *table, enum dtype table_dtype,
                               const int32_t *ids, int64_t rows, int64_t width);
     void (*embedding_backward)(struct pool *pool, float *dtable, const float *dx, const int32_t *ids, int64_t rows,

@@ -32,13 +32,14 @@ static inline void rows_embedding_forward(struct pool *pool, real *x, const void
     rows_run(pool, embedding_forward_task, &call, rows * width);
 }
 
-/* dtable[ids[t]] += dx[t] for t in order. A thread takes columns, so that rows that share an id meet on one thread in
- * one order. */
+/* dtable[ids[t]] += dx[t] for t in order, where ids[t] is not negative. A thread takes columns, so that rows that share
+ * an id meet on one thread in one order. */
 static void embedding_backward_task(void *context, int thread, int threads) {
     const struct embedding_call *c = context;
     int64_t begin, end;
     pool_share(c->width, ROWS_GRAIN, thread, threads, &begin, &end);
     for (int64_t t = 0; t < c->rows; t++) {
+        if (c->ids[t] < 0) continue;
         real *row = c->dtable + (int64_t)c->ids[t] * c->width;
         add_part(row, row, c->dx + t * c->width, ROWS_REAL_DTYPE, begin, end);
     }

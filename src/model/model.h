@@ -257,7 +257,7 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
                                     struct objective *objective, float *position_losses, struct error *error);
 
 /* Step-memory bytes that the pass of this size needs, and its FLOPs (a planning run of the same code). objective: as in
- * training, NULL: the main loss alone. */
+ * training, NULL: the main loss alone. Counts the contributions to each parameter. */
 size_t model_plan_training(struct model *model, int64_t sequences, int64_t length, const struct objective *objective,
                            double *flops);
 /* Where the model has MTP modules: all of them behind the trunk, on the same graph, each

@@ -197,8 +197,8 @@ static enum status make_trainer(struct training *t, struct error *error) {
     t->targets = malloc(count * sizeof *t->targets);
     if (!t->inputs || !t->targets)
         return error_set(error, STATUS_NO_MEMORY, "no memory left for a batch of %zu tokens", count);
-    return trainer_create(&t->trainer, t->model, &optimizer, &objective, s->micro_batch_size, s->sequence_length,
-                          error);
+    return trainer_create(&t->trainer, t->model, &optimizer, &objective, s->micro_batch_size, s->leaf_size,
+                          s->sequence_length, error);
 }
 
 /* A warm-up that the config leaves to its default stays what it was when the run was begun, whatever train.steps says

@@ -48,6 +48,8 @@ static const struct key keys[] = {
     {"batch_size", INTEGER, AT(batch_size), "16", 1, 1 << 24, .help = "sequences of an optimizer step"},
     {"micro_batch_size", INTEGER, AT(micro_batch_size), "null", 1, 1 << 24, .words = "batch_size",
      .help = "sequences computed at once; gradients of several micro batches add up"},
+    {"leaf_size", INTEGER, AT(leaf_size), "null", 1, 1 << 24, .words = "micro_batch_size",
+     .help = "sequences whose gradient is one sum from zero; those sums are then added up in order"},
     {"seed", INTEGER, AT(seed), "1", 0, LARGE, .help = "decides initial weights, order of the data and samples"},
     {"compute", CHOICE, AT(compute_choice), "\"fp32\"", .choices = {"fp32", "bf16", "fp8"},
      .help = "type of matrix products; master weights and sums are fp32. fp8: V3's recipe"},
@@ -341,6 +343,11 @@ static enum status settle(struct settings *s, const json_t *config, const char *
         return error_set(error, STATUS_INVALID,
                          "%s: %smicro_batch_size: found %lld, expected a divisor of batch_size %lld", origin, prefix,
                          (long long)s->micro_batch_size, (long long)s->batch_size);
+    if (s->leaf_size < 0) s->leaf_size = s->micro_batch_size;
+    if (s->leaf_size % s->micro_batch_size)
+        return error_set(error, STATUS_INVALID,
+                         "%s: %sleaf_size: found %lld, expected a multiple of micro_batch_size %lld", origin, prefix,
+                         (long long)s->leaf_size, (long long)s->micro_batch_size);
     if (s->batch_size * s->sequence_length > INT32_MAX)
         return error_set(error, STATUS_INVALID,
                          "%s: %sbatch_size %lld of sequence_length %lld: expected at most 2^31 - 1 tokens in a step",
@@ -432,15 +439,18 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)root, name, value) {
-        if (strcmp(name, "bias_update_speed") == 0) {
-            const struct key *speed = find_key(name);
-            if (!json_is_null(value) && !read_value(settings, speed, value))
-                return wrong_value(speed, value, origin, "", error);
+        if (strcmp(name, "bias_update_speed") == 0 || strcmp(name, "micro_batch_size") == 0 ||
+            strcmp(name, "leaf_size") == 0) {
+            const struct key *own = find_key(name);
+            if (!json_is_null(value) && !read_value(settings, own, value))
+                return wrong_value(own, value, origin, "", error);
             continue;
         }
         if (strcmp(name, "loss") && strcmp(name, "optimizer"))
             return error_set(error, STATUS_INVALID,
-                             "%s: %s: unknown key, expected one of loss, optimizer, bias_update_speed", origin, name);
+                             "%s: %s: unknown key, expected one of loss, optimizer, bias_update_speed, "
+                             "micro_batch_size, leaf_size",
+                             origin, name);
         if (!json_is_object(value)) return error_set(error, STATUS_INVALID, "%s: %s: expected an object", origin, name);
         json_t *group = json_copy(value);   /* the doors keep clip_grad_norm inside `optimizer` */
         json_t *clip = name[0] == 'o' ? json_incref(json_object_get(group, "clip_grad_norm")) : NULL;
@@ -456,6 +466,7 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
         double *field = (double *)(void *)((char *)settings + keys[i].offset);
         if (keys[i].model_has && isnan(*field)) *field = 0;
     }
+    settings->batch_size = settings->micro_batch_size > 0 ? settings->micro_batch_size : SETTINGS_ALL;
     return settle(settings, NULL, origin, "", error);
 }
 

@@ -20,7 +20,8 @@ struct settings_words { int values[SCHEDULE_MAX_MILESTONES]; int count; };
 #define SETTINGS_VOCABULARY_MOST 1048576
 
 struct settings {
-    int64_t steps, sequence_length, batch_size, micro_batch_size;   /* micro_batch_size divides batch_size */
+    int64_t steps, sequence_length, batch_size;
+    int64_t micro_batch_size, leaf_size;         /* a divisor of batch_size; a multiple of the other */
     int64_t seed;
     int compute_choice;                          /* 0 fp32, 1 bf16, 2 fp8; see settings_compute */
     int recompute;                               /* 0 none, 1 cheap, 2 blocks */
@@ -65,7 +66,9 @@ struct settings {
  * are NAN until settings_settle_model. */
 enum status settings_parse(struct settings *settings, const json_t *config, const char *origin, struct error *error);
 /* The settings of the doors `grads` and `steps`: {"loss":{}, "optimizer":{..., "clip_grad_norm":},
- * "bias_update_speed":}. NULL: all defaults. */
+ * "bias_update_speed":, "micro_batch_size":, "leaf_size":}. NULL: all defaults; the micro-batch then is all there is.
+ */
+#define SETTINGS_ALL (1 << 22)   /* sequences */
 enum status settings_parse_door(struct settings *settings, const json_t *root, const char *origin, struct error *error);
 
 /* Gives the keys whose default depends on the model their values: V3's where the model has the part, else 0. */

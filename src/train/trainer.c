@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "train/fold.h"
 #include "train/load.h"
 
 static void repack(void *context, const struct parameter *parameter, int64_t r0, int64_t r1) {
@@ -78,13 +79,14 @@ static void move_biases(const struct trainer *t) {
 }
 
 enum status trainer_create(struct trainer **out, struct model *model, const struct optimizer_settings *settings,
-                           const struct objective *objective, int64_t micro_batch_size, int64_t length,
-                           struct error *error) {
+                           const struct objective *objective, int64_t micro_batch_size, int64_t leaf_size,
+                           int64_t length, struct error *error) {
     *out = NULL;
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
     t->model = model;
     t->micro_batch_size = micro_batch_size;
+    t->leaf_size = leaf_size;
     t->length = length;
     if (objective) t->objective = *objective;
     t->objective.loads = NULL;
@@ -104,6 +106,8 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
         return status;
     }
     graph_init(&t->training, model->kernels, model->pool, &t->memory, model->compute, true, false);
+    t->training.gradient_context = model;
+    t->fold.model = model;
     graph_init(&t->evaluation, model->kernels, model->pool, &t->memory, model->compute, false, false);
     if (settings) {
         t->bias_update_speed = settings->bias_update_speed;
@@ -126,10 +130,15 @@ void trainer_destroy(struct trainer *trainer) {
     graph_destroy(&trainer->training);
     graph_destroy(&trainer->evaluation);
     memory_destroy(&trainer->memory);
+    fold_free(&trainer->fold);
     free(trainer->biases);
     free(trainer->evaluation_loads);
     free(trainer->objective.loads);
     free(trainer);
+}
+
+static void clear_gradients(struct model *model) {
+    for (int i = 0; i < model->parameter_count; i++) parameter_gradient_clear(model->parameters[i]);
 }
 
 static int64_t count_targets(const int32_t *targets, int64_t count) {
@@ -161,11 +170,34 @@ static void sum_up_losses(const struct config *config, const struct objective *o
     for (int p = 0; p < LOSS_PARTS; p++) result->loss += objective->weights[p] * result->parts[p];
 }
 
+/* Sequences begin..end of the step: each micro-batch continues the sums of the one before. */
+static enum status add_leaf(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t begin,
+                            int64_t end, int64_t length, struct loss_sums *sums, struct trainer_result *result,
+                            struct error *error) {
+    struct objective *objective = &trainer->objective;
+    struct graph *graph = &trainer->training;
+    for (int64_t first = begin, next; first < end; first = next) {
+        next = end - first < trainer->micro_batch_size ? end : first + trainer->micro_batch_size;
+        objective->first_sequence = first;
+        graph->gradient_done = next == end ? fold_parameter : NULL;
+        enum status status = model_train_micro_batch(graph, trainer->model, inputs + first * length,
+                                                     targets + first * length, next - first, length, objective, NULL,
+                                                     error);
+        if (status != STATUS_OK) return status;
+        loss_sums_add(sums, &objective->sums);
+        result->flops += graph->flops;
+    }
+    return STATUS_OK;
+}
+
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                               int64_t length, struct trainer_result *result, struct error *error) {
     const int64_t predicted = count_targets(targets, sequences * length);
     if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
-    for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
+    enum status status = sequences > trainer->leaf_size
+                             ? fold_allocate(&trainer->fold, trainer->leaf_size > trainer->micro_batch_size, error)
+                             : STATUS_OK;
+    clear_gradients(trainer->model);
     struct objective *objective = &trainer->objective;
     objective->predicted = predicted;
     objective->sequences = sequences;
@@ -175,15 +207,11 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     struct loss_sums sums = {0};
     result->flops = 0;
     clear_loads(objective->loads, &trainer->model->config);
-    for (int64_t first = 0; first < sequences; first += trainer->micro_batch_size) {
-        int64_t count = sequences - first < trainer->micro_batch_size ? sequences - first : trainer->micro_batch_size;
-        objective->first_sequence = first;
-        enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs + first * length,
-                                                     targets + first * length, count, length, objective, NULL, error);
-        if (status != STATUS_OK) return status;
-        loss_sums_add(&sums, &objective->sums);
-        result->flops += trainer->training.flops;
+    for (int64_t first = 0, next; first < sequences && status == STATUS_OK; first = next) {
+        next = sequences - first < trainer->leaf_size ? sequences : first + trainer->leaf_size;
+        status = add_leaf(trainer, inputs, targets, first, next, length, &sums, result, error);
     }
+    if (status != STATUS_OK) return status;
     sum_up_losses(&trainer->model->config, objective, &sums, result);
     sum_up_loads(trainer, result);
     return STATUS_OK;
@@ -244,9 +272,10 @@ enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, c
     memcpy(objective.weights, trainer->objective.weights, sizeof objective.weights);
     for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
         objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
-    for (int i = 0; i < trainer->model->parameter_count; i++) trainer->model->parameters[i]->grad_written = false;
+    clear_gradients(trainer->model);
     *report = (struct fp8_report){0};
     trainer->training.fp8 = report;
+    trainer->training.gradient_done = NULL;
     enum status status = model_train_micro_batch(&trainer->training, trainer->model, inputs, targets, sequences, length,
                                                  &objective, NULL, error);
     trainer->training.fp8 = NULL;

@@ -9,6 +9,7 @@
 #define DEEPSEEK_TRAIN_TRAINER_H
 
 #include "model/model.h"
+#include "train/fold.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 
@@ -17,7 +18,8 @@ struct trainer {
     struct optimizer *optimizer;    /* NULL: gradients only */
     struct memory memory;           /* step memory of one micro batch, shared by both graphs */
     struct graph training, evaluation;
-    int64_t micro_batch_size, length;
+    struct fold fold;
+    int64_t micro_batch_size, leaf_size, length;
     double micro_batch_flops;       /* of forward and backward, as run */
     /* what is asked for, and the expert loads of the last step. Weights may be changed between steps, up to those it
      * was created with */
@@ -41,17 +43,17 @@ struct trainer_result {
     int64_t assigned, dropped;
 };
 
-/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens. `settings` NULL: no optimizer.
+/* Room for micro batches of up to micro_batch_size sequences of up to `length` tokens; leaf_size: sequences of a leaf
+ * (train/fold.h), a multiple of micro_batch_size. `settings` NULL: no optimizer.
  * `objective`: weights, dropping and seed are taken from it; NULL: the main loss alone. Its `loads` are the trainer's
  * own, where the model has routers. */
 enum status trainer_create(struct trainer **trainer, struct model *model, const struct optimizer_settings *settings,
-                           const struct objective *objective, int64_t micro_batch_size, int64_t length,
-                           struct error *error);
+                           const struct objective *objective, int64_t micro_batch_size, int64_t leaf_size,
+                           int64_t length, struct error *error);
 void trainer_destroy(struct trainer *trainer);
 
 /* Gradients of the objective (its main loss is the mean over the targets that are not negative), and the losses:
- * `result` but for the norm. inputs, targets: [sequences, length]. The first micro batch writes the gradients, the
- * others add to them. */
+ * `result` but for the norm. inputs, targets: [sequences, length], any number of leaves. */
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                               int64_t length, struct trainer_result *result, struct error *error);
 /* Sets every value that changes over the run to the schedule's for step number `step` (1, 2, ...). */

@@ -78,8 +78,10 @@ static struct report run_once(const struct run *run, struct gradients *gradients
     else assert_int_equal(memory_create(&memory, capacity, NULL), STATUS_OK);
     if (!run->planning) memset(memory.base, 0xFF, memory.capacity);
     graph_init(&graph, kernels_for(run->isa), run->pool, &memory, run->compute, true, run->planning);
-    for (int i = 0; i < MATRICES; i++)
-        parameters[i].compute = run->compute, parameters[i].grad = gradients->w[i], parameters[i].grad_written = false;
+    for (int i = 0; i < MATRICES; i++) {
+        parameters[i].compute = run->compute, parameters[i].grad = gradients->w[i];
+        parameter_gradient_clear(&parameters[i]);
+    }
 
     struct tensor *x = leaf_of(&graph, x0, TOKENS, HIDDEN, DTYPE_BF16, gradients->x, DTYPE_F32),
                   *z = leaf_of(&graph, z0, TOKENS, EXPERTS, DTYPE_F32, gradients->z, DTYPE_F32);

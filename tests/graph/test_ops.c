@@ -56,7 +56,7 @@ static void chunks_of_the_head_are_its_parts(void **state) {
     begin(&graph, &memory, (size_t)96 << 20);
     for (int parts = 0; parts < 2; parts++) {
         const int step = parts ? CHUNK : TOKENS;
-        table.grad_written = false;
+        parameter_gradient_clear(&table);
         for (int row = 0; row < TOKENS; row += step) {
             const int rows = TOKENS - row < step ? TOKENS - row : step;
             graph_reset(&graph);

@@ -56,7 +56,7 @@ static struct result pass_of(struct model *model, enum recompute recompute) {
     struct result result = {0};
     model->recompute = recompute;
     for (int i = 0; i < model->parameter_count; i++)
-        model->parameters[i]->grad_written = false, result.count += (size_t)model->parameters[i]->count;
+        parameter_gradient_clear(model->parameters[i]), result.count += (size_t)model->parameters[i]->count;
     result.planned = model_plan_training(model, SEQUENCES, LENGTH, &objective, NULL);
     assert_int_equal(memory_create(&memory, result.planned, NULL), STATUS_OK);
     memset(memory.base, 0xFF, memory.capacity);

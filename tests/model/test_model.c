@@ -75,7 +75,7 @@ static void tear_down(struct fixture *f) {
 static double step(struct fixture *f) {
     struct error error;
     struct objective objective = {.predicted = SEQUENCES * (LENGTH - 1), .sequences = SEQUENCES};
-    for (int i = 0; i < f->model->parameter_count; i++) f->model->parameters[i]->grad_written = false;
+    for (int i = 0; i < f->model->parameter_count; i++) parameter_gradient_clear(f->model->parameters[i]);
     if (model_train_micro_batch(&f->graph, f->model, f->tokens, f->targets, SEQUENCES, LENGTH, &objective, NULL,
                                 &error))
         fail_msg("%s", error.message);

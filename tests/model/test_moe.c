@@ -113,7 +113,7 @@ static void step(struct fixture *f, int64_t together) {
     f->loads[1] = (struct expert_load){.counts = f->counts};
     f->objective.loads = f->loads;
     for (int i = 0; i < f->model->parameter_count; i++) {
-        f->model->parameters[i]->grad_written = false;
+        parameter_gradient_clear(f->model->parameters[i]);
         memset(f->model->parameters[i]->grad, 0xFF, (size_t)f->model->parameters[i]->count * sizeof(float));   /* NaN */
     }
     for (int64_t i = 0; i < SEQUENCES; i += together) {

@@ -286,7 +286,7 @@ static double train(struct model *model, struct objective *objective, int togeth
     struct graph graph;
     struct memory memory;
     struct error error;
-    for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->grad_written = false;
+    for (int i = 0; i < model->parameter_count; i++) parameter_gradient_clear(model->parameters[i]);
     const size_t bytes = model_plan_training(model, together, LENGTH, objective, NULL);
     assert_int_equal(memory_create(&memory, bytes, &error), STATUS_OK);
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, false);

@@ -58,7 +58,8 @@ static void open_subject(struct subject *s, double learning_rate_decay, double s
                                                 .decay_vectors = true,
                                                 .bias_update_speed = speed};
     const struct objective objective = {.weights[LOSS_MTP] = mtp};
-    assert_int_equal(trainer_create(&s->trainer, s->model, &settings, &objective, micro_batch, LENGTH, &error),
+    assert_int_equal(trainer_create(&s->trainer, s->model, &settings, &objective, micro_batch, SEQUENCES, LENGTH,
+                                    &error),
                      STATUS_OK);
     for (int i = 0; i < SEQUENCES * LENGTH; i++) s->inputs[i] = (int32_t)random_below(1, 1, (uint64_t)i, VOCABULARY);
     for (int i = 0; i < SEQUENCES * LENGTH; i++) s->targets[i] = i % LENGTH + 1 < LENGTH ? s->inputs[i + 1] : -1;
