@@ -83,9 +83,9 @@ static int64_t lacks(struct slot *slot) {
     return slot->item ? seen(slot)->count - slot->item->sequence->length : 0;
 }
 
-/* Of what a sequence holds the tokens that `ids` begins with stay; the last one's logits are wanted. */
+/* Of what a sequence holds the tokens stay with which `ids` begin, but for the last id, whose logits are wanted. */
 static void keep_prefix(struct sequence *sequence, const struct token_list *ids) {
-    sequence_rewind(sequence, ids->count - 1);
+    sequence_sync(sequence, ids->ids, ids->count - 1);
 }
 
 static void vacate(struct slot *slot) {
@@ -190,7 +190,6 @@ static enum status finish_item(struct slot *slot, enum finish finish, struct err
     item->text_tokens = item->ids.count - item->prompt - (item->finish == FINISH_EOS);
     if (!status && item->finish == FINISH_STOP)
         status = count_tokens_before(tokenizer, item, item->text_size, &item->text_tokens, error);
-    if (item->shifts) sequence_rewind(item->sequence, 0);
     vacate(slot);
     return status;
 }
@@ -274,7 +273,7 @@ static enum status make_room(struct slot *slot, struct error *error) {
     token_list_free(&slot->view);
     slot->view = view;
     item->shifts++;
-    sequence_rewind(item->sequence, 0);
+    keep_prefix(item->sequence, &view);
     return STATUS_OK;
 }
 
@@ -284,8 +283,7 @@ static enum status make_room(struct slot *slot, struct error *error) {
 static bool follows(struct slot *slot, struct slot *leader) {
     if (slot == leader || slot->in_pass || lacks(slot) < 2 || !leader->item || leader->leaves) return false;
     const struct generation *a = slot->item, *b = leader->item;
-    if (a->ids.count != b->ids.count || a->ids.count > a->prompt || b->ids.count > b->prompt ||
-        a->sequence->capacity != b->sequence->capacity)
+    if (a->ids.count != b->ids.count || a->ids.count > a->prompt || b->ids.count > b->prompt)
         return false;
     const int64_t ahead = b->sequence->length - a->sequence->length;
     return (leader->in_pass || ahead > 0 || (ahead == 0 && leader->index < slot->index)) &&
@@ -503,10 +501,6 @@ static enum status check_item(const struct generator *generator, const struct ge
         return error_set(error, STATUS_INVALID,
                          "text %d: the prompt has %lld tokens, expected at most %lld (the sequence's capacity)", index,
                          (long long)item->ids.count, (long long)item->sequence->capacity);
-    if (item->sequence->length > item->ids.count)
-        return error_set(error, STATUS_INVALID,
-                         "text %d: its sequence holds %lld tokens, expected at most the %lld of the prompt", index,
-                         (long long)item->sequence->length, (long long)item->ids.count);
     for (int64_t t = 0; t < item->ids.count; t++)
         if (item->ids.ids[t] < 0 || item->ids.ids[t] >= generator->vocab)
             return error_set(error, STATUS_INVALID, "text %d: token %lld of the prompt has id %d, expected 0 to %lld",

@@ -9,8 +9,7 @@
 struct writer {
     const struct chat_style *style;
     struct token_list *ids;
-    char *text;                  /* text since the last control token, to be encoded as one */
-    size_t size, capacity;
+    struct chat_text text;       /* since the last control token, to be encoded as one */
     uint64_t replaced;
     enum { AT_BEGINNING, BEHIND_USER, BEHIND_ANSWER, BEHIND_RESULT } place;   /* of formats with markers */
     enum status status;          /* of the first failure; nothing is done after it */
@@ -18,28 +17,17 @@ struct writer {
 };
 
 static void put_text(struct writer *w, const char *text, size_t size) {
-    if (w->status || size == 0) return;
-    if (size > w->capacity - w->size) {
-        size_t capacity = w->size + size + (w->size + size) / 2 + 64;
-        char *larger = capacity > size ? realloc(w->text, capacity) : NULL;
-        if (!larger) {
-            w->status = error_set(w->error, STATUS_NO_MEMORY, "no memory for a prompt of %zu bytes", w->size + size);
-            return;
-        }
-        w->text = larger;
-        w->capacity = capacity;
-    }
-    memcpy(w->text + w->size, text, size);
-    w->size += size;
+    if (!w->status && size) w->status = chat_text_put(&w->text, text, size, w->error);
 }
 
 static void put_words(struct writer *w, const char *words) { put_text(w, words, strlen(words)); }
 
 /* Encodes the text that is waiting. */
 static void flush_text(struct writer *w) {
-    if (!w->status && w->size)
-        w->status = tokenizer_encode(w->style->tokenizer, w->text, w->size, false, w->ids, &w->replaced, w->error);
-    w->size = 0;
+    if (!w->status && w->text.size)
+        w->status = tokenizer_encode(w->style->tokenizer, w->text.text, w->text.size, false, w->ids, &w->replaced,
+                                     w->error);
+    w->text.size = 0;
 }
 
 static void put_token(struct writer *w, int32_t id) {
@@ -287,6 +275,6 @@ enum status chat_encode(const struct chat_style *style, const struct chat_messag
     if (w.status == STATUS_INVALID && format->roles) w.status = name_message(&w, messages, count);
     if (w.status) ids->count = start;
     else if (replaced) *replaced += w.replaced;
-    free(w.text);
+    chat_text_free(&w.text);
     return w.status;
 }

@@ -30,6 +30,10 @@
 enum chat_format { CHAT_PLAIN, CHAT_V1, CHAT_V3, CHAT_R1, CHAT_R1_0528, CHAT_V3_1, CHAT_FORMATS };
 const char *chat_format_name(enum chat_format format);   /* "plain", "v1", "v3", "r1", "r1-0528", "v3.1" */
 
+struct chat_text { char *text; size_t size, capacity; };   /* UTF-8, a NUL behind it; NULL where there never was any */
+enum status chat_text_put(struct chat_text *text, const char *bytes, size_t size, struct error *error);
+void chat_text_free(struct chat_text *text);
+
 enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT, CHAT_TOOL };
 /* arguments: a JSON text, which goes in as it is */
 struct chat_call { const char *name; size_t name_size; const char *arguments; size_t arguments_size; };
@@ -99,7 +103,6 @@ size_t chat_answer_skip(const struct chat_style *style, const char *text, size_t
 
 /* ---- what a model wrote (chat_parse.c) --------------------------------------------------------------------------- */
 
-struct chat_text { char *text; size_t size, capacity; };   /* UTF-8, a NUL behind it; NULL where there never was any */
 struct chat_parsed_call { struct chat_text name, arguments; bool complete; /* it was ended */ };
 
 /* Takes the ids of an answer one by one, so that it can be shown as it appears. Markers are seen by their ids. No text

@@ -11,12 +11,12 @@ enum { IN_TEXT, BETWEEN_CALLS, IN_HEAD, IN_BODY };
 
 /* ---- texts ------------------------------------------------------------------------------------------------------- */
 
-static enum status text_put(struct chat_text *text, const char *bytes, size_t size, struct error *error) {
+enum status chat_text_put(struct chat_text *text, const char *bytes, size_t size, struct error *error) {
     if (size >= text->capacity - text->size) {
         size_t capacity = text->size + size + (text->size + size) / 2 + 64;
         char *larger = realloc(text->text, capacity);
         if (!larger)
-            return error_set(error, STATUS_NO_MEMORY, "no memory for an answer of %zu bytes", text->size + size);
+            return error_set(error, STATUS_NO_MEMORY, "no memory for a text of %zu bytes", text->size + size);
         text->text = larger;
         text->capacity = capacity;
     }
@@ -26,7 +26,7 @@ static enum status text_put(struct chat_text *text, const char *bytes, size_t si
     return STATUS_OK;
 }
 
-static void text_free(struct chat_text *text) {
+void chat_text_free(struct chat_text *text) {
     free(text->text);
     *text = (struct chat_text){ 0 };
 }
@@ -43,16 +43,16 @@ static bool is_blank(const struct chat_text *text) {
 static enum status put(struct chat_parser *parser, const char *bytes, size_t size, struct error *error) {
     if (size == 0) return STATUS_OK;
     switch (parser->place) {
-    case BETWEEN_CALLS: return text_put(&parser->gap, bytes, size, error);
-    case IN_HEAD: return text_put(&parser->head, bytes, size, error);
-    case IN_BODY: return text_put(&parser->body, bytes, size, error);
+    case BETWEEN_CALLS: return chat_text_put(&parser->gap, bytes, size, error);
+    case IN_HEAD: return chat_text_put(&parser->head, bytes, size, error);
+    case IN_BODY: return chat_text_put(&parser->body, bytes, size, error);
     default: break;
     }
     size_t skip = parser->newline && bytes[0] == '\n';
     if (!parser->begun && !parser->thinking) skip = chat_answer_skip(parser->style, bytes, size);
     parser->newline = false;
     parser->begun = true;
-    return text_put(parser->thinking ? &parser->reasoning : &parser->content, bytes + skip, size - skip, error);
+    return chat_text_put(parser->thinking ? &parser->reasoning : &parser->content, bytes + skip, size - skip, error);
 }
 
 /* Raw bytes of a piece: whole characters of them, no more than `room` bytes. */
@@ -71,8 +71,8 @@ static enum status put_raw(struct chat_parser *parser, const char *bytes, size_t
 }
 
 static enum status flush_gap(struct chat_parser *parser, struct error *error) {
-    enum status status = is_blank(&parser->gap) ? STATUS_OK
-                                                : text_put(&parser->content, parser->gap.text, parser->gap.size, error);
+    const struct chat_text *gap = &parser->gap;
+    enum status status = is_blank(gap) ? STATUS_OK : chat_text_put(&parser->content, gap->text, gap->size, error);
     parser->gap.size = 0;
     return status;
 }
@@ -105,11 +105,11 @@ static enum status keep_call(struct chat_parser *parser, bool complete, struct e
                 size -= sizeof close - 1;
         }
     }
-    enum status status = text_put(&call.name, name, name_size, error);
-    if (!status) status = text_put(&call.arguments, arguments, size, error);
+    enum status status = chat_text_put(&call.name, name, name_size, error);
+    if (!status) status = chat_text_put(&call.arguments, arguments, size, error);
     if (status) {
-        text_free(&call.name);
-        text_free(&call.arguments);
+        chat_text_free(&call.name);
+        chat_text_free(&call.arguments);
         return status;
     }
     parser->calls[parser->call_count++] = call;
@@ -152,7 +152,7 @@ static enum status take_marker(struct chat_parser *parser, int marker, bool *kno
         parser->closed = parser->begun = true;
         parser->newline = false;
         if (!parser->thinking) {   /* it began without its marker */
-            text_free(&parser->reasoning);
+            chat_text_free(&parser->reasoning);
             parser->reasoning = parser->content;
             parser->content = (struct chat_text){ 0 };
         }
@@ -194,15 +194,15 @@ void chat_parser_begin(struct chat_parser *parser, const struct chat_style *styl
 
 void chat_parser_free(struct chat_parser *parser) {
     for (int64_t i = 0; i < parser->call_count; i++) {
-        text_free(&parser->calls[i].name);
-        text_free(&parser->calls[i].arguments);
+        chat_text_free(&parser->calls[i].name);
+        chat_text_free(&parser->calls[i].arguments);
     }
     free(parser->calls);
-    text_free(&parser->reasoning);
-    text_free(&parser->content);
-    text_free(&parser->head);
-    text_free(&parser->body);
-    text_free(&parser->gap);
+    chat_text_free(&parser->reasoning);
+    chat_text_free(&parser->content);
+    chat_text_free(&parser->head);
+    chat_text_free(&parser->body);
+    chat_text_free(&parser->gap);
     *parser = (struct chat_parser){ .style = parser->style };
 }
 

@@ -429,7 +429,7 @@ static void the_same_prompt_is_computed_once(void **state) {
     int32_t other[5];
     memcpy(other, prompt, sizeof prompt);
     other[4]++;
-    /* of these 0, 1 and 2 wait for 5, which begins in the middle; 3 has another capacity, 4 another prompt */
+    /* of these 0 to 3 wait for 5, which begins in the middle; 3 has another capacity, 4 another prompt */
     struct generation alone[6], together[6];
     for (int i = 0; i < 6; i++) {
         alone[i] = start(&options, i == 4 ? other : prompt, 5, i == 3 ? 41 : 40, (uint64_t)i);
@@ -441,7 +441,7 @@ static void the_same_prompt_is_computed_once(void **state) {
     struct counter counter = { .stopped = -1 };
     const struct generation_watch watch = { .context = &counter, .pass = count_pass };
     run(together, 6, &watch);
-    assert_int_equal(counter.rows, 2 * 5 + 2 + 6 * 24);
+    assert_int_equal(counter.rows, 5 + 2 + 6 * 24);
     for (int i = 0; i < 6; i++) {
         assert_same_text(&alone[i], &together[i]);
         finish(&alone[i]), finish(&together[i]);
@@ -590,7 +590,7 @@ static void a_full_context_shifts_or_ends(void **state) {
         assert_int_equal(item.ids.count, 45);
         assert_memory_equal(item.ids.ids, expected, 45 * sizeof(int32_t));
         assert_true(item.shifts >= 4);
-        assert_int_equal(item.sequence->length, 0);
+        assert_in_range(item.sequence->length, 6, 13);   /* what the model saw */
         finish(&item);
     }
 
@@ -638,7 +638,7 @@ static void the_caller_says_what_goes_on(void **state) {
     assert_memory_equal(item.ids.ids, expected, 45 * sizeof(int32_t));
     assert_int_equal(item.shifts, replacement.times);
     assert_true(item.shifts >= 4);
-    assert_int_equal(item.sequence->length, 0);
+    assert_in_range(item.sequence->length, 6, 13);
     finish(&item);
 
     /* Two texts, and the end where there is nothing to go on with. */
@@ -822,9 +822,6 @@ static void impossible_texts_are_refused(void **state) {
     run(&item, 1, NULL);   /* the longest one that is allowed */
     assert_int_equal(item.finish, FINISH_LENGTH);
     struct sequence *sequence = item.sequence;
-    sequence_rewind(sequence, 3);
-    item.ids.count = 1;
-    refused(&item, tokenizer, "its sequence holds 3 tokens");
     item.sequence = NULL;
     refused(&item, tokenizer, "another model");
     item.sequence = sequence;
