@@ -55,11 +55,6 @@ static int cache_name(enum dtype cache) {
     return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32;
 }
 
-static int64_t cache_bytes(const struct config_sizes *sizes, enum dtype cache) {
-    if (cache == DTYPE_F8_E4M3) return sizes->cache_bytes_per_token_fp8;
-    return cache == DTYPE_BF16 ? sizes->cache_bytes_per_token_bf16 : sizes->cache_bytes_per_token_f32;
-}
-
 ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_options *given, ds_error *error) {
     static const char function[] = "ds_model_load";
     struct error e = { 0 };
@@ -142,7 +137,7 @@ ds_status ds_model_get_info(const ds_model *model, ds_model_info *info, ds_error
         .num_key_value_heads = config->num_key_value_heads,
         .parameters = sizes.parameters,
         .active_parameters = sizes.active_parameters,
-        .cache_bytes_per_token = cache_bytes(&sizes, model->model->cache),
+        .cache_bytes_per_token = sizes.cache_bytes_per_token[model->model->cache],
         .cache = cache_name(model->model->cache),
         .compute = api_compute_name(model->model->compute),
         .threads = pool_threads(model->machine.pool),

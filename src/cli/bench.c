@@ -222,24 +222,6 @@ static double weight_bytes(const struct model *model) {
                         : 0);
 }
 
-static double cache_bytes(const struct model *model, const struct config_sizes *sizes) {
-    switch (model->cache) {
-    case DTYPE_F8_E4M3: return (double)sizes->cache_bytes_per_token_fp8;
-    case DTYPE_BF16: return (double)sizes->cache_bytes_per_token_bf16;
-    default: return (double)sizes->cache_bytes_per_token_f32;
-    }
-}
-
-/* Keys and values of all heads from one latent: 2 kv_lora_rank heads (nope + v). */
-static double expansion_flops(const struct config *config) {
-    double flops = 0;
-    for (int64_t i = 0; i < config->num_hidden_layers; i++)
-        if (config->layers[i].attention == ATTENTION_MLA)
-            flops += 2 * (double)config->kv_lora_rank * (double)config->num_attention_heads *
-                     (double)(config->qk_nope_head_dim + config->v_head_dim);
-    return flops;
-}
-
 static int compare_doubles(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -618,8 +600,8 @@ static enum status run(const struct request *request, struct cli_machine *machin
         model_pack(bench.model, INFINITY);   /* what is measured is a model that has been in use for a while */
         config_sizes(&bench.model->config, &bench.sizes);
         bench.weight_bytes = weight_bytes(bench.model);
-        bench.cache_bytes = cache_bytes(bench.model, &bench.sizes);
-        bench.expansion_flops = expansion_flops(&bench.model->config);
+        bench.cache_bytes = (double)bench.sizes.cache_bytes_per_token[bench.model->cache];
+        bench.expansion_flops = bench.sizes.expansion_flops_per_position;
         struct limits limits = {
             .flops = probe_matmul_peak(machine->pool, machine->isa, compute_activation(bench.model->compute)),
             .memory_before = probe_memory_read(machine->pool)};

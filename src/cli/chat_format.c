@@ -69,7 +69,7 @@ enum status cli_chat_style(const struct cli_chat *given, const char *folder, con
         return error_set(error, STATUS_INVALID,
                          "--system: found a text, and chat format %s of this model has no place for one",
                          chat_format_name(format));
-    if (given->system && format == CHAT_V1 && strcmp(config->model_type, "deepseek_v2") != 0 && !quiet)
+    if (given->system && format == CHAT_V1 && !config->family->system_text && !quiet)
         cli_warn("--system: models before V2 were not trained with a system text; a part of the first message may do "
                  "better");
     if (given->system && format == CHAT_R1 && !quiet)

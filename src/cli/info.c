@@ -137,42 +137,29 @@ static void row_count(const char *name, double count, const char *remark) {
     row(name, cli_format_count(figure, count), remark);
 }
 
-static bool same_layer(const struct layer_plan *a, const struct layer_plan *b) {
-    return a->attention == b->attention && a->ffn == b->ffn && a->residual == b->residual &&
-           a->intermediate_size == b->intermediate_size;
-}
-
 static void print_layers(const struct model *model) {
     const struct config *config = &model->config;
     printf("\nLayer plan\n");
     for (int64_t i = 0, j; i < config_layers(config); i = j) {
-        char names[64];
+        char names[64], heads[128];
         /* the modules of MTP are lines of their own */
         const int64_t end = i < config->num_hidden_layers ? config->num_hidden_layers : config_layers(config);
-        for (j = i + 1; j < end && same_layer(&config->layers[i], &config->layers[j]);) j++;
+        for (j = i + 1; j < end && memcmp(&config->layers[i], &config->layers[j], sizeof *config->layers) == 0;) j++;
         if (j == i + 1) snprintf(names, sizeof names, "layer %lld", (long long)i);
         else snprintf(names, sizeof names, "layers %lld-%lld", (long long)i, (long long)j - 1);
         const struct layer_plan *plan = &config->layers[i];
-        printf("  %-14s %sattention %s: ", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ",
-               model->layers[i].attention->name);
-        if (plan->attention == ATTENTION_GQA)
-            printf("%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads,
-                   (long long)config->num_key_value_heads, (long long)config->head_dim);
-        else
-            printf("%lld heads of %lld + %lld and %lld, latent %lld", (long long)config->num_attention_heads,
-                   (long long)config->qk_nope_head_dim, (long long)config->qk_rope_head_dim,
-                   (long long)config->v_head_dim, (long long)config->kv_lora_rank);
-        if (plan->attention == ATTENTION_MLA && config->q_lora_rank)
-            printf(", of queries %lld", (long long)config->q_lora_rank);
+        const struct moe_gate *gate = &plan->router.gate;
+        model->layers[i].attention->describe(config, plan, heads, sizeof heads);
+        printf("  %-14s %sattention %s: %s", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ",
+               model->layers[i].attention->name, heads);
         printf("; ffn %s: ", model->layers[i].ffn->name);
-        if (plan->ffn == FFN_DENSE) {
+        if (!gate->experts) {
             printf("%lld\n", (long long)plan->intermediate_size);
             continue;
         }
-        printf("%lld of %lld experts of %lld", (long long)config->num_experts_per_tok,
-               (long long)config->n_routed_experts, (long long)config->moe_intermediate_size);
-        if (config->topk_method != TOPK_GREEDY && config->n_group > 1)
-            printf(" from %lld of %lld groups", (long long)config->topk_group, (long long)config->n_group);
+        printf("%d of %lld experts of %lld", gate->top_k, (long long)gate->experts,
+               (long long)plan->intermediate_size);
+        if (gate->groups > 1) printf(" from %d of %d groups", gate->top_groups, gate->groups);
         printf(", %lld shared\n", (long long)config->n_shared_experts);
     }
     const struct rope_scaling *rope = &config->rope_scaling;
@@ -231,7 +218,7 @@ static void print_table(const struct report *report) {
     const struct config_sizes *sizes = &report->sizes;
     const char *compute = cli_compute_name((int)report->model->compute);
     char remark[128], figure[CLI_FIGURE];
-    printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->architecture,
+    printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->family->architecture,
            config->model_type, (long long)config->num_hidden_layers, (long long)config->hidden_size,
            (long long)config->vocab_size, (long long)config->max_position_embeddings);
     print_layers(report->model);
@@ -240,7 +227,7 @@ static void print_table(const struct report *report) {
     row_count("parameters", (double)sizes->parameters, cli_format_grouped(figure, sizes->parameters));
     /* Which of the two counts a paper quotes: DeepSeekMoE's the first, those since V2 the second. */
     const bool published = sizes->resting_parameters > 0,
-               first_paper = published && strcmp(config->model_type, "deepseek") == 0;
+               first_paper = published && config->family->counts_embedding;
     snprintf(remark, sizeof remark, "%s%s", cli_format_grouped(figure, sizes->active_parameters),
              first_paper ? "; the paper counts this way" : "");
     row_count("active for a token", (double)sizes->active_parameters, remark);
@@ -262,10 +249,10 @@ static void print_table(const struct report *report) {
         row_bytes("checkpoint in FP8", (double)(sizes->fp8_bytes + sizes->mtp_fp8_bytes),
                   sizes->mtp_parameters ? "codes and scales, with multi-token prediction" : "codes and scales");
     snprintf(remark, sizeof remark, "%s numbers", cli_format_grouped(figure, sizes->cache_elements_per_token));
-    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token_f32, remark);
-    row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token_bf16, "");
-    if (sizes->cache_bytes_per_token_fp8)
-        row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token_fp8,
+    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token[DTYPE_F32], remark);
+    row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token[DTYPE_BF16], "");
+    if (sizes->cache_bytes_per_token[DTYPE_F8_E4M3])
+        row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token[DTYPE_F8_E4M3],
                   "latent in E4M3, rotary part in bf16");
 
     printf("\nFLOPs per token\n");
@@ -332,9 +319,10 @@ static void put_sizes(json_t *object, const struct config_sizes *sizes) {
     put(object, "fp8_bytes", (double)sizes->fp8_bytes);
     put(object, "cache_elements_per_token", (double)sizes->cache_elements_per_token);
     json_t *part = object_in(object, "cache_bytes_per_token");
-    put(part, "fp32", (double)sizes->cache_bytes_per_token_f32);
-    put(part, "bf16", (double)sizes->cache_bytes_per_token_bf16);
-    if (sizes->cache_bytes_per_token_fp8) put(part, "fp8", (double)sizes->cache_bytes_per_token_fp8);
+    put(part, "fp32", (double)sizes->cache_bytes_per_token[DTYPE_F32]);
+    put(part, "bf16", (double)sizes->cache_bytes_per_token[DTYPE_BF16]);
+    const double fp8 = (double)sizes->cache_bytes_per_token[DTYPE_F8_E4M3];
+    if (fp8 > 0) put(part, "fp8", fp8);
 }
 
 static void put_comparison(json_t *root, const struct comparison *c) {
@@ -363,18 +351,17 @@ static void put_layers(json_t *root, const struct model *model) {
     json_t *layers = json_array();
     json_object_set_new(root, "layers", layers);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
+        const struct layer_plan *plan = &config->layers[i];
         json_t *layer = json_object();
         json_array_append_new(layers, layer);
         json_object_set_new(layer, "attention", json_string(model->layers[i].attention->name));
         json_object_set_new(layer, "ffn", json_string(model->layers[i].ffn->name));
-        if (config->layers[i].ffn == FFN_DENSE) {
-            json_object_set_new(layer, "intermediate_size", json_integer(config->layers[i].intermediate_size));
-            continue;
+        if (plan->router.gate.experts) {
+            json_object_set_new(layer, "routed_experts", json_integer(plan->router.gate.experts));
+            json_object_set_new(layer, "shared_experts", json_integer(config->n_shared_experts));
+            json_object_set_new(layer, "active_experts", json_integer(plan->router.gate.top_k));
         }
-        json_object_set_new(layer, "routed_experts", json_integer(config->n_routed_experts));
-        json_object_set_new(layer, "shared_experts", json_integer(config->n_shared_experts));
-        json_object_set_new(layer, "active_experts", json_integer(config->num_experts_per_tok));
-        json_object_set_new(layer, "intermediate_size", json_integer(config->moe_intermediate_size));
+        json_object_set_new(layer, "intermediate_size", json_integer(plan->intermediate_size));
     }
 }
 
@@ -383,7 +370,7 @@ static enum status print_json(const struct report *report, struct error *error) 
     json_t *root = json_object();
     if (!root) return error_set(error, STATUS_NO_MEMORY, "no memory for the report");
     json_object_set_new(root, "model_type", json_string(config->model_type));
-    json_object_set_new(root, "architecture", json_string(config->architecture));
+    json_object_set_new(root, "architecture", json_string(config->family->architecture));
     json_object_set_new(root, "compute", json_string(cli_compute_name((int)report->model->compute)));
     json_object_set_new(root, "cache_type", json_string(cli_cache_name((int)report->model->cache)));
     put_layers(root, report->model);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
+#include "model/blocks.h"
 
 static const char *const compute_names[] = { "fp32", "bf16", "fp8", NULL };
 static const int compute_types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3 };
@@ -130,19 +131,18 @@ enum status cli_machine_check(const struct cli_machine *machine, const struct co
                          "--draft: found %d, expected off or auto with --prefill expanded, whose passes of several "
                          "tokens have other bits than those of one",
                          machine->draft_depths);
-    bool routed = false;
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) routed = routed || config->layers[i].ffn == FFN_MOE;
-    if (machine->expert_cache && !routed)
+    if (machine->expert_cache && !config_router(config))
         return error_set(error, STATUS_INVALID, "--expert-cache: this model (%s) has no routed experts",
                          config->model_type);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
-        if (config->layers[i].attention == ATTENTION_MLA) continue;
-        if (machine->cache == DTYPE_F8_E4M3)
+        const struct block *block = attention_blocks[config->layers[i].attention];
+        if (machine->cache != DTYPE_COUNT &&
+            !block->cache_bytes(config, &config->layers[i], (enum dtype)machine->cache))
             return error_set(error, STATUS_INVALID,
                              "--cache-type: found fp8, expected fp32 or bf16: layer %lld of this model (%s) has no "
                              "multi-head latent attention",
                              (long long)i, config->model_type);
-        if (machine->expanded_prefill)
+        if (machine->expanded_prefill && !block->set_expanded_prefill)
             return error_set(error, STATUS_INVALID,
                              "--prefill: found expanded, expected absorbed: layer %lld of this model (%s) has no "
                              "multi-head latent attention",

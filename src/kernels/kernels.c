@@ -15,7 +15,12 @@ static pthread_once_t assembled = PTHREAD_ONCE_INIT;
 static void assemble(void) {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         struct kernels *table = &tables[isa];
-        *table = (struct kernels){(enum isa)isa, matmul_reference, attention_reference, rows_reference, moe_reference};
+        *table = (struct kernels){.isa = (enum isa)isa,
+                                  .packs_every_row = isa == ISA_REFERENCE,
+                                  .matmul = matmul_reference,
+                                  .attention = attention_reference,
+                                  .rows = rows_reference,
+                                  .moe = moe_reference};
 #if defined(__x86_64__)
         switch ((enum isa)isa) {
         case ISA_AVX2:

@@ -269,8 +269,9 @@ struct row_kernels {
 
 /* ---- mixture of experts (kernels/moe*) --------------------------------------------------------------------------- */
 
-/* The gate (spec/v1-v3.md sections 2.3, 2.8, 2.9). s = softmax(z) over all experts, or sigmoid(z). Experts are chosen
- * by c = s + bias, where there is a bias. With groups of experts/groups neighbours, the top_groups groups with the
+/* The gate (spec/v1-v3.md sections 2.3, 2.8, 2.9): scores, a choice, and weights of what was chosen, however it was.
+ * s = softmax(z) over all experts, or sigmoid(z). The choice is `given`, or experts are chosen by c = s + bias, where
+ * there is a bias. With groups of experts/groups neighbours, the top_groups groups with the
  * largest sum of their group_best largest c are kept, and no expert of another group can be chosen (its c counts as
  * minus infinity). The top_k largest c of what is left are chosen, in falling order. Ties, of groups and of experts, go
  * to the lowest index; a NaN, and what is smaller than any finite number, is chosen after all others of the kept
@@ -278,15 +279,17 @@ struct row_kernels {
  * does not depend on z but for the 1e-20, and its gradient vanishes). The bias takes part in nothing but the choice.
  * What released models do beyond that is for the caller to say: V2's file does not divide where top_k is 1, and where
  * it divides it does not scale; V3 does both whenever norm_topk_prob is set. */
+enum scoring_func { SCORING_SOFTMAX, SCORING_SIGMOID };
 struct moe_gate {
     int64_t experts;
     int top_k;
     int groups, top_groups;    /* 1 and 1: no groups */
     int group_best;            /* 1 (0 counts as 1), or 2; a group of one expert has but one */
-    bool sigmoid;
+    enum scoring_func scoring;
     const float *bias;         /* [experts], or NULL; read when the kernel runs */
     bool normalised;
     float scale;
+    const int32_t *given;      /* [tokens, top_k], read when the kernel runs; NULL: chosen by the scores */
 };
 
 /* Where the tokens went, as 4-byte integers in one piece of memory. A slot is token * top_k + its rank among the
@@ -369,6 +372,7 @@ struct moe_kernels {
 
 struct kernels {
     enum isa isa;
+    bool packs_every_row;      /* of a B that is not packed: such products are slow */
     struct matmul_kernels matmul;
     const struct attention_kernels *const *attention;   /* [ATTENTION_CORES] */
     struct row_kernels rows;

@@ -27,17 +27,22 @@ static inline real group_score(const real *c, int64_t count, int best) {
     return best == 2 && count > 1 ? first + second : first;
 }
 
-/* s = exp(z) / sum exp(z), or 1 / (1 + exp(-z)). Then experts are chosen one after the other from c = s + bias, in
- * which what can no longer be chosen becomes minus infinity. */
-static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work) {
-    const int64_t n = gate->experts, own = n / gate->groups;
-    if (gate->sigmoid) {
+/* s = exp(z) / sum exp(z), or 1 / (1 + exp(-z)) */
+static inline void gate_scores_row(const struct moe_gate *gate, real *s, const real *z) {
+    const int64_t n = gate->experts;
+    if (gate->scoring == SCORING_SIGMOID) {
         for (int64_t i = 0; i < n; i++) s[i] = 1 / (1 + real_exp(-z[i]));
     } else {
         real largest = z[first_largest(z, n)], sum = 0;
         for (int64_t i = 0; i < n; i++) sum += s[i] = real_exp(z[i] - largest);
         for (int64_t i = 0; i < n; i++) s[i] /= sum;
     }
+}
+
+/* Experts are chosen one after the other from c = s + bias, in which what can no longer be chosen becomes minus
+ * infinity. */
+static inline void gate_choose_row(const struct moe_gate *gate, int32_t *chosen, const real *s, real *work) {
+    const int64_t n = gate->experts, own = n / gate->groups;
     for (int64_t i = 0; i < n; i++) work[i] = gate_candidate(gate->bias ? s[i] + (real)gate->bias[i] : s[i]);
     if (gate->top_groups < gate->groups) {
         real *best = work + gate_row(n);   /* of each group; minus infinity once it is kept */

@@ -76,23 +76,33 @@ ROWS_INLINE float gate_exponentials(float *s, const float *z, int64_t n) {
 
 ROWS_INLINE vf gate_sigmoid(vf z) { return vf_div(vf_set(1.0f), vf_add(vf_set(1.0f), vf_exp(vf_sub(vf_zero(), z)))); }
 
-/* As in moe_reference.h. */
-static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32_t *chosen, const float *z,
-                                    float *work) {
+/* Both as in moe_reference.h. */
+static inline void gate_scores_row(const struct moe_gate *gate, float *s, const float *z) {
+    const int64_t n = gate->experts;
+    const bool sigmoid = gate->scoring == SCORING_SIGMOID;
+    const vf total = vf_set(sigmoid ? 1.0f : gate_exponentials(s, z, n));
+    for (int64_t i = 0; i < n; i += VF) {
+        const int rest = n - i < VF ? (int)(n - i) : VF;
+        if (rest == VF) {
+            vf_store(s + i, sigmoid ? gate_sigmoid(vf_load(z + i)) : vf_div(vf_load(s + i), total));
+        } else {
+            const vf x = vf_load_part((sigmoid ? z : s) + i, rest);
+            vf_store_part(s + i, sigmoid ? gate_sigmoid(x) : vf_div(x, total), rest);
+        }
+    }
+}
+
+static inline void gate_choose_row(const struct moe_gate *gate, int32_t *chosen, const float *s, float *work) {
     const int64_t n = gate->experts, own = n / gate->groups;
-    /* vf_max gives its second argument where one is NaN */
-    const vf total = vf_set(gate->sigmoid ? 1.0f : gate_exponentials(s, z, n)), least = vf_set(GATE_LEAST);
+    const vf least = vf_set(GATE_LEAST);   /* vf_max gives its second argument where one is NaN */
     float value;
     for (int64_t i = 0; i < n; i += VF) {
         if (i + VF <= n) {
-            const vf x = gate->sigmoid ? gate_sigmoid(vf_load(z + i)) : vf_div(vf_load(s + i), total);
-            vf_store(s + i, x);
+            const vf x = vf_load(s + i);
             vf_store(work + i, vf_max(gate->bias ? vf_add(x, vf_load(gate->bias + i)) : x, least));
         } else {
             const int rest = (int)(n - i);
-            const vf x = gate->sigmoid ? gate_sigmoid(vf_load_part(z + i, rest))
-                                       : vf_div(vf_load_part(s + i, rest), total);
-            vf_store_part(s + i, x, rest);
+            const vf x = vf_load_part(s + i, rest);
             vf_store_part(work + i, vf_max(gate->bias ? vf_add(x, vf_load_part(gate->bias + i, rest)) : x, least),
                           rest);
         }
@@ -126,8 +136,8 @@ static inline void gate_forward_row(const struct moe_gate *gate, float *s, int32
 }
 
 /* As gate_score_backward in moe_split.h. */
-ROWS_INLINE vf gate_scores_backward(bool sigmoid, vf ds, vf s, vf mean) {
-    return sigmoid ? vf_mul(vf_mul(ds, s), vf_sub(vf_set(1.0f), s)) : vf_mul(s, vf_sub(ds, mean));
+ROWS_INLINE vf gate_scores_backward(enum scoring_func scoring, vf ds, vf s, vf mean) {
+    return scoring == SCORING_SIGMOID ? vf_mul(vf_mul(ds, s), vf_sub(vf_set(1.0f), s)) : vf_mul(s, vf_sub(ds, mean));
 }
 
 static inline void gate_backward_row(const struct moe_gate *gate, float *dz, const float *ds, const float *s,
@@ -136,12 +146,12 @@ static inline void gate_backward_row(const struct moe_gate *gate, float *dz, con
     const int64_t experts = gate->experts;
     int64_t i = 0;
     for (; i + VF <= experts; i += VF)
-        vf_store(dz + i, gate_scores_backward(gate->sigmoid, ds ? vf_load(ds + i) : vf_zero(), vf_load(s + i), pull));
+        vf_store(dz + i, gate_scores_backward(gate->scoring, ds ? vf_load(ds + i) : vf_zero(), vf_load(s + i), pull));
     if (i < experts) {
         const int n = (int)(experts - i);
         vf_store_part(
             dz + i,
-            gate_scores_backward(gate->sigmoid, ds ? vf_load_part(ds + i, n) : vf_zero(), vf_load_part(s + i, n), pull),
+            gate_scores_backward(gate->scoring, ds ? vf_load_part(ds + i, n) : vf_zero(), vf_load_part(s + i, n), pull),
             n);
     }
 }

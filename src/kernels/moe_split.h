@@ -30,8 +30,9 @@ static inline size_t gate_area(const struct moe_gate *gate) {
 
 #define GATE_LEAST (-(real)FLT_MAX)   /* the smallest score that can be chosen */
 
-/* The variant's loops over one token: scores, and the choice among them; dz, where s and ds are the token's. */
-static inline void gate_forward_row(const struct moe_gate *gate, real *s, int32_t *chosen, const real *z, real *work);
+/* The variant's loops over one token: scores; the choice by them; dz, where s and ds are the token's. */
+static inline void gate_scores_row(const struct moe_gate *gate, real *s, const real *z);
+static inline void gate_choose_row(const struct moe_gate *gate, int32_t *chosen, const real *s, real *work);
 static inline void gate_backward_row(const struct moe_gate *gate, real *dz, const real *ds, const real *s, real mean);
 
 /* 1 / (sum of the chosen s + 1e-20), or 1 where the weights are not normalised */
@@ -49,7 +50,7 @@ static inline void gate_weights(const struct moe_gate *gate, real *g, const real
 
 /* Of one score: softmax dz = s (ds - mean), mean = sum over all experts of ds s;  sigmoid dz = ds s (1 - s) */
 static inline real gate_score_backward(const struct moe_gate *gate, real ds, real s, real mean) {
-    return gate->sigmoid ? ds * s * (1 - s) : s * (ds - mean);
+    return gate->scoring == SCORING_SIGMOID ? ds * s * (1 - s) : s * (ds - mean);
 }
 
 static void gate_forward_task(void *context, int thread, int threads) {
@@ -61,7 +62,9 @@ static void gate_forward_task(void *context, int thread, int threads) {
     for (int64_t t = begin; t < end; t++) {
         real *s = c->s + t * gate->experts;
         int32_t *chosen = c->chosen + t * gate->top_k;
-        gate_forward_row(gate, s, chosen, c->z + t * gate->experts, work);
+        gate_scores_row(gate, s, c->z + t * gate->experts);
+        if (gate->given) memcpy(chosen, gate->given + t * gate->top_k, (size_t)gate->top_k * sizeof *chosen);
+        else gate_choose_row(gate, chosen, s, work);
         gate_weights(gate, c->g + t * gate->top_k, s, chosen);
     }
 }
@@ -91,7 +94,7 @@ static void gate_backward_task(void *context, int thread, int threads) {
         const real quotient = gate_quotient(gate, s, chosen), scale = quotient * (real)gate->scale;
         real *dz = c->dz + t * experts, pull = 0, mean = 0;
         for (int k = 0; dg && gate->normalised && k < gate->top_k; k++) pull += dg[k] * (s[chosen[k]] * quotient);
-        if (!gate->sigmoid) {
+        if (gate->scoring == SCORING_SOFTMAX) {
             for (int k = 0; dg && k < gate->top_k; k++) mean += (dg[k] - pull) * scale * s[chosen[k]];
             for (int64_t i = 0; ds && i < experts; i++) mean += ds[i] * s[i];
         }

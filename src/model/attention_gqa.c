@@ -4,6 +4,7 @@
  *
  * State of a sequence: the store of rotated keys and of values that the attention kernel defines. */
 #include <math.h>
+#include <stdio.h>
 
 #include "model/blocks.h"
 
@@ -35,6 +36,30 @@ static struct attention_shape gqa_shape(const struct model *model) {
     };
 }
 
+static void gqa_sizes(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size, query = config->num_attention_heads * config->head_dim,
+                  kv = config->num_key_value_heads * config->head_dim;
+    (void)plan;
+    sizes_add_matrices(sizes, 2, query, d);
+    sizes_add_matrices(sizes, 2, kv, d);
+    sizes->cache_elements_per_token += 2 * kv;
+    sizes->attention_flops_per_position += 4.0 * (double)query;
+    sizes->inference_attention_flops_per_position += 4.0 * (double)query;
+}
+
+static int64_t gqa_cache_bytes(const struct config *config, const struct layer_plan *plan, enum dtype cache) {
+    (void)plan;
+    return cache == DTYPE_F32 || cache == DTYPE_BF16
+               ? (int64_t)dtype_bytes(cache, (size_t)(2 * config->num_key_value_heads * config->head_dim))
+               : 0;
+}
+
+static void gqa_describe(const struct config *config, const struct layer_plan *plan, char *text, size_t size) {
+    (void)plan;
+    snprintf(text, size, "%lld heads on %lld key/value heads of %lld", (long long)config->num_attention_heads,
+             (long long)config->num_key_value_heads, (long long)config->head_dim);
+}
+
 static enum attention_core gqa_store(const struct model *model, struct attention_shape *shape) {
     *shape = gqa_shape(model);
     return CORE_GROUPED;
@@ -47,7 +72,7 @@ static struct tensor *gqa_forward(struct forward *pass, const struct layer *laye
     struct tensor *qkv[3];
     op_linear(graph, x, (struct parameter *[]){gqa->q, gqa->k, gqa->v}, 3, qkv);
 
-    struct rope rope = {.table = pass->rope,
+    struct rope rope = {.table = pass->rope[layer->plan->rotary],
                         .heads = (int)config->num_attention_heads,
                         .head_dim = (int)config->head_dim,
                         .dims = (int)config->head_dim,
@@ -74,4 +99,7 @@ const struct block attention_gqa_block = {
     .save_bytes = attention_store_save_bytes,
     .save = attention_store_save,
     .load = attention_store_load,
+    .add_sizes = gqa_sizes,
+    .cache_bytes = gqa_cache_bytes,
+    .describe = gqa_describe,
 };

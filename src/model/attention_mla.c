@@ -8,6 +8,7 @@
  * Training is expanded. At inference every token is absorbed, in prefill as in decoding; on request spans of several
  * tokens are expanded. State of a sequence: the store of c and k_r that the attention kernel defines. */
 #include <math.h>
+#include <stdio.h>
 
 #include "model/blocks.h"
 #include "model/rope.h"
@@ -71,7 +72,8 @@ static void mla_declare(struct model *model, struct layer *layer) {
 }
 
 static float softmax_scale(const struct config *config) {
-    return (float)(rope_softmax_factor(config) / sqrt((double)(config->qk_nope_head_dim + config->qk_rope_head_dim)));
+    const double query = (double)(config->qk_nope_head_dim + config->qk_rope_head_dim);
+    return (float)(rope_softmax_factor(&config->rope_scaling) / sqrt(query));
 }
 
 static struct latent_shape mla_shape(const struct model *model) {
@@ -87,7 +89,40 @@ static struct latent_shape mla_shape(const struct model *model) {
     };
 }
 
-static bool mla_holds(enum dtype cache) { return cache == DTYPE_F32 || cache == DTYPE_BF16 || cache == DTYPE_F8_E4M3; }
+static void mla_sizes(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size, heads = config->num_attention_heads, nope = config->qk_nope_head_dim,
+                  rope = config->qk_rope_head_dim, value = config->v_head_dim, latent = config->kv_lora_rank,
+                  rank = config->q_lora_rank, query = heads * (nope + rope);
+    (void)plan;
+    if (rank) sizes_add_matrices(sizes, 1, rank, d);
+    sizes_add_matrices(sizes, 1, query, rank ? rank : d);
+    sizes_add_matrices(sizes, 1, latent + rope, d);
+    sizes_add_matrices(sizes, 1, heads * (nope + value), latent);
+    sizes_add_matrices(sizes, 1, d, heads * value);
+    sizes_add_plain(sizes, rank + latent, 0);   /* the norms of both latents */
+    sizes->cache_elements_per_token += latent + rope;
+    sizes->attention_flops_per_position += 2.0 * (double)(query + heads * value);
+    sizes->inference_attention_flops_per_position += 2.0 * (double)heads * (double)(2 * latent + rope);
+    sizes->expansion_flops_per_position += 2.0 * (double)latent * (double)heads * (double)(nope + value);
+}
+
+/* E4M3: codes of the latent with an fp32 scale for 128 of them, the rotary part in bf16 */
+static int64_t mla_cache_bytes(const struct config *config, const struct layer_plan *plan, enum dtype cache) {
+    const int64_t latent = config->kv_lora_rank, rope = config->qk_rope_head_dim;
+    (void)plan;
+    if (cache == DTYPE_F8_E4M3) return latent + 4 * ((latent + 127) / 128) + 2 * rope;
+    return cache == DTYPE_F32 || cache == DTYPE_BF16 ? (int64_t)dtype_bytes(cache, (size_t)(latent + rope)) : 0;
+}
+
+static void mla_describe(const struct config *config, const struct layer_plan *plan, char *text, size_t size) {
+    (void)plan;
+    const int used = snprintf(text, size, "%lld heads of %lld + %lld and %lld, latent %lld",
+                              (long long)config->num_attention_heads, (long long)config->qk_nope_head_dim,
+                              (long long)config->qk_rope_head_dim, (long long)config->v_head_dim,
+                              (long long)config->kv_lora_rank);
+    if (config->q_lora_rank)
+        snprintf(text + used, size - (size_t)used, ", of queries %lld", (long long)config->q_lora_rank);
+}
 
 static enum attention_core mla_store(const struct model *model, struct attention_shape *shape) {
     const struct latent_shape latent = mla_shape(model);
@@ -128,7 +163,7 @@ static struct tensor *mla_forward(struct forward *pass, const struct layer *laye
         op_linear(graph, normed, (struct parameter *[]){mla->q_b}, 1, &q);
     }
     const struct rope rope = {
-        .table = pass->rope,
+        .table = pass->rope[layer->plan->rotary],
         .heads = (int)config->num_attention_heads,
         .head_dim = (int)(config->qk_nope_head_dim + config->qk_rope_head_dim),
         .offset = (int)config->qk_nope_head_dim,
@@ -137,7 +172,7 @@ static struct tensor *mla_forward(struct forward *pass, const struct layer *laye
         .positions = pass->row_numbers,
     };
     q = op_rope(graph, q, &rope);
-    op_latent(graph, first[1], mla->kv_a_norm, LATENT_EPS, pass->rope, pass->row_numbers, &c, &k_r);
+    op_latent(graph, first[1], mla->kv_a_norm, LATENT_EPS, rope.table, rope.positions, &c, &k_r);
 
     struct tensor *o;
     const bool has_state = pass->batch->spans[0].sequence != NULL;
@@ -163,6 +198,8 @@ const struct block attention_mla_block = {
     .save_bytes = attention_store_save_bytes,
     .save = attention_store_save,
     .load = attention_store_load,
-    .holds = mla_holds,
+    .add_sizes = mla_sizes,
+    .cache_bytes = mla_cache_bytes,
+    .describe = mla_describe,
     .set_expanded_prefill = mla_set_expanded_prefill,
 };

@@ -9,6 +9,8 @@ extern const struct block attention_mla_block;   /* model/attention_mla.c */
 extern const struct block ffn_dense_block;       /* model/ffn_dense.c */
 extern const struct block ffn_moe_block;         /* model/ffn_moe.c */
 extern const struct residual residual_add;       /* model/residual_add.c */
+/* by the plan's kinds (model/model.c) */
+extern const struct block *const attention_blocks[], *const ffn_blocks[];
 
 /* Declares a parameter of a layer (NULL: of none, whose prefix its name gets): a copy of the upper part of
  * `declaration`. NULL: no memory, as model->incomplete says, so that only those who read what they declared look. */
@@ -34,6 +36,11 @@ size_t attention_store_save_bytes(const struct layer_state *state, int64_t first
 void attention_store_save(const struct layer_state *state, int64_t first, int64_t count, void *bytes);
 void attention_store_load(const struct layer_state *state, int64_t first, int64_t count, const void *bytes);
 
+/* For a block's `add_sizes`: `count` matrices [out, in] that checkpoints may have in FP8; one that they never have, or
+ * a vector (in 0). */
+void sizes_add_matrices(struct config_sizes *sizes, int64_t count, int64_t out, int64_t in);
+void sizes_add_plain(struct config_sizes *sizes, int64_t out, int64_t in);
+
 /* One job for each span of the pass: the layer's state of its sequence as the store, none where there is no sequence.
  * In the graph's arena; NULL after a failure. */
 struct attention_job *model_attention_jobs(const struct forward *pass, const struct layer *layer);
@@ -46,8 +53,8 @@ static inline enum tensor_compression model_compression(const struct model *mode
 
 /* The pass of one layer: both halves. */
 struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream);
-/* Fills in what blocks need to know of the batch's rows. False: no memory. */
-bool model_prepare(struct forward *pass);
+/* Fills in what the blocks of layers begin..end need to know of the batch's rows. False: no memory. */
+bool model_prepare(struct forward *pass, int64_t begin, int64_t end);
 
 /* A training pass, planned or computed (model/pass.c). Losses land in `losses` [rows]. */
 void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,

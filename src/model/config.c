@@ -2,12 +2,13 @@
 #include "model/config.h"
 
 #include <limits.h>
-#include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
+#include "model/config_keys.h"
 
 #define MAX_DIMENSION ((int64_t)1 << 20)
 #define MAX_HEAD_DIM 65536
@@ -19,6 +20,149 @@
 #define MAX_EXPERTS_TOGETHER ((int64_t)1 << 18)   /* of all layers */
 /* of all layers with latent attention: each head has slices of W_kvb */
 #define MAX_HEADS_TOGETHER ((int64_t)1 << 20)
+
+/* ---- families and keys ---------------------------------------------------------------------------------------- */
+
+static const struct model_family families[] = {
+    /* DeepSeek V1 */
+    {.model_type = "llama", .architecture = "LlamaForCausalLM", .attention = ATTENTION_GQA, .mscale = 0.707},
+    /* DeepSeekMoE */
+    {.model_type = "deepseek",
+     .architecture = "DeepseekForCausalLM",
+     .attention = ATTENTION_GQA,
+     .experts = true,
+     .counts_embedding = true,
+     .mscale = 0.707},
+    {.model_type = "deepseek_v2",
+     .architecture = "DeepseekV2ForCausalLM",
+     .attention = ATTENTION_MLA,
+     .experts = true,
+     .groups = true,
+     .yarn = true,
+     .system_text = true,
+     .mscale = 0.707},
+    /* and R1, V3.1 */
+    {.model_type = "deepseek_v3",
+     .architecture = "DeepseekV3ForCausalLM",
+     .attention = ATTENTION_MLA,
+     .experts = true,
+     .groups = true,
+     .yarn = true,
+     .loss_free = true,
+     .mtp = true,
+     .system_text = true,
+     .mscale = 1},
+};
+#define FAMILIES                                                                                                    \
+    "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE), \"deepseek_v2\" and \"deepseek_v3\" (V3, R1, V3.1)"
+
+const struct model_family *config_family(const char *model_type) {
+    for (size_t i = 0; model_type && i < sizeof families / sizeof *families; i++)
+        if (strcmp(model_type, families[i].model_type) == 0) return &families[i];
+    return NULL;
+}
+
+/* In the order of reading. Every other key is worth a warning. */
+#define KEY(name) #name, offsetof(struct config, name)
+#define SHAPE (KEY_REQUIRED | KEY_SHAPE)
+const struct config_key config_keys[] = {
+    {KEY(hidden_size), OF_ALL, KEY_INTEGER, SHAPE, 1, MAX_DIMENSION},
+    {KEY(intermediate_size), OF_ALL, KEY_INTEGER, SHAPE, 1, MAX_DIMENSION},
+    {KEY(vocab_size), OF_ALL, KEY_INTEGER, SHAPE | KEY_TRAINS | KEY_WRITTEN, 1, MAX_VOCAB},
+    {KEY(num_hidden_layers), OF_ALL, KEY_INTEGER, SHAPE, 1, MAX_LAYERS},
+    /* transformers' other name of the next one */
+    {"num_mtp_layers", offsetof(struct config, num_nextn_predict_layers), OF_MODULES, KEY_INTEGER, 0, 0,
+     CONFIG_MAX_NEXTN},
+    {KEY(num_nextn_predict_layers), OF_MODULES, KEY_INTEGER, KEY_WRITTEN, 0, CONFIG_MAX_NEXTN},
+    {KEY(num_attention_heads), OF_ALL, KEY_INTEGER, SHAPE, 1, 65536},
+    {KEY(num_key_value_heads), OF_ALL, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 1, 65536},
+    {KEY(head_dim), OF_ALL, KEY_INTEGER, KEY_SHAPE, 1, MAX_HEAD_DIM},
+    {KEY(q_lora_rank), OF_LATENT, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 1, MAX_DIMENSION},
+    {KEY(kv_lora_rank), OF_LATENT, KEY_INTEGER, SHAPE, 1, MAX_HEAD_DIM},
+    {KEY(qk_nope_head_dim), OF_LATENT, KEY_INTEGER, SHAPE, 1, MAX_HEAD_DIM},
+    {KEY(qk_rope_head_dim), OF_LATENT, KEY_INTEGER, SHAPE, 2, MAX_HEAD_DIM},
+    {KEY(v_head_dim), OF_LATENT, KEY_INTEGER, SHAPE, 1, MAX_HEAD_DIM},
+    {KEY(n_routed_experts), OF_EXPERTS, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 0, MAX_EXPERTS},
+    {KEY(moe_intermediate_size), OF_ROUTED, KEY_INTEGER, SHAPE | KEY_WRITTEN, 1, MAX_DIMENSION},
+    {KEY(n_shared_experts), OF_ROUTED, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 0, MAX_EXPERTS},
+    {KEY(num_experts_per_tok), OF_ROUTED, KEY_INTEGER, KEY_REQUIRED | KEY_WRITTEN, 1, MAX_EXPERTS},
+    {KEY(first_k_dense_replace), OF_ROUTED, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 0, MAX_LAYERS},
+    {KEY(moe_layer_freq), OF_ROUTED, KEY_INTEGER, KEY_SHAPE | KEY_WRITTEN, 1, MAX_LAYERS},
+    {KEY(n_group), OF_ROUTED, KEY_INTEGER, KEY_WRITTEN, 1, MAX_EXPERTS},
+    {KEY(topk_group), OF_ROUTED, KEY_INTEGER, KEY_WRITTEN, 1, MAX_EXPERTS},
+    {.name = "topk_method", .part = OF_EXPERTS},
+    {.name = "scoring_func", .part = OF_EXPERTS},
+    {KEY(norm_topk_prob), OF_ROUTED, KEY_FLAG, KEY_WRITTEN, 0, 0},
+    {KEY(routed_scaling_factor), OF_ROUTED, KEY_NUMBER, KEY_WRITTEN, 0, 0},
+    {KEY(max_position_embeddings), OF_ALL, KEY_INTEGER, KEY_WRITTEN, 1, INT_MAX},
+    {KEY(rms_norm_eps), OF_ALL, KEY_NUMBER, KEY_WRITTEN, 0, 0},
+    {KEY(initializer_range), OF_ALL, KEY_NUMBER, KEY_WRITTEN, 0, 0},
+    {KEY(rope_theta), OF_ALL, KEY_NUMBER, 0, 0, 0},
+    /* read by functions of their own */
+    {.name = "architectures"},
+    {.name = "model_type"},
+    {.name = "rope_scaling"},
+    {.name = "rope_parameters"},
+    {.name = "hidden_act"},
+    {.name = "attention_bias"},
+    {.name = "mlp_bias"},
+    {.name = "tie_word_embeddings"},
+    {.name = "attention_dropout"},
+    {.name = "bos_token_id"},
+    {.name = "eos_token_id"},
+    {.name = "torch_dtype"},
+    {.name = "dtype"},
+    {.name = "layer_types"},
+    {.name = "quantization_config"},
+    {.name = "sliding_window"},
+    {.name = "pretraining_tp"},
+    {.name = "qk_head_dim", .part = OF_LATENT},
+    {.name = "rope_interleave", .part = OF_LATENT},
+    /* of others: they change nothing in the mathematics */
+    {.name = "train"},
+    {.name = "use_cache"},
+    {.name = "pad_token_id"},
+    {.name = "transformers_version"},
+    {.name = "_name_or_path"},
+    {.name = "auto_map"},
+    {.name = "aux_loss_alpha"},
+    {.name = "seq_aux"},
+    {.name = "output_attentions"},
+    {.name = "output_hidden_states"},
+    {.name = "return_dict"},
+    {.name = "chunk_size_feed_forward"},
+    {.name = "is_encoder_decoder"},
+    {.name = "problem_type"},
+    {.name = "id2label"},
+    {.name = "label2id"},
+    {.name = "ep_size", .part = OF_EXPERTS},
+    {.name = "output_router_logits", .part = OF_EXPERTS},
+};
+#undef KEY
+#undef SHAPE
+const int config_key_count = sizeof config_keys / sizeof *config_keys;
+
+bool config_key_applies(const struct config_key *key, const struct config *config) {
+    const struct model_family *family = config->family;
+    switch (key->part) {
+    case OF_ALL: return true;
+    case OF_LATENT: return family->attention == ATTENTION_MLA;
+    case OF_EXPERTS: return family->experts;
+    case OF_ROUTED: return family->experts && config->n_routed_experts > 0;
+    case OF_MODULES: return family->mtp;
+    }
+    return false;
+}
+
+const char *config_shape_difference(const struct config *a, const struct config *b, int64_t *of_a, int64_t *of_b) {
+    for (const struct config_key *key = config_keys; key < config_keys + config_key_count; key++) {
+        if (!(key->flags & KEY_SHAPE)) continue;
+        *of_a = *(const int64_t *)(const void *)((const char *)a + key->offset);
+        *of_b = *(const int64_t *)(const void *)((const char *)b + key->offset);
+        if (*of_a != *of_b) return key->name;
+    }
+    return NULL;
+}
 
 /* ---- reading typed values ---------------------------------------------------------------------------------------- */
 
@@ -187,12 +331,12 @@ static enum status read_yarn(const struct reader *reader, const char *name, cons
     return STATUS_OK;
 }
 
-/* rope_theta and rope_scaling as published, rope_parameters as transformers 5 writes them. With both (a setting added
+/* rope_scaling as published, rope_parameters as transformers 5 writes them. With both (a setting added
  * to what transformers wrote) rope_scaling decides. */
 static enum status read_rope(const struct reader *reader, bool has_yarn, struct config *config) {
     static const char *const keys[] = {"rope_parameters", "rope_scaling"};
     config->rope_scaling.factor = 1;
-    enum status status = read_positive_number(reader, reader->root, "rope_theta", &config->rope_theta);
+    enum status status = STATUS_OK;
     for (int i = 0; i < 2 && !status; i++) {
         const json_t *rope = json_object_get(reader->root, keys[i]);
         if (!rope || json_is_null(rope)) continue;
@@ -223,19 +367,9 @@ static enum status read_rope(const struct reader *reader, bool has_yarn, struct 
 
 /* Multi-head latent attention (spec/v1-v3.md section 2.4). Its head_dim is the rotary part, as transformers writes it;
  * the number of key/value heads means nothing. */
-static enum status read_latent_attention(const struct reader *reader, struct config *config) {
+static enum status check_latent_attention(const struct reader *reader, struct config *config) {
     enum status status;
     const json_t *given = json_object_get(reader->root, "qk_head_dim");
-    if ((status = read_integer(reader, "q_lora_rank", 1, MAX_DIMENSION, false, &config->q_lora_rank))) return status;
-    if ((status = read_integer(reader, "kv_lora_rank", 1, MAX_HEAD_DIM, true, &config->kv_lora_rank))) return status;
-    if ((status = read_integer(reader, "qk_nope_head_dim", 1, MAX_HEAD_DIM, true, &config->qk_nope_head_dim)))
-        return status;
-    if ((status = read_integer(reader, "qk_rope_head_dim", 2, MAX_HEAD_DIM, true, &config->qk_rope_head_dim)))
-        return status;
-    if ((status = read_integer(reader, "v_head_dim", 1, MAX_HEAD_DIM, true, &config->v_head_dim))) return status;
-    if ((status = read_integer(reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads)))
-        return status;
-    if ((status = read_integer(reader, "head_dim", 1, MAX_HEAD_DIM, false, &config->head_dim))) return status;
     if (config->qk_rope_head_dim % 2)
         return error_set(reader->error, STATUS_INVALID,
                          "%s: qk_rope_head_dim is %lld, expected an even number (rotary embedding turns pairs)",
@@ -261,16 +395,12 @@ static enum status read_latent_attention(const struct reader *reader, struct con
 }
 
 /* V1's attention and its heads. */
-static enum status read_attention(const struct reader *reader, struct config *config) {
-    enum status status;
-    config->num_key_value_heads = config->num_attention_heads;
-    if ((status = read_integer(reader, "num_key_value_heads", 1, 65536, false, &config->num_key_value_heads)))
-        return status;
+static enum status check_attention(const struct reader *reader, struct config *config) {
+    if (!config->num_key_value_heads) config->num_key_value_heads = config->num_attention_heads;
     if (config->num_attention_heads % config->num_key_value_heads)
         return error_set(reader->error, STATUS_INVALID,
                          "%s: num_attention_heads %lld is not a multiple of num_key_value_heads %lld", reader->origin,
                          (long long)config->num_attention_heads, (long long)config->num_key_value_heads);
-    if ((status = read_integer(reader, "head_dim", 2, MAX_HEAD_DIM, false, &config->head_dim))) return status;
     if (config->head_dim == 0) {
         if (config->hidden_size % config->num_attention_heads)
             return error_set(
@@ -306,32 +436,23 @@ static enum status read_choice(const struct reader *reader, const char *key, con
     return unsupported(reader, key, found, expected);
 }
 
-/* The model types: what their layers are made of. */
-struct kind {
-    const char *model_type, *architecture;
-    enum attention_kind attention;
-    bool experts, groups, yarn;
-    bool loss_free;   /* V3's gate: sigmoid scores, a bias that takes part in the choice alone */
-    bool mtp;         /* modules of multi-token prediction */
-};
-
 /* The gate's two words. V3's is one thing under two keys. */
-static enum status read_gate(const struct reader *reader, const struct kind *kind, struct config *config) {
+static enum status read_gate(const struct reader *reader, struct config *config) {
     static const char *const methods[] = {"greedy", "group_limited_greedy"}, *const loss_free[] = {"noaux_tc"},
                              *const softmax[] = {"softmax"}, *const sigmoid[] = {"sigmoid"};
     enum status status;
     int method, score;
-    if (kind->loss_free) {
+    if (config->family->loss_free) {
         if ((status = read_choice(reader, "scoring_func", sigmoid, 1, "\"sigmoid\"", &score))) return status;
         if ((status = read_choice(reader, "topk_method", loss_free, 1, "\"noaux_tc\"", &method))) return status;
         config->topk_method = TOPK_NOAUX_TC;
         config->scoring_func = SCORING_SIGMOID;
-        config->norm_topk_prob = true;   /* where nothing is said; so do the released V3 and transformers */
         return STATUS_OK;
     }
     if ((status = read_choice(reader, "scoring_func", softmax, 1, "\"softmax\"", &score))) return status;
-    status = read_choice(reader, "topk_method", methods, kind->groups ? 2 : 1,
-                         kind->groups ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)"
+    status = read_choice(reader, "topk_method", methods, config->family->groups ? 2 : 1,
+                         config->family->groups
+                             ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)"
                                       : "\"greedy\"",
                          &method);
     config->topk_method = method == 0 ? TOPK_GREEDY : TOPK_GROUP_LIMITED_GREEDY;
@@ -358,31 +479,11 @@ static enum status check_groups(const struct reader *reader, const struct config
     return STATUS_OK;
 }
 
-/* Mixture of experts (spec/v1-v3.md sections 2.3, 2.8 and 2.9). No routed experts: a dense model. */
-static enum status read_experts(const struct reader *reader, const struct kind *kind, struct config *config) {
+/* Mixture of experts (spec/v1-v3.md sections 2.3, 2.8 and 2.9). */
+static enum status read_experts(const struct reader *reader, struct config *config) {
     enum status status;
-    config->n_group = config->topk_group = config->moe_layer_freq = 1;
-    config->routed_scaling_factor = 1;
-    if ((status = read_integer(reader, "n_routed_experts", 0, MAX_EXPERTS, false, &config->n_routed_experts)))
-        return status;
-    if (config->n_routed_experts == 0) return STATUS_OK;
-    if ((status = read_gate(reader, kind, config))) return status;
-    if ((status = read_integer(reader, "moe_intermediate_size", 1, MAX_DIMENSION, true,
-                               &config->moe_intermediate_size)))
-        return status;
-    if ((status = read_integer(reader, "n_shared_experts", 0, MAX_EXPERTS, false, &config->n_shared_experts)))
-        return status;
-    if ((status = read_integer(reader, "num_experts_per_tok", 1, MAX_EXPERTS, true, &config->num_experts_per_tok)))
-        return status;
-    if ((status = read_integer(reader, "first_k_dense_replace", 0, MAX_LAYERS, false, &config->first_k_dense_replace)))
-        return status;
-    if ((status = read_integer(reader, "moe_layer_freq", 1, MAX_LAYERS, false, &config->moe_layer_freq))) return status;
-    if ((status = read_integer(reader, "n_group", 1, MAX_EXPERTS, false, &config->n_group))) return status;
-    if ((status = read_integer(reader, "topk_group", 1, MAX_EXPERTS, false, &config->topk_group))) return status;
-    if ((status = read_flag(reader, "norm_topk_prob", &config->norm_topk_prob))) return status;
-    if ((status = read_positive_number(reader, reader->root, "routed_scaling_factor", &config->routed_scaling_factor)))
-        return status;
-    if (!kind->groups && config->routed_scaling_factor != 1)
+    if ((status = read_gate(reader, config))) return status;
+    if (!config->family->groups && config->routed_scaling_factor != 1)
         return unsupported(reader, "routed_scaling_factor", json_object_get(reader->root, "routed_scaling_factor"),
                            "1");
     if ((status = limit_product(reader, "n_shared_experts times moe_intermediate_size", config->n_shared_experts,
@@ -404,15 +505,6 @@ static enum status read_experts(const struct reader *reader, const struct kind *
                          "%s: num_experts_per_tok is %lld, expected at most n_routed_experts, %lld", reader->origin,
                          (long long)active, (long long)experts);
     return check_groups(reader, config);
-}
-
-/* num_nextn_predict_layers; transformers knows num_mtp_layers as another name of it. */
-static enum status read_mtp(const struct reader *reader, struct config *config) {
-    enum status status = read_integer(reader, "num_mtp_layers", 0, CONFIG_MAX_NEXTN, false,
-                                      &config->num_nextn_predict_layers);
-    return status ? status
-                  : read_integer(reader, "num_nextn_predict_layers", 0, CONFIG_MAX_NEXTN, false,
-                                 &config->num_nextn_predict_layers);
 }
 
 /* A word of quantization_config. `required`: it must be there. */
@@ -488,8 +580,27 @@ static enum status read_token_ids(const struct reader *reader, struct config *co
     return STATUS_OK;
 }
 
+/* The gate of every router of this model (sections 2.3, 2.8, 2.9). */
+static struct router_plan router_of(const struct config *config) {
+    const bool loss_free = config->topk_method == TOPK_NOAUX_TC,
+               grouped = loss_free || config->topk_method == TOPK_GROUP_LIMITED_GREEDY,
+               normalised = config->norm_topk_prob && config->num_experts_per_tok > 1;
+    return (struct router_plan){
+        .gate = {.experts = config->n_routed_experts,
+                 .top_k = (int)config->num_experts_per_tok,
+                 .groups = grouped ? (int)config->n_group : 1,
+                 .top_groups = grouped ? (int)config->topk_group : 1,
+                 .group_best = loss_free ? 2 : 1,
+                 .scoring = config->scoring_func,
+                 .normalised = normalised,
+                 /* V2's file normalises instead of scaling (section 2.8) */
+                 .scale = normalised && !loss_free ? 1 : (float)config->routed_scaling_factor},
+        .biased = loss_free,
+    };
+}
+
 /* layer_types, where present, names one kind per layer. */
-static enum status read_layers(const struct reader *reader, enum attention_kind attention, struct config *config) {
+static enum status read_layers(const struct reader *reader, struct config *config) {
     const json_t *types = json_object_get(reader->root, "layer_types");
     if (types && !json_is_null(types)) {
         if (!json_is_array(types) || (int64_t)json_array_size(types) != config->num_hidden_layers)
@@ -507,116 +618,27 @@ static enum status read_layers(const struct reader *reader, enum attention_kind 
     for (int64_t i = 0; i < config_layers(config); i++) {
         const bool experts = config->n_routed_experts > 0 && i >= config->first_k_dense_replace &&
                              i % config->moe_layer_freq == 0;
-        config->layers[i] = (struct layer_plan){attention, experts ? FFN_MOE : FFN_DENSE, RESIDUAL_ADD,
-                                                experts ? 0 : config->intermediate_size};
+        config->layers[i] = (struct layer_plan){
+            .attention = config->family->attention,
+            .ffn = experts ? FFN_MOE : FFN_DENSE,
+            .intermediate_size = experts ? config->moe_intermediate_size : config->intermediate_size,
+        };
+        if (experts) config->layers[i].router = router_of(config);
     }
+    config->rotary[0] = (struct rotary){config->head_dim, config->rope_theta, config->rope_scaling};
     return STATUS_OK;
 }
 
-static const struct kind kinds[] = {
-    /* DeepSeek V1 */
-    {.model_type = "llama", .architecture = "LlamaForCausalLM", .attention = ATTENTION_GQA},
-    /* DeepSeekMoE */
-    {.model_type = "deepseek", .architecture = "DeepseekForCausalLM", .attention = ATTENTION_GQA, .experts = true},
-    {.model_type = "deepseek_v2",
-     .architecture = "DeepseekV2ForCausalLM",
-     .attention = ATTENTION_MLA,
-     .experts = true,
-     .groups = true,
-     .yarn = true},
-    /* and R1, V3.1 */
-    {.model_type = "deepseek_v3",
-     .architecture = "DeepseekV3ForCausalLM",
-     .attention = ATTENTION_MLA,
-     .experts = true,
-     .groups = true,
-     .yarn = true,
-     .loss_free = true,
-     .mtp = true},
-};
-#define KINDS "\"llama\" (DeepSeek V1), \"deepseek\" (DeepSeekMoE), \"deepseek_v2\" and \"deepseek_v3\" (V3, R1, V3.1)"
-
-static const struct kind *find_kind(const char *model_type) {
-    for (size_t i = 0; model_type && i < sizeof kinds / sizeof *kinds; i++)
-        if (strcmp(model_type, kinds[i].model_type) == 0) return &kinds[i];
-    return NULL;
-}
-
-/* Keys that mean something here, and keys of others that change nothing in the mathematics. Everything else is worth a
- * warning. */
-static const char *const known_keys[] = {
-    "architectures",
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "vocab_size",
-    "max_position_embeddings",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "hidden_act",
-    "attention_bias",
-    "mlp_bias",
-    "tie_word_embeddings",
-    "attention_dropout",
-    "bos_token_id",
-    "eos_token_id",
-    "torch_dtype",
-    "dtype",
-    "initializer_range",
-    "layer_types",
-    "quantization_config",
-    "sliding_window",
-    "train",
-    "use_cache",
-    "pad_token_id",
-    "transformers_version",
-    "pretraining_tp",
-    "_name_or_path",
-    "auto_map",
-    "aux_loss_alpha",
-    "seq_aux",
-    "output_attentions",
-    "output_hidden_states",
-    "return_dict",
-    "chunk_size_feed_forward",
-    "is_encoder_decoder",
-    "problem_type",
-    "id2label",
-    "label2id",
-};
-static const char *const expert_keys[] = {
-    "n_routed_experts",
-    "n_shared_experts",
-    "num_experts_per_tok",
-    "moe_intermediate_size",
-    "first_k_dense_replace",
-    "moe_layer_freq",
-    "n_group",
-    "topk_group",
-    "topk_method",
-    "scoring_func",
-    "norm_topk_prob",
-    "routed_scaling_factor",
-    "num_nextn_predict_layers",
-    "num_mtp_layers",
-    "ep_size",
-    "output_router_logits",
-};
-static const char *const latent_keys[] = {"q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim",
-                                          "v_head_dim",  "qk_head_dim",  "rope_interleave"};
-
-static bool is_known(const struct reader *reader, const char *key) {
-    const struct kind *kind = find_kind(json_string_value(json_object_get(reader->root, "model_type")));
-    return is_one_of(key, known_keys, sizeof known_keys / sizeof *known_keys) ||
-           (kind && kind->experts && is_one_of(key, expert_keys, sizeof expert_keys / sizeof *expert_keys)) ||
-           (kind && kind->attention == ATTENTION_MLA &&
-            is_one_of(key, latent_keys, sizeof latent_keys / sizeof *latent_keys));
+static bool is_known(const struct reader *reader, const char *name) {
+    /* before it is known how many experts there are, too */
+    const struct model_family *family = config_family(
+        json_string_value(json_object_get(reader->root, "model_type")));
+    for (const struct config_key *key = config_keys; key < config_keys + config_key_count; key++)
+        if (strcmp(name, key->name) == 0)
+            return key->part == OF_ALL || (family && (key->part == OF_LATENT
+                                                              ? family->attention == ATTENTION_MLA
+                                                              : family->experts));
+    return false;
 }
 
 /* A required key is not there. The keys that mean nothing are named too: one of them may be this one, misspelled. */
@@ -648,34 +670,33 @@ static enum status collect_warnings(const struct reader *reader, struct config *
     return STATUS_OK;
 }
 
-static enum status read_kind(const struct reader *reader, const struct kind **kind, struct config *config) {
+static enum status read_family(const struct reader *reader, struct config *config) {
     const json_t *type = json_object_get(reader->root, "model_type");
-    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string: one of " KINDS);
+    if (!json_is_string(type)) return wrong(reader, "model_type", type, "a string: one of " FAMILIES);
     if (strcmp(json_string_value(type), "deepseek_v32") == 0)
         return error_set(reader->error, STATUS_UNSUPPORTED,
                          "%s: key \"model_type\": \"deepseek_v32\" (V3.2) is not implemented: its sparse attention, "
-                         "which reads the 2048 tokens that an indexer picks, is missing; implemented are " KINDS,
+                         "which reads the 2048 tokens that an indexer picks, is missing; implemented are " FAMILIES,
                          reader->origin);
-    if (!(*kind = find_kind(json_string_value(type))))
+    if (!(config->family = config_family(json_string_value(type))))
         return error_set(reader->error, STATUS_UNSUPPORTED,
-                         "%s: key \"model_type\": \"%.60s\" is not implemented, only " KINDS " are", reader->origin,
+                         "%s: key \"model_type\": \"%.60s\" is not implemented, only " FAMILIES " are", reader->origin,
                          json_string_value(type));
-    config->model_type = (*kind)->model_type;
-    config->architecture = (*kind)->architecture;
+    config->model_type = config->family->model_type;
     const json_t *architectures = json_object_get(reader->root, "architectures");
     if (architectures && !json_is_null(architectures)) {
         const char *name = json_is_array(architectures) ? json_string_value(json_array_get(architectures, 0)) : NULL;
         char expected[64];
-        snprintf(expected, sizeof expected, "[\"%s\"]", config->architecture);
+        snprintf(expected, sizeof expected, "[\"%s\"]", config->family->architecture);
         if (!name) return wrong(reader, "architectures", architectures, "an array with a name");
-        if (strcmp(name, config->architecture) != 0)
+        if (strcmp(name, config->family->architecture) != 0)
             return unsupported(reader, "architectures", architectures, expected);
     }
     return STATUS_OK;
 }
 
 /* Values that would change the mathematics and that nobody here computes. */
-static enum status refuse_unimplemented(const struct reader *reader, const struct kind *kind) {
+static enum status refuse_unimplemented(const struct reader *reader, const struct model_family *family) {
     enum status status;
     static const char *const flags[] = {"attention_bias", "mlp_bias", "tie_word_embeddings"};
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
@@ -689,10 +710,10 @@ static enum status refuse_unimplemented(const struct reader *reader, const struc
     const json_t *window = json_object_get(reader->root, "sliding_window");
     if (window && !json_is_null(window)) return unsupported(reader, "sliding_window", window, "null");
     const json_t *interleave = json_object_get(reader->root, "rope_interleave");
-    if (kind->attention == ATTENTION_MLA && interleave && !json_is_null(interleave) && !json_is_true(interleave))
+    if (family->attention == ATTENTION_MLA && interleave && !json_is_null(interleave) && !json_is_true(interleave))
         return unsupported(reader, "rope_interleave", interleave, "true");
     const json_t *next = json_object_get(reader->root, "num_nextn_predict_layers");
-    if (kind->experts && !kind->mtp && next && !json_is_null(next) &&
+    if (family->experts && !family->mtp && next && !json_is_null(next) &&
         !(json_is_integer(next) && json_integer_value(next) == 0))
         return unsupported(reader, "num_nextn_predict_layers", next,
                            "0 (a multi-token prediction module is DeepSeek V3's)");
@@ -702,40 +723,49 @@ static enum status refuse_unimplemented(const struct reader *reader, const struc
     return STATUS_OK;
 }
 
+/* The keys of the table. A training config may leave the vocabulary to its tokenizer. */
+static enum status read_keys(const struct reader *reader, struct config *config) {
+    const bool trains = json_object_get(reader->root, "train") != NULL;
+    enum status status = STATUS_OK;
+    for (const struct config_key *key = config_keys; key < config_keys + config_key_count && !status; key++) {
+        void *field = (char *)config + key->offset;
+        if (!config_key_applies(key, config)) continue;
+        if (key->type == KEY_INTEGER)
+            status = read_integer(reader, key->name, key->minimum, key->maximum,
+                                  key->flags & KEY_REQUIRED && !(trains && key->flags & KEY_TRAINS), field);
+        else if (key->type == KEY_NUMBER) status = read_positive_number(reader, reader->root, key->name, field);
+        else if (key->type == KEY_FLAG) status = read_flag(reader, key->name, field);
+    }
+    return status;
+}
+
 enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena,
                          struct error *error) {
     const struct reader reader = {root, origin, arena, error};
-    *config = (struct config){
-        .rms_norm_eps = 1e-6, .rope_theta = 10000.0, .initializer_range = 0.02, .max_position_embeddings = 2048};
+    *config = (struct config){.rms_norm_eps = 1e-6,
+                              .rope_theta = 10000.0,
+                              .initializer_range = 0.02,
+                              .max_position_embeddings = 2048,
+                              .routed_scaling_factor = 1,
+                              .n_group = 1,
+                              .topk_group = 1,
+                              .moe_layer_freq = 1};
     if (!json_is_object(root))
         return error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", origin);
-    const bool trains = json_object_get(root, "train") != NULL;   /* then the tokenizer may give the vocabulary */
-    const struct kind *kind = NULL;
     enum status status;
-    if ((status = read_kind(&reader, &kind, config))) return status;
-    if ((status = refuse_unimplemented(&reader, kind))) return status;
+    if ((status = read_family(&reader, config))) return status;
+    const struct model_family *family = config->family;
+    config->norm_topk_prob = family->loss_free;   /* so do the released V3 and transformers */
+    if ((status = refuse_unimplemented(&reader, family))) return status;
     if ((status = read_quantization(&reader, config))) return status;
-    if ((status = read_integer(&reader, "hidden_size", 1, MAX_DIMENSION, true, &config->hidden_size))) return status;
-    if ((status = read_integer(&reader, "intermediate_size", 1, MAX_DIMENSION, true, &config->intermediate_size)))
+    if ((status = read_keys(&reader, config))) return status;
+    if ((status = (family->attention == ATTENTION_MLA ? check_latent_attention : check_attention)(&reader, config)))
         return status;
-    if ((status = read_integer(&reader, "num_hidden_layers", 1, MAX_LAYERS, true, &config->num_hidden_layers)))
-        return status;
-    if (kind->mtp && (status = read_mtp(&reader, config))) return status;
-    if ((status = read_integer(&reader, "num_attention_heads", 1, 65536, true, &config->num_attention_heads)))
-        return status;
-    if ((status = (kind->attention == ATTENTION_MLA ? read_latent_attention : read_attention)(&reader, config)))
-        return status;
-    if (kind->experts && (status = read_experts(&reader, kind, config))) return status;
-    if ((status = read_integer(&reader, "vocab_size", 1, MAX_VOCAB, !trains, &config->vocab_size))) return status;
-    if ((status = read_integer(&reader, "max_position_embeddings", 1, INT_MAX, false,
-                               &config->max_position_embeddings)))
-        return status;
-    if ((status = read_positive_number(&reader, root, "rms_norm_eps", &config->rms_norm_eps))) return status;
-    if ((status = read_positive_number(&reader, root, "initializer_range", &config->initializer_range))) return status;
-    if ((status = read_rope(&reader, kind->yarn, config))) return status;
+    if (config->n_routed_experts && (status = read_experts(&reader, config))) return status;
+    if ((status = read_rope(&reader, family->yarn, config))) return status;
     if ((status = read_token_ids(&reader, config))) return status;
     if ((status = read_dtype(&reader, config))) return status;
-    if ((status = read_layers(&reader, kind->attention, config))) return status;
+    if ((status = read_layers(&reader, config))) return status;
     if ((status = collect_warnings(&reader, config))) return status;
     config->source = json_deep_copy(root);
     if (!config->source) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", origin);
@@ -772,191 +802,4 @@ enum status config_load(struct config *config, const char *path, struct arena *a
 void config_release(struct config *config) {
     json_decref(config->source);
     config->source = NULL;
-}
-
-/* ---- writing ----------------------------------------------------------------------------------------------------- */
-
-/* Rotary settings as read, in the spelling they came in; a rope_scaling that was added to what transformers wrote goes
- * where transformers reads it. */
-static void write_rope(const struct config *config, json_t *root) {
-    json_t *modern = json_object_get(root, "rope_parameters"), *scaling = json_object_get(root, "rope_scaling");
-    if (!json_is_object(modern)) {
-        json_object_del(root, "rope_parameters");
-        json_object_set_new(root, "rope_theta", json_real(config->rope_theta));
-        return;
-    }
-    if (json_is_object(scaling)) {
-        json_object_clear(modern);
-        json_object_update(modern, scaling);
-        if (!json_object_get(modern, "rope_type"))
-            json_object_set_new(modern, "rope_type", json_string(config->rope_scaling.yarn ? "yarn" : "default"));
-    }
-    json_object_del(root, "rope_scaling");
-    json_object_set_new(modern, "rope_theta", json_real(config->rope_theta));
-}
-
-/* What has another default elsewhere, or none, is always there. */
-static void write_experts(const struct config *config, json_t *root) {
-    if (config->n_routed_experts == 0) {   /* transformers has no other word for a model without experts */
-        json_object_del(root, "n_routed_experts");
-        json_object_set_new(root, "first_k_dense_replace", json_integer(config->num_hidden_layers));
-        return;
-    }
-    json_object_set_new(root, "n_routed_experts", json_integer(config->n_routed_experts));
-    json_object_set_new(root, "n_shared_experts", json_integer(config->n_shared_experts));
-    json_object_set_new(root, "num_experts_per_tok", json_integer(config->num_experts_per_tok));
-    json_object_set_new(root, "moe_intermediate_size", json_integer(config->moe_intermediate_size));
-    json_object_set_new(root, "first_k_dense_replace", json_integer(config->first_k_dense_replace));
-    json_object_set_new(root, "moe_layer_freq", json_integer(config->moe_layer_freq));
-    json_object_set_new(root, "n_group", json_integer(config->n_group));
-    json_object_set_new(root, "topk_group", json_integer(config->topk_group));
-    json_object_set_new(root, "topk_method",
-                        json_string(config->topk_method == TOPK_GREEDY     ? "greedy"
-                                    : config->topk_method == TOPK_NOAUX_TC ? "noaux_tc"
-                                                                           : "group_limited_greedy"));
-    json_object_set_new(root, "scoring_func",
-                        json_string(config->scoring_func == SCORING_SIGMOID ? "sigmoid" : "softmax"));
-    json_object_set_new(root, "norm_topk_prob", json_boolean(config->norm_topk_prob));
-    json_object_set_new(root, "routed_scaling_factor", json_real(config->routed_scaling_factor));
-}
-
-static void write_quantization(const struct config *config, enum dtype dtype, json_t *root) {
-    json_object_del(root, "quantization_config");
-    if (dtype != DTYPE_F8_E4M3) return;
-    json_t *quantization = json_pack("{s:s, s:s, s:s, s:[i, i]}", "activation_scheme", "dynamic", "fmt", "e4m3",
-                                     "quant_method", "fp8", "weight_block_size", 128, 128);
-    if (config->quantization.power_of_two) json_object_set_new(quantization, "scale_fmt", json_string("ue8m0"));
-    json_object_set_new(root, "quantization_config", quantization);
-}
-
-json_t *config_to_json(const struct config *config, enum dtype dtype) {
-    json_t *root = json_deep_copy(config->source);
-    if (!root) return NULL;
-    /* the spelling of transformers 5 */
-    const bool modern = json_object_get(root, "dtype") != NULL ||
-                        json_is_object(json_object_get(root, "rope_parameters"));
-    json_object_set_new(root, "architectures", json_pack("[s]", config->architecture));
-    json_object_set_new(root, "vocab_size", json_integer(config->vocab_size));
-    json_object_set_new(root, "num_key_value_heads", json_integer(config->num_key_value_heads));
-    if (config->kv_lora_rank)
-        json_object_set_new(root, "q_lora_rank", config->q_lora_rank ? json_integer(config->q_lora_rank) : json_null());
-    if (!config->kv_lora_rank || json_object_get(root, "head_dim"))
-        json_object_set_new(root, "head_dim", json_integer(config->head_dim));
-    const struct kind *kind = find_kind(config->model_type);
-    if (kind && kind->experts) write_experts(config, root);
-    json_object_del(root, "num_mtp_layers");
-    if (kind && kind->mtp)
-        json_object_set_new(root, "num_nextn_predict_layers", json_integer(config->num_nextn_predict_layers));
-    write_quantization(config, dtype, root);
-    json_object_set_new(root, "max_position_embeddings", json_integer(config->max_position_embeddings));
-    json_object_set_new(root, "rms_norm_eps", json_real(config->rms_norm_eps));
-    json_object_set_new(root, "initializer_range", json_real(config->initializer_range));
-    write_rope(config, root);
-    json_object_set_new(root, "hidden_act", json_string("silu"));
-    json_object_set_new(root, "tie_word_embeddings", json_false());
-    json_object_set_new(root, "bos_token_id",
-                        config->bos_token_id >= 0 ? json_integer(config->bos_token_id) : json_null());
-    json_t *eos = json_array();
-    for (int i = 0; i < config->eos_count; i++) json_array_append_new(eos, json_integer(config->eos_token_id[i]));
-    json_object_set_new(root, "eos_token_id",
-                        config->eos_count == 0   ? json_null()
-                        : config->eos_count == 1 ? json_integer(config->eos_token_id[0])
-                                                 : json_incref(eos));
-    json_decref(eos);
-    json_object_del(root, "dtype");
-    json_object_del(root, "torch_dtype");
-    json_object_set_new(root, modern ? "dtype" : "torch_dtype",
-                        json_string(dtype == DTYPE_F32 ? "float32" : "bfloat16"));
-    return root;
-}
-
-/* ---- closed forms (spec/v1-v3.md sections 1.5 and 2.7) ----------------------------------------------------------- */
-
-/* Bytes of a matrix in an FP8 checkpoint: codes, and an fp32 number for each block of them. */
-static int64_t fp8_bytes(int64_t out, int64_t in) { return out * in + 4 * ((out + 127) / 128) * ((in + 127) / 128); }
-
-static void attention_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
-    const int64_t d = config->hidden_size, heads = config->num_attention_heads;
-    if (layer->attention == ATTENTION_GQA) {
-        const int64_t query = heads * config->head_dim, kv = config->num_key_value_heads * config->head_dim;
-        const double flops = 2.0 * (double)heads * 2.0 * (double)config->head_dim;
-        sizes->matrix_parameters += 2 * d * query + 2 * d * kv;
-        sizes->fp8_bytes += 2 * fp8_bytes(query, d) + 2 * fp8_bytes(kv, d);
-        sizes->cache_elements_per_token += 2 * kv;
-        sizes->cache_bytes_per_token_f32 += 2 * kv * 4;
-        sizes->cache_bytes_per_token_bf16 += 2 * kv * 2;
-        sizes->attention_flops_per_position += flops;
-        sizes->inference_attention_flops_per_position += flops;
-    } else {
-        const int64_t nope = config->qk_nope_head_dim, rope = config->qk_rope_head_dim, value = config->v_head_dim,
-                      latent = config->kv_lora_rank, rank = config->q_lora_rank;
-        sizes->matrix_parameters += rank ? d * rank + rank * heads * (nope + rope) : d * heads * (nope + rope);
-        sizes->matrix_parameters += d * (latent + rope) + latent * heads * (nope + value) + heads * value * d;
-        sizes->fp8_bytes += rank ? fp8_bytes(rank, d) + fp8_bytes(heads * (nope + rope), rank)
-                                 : fp8_bytes(heads * (nope + rope), d);
-        sizes->fp8_bytes += fp8_bytes(latent + rope, d) + fp8_bytes(heads * (nope + value), latent) +
-                            fp8_bytes(d, heads * value) + 2 * (rank + latent);
-        sizes->other_parameters += rank + latent;   /* the norms of both latents */
-        sizes->cache_elements_per_token += latent + rope;
-        sizes->cache_bytes_per_token_f32 += (latent + rope) * 4;
-        sizes->cache_bytes_per_token_bf16 += (latent + rope) * 2;
-        sizes->cache_bytes_per_token_fp8 += latent + 4 * ((latent + 127) / 128) + 2 * rope;
-        sizes->attention_flops_per_position += 2.0 * (double)heads * (double)(nope + rope + value);
-        sizes->inference_attention_flops_per_position += 2.0 * (double)heads * (double)(2 * latent + rope);
-    }
-}
-
-static void ffn_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
-    const int64_t d = config->hidden_size;
-    if (layer->ffn == FFN_DENSE) {
-        sizes->matrix_parameters += 3 * d * layer->intermediate_size;
-        sizes->fp8_bytes += 2 * fp8_bytes(layer->intermediate_size, d) + fp8_bytes(d, layer->intermediate_size);
-        return;
-    }
-    const int64_t width = config->moe_intermediate_size, shared = config->n_shared_experts * width,
-                  expert = 3 * d * width, bias = config->topk_method == TOPK_NOAUX_TC ? config->n_routed_experts : 0;
-    sizes->matrix_parameters += d * config->n_routed_experts +
-                                (config->num_experts_per_tok + config->n_shared_experts) * expert;
-    sizes->other_parameters += bias;
-    sizes->resting_parameters += (config->n_routed_experts - config->num_experts_per_tok) * expert;
-    sizes->fp8_bytes += 2 * d * config->n_routed_experts + 4 * bias +
-                        config->n_routed_experts * (2 * fp8_bytes(width, d) + fp8_bytes(d, width)) +
-                        2 * fp8_bytes(shared, d) + fp8_bytes(d, shared);
-}
-
-static void layer_sizes(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
-    attention_sizes(config, layer, sizes);
-    ffn_sizes(config, layer, sizes);
-    sizes->other_parameters += 2 * config->hidden_size;
-    sizes->fp8_bytes += 2 * 2 * config->hidden_size;
-}
-
-void config_sizes(const struct config *config, struct config_sizes *sizes) {
-    const int64_t d = config->hidden_size, embedding = config->vocab_size * d;
-    bool fp8 = true;
-    /* the head, the last norm */
-    *sizes = (struct config_sizes){
-        .matrix_parameters = embedding, .other_parameters = d, .fp8_bytes = 2 * (2 * embedding + d)};
-    for (int64_t i = 0; i < config->num_hidden_layers; i++) {
-        layer_sizes(config, &config->layers[i], sizes);
-        fp8 = fp8 && config->layers[i].attention == ATTENTION_MLA;
-    }
-    if (!fp8) sizes->cache_bytes_per_token_fp8 = 0;
-    sizes->active_without_embedding = sizes->matrix_parameters + sizes->other_parameters;
-    sizes->active_parameters = sizes->active_without_embedding + embedding;
-    sizes->parameters = sizes->active_parameters + sizes->resting_parameters;
-    if (config->num_nextn_predict_layers == 0) return;
-    /* eh_proj [d, 2 d] in bf16, and three norms; the checkpoint's copies of embedding and head are not their own */
-    struct config_sizes mtp = {0};
-    for (int64_t i = config->num_hidden_layers; i < config_layers(config); i++) {
-        layer_sizes(config, &config->layers[i], &mtp);
-        mtp.matrix_parameters += 2 * d * d;
-        mtp.other_parameters += 3 * d;
-        mtp.fp8_bytes += 2 * (2 * d * d + 3 * d);
-    }
-    sizes->mtp_parameters = mtp.matrix_parameters + mtp.other_parameters + mtp.resting_parameters;
-    sizes->mtp_copies = 2 * embedding * config->num_nextn_predict_layers;
-    sizes->mtp_matrix_parameters = mtp.matrix_parameters + embedding * config->num_nextn_predict_layers;
-    sizes->mtp_attention_flops_per_position = mtp.attention_flops_per_position;
-    sizes->mtp_fp8_bytes = mtp.fp8_bytes + 2 * sizes->mtp_copies;
 }

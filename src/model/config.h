@@ -2,8 +2,12 @@
  *
  * Both spellings are read: as published, and as transformers 5 saves it (rope_parameters, layer_types, dtype). An
  * unknown key is a warning that names it; a known key whose value asks for something that is not implemented is an
- * error. A generation is data: this file alone knows model types; the rest of the program sees layers with an attention
- * kind, an FFN kind and a residual kind. */
+ * error. A generation is data: config.c alone knows model types; the rest of the program sees layers, each of which
+ * says in its row of the plan what it is made of.
+ *
+ *   config.c        reading, and the table of keys
+ *   config_write.c  writing
+ *   config_sizes.c  closed forms, summed over what the blocks say of themselves */
 #ifndef DEEPSEEK_MODEL_CONFIG_H
 #define DEEPSEEK_MODEL_CONFIG_H
 
@@ -14,17 +18,27 @@
 #include "base/error.h"
 #include "base/number.h"
 #include "io/json.h"
+#include "kernels/kernels.h"
 
 enum attention_kind { ATTENTION_GQA, ATTENTION_MLA };
 enum ffn_kind { FFN_DENSE, FFN_MOE };
 enum residual_kind { RESIDUAL_ADD };
+/* What a module of multi-token prediction takes beside the embedding of its token. */
+enum mtp_source { MTP_OUTPUT /* what the head takes: the output after the last norm */ };
 
 /* One row of the layer plan. MTP modules (section 2.10) are further rows behind the trunk's. */
 struct layer_plan {
     enum attention_kind attention;
+    int64_t window, compression; /* keys of the last tokens alone; one for so many older ones. 0: all, as they are */
+    int rotary;                  /* of config.rotary */
     enum ffn_kind ffn;
+    int64_t intermediate_size;   /* of the dense FFN, or of each routed expert */
+    struct router_plan {
+        struct moe_gate gate;    /* experts 0: no router. Without the values of the bias, which is a parameter */
+        bool biased;
+    } router;
     enum residual_kind residual;
-    int64_t intermediate_size;   /* of the dense FFN; 0 where it is experts */
+    enum mtp_source source;      /* of a module */
 };
 
 /* YaRN (spec/v1-v3.md section 2.6). Absent: factor 1. */
@@ -34,9 +48,23 @@ struct rope_scaling {
     int64_t original_max_position_embeddings;
 };
 
-/* The gate of MoE layers (sections 2.3, 2.8, 2.9). */
+/* A family of rotary embeddings: of all layers whose rows of the plan name it. */
+struct rotary { int64_t dims; /* rotated channels of a head */ double theta; struct rope_scaling scaling; };
+#define CONFIG_MAX_ROTARY 2
+
 enum topk_method { TOPK_GREEDY, TOPK_GROUP_LIMITED_GREEDY, TOPK_NOAUX_TC };
-enum scoring_func { SCORING_SOFTMAX, SCORING_SIGMOID };
+
+/* What is true of all models of a type. */
+struct model_family {
+    const char *model_type, *architecture;
+    enum attention_kind attention;
+    bool experts, groups, yarn;
+    bool loss_free;              /* V3's gate: sigmoid scores, a bias that takes part in the choice alone */
+    bool mtp;                    /* modules of multi-token prediction */
+    bool counts_embedding;       /* its paper counts the input embedding among the active parameters */
+    bool system_text;            /* was trained with system texts */
+    double mscale;               /* of both of YaRN's keys, where a context is extended without them */
+};
 
 /* quantization_config of FP8 checkpoints (section 6.3): E4M3 codes with an fp32 multiplier
  * for each block of 128 x 128. */
@@ -47,9 +75,8 @@ struct quantization { bool fp8; bool power_of_two; /* scale_fmt ue8m0: of activa
 #define CONFIG_MAX_EOS 8
 
 struct config {
-    const char *model_type;      /* "llama", "deepseek", "deepseek_v2", "deepseek_v3" */
-    /* "LlamaForCausalLM", "DeepseekForCausalLM", "DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM" */
-    const char *architecture;
+    const struct model_family *family;
+    const char *model_type;      /* the generation's */
     int64_t hidden_size, intermediate_size, num_hidden_layers;
     int64_t num_nextn_predict_layers;   /* MTP modules; 0: none. At most CONFIG_MAX_NEXTN */
     /* with MLA as many key/value heads as heads, and head_dim is qk_rope_head_dim */
@@ -58,6 +85,7 @@ struct config {
     int64_t max_position_embeddings;
     double rms_norm_eps, rope_theta, initializer_range;
     struct rope_scaling rope_scaling;
+    struct rotary rotary[CONFIG_MAX_ROTARY];   /* from the two */
 
     /* multi-head latent attention; kv_lora_rank 0: none */
     int64_t q_lora_rank;         /* 0: queries come from one matrix */
@@ -91,6 +119,10 @@ struct config {
  * `arena`. */
 enum status config_parse(struct config *config, const json_t *root, const char *origin, struct arena *arena,
                          struct error *error);
+/* NULL: there is no such type. */
+const struct model_family *config_family(const char *model_type);
+/* The first key by which the weights of `a` and `b` differ in shape; NULL: they have the same. */
+const char *config_shape_difference(const struct config *a, const struct config *b, int64_t *of_a, int64_t *of_b);
 /* The JSON of a folder's config.json, or of the path of one. */
 enum status config_read(json_t **root, const char *path, struct error *error);
 /* The same, parsed. */
@@ -106,7 +138,14 @@ static inline int64_t config_layers(const struct config *config) {
     return config->num_hidden_layers + config->num_nextn_predict_layers;
 }
 
-/* Closed forms from the layer plan alone, no memory needed. */
+/* The router of the first layer that has one, NULL: none has. */
+static inline const struct router_plan *config_router(const struct config *config) {
+    for (int64_t i = 0; i < config_layers(config); i++)
+        if (config->layers[i].router.gate.experts) return &config->layers[i].router;
+    return NULL;
+}
+
+/* Closed forms from the layer plan alone, no memory needed: the sums of what the blocks say of themselves. */
 struct config_sizes {
     int64_t parameters;                      /* all */
     int64_t active_parameters;               /* those a token meets, embedding and head included */
@@ -124,11 +163,11 @@ struct config_sizes {
      * fp32; of the modules with their copies */
     int64_t fp8_bytes, mtp_fp8_bytes;
     int64_t cache_elements_per_token;        /* all layers */
-    /* fp8: 0 where a layer cannot have it */
-    int64_t cache_bytes_per_token_f32, cache_bytes_per_token_bf16, cache_bytes_per_token_fp8;
+    int64_t cache_bytes_per_token[DTYPE_COUNT];   /* 0 where a layer cannot have it */
     /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim +
      * v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */
     double attention_flops_per_position, inference_attention_flops_per_position;
+    double expansion_flops_per_position;     /* of the expanded form at inference, for each token of the cache */
 };
 void config_sizes(const struct config *config, struct config_sizes *sizes);
 

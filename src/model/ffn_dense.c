@@ -24,4 +24,9 @@ static struct tensor *ffn_forward(struct forward *pass, const struct layer *laye
     return y;
 }
 
-const struct block ffn_dense_block = {.name = "dense", .declare = ffn_declare, .forward = ffn_forward};
+static void ffn_sizes(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes) {
+    sizes_add_matrices(sizes, 3, plan->intermediate_size, config->hidden_size);
+}
+
+const struct block ffn_dense_block = {
+    .name = "dense", .declare = ffn_declare, .forward = ffn_forward, .add_sizes = ffn_sizes};

@@ -54,7 +54,7 @@ static void moe_declare(struct model *model, struct layer *layer) {
                                                     .name = "mlp.gate.weight",
                                                     .shape = {experts, d},
                                                     .products = PRODUCTS_F32});
-    if (config->topk_method == TOPK_NOAUX_TC)
+    if (layer->plan->router.biased)
         moe->bias = model_declare(model, layer,
                                   &(struct parameter){.owner = OWNER_FFN,
                                                       .name = "mlp.gate.e_score_correction_bias",
@@ -68,24 +68,6 @@ static void moe_declare(struct model *model, struct layer *layer) {
     moe->shared.gate = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.gate_proj.weight", shared, d);
     moe->shared.up = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.up_proj.weight", shared, d);
     moe->shared.down = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.down_proj.weight", d, shared);
-}
-
-static struct moe_gate gate_of(const struct config *config, const struct moe *moe) {
-    const bool loss_free = config->topk_method == TOPK_NOAUX_TC,
-               grouped = loss_free || config->topk_method == TOPK_GROUP_LIMITED_GREEDY;
-    const bool normalised = config->norm_topk_prob && config->num_experts_per_tok > 1;
-    return (struct moe_gate){
-        .experts = config->n_routed_experts,
-        .top_k = (int)config->num_experts_per_tok,
-        .groups = grouped ? (int)config->n_group : 1,
-        .top_groups = grouped ? (int)config->topk_group : 1,
-        .group_best = loss_free ? 2 : 1,
-        .sigmoid = config->scoring_func == SCORING_SIGMOID,
-        .bias = moe->bias ? moe->bias->value : NULL,
-        /* V2's file normalises instead of scaling (section 2.8) */
-        .normalised = normalised,
-        .scale = normalised && !loss_free ? 1 : (float)config->routed_scaling_factor,
-    };
 }
 
 /* Section 3.2: what a device may be sent of a micro-batch is its share of the assignments times capacity_factor,
@@ -150,7 +132,8 @@ static void balance(const struct forward *pass, const struct layer *layer, const
 
 static struct tensor *moe_forward(struct forward *pass, const struct layer *layer, struct tensor *x) {
     const struct moe *moe = layer->ffn_weights;
-    const struct moe_gate gate = gate_of(&pass->model->config, moe);
+    struct moe_gate gate = layer->plan->router.gate;
+    gate.bias = moe->bias ? moe->bias->value : NULL;
     struct graph *graph = pass->graph;
     const bool drops = pass->objective && graph->recording && pass->objective->capacity_factor > 0;
     struct moe_dropping dropping;
@@ -181,4 +164,16 @@ const struct expert *moe_experts(const struct layer *layer) {
     return layer->ffn == &ffn_moe_block ? ((const struct moe *)layer->ffn_weights)->experts : NULL;
 }
 
-const struct block ffn_moe_block = {.name = "moe", .declare = moe_declare, .forward = moe_forward};
+static void moe_sizes(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes) {
+    const int64_t d = config->hidden_size, width = plan->intermediate_size, experts = plan->router.gate.experts,
+                  resting = (experts - plan->router.gate.top_k) * 3 * d * width;
+    sizes_add_plain(sizes, experts, d);
+    if (plan->router.biased) sizes->other_parameters += experts, sizes->fp8_bytes += 4 * experts;
+    sizes_add_matrices(sizes, 3 * experts, width, d);
+    sizes_add_matrices(sizes, 3, config->n_shared_experts * width, d);
+    sizes->matrix_parameters -= resting;
+    sizes->resting_parameters += resting;
+}
+
+const struct block ffn_moe_block = {
+    .name = "moe", .declare = moe_declare, .forward = moe_forward, .add_sizes = moe_sizes};

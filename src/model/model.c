@@ -7,9 +7,9 @@
 #include "model/blocks.h"
 #include "model/expert_cache.h"
 
-static const struct block *const attention_blocks[] = {
+const struct block *const attention_blocks[] = {
     [ATTENTION_GQA] = &attention_gqa_block, [ATTENTION_MLA] = &attention_mla_block};
-static const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
+const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
 static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 
 /* of activations: the released code divides by no smaller one (spec/v1-v3.md section 4.2) */
@@ -182,8 +182,7 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->compute = compute;
     model->cache = compute_activation(compute);
     model->recompute = RECOMPUTE_CHEAP;
-    /* plain C would pack anew for every row */
-    model->pack_at_once = kernels->isa == ISA_REFERENCE ? SIZE_MAX : MODEL_PACK_AT_ONCE;
+    model->pack_at_once = kernels->packs_every_row ? SIZE_MAX : MODEL_PACK_AT_ONCE;
     atomic_flag_clear(&model->packing.busy);
     const enum status status = declare_all(model, error);
     if (status) {
@@ -207,18 +206,15 @@ void model_destroy(struct model *model) {
     free(model);
 }
 
-static bool block_holds(const struct block *block, enum dtype cache) {
-    return block->holds ? block->holds(cache) : cache == DTYPE_F32 || cache == DTYPE_BF16;
-}
-
 enum status model_set_cache(struct model *model, enum dtype cache, struct error *error) {
     for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct block *block = model->layers[i].attention;
-        if (!block->state_bytes || block_holds(block, cache)) continue;
+        const struct layer_plan *plan = model->layers[i].plan;
+        if (block->cache_bytes(&model->config, plan, cache)) continue;
         char expected[80] = "";
         for (int type = 0; type < DTYPE_COUNT; type++) {
             const size_t used = strlen(expected);
-            if (block_holds(block, (enum dtype)type))
+            if (block->cache_bytes(&model->config, plan, (enum dtype)type))
                 snprintf(expected + used, sizeof expected - used, "%s%s", used ? " or " : "",
                          dtype_name((enum dtype)type));
         }

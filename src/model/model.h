@@ -38,8 +38,8 @@ struct forward {                 /* what a block sees of a pass */
     struct model *model;
     const struct batch *batch;
     const int32_t *positions;    /* [rows] */
-    const int32_t *row_numbers;  /* 0, 1, 2, ...: index into the rope tables */
-    const float *rope;           /* [rows, rotary dims]: cos and sin for the batch's positions */
+    const int32_t *row_numbers;  /* 0, 1, 2, ...: indices into the rope tables */
+    const float *rope[CONFIG_MAX_ROTARY];   /* [rows, dims] each: cos and sin of the batch's positions */
     struct objective *objective; /* NULL but in a training pass that records */
     struct tensor *stream;       /* of the trunk, after so many half-layers */
     int64_t halves;
@@ -63,7 +63,12 @@ struct block {
     void (*load)(const struct layer_state *state, int64_t first, int64_t count, const void *bytes);
     /* the store that attention_store.c does all that with; NULL: the state is something else */
     enum attention_core (*store)(const struct model *model, struct attention_shape *shape);
-    bool (*holds)(enum dtype cache);   /* can its state be of this type? NULL with state_bytes: F32 and BF16 */
+    /* What the layer adds to the closed forms, but for the bytes of its cache: of one token in this type, 0: its state
+     * cannot be of it. */
+    void (*add_sizes)(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes);
+    int64_t (*cache_bytes)(const struct config *config, const struct layer_plan *plan, enum dtype cache);
+    /* of attention: its heads, in words */
+    void (*describe)(const struct config *config, const struct layer_plan *plan, char *text, size_t size);
     /* before loading; NULL: has no other form for prefill */
     void (*set_expanded_prefill)(const struct layer *layer, bool expanded);
 };

@@ -53,7 +53,8 @@ static struct tensor *forward_module(struct graph *graph, struct model *model, i
     const struct mtp_module *module = &model->mtp[depth - 1];
     const struct residual *residual = module->layer->residual;
     struct forward pass = {.graph = graph, .model = model, .batch = batch, .objective = objective};
-    if (graph->status != STATUS_OK || !model_prepare(&pass)) return NULL;
+    if (graph->status != STATUS_OK || !model_prepare(&pass, module->layer->index, module->layer->index + 1))
+        return NULL;
     struct tensor *x = residual->begin(&pass, module_input(&pass, module, hidden));
     x = model_forward_layer(&pass, module->layer, x);
     if (graph->status != STATUS_OK) return NULL;

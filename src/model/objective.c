@@ -1,14 +1,8 @@
 /* The parts of the loss. */
 #include "model/objective.h"
 
-bool config_has_experts(const struct config *config) {
-    for (int64_t i = 0; i < config_layers(config); i++)
-        if (config->layers[i].ffn == FFN_MOE) return true;
-    return false;
-}
-
 static const char *lacks_experts(const struct config *config) {
-    return config_has_experts(config) ? NULL : ": it has no routed experts";
+    return config_router(config) ? NULL : ": it has no routed experts";
 }
 
 /* With one device the losses over devices and over communication are the number 1 in every layer, whatever the router
@@ -21,7 +15,7 @@ static const char *lacks_devices(const struct config *config) {
 
 static const char *lacks_sequence(const struct config *config) {
     const char *reason = lacks_experts(config);
-    return reason || config->scoring_func == SCORING_SIGMOID ? reason
+    return reason || config_router(config)->gate.scoring == SCORING_SIGMOID ? reason
                                                              : ": scores that are a softmax have loss.balance_expert";
 }
 

@@ -66,7 +66,4 @@ struct objective {
 /* sums += those of a further micro-batch */
 void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more);
 
-/* Is there a layer with routed experts? */
-bool config_has_experts(const struct config *config);
-
 #endif

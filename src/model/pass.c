@@ -1,60 +1,33 @@
 /* A pass: from ids to the output of the trunk, in training to losses and gradients. */
 #include "model/model.h"
 
-#include <math.h>
-
 #include "model/blocks.h"
 #include "model/expert_cache.h"
 #include "model/rope.h"
 
 /* ---- the forward pass -------------------------------------------------------------------------------------------- */
 
-struct rope_rows {
-    float *table;
-    const int32_t *positions;
-    const double *frequency;
-    int64_t rows, dims;
-    double amplitude;
-};
-
-/* angle = position * frequency[i], in double;  table[row] = amplitude (cos [dims / 2], sin [dims / 2]) */
-static void fill_rope(void *context, int thread, int threads) {
-    const struct rope_rows *rope = context;
-    const int64_t half = rope->dims / 2;
-    int64_t begin, end;
-    pool_share(rope->rows, 1, thread, threads, &begin, &end);
-    for (int64_t row = begin; row < end; row++)
-        for (int64_t i = 0; i < half; i++) {
-            const double angle = (double)rope->positions[row] * rope->frequency[i];
-            rope->table[row * rope->dims + i] = (float)(rope->amplitude * cos(angle));
-            rope->table[row * rope->dims + half + i] = (float)(rope->amplitude * sin(angle));
-        }
-}
-
-bool model_prepare(struct forward *pass) {
+bool model_prepare(struct forward *pass, int64_t begin, int64_t end) {
     pass->graph->experts = pass->model->expert_cache ? &pass->model->expert_cache->source : NULL;
     struct graph *graph = pass->graph;
-    const int64_t rows = pass->batch->rows, dims = rope_dims(&pass->model->config);
+    const int64_t rows = pass->batch->rows;
     int32_t *positions = arena_alloc(&graph->arena, (size_t)rows * sizeof *positions),
             *numbers = arena_alloc(&graph->arena, (size_t)rows * sizeof *numbers);
-    float *table = scratch_take(graph, (size_t)(rows * dims) * sizeof *table);   /* until the pass ends */
-    double *frequency = arena_alloc(&graph->arena, (size_t)(dims / 2) * sizeof *frequency);
-    if (!positions || !numbers || !frequency) graph->status = STATUS_NO_MEMORY;
+    if (!positions || !numbers) graph->status = STATUS_NO_MEMORY;
     if (graph->status != STATUS_OK) return false;
     for (int s = 0; s < pass->batch->span_count; s++) {
         const struct span *span = &pass->batch->spans[s];
         for (int64_t i = 0; i < span->count; i++) positions[span->row + i] = (int32_t)(span->position + i);
     }
     for (int64_t i = 0; i < rows; i++) numbers[i] = (int32_t)i;
-    if (!graph->planning) {
-        rope_frequencies(&pass->model->config, frequency);
-        struct rope_rows task = {table, positions, frequency, rows, dims, rope_amplitude(&pass->model->config)};
-        pool_run(graph->pool, fill_rope, &task);
+    for (int64_t i = begin; i < end; i++) {
+        const int rotary = pass->model->config.layers[i].rotary;
+        if (pass->rope[rotary]) continue;
+        pass->rope[rotary] = rope_table(graph, &pass->model->config.rotary[rotary], positions, rows);
     }
     pass->positions = positions;
     pass->row_numbers = numbers;
-    pass->rope = table;
-    return true;
+    return graph->status == STATUS_OK;
 }
 
 struct attention_job *model_attention_jobs(const struct forward *pass, const struct layer *layer) {
@@ -91,7 +64,7 @@ struct tensor *model_forward_layer(struct forward *pass, const struct layer *lay
 void model_begin(struct forward *pass, struct graph *graph, struct model *model, const struct batch *batch,
                  struct objective *objective) {
     *pass = (struct forward){.graph = graph, .model = model, .batch = batch, .objective = objective};
-    if (!model_prepare(pass)) return;
+    if (!model_prepare(pass, 0, model->config.num_hidden_layers)) return;
     for (int s = 0; s < batch->span_count && !graph->planning; s++) {
         const struct span *span = &batch->spans[s];
         if (!span->sequence) continue;

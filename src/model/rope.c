@@ -4,29 +4,26 @@
 
 #include <math.h>
 
-int64_t rope_dims(const struct config *config) {
-    return config->kv_lora_rank ? config->qk_rope_head_dim : config->head_dim;
-}
-
 /* The pair that turns `turns` times within the original context: corr(beta) = D ln(L0 / (2 pi beta)) / (2 ln b) */
-static double turning_pair(const struct config *config, double dims, double turns) {
-    return dims * log((double)config->rope_scaling.original_max_position_embeddings / (turns * 2 * M_PI)) /
-           (2 * log(config->rope_theta));
+static double turning_pair(const struct rotary *rotary, double turns) {
+    return (double)rotary->dims *
+           log((double)rotary->scaling.original_max_position_embeddings / (turns * 2 * M_PI)) /
+           (2 * log(rotary->theta));
 }
 
 /* th_i = b^(-2i / D);  YaRN: th_i (1 - ramp_i) + th_i / s ramp_i, where ramp goes from 0 at pair `low` to 1 at pair
  * `high` */
-void rope_frequencies(const struct config *config, double *frequency) {
-    const struct rope_scaling *scaling = &config->rope_scaling;
-    const int64_t dims = rope_dims(config);
+void rope_frequencies(const struct rotary *rotary, double *frequency) {
+    const struct rope_scaling *scaling = &rotary->scaling;
+    const int64_t dims = rotary->dims;
     double low = 0, high = 0;
     if (scaling->yarn) {
-        low = fmax(floor(turning_pair(config, (double)dims, scaling->beta_fast)), 0);
-        high = fmin(ceil(turning_pair(config, (double)dims, scaling->beta_slow)), (double)dims - 1);
+        low = fmax(floor(turning_pair(rotary, scaling->beta_fast)), 0);
+        high = fmin(ceil(turning_pair(rotary, scaling->beta_slow)), (double)dims - 1);
         if (low == high) high += 0.001;
     }
     for (int64_t i = 0; i < dims / 2; i++) {
-        frequency[i] = pow(config->rope_theta, -2.0 * (double)i / (double)dims);
+        frequency[i] = pow(rotary->theta, -2.0 * (double)i / (double)dims);
         if (!scaling->yarn) continue;
         const double ramp = fmin(fmax(((double)i - low) / (high - low), 0), 1);
         frequency[i] = frequency[i] * (1 - ramp) + frequency[i] / scaling->factor * ramp;
@@ -35,14 +32,46 @@ void rope_frequencies(const struct config *config, double *frequency) {
 
 static double get_m(double factor, double mscale) { return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1; }
 
-double rope_amplitude(const struct config *config) {
-    const struct rope_scaling *scaling = &config->rope_scaling;
+double rope_amplitude(const struct rope_scaling *scaling) {
     return scaling->yarn ? get_m(scaling->factor, scaling->mscale) / get_m(scaling->factor, scaling->mscale_all_dim)
                          : 1;
 }
 
-double rope_softmax_factor(const struct config *config) {
-    const struct rope_scaling *scaling = &config->rope_scaling;
+double rope_softmax_factor(const struct rope_scaling *scaling) {
     const double m = scaling->yarn ? get_m(scaling->factor, scaling->mscale_all_dim) : 1;
     return m * m;
+}
+
+struct rope_rows {
+    float *table;
+    const int32_t *positions;
+    const double *frequency;
+    int64_t rows, dims;
+    double amplitude;
+};
+
+/* angle = position * frequency[i], in double;  table[row] = amplitude (cos [dims / 2], sin [dims / 2]) */
+static void fill_rope(void *context, int thread, int threads) {
+    const struct rope_rows *rope = context;
+    const int64_t half = rope->dims / 2;
+    int64_t begin, end;
+    pool_share(rope->rows, 1, thread, threads, &begin, &end);
+    for (int64_t row = begin; row < end; row++)
+        for (int64_t i = 0; i < half; i++) {
+            const double angle = (double)rope->positions[row] * rope->frequency[i];
+            rope->table[row * rope->dims + i] = (float)(rope->amplitude * cos(angle));
+            rope->table[row * rope->dims + half + i] = (float)(rope->amplitude * sin(angle));
+        }
+}
+
+const float *rope_table(struct graph *graph, const struct rotary *rotary, const int32_t *positions, int64_t rows) {
+    float *table = scratch_take(graph, (size_t)(rows * rotary->dims) * sizeof *table);
+    double *frequency = arena_alloc(&graph->arena, (size_t)(rotary->dims / 2) * sizeof *frequency);
+    if (!frequency) graph->status = STATUS_NO_MEMORY;
+    if (graph->status != STATUS_OK) return NULL;
+    if (graph->planning) return table;
+    rope_frequencies(rotary, frequency);
+    struct rope_rows task = {table, positions, frequency, rows, rotary->dims, rope_amplitude(&rotary->scaling)};
+    pool_run(graph->pool, fill_rope, &task);
+    return table;
 }

@@ -57,8 +57,9 @@ static void extend_context(json_t *config, const json_t *model) {
     set_absent(scaling, "beta_fast", json_real(32));
     set_absent(scaling, "beta_slow", json_real(1));
     if (is_absent(scaling, "mscale") && is_absent(scaling, "mscale_all_dim")) {
-        const char *generation = json_string_value(json_object_get(model, "model_type"));
-        const double mscale = generation && strcmp(generation, "deepseek_v3") == 0 ? 1 : 0.707;
+        const struct model_family *family = config_family(
+            json_string_value(json_object_get(model, "model_type")));
+        const double mscale = family ? family->mscale : 1;
         json_object_set_new(scaling, "mscale", json_real(mscale));
         json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     }
@@ -82,35 +83,6 @@ enum status from_complete(json_t *config, const json_t *model, struct error *err
 
 /* ---- checking ---------------------------------------------------------------------------------------------------- */
 
-#define KEY(name) { #name, offsetof(struct config, name) }
-static const struct { const char *name; size_t offset;
-} shapes[] = {
-    KEY(hidden_size),
-    KEY(num_hidden_layers),
-    KEY(vocab_size),
-    KEY(intermediate_size),
-    KEY(num_attention_heads),
-    KEY(num_key_value_heads),
-    KEY(head_dim),
-    KEY(q_lora_rank),
-    KEY(kv_lora_rank),
-    KEY(qk_nope_head_dim),
-    KEY(qk_rope_head_dim),
-    KEY(v_head_dim),
-    KEY(n_routed_experts),
-    KEY(n_shared_experts),
-    KEY(moe_intermediate_size),
-    KEY(first_k_dense_replace),
-    KEY(moe_layer_freq),
-};
-#undef KEY
-
-static int64_t value_at(const struct config *config, size_t offset) {
-    int64_t value;
-    memcpy(&value, (const char *)config + offset, sizeof value);
-    return value;
-}
-
 static enum status compare_shapes(const struct config *config, const struct config *model, const char *origin,
                                   const char *folder, struct error *error) {
     if (strcmp(config->model_type, model->model_type) != 0)
@@ -123,13 +95,12 @@ static enum status compare_shapes(const struct config *config, const struct conf
             error, STATUS_INVALID,
             "%s: num_nextn_predict_layers: found %lld, expected up to %lld as in %s, whose weights it begins with",
             origin, (long long)config->num_nextn_predict_layers, (long long)model->num_nextn_predict_layers, folder);
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const int64_t found = value_at(config, shapes[i].offset), expected = value_at(model, shapes[i].offset);
-        if (found != expected)
-            return error_set(error, STATUS_INVALID,
-                             "%s: %s: found %lld, expected %lld as in %s, whose weights it begins with", origin,
-                             shapes[i].name, (long long)found, (long long)expected, folder);
-    }
+    int64_t found, expected;
+    const char *key = config_shape_difference(config, model, &found, &expected);
+    if (key)
+        return error_set(error, STATUS_INVALID,
+                         "%s: %s: found %lld, expected %lld as in %s, whose weights it begins with", origin, key,
+                         (long long)found, (long long)expected, folder);
     return STATUS_OK;
 }
 

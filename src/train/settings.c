@@ -34,7 +34,8 @@ struct key {
 static bool has_modules(const struct config *config) { return config->num_nextn_predict_layers > 0; }
 
 static bool has_biases(const struct config *config) {
-    return config_has_experts(config) && config->topk_method == TOPK_NOAUX_TC;
+    const struct router_plan *router = config_router(config);
+    return router && router->biased;
 }
 
 #define AT(field) offsetof(struct settings, field)
@@ -535,7 +536,7 @@ enum status settings_check_model(const struct settings *settings, const struct c
                              "%s: %sloss.%s: found %g, but a model of type %s has no such loss%s", origin, prefix,
                              loss_kinds[p].name, settings->loss[p], config->model_type, reason);
     }
-    if (settings->capacity_factor > 0 && !config_has_experts(config))
+    if (settings->capacity_factor > 0 && !config_router(config))
         return error_set(
             error, STATUS_UNSUPPORTED,
             "%s: %scapacity_factor: found %g, but a model of type %s has no routed experts to drop tokens of", origin,

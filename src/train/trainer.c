@@ -16,17 +16,16 @@ static void repack(void *context, const struct parameter *parameter, int64_t r0,
 /* What each layer with a router counts: one block, the counts behind the list; NULL where there is none. */
 static enum status allocate_loads(struct expert_load **out, const struct config *config, struct error *error) {
     const int64_t layers = config_layers(config);
-    int64_t routers = 0;
-    for (int64_t i = 0; i < layers; i++) routers += config->layers[i].ffn == FFN_MOE;
-    if (!routers) return STATUS_OK;
-    struct expert_load *loads = calloc(1, (size_t)layers * sizeof *loads +
-                                              (size_t)(routers * config->n_routed_experts) * sizeof *loads->counts);
+    int64_t experts = 0;
+    for (int64_t i = 0; i < layers; i++) experts += config->layers[i].router.gate.experts;
+    if (!experts) return STATUS_OK;
+    struct expert_load *loads = calloc(1, (size_t)layers * sizeof *loads + (size_t)experts * sizeof *loads->counts);
     if (!loads) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
     int64_t *counts = (int64_t *)(void *)(loads + layers);
     for (int64_t i = 0; i < layers; i++) {
-        if (config->layers[i].ffn != FFN_MOE) continue;
+        if (!config->layers[i].router.gate.experts) continue;
         loads[i].counts = counts;
-        counts += config->n_routed_experts;
+        counts += config->layers[i].router.gate.experts;
     }
     *out = loads;
     return STATUS_OK;

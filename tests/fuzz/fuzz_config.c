@@ -60,7 +60,7 @@ static void try_config(const json_t *root) {
             (sizes.mtp_parameters > 0) == (config.num_nextn_predict_layers > 0) &&
             sizes.mtp_fp8_bytes >= sizes.mtp_parameters);
     require(sizes.active_without_embedding > 0 && sizes.active_parameters >= sizes.active_without_embedding &&
-            sizes.parameters >= sizes.active_parameters && sizes.cache_bytes_per_token_f32 > 0);
+            sizes.parameters >= sizes.active_parameters && sizes.cache_bytes_per_token[DTYPE_F32] > 0);
     if (config.vocab_size > 0) {
         const bool fp8 = config.quantization.fp8;
         json_t *written = config_to_json(&config, fp8 ? DTYPE_F8_E4M3 : DTYPE_F32);

@@ -83,7 +83,7 @@ static void plain_gate(const struct moe_gate *gate, const double *z, double *s, 
     double sum = 0, best[256], c[256], masked[256], total = 0;
     for (int64_t i = 0; i < n; i++) sum += exp(z[i]);
     for (int64_t i = 0; i < n; i++)
-        s[i] = gate->sigmoid ? 1 / (1 + exp(-z[i])) : exp(z[i]) / sum,
+        s[i] = gate->scoring ? 1 / (1 + exp(-z[i])) : exp(z[i]) / sum,
         c[i] = s[i] + (gate->bias ? (double)gate->bias[i] : 0);
     for (int group = 0; group < gate->groups; group++) {
         best[group] = 0;
@@ -116,32 +116,32 @@ static float *separate_logits(int64_t tokens, int64_t experts, uint64_t seed) {
 static float biases[256];   /* in [-1, 1]: some experts' scores become negative */
 
 static const struct moe_gate gates[] = {
-    {8, 2, 4, 2, 1, false, NULL, false, 16.0f},
-    {8, 2, 1, 1, 1, false, NULL, false, 1.0f},
-    {12, 3, 4, 2, 1, false, NULL, true, 16.0f},
-    {64, 6, 1, 1, 1, false, NULL, false, 1.0f},
-    {160, 6, 8, 3, 1, false, NULL, false, 16.0f},
-    {5, 5, 1, 1, 1, false, NULL, false, 1.0f},
-    {6, 1, 3, 1, 1, false, NULL, true, 2.5f},
-    {33, 4, 3, 3, 1, false, NULL, false, 1.0f},
-    {7, 3, 7, 4, 1, false, NULL, true, 2.5f},
-    {256, 8, 8, 4, 1, false, NULL, false, 2.5f},
-    {1, 1, 1, 1, 1, false, NULL, false, 1.0f},
-    {34, 17, 2, 1, 1, false, NULL, true, 1.0f},
+    {8, 2, 4, 2, 1, SCORING_SOFTMAX, NULL, false, 16.0f, NULL},
+    {8, 2, 1, 1, 1, SCORING_SOFTMAX, NULL, false, 1.0f, NULL},
+    {12, 3, 4, 2, 1, SCORING_SOFTMAX, NULL, true, 16.0f, NULL},
+    {64, 6, 1, 1, 1, SCORING_SOFTMAX, NULL, false, 1.0f, NULL},
+    {160, 6, 8, 3, 1, SCORING_SOFTMAX, NULL, false, 16.0f, NULL},
+    {5, 5, 1, 1, 1, SCORING_SOFTMAX, NULL, false, 1.0f, NULL},
+    {6, 1, 3, 1, 1, SCORING_SOFTMAX, NULL, true, 2.5f, NULL},
+    {33, 4, 3, 3, 1, SCORING_SOFTMAX, NULL, false, 1.0f, NULL},
+    {7, 3, 7, 4, 1, SCORING_SOFTMAX, NULL, true, 2.5f, NULL},
+    {256, 8, 8, 4, 1, SCORING_SOFTMAX, NULL, false, 2.5f, NULL},
+    {1, 1, 1, 1, 1, SCORING_SOFTMAX, NULL, false, 1.0f, NULL},
+    {34, 17, 2, 1, 1, SCORING_SOFTMAX, NULL, true, 1.0f, NULL},
     /* sigmoid: V3's shape, without groups, groups of one, one group kept, other sizes of groups than vectors, one
        expert, without bias or division, the best of a group alone; softmax with a bias */
-    {256, 8, 8, 4, 2, true, biases, true, 2.5f},
-    {64, 6, 1, 1, 2, true, biases, true, 2.5f},
-    {7, 3, 7, 4, 2, true, biases, true, 1.0f},
-    {12, 3, 4, 1, 2, true, biases, true, 2.5f},
-    {54, 5, 3, 2, 2, true, biases, true, 2.5f},
-    {40, 4, 2, 1, 2, true, NULL, true, 2.5f},
-    {9, 1, 3, 2, 2, true, biases, true, 2.5f},
-    {1, 1, 1, 1, 2, true, biases, true, 2.5f},
-    {33, 4, 3, 1, 2, true, NULL, false, 2.5f},
-    {68, 3, 2, 1, 1, true, biases, true, 1.0f},
-    {36, 4, 6, 2, 2, false, biases, true, 2.5f},
-    {64, 8, 2, 2, 2, true, biases, true, 2.5f},
+    {256, 8, 8, 4, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {64, 6, 1, 1, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {7, 3, 7, 4, 2, SCORING_SIGMOID, biases, true, 1.0f, NULL},
+    {12, 3, 4, 1, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {54, 5, 3, 2, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {40, 4, 2, 1, 2, SCORING_SIGMOID, NULL, true, 2.5f, NULL},
+    {9, 1, 3, 2, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {1, 1, 1, 1, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
+    {33, 4, 3, 1, 2, SCORING_SIGMOID, NULL, false, 2.5f, NULL},
+    {68, 3, 2, 1, 1, SCORING_SIGMOID, biases, true, 1.0f, NULL},
+    {36, 4, 6, 2, 2, SCORING_SOFTMAX, biases, true, 2.5f, NULL},
+    {64, 8, 2, 2, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL},
 };
 enum { GATES = sizeof gates / sizeof *gates, TOKENS = 37 };
 
@@ -192,6 +192,45 @@ static void test_the_gate_chooses_as_the_formulas_say(void **state) {
             }
         }
         free_pieces();
+    }
+}
+
+/* Weights of a choice that others have made: the scores take no part in the choice, nor do bias and groups. */
+static void test_a_given_choice_is_weighed(void **state) {
+    (void)state;
+    for (int c = 0; c < GATES; c++) {
+        struct moe_gate gate = gates[c];
+        const int64_t n = gate.experts, k = gate.top_k;
+        int32_t *given = integers(TOKENS * k), *chosen = integers(TOKENS * k);
+        for (int t = 0; t < TOKENS; t++)
+            for (int64_t i = 0; i < k; i++) given[t * k + i] = (int32_t)((t + 3 * c + (k - i)) % n);
+        const float *z = separate_logits(TOKENS, n, (uint64_t)c + 1);
+        const double *zd = doubles_of(z, TOKENS * n);
+        double *s = zero_doubles(TOKENS * n), *g = zero_doubles(TOKENS * k), *own = zero_doubles(TOKENS * n),
+               *ignored = zero_doubles(TOKENS * k);
+        moe_gate_forward(NULL, &gate, own, chosen, ignored, zd, TOKENS, piece(moe_gate_scratch(&gate, 1)));
+        gate.given = given;
+        moe_gate_forward(NULL, &gate, s, chosen, g, zd, TOKENS, piece(moe_gate_scratch(&gate, 1)));
+        assert_memory_equal(chosen, given, (size_t)(TOKENS * k) * sizeof *given);
+        assert_memory_equal(s, own, (size_t)(TOKENS * n) * sizeof *s);
+        for (int t = 0; t < TOKENS; t++) {
+            double sum = 0;
+            for (int64_t i = 0; i < k; i++) sum += s[t * n + given[t * k + i]];
+            for (int64_t i = 0; i < k; i++) {
+                const double wanted = s[t * n + given[t * k + i]] / (gate.normalised ? sum + 1e-20 : 1) * gate.scale;
+                assert_true(fabs(g[t * k + i] - wanted) <= 1e-14 * gate.scale);
+            }
+        }
+        for (int isa = 0; isa < ISA_COUNT; isa++) {   /* and every variant does */
+            if (!isa_available((enum isa)isa)) continue;
+            const struct moe_kernels *moe = &kernels_for((enum isa)isa)->moe;
+            float *sf = piece((size_t)(TOKENS * n) * sizeof *sf), *gf = piece((size_t)(TOKENS * k) * sizeof *gf);
+            memset(chosen, 0, (size_t)(TOKENS * k) * sizeof *chosen);
+            moe->gate_forward(NULL, &gate, sf, chosen, gf, z, TOKENS, piece(moe->gate_scratch(&gate, 1)));
+            assert_memory_equal(chosen, given, (size_t)(TOKENS * k) * sizeof *given);
+            for (int64_t i = 0; i < TOKENS * k; i++)
+                assert_true(fabs((double)gf[i] - g[i]) <= 1e-5 * fabs(g[i]) + 1e-30);
+        }
     }
 }
 
@@ -267,7 +306,7 @@ static void test_the_bias_chooses_and_does_nothing_else(void **state) {
                 s_want[8] = {.880797f, .268941f, .622459f, .598688f, .119203f, .817574f, .5f, .549834f};
     for (int v = 0; v < variant_count; v++) {
         const struct moe_kernels *moe = variants[v].moe;
-        struct moe_gate gate = {8, 2, 4, 2, 2, true, bias, true, 2.5f};
+        struct moe_gate gate = {8, 2, 4, 2, 2, SCORING_SIGMOID, bias, true, 2.5f, NULL};
         float s[64], g[8];
         int32_t chosen[8];
         moe->gate_forward(NULL, &gate, s, chosen, g, z, 1, piece(moe->gate_scratch(&gate, 1)));
@@ -287,7 +326,7 @@ static void test_the_bias_chooses_and_does_nothing_else(void **state) {
         for (int i = 0; i < 5; i++) {
             float shifted[8];
             for (int j = 0; j < 8; j++) shifted[j] = shifts[i];
-            gate = (struct moe_gate){8, 2, 4, 1, 2, true, shifted, true, 2.5f};
+            gate = (struct moe_gate){8, 2, 4, 1, 2, SCORING_SIGMOID, shifted, true, 2.5f, NULL};
             choose(moe, &gate, z, chosen, g);
             if (i == 0) assert_true(chosen[0] == 2 && chosen[1] == 3);   /* s: 1.149738, 1.221147, 0.936777, 1.049834 */
             else assert_true(chosen[0] == 0 && chosen[1] == 1);
@@ -300,32 +339,32 @@ static void test_the_bias_chooses_and_does_nothing_else(void **state) {
         float odd[64] = {0};
         for (int i = 0; i < 64; i++) odd[i] = i < 32 ? 1 : -1;
         odd[3] = NAN, odd[7] = INFINITY, odd[40] = -INFINITY;
-        gate = (struct moe_gate){64, 6, 2, 1, 1, true, NULL, true, 1.0f};
+        gate = (struct moe_gate){64, 6, 2, 1, 1, SCORING_SIGMOID, NULL, true, 1.0f, NULL};
         moe->gate_forward(NULL, &gate, s, chosen, g, odd, 1, piece(moe->gate_scratch(&gate, 1)));
         const int32_t want[6] = {7, 0, 1, 2, 4, 5};
         assert_memory_equal(chosen, want, sizeof want);
         assert_true(s[7] == 1 && s[40] == 0 && isnan(s[3]));
-        gate = (struct moe_gate){8, 4, 2, 1, 2, true, NULL, true, 1.0f};
+        gate = (struct moe_gate){8, 4, 2, 1, 2, SCORING_SIGMOID, NULL, true, 1.0f, NULL};
         /* the NaN counts in its group's two best only where there are no two others */
         choose(moe, &gate, (const float[8]){NAN, 1, 2, 3, -9, -9, -9, -9}, chosen, g);
         const int32_t last[4] = {3, 2, 1, 0};
         assert_memory_equal(chosen, last, sizeof last);
         /* the first group's sum is below all numbers, and so is the second's: the first is kept, and alone */
         const float low[8] = {-2e38f, -2e38f, 0, 0, 0, 0, 0, 0};
-        gate = (struct moe_gate){8, 2, 4, 1, 2, true, low, true, 1.0f};
+        gate = (struct moe_gate){8, 2, 4, 1, 2, SCORING_SIGMOID, low, true, 1.0f, NULL};
         choose(moe, &gate, (const float[8]){0, 0, 0, NAN, NAN, 0, 0, NAN}, chosen, g);
         assert_true(chosen[0] == 0 && chosen[1] == 1);
         /* two that are equally the best of their group count both, in one vector or in two */
         for (int i = 0; i < 64; i++) odd[i] = -5;
         for (int second = 4; second < 32; second++) {
             odd[3] = odd[second] = 1, odd[40] = 1.2f;
-            gate = (struct moe_gate){64, 2, 2, 1, 2, true, NULL, true, 1.0f};
+            gate = (struct moe_gate){64, 2, 2, 1, 2, SCORING_SIGMOID, NULL, true, 1.0f, NULL};
             choose(moe, &gate, odd, chosen, g);
             assert_true(chosen[0] == 3 && chosen[1] == second);
             odd[second] = -5;
         }
         for (int i = 0; i < 64; i++) odd[i] = NAN;
-        gate = (struct moe_gate){64, 6, 8, 2, 2, true, biases, true, 1.0f};
+        gate = (struct moe_gate){64, 6, 8, 2, 2, SCORING_SIGMOID, biases, true, 1.0f, NULL};
         choose(moe, &gate, odd, chosen, g);
         for (int k = 0; k < 6; k++) assert_int_equal(chosen[k], k);
 
@@ -338,7 +377,7 @@ static void test_the_bias_chooses_and_does_nothing_else(void **state) {
         moe->gate_backward(NULL, &gate, dz, dg, NULL, s, chosen, 1);
         for (int k = 0; k < 6; k++) assert_true(g[k] == 0);
         for (int i = 0; i < 64; i++) assert_true(dz[i] == 0);
-        gate = (struct moe_gate){8, 1, 1, 1, 1, true, NULL, true, 2.5f};
+        gate = (struct moe_gate){8, 1, 1, 1, 1, SCORING_SIGMOID, NULL, true, 2.5f, NULL};
         moe->gate_forward(NULL, &gate, s, chosen, g, z, 1, piece(moe->gate_scratch(&gate, 1)));
         moe->gate_backward(NULL, &gate, dz, dg, NULL, s, chosen, 1);
         assert_true(fabsf(g[0] - 2.5f) <= 2.5f * 2 * (float)UNIT);
@@ -439,7 +478,7 @@ static void test_gate_gradient(void **state) {
     for (int i = 0; i < GATES; i++) {
         const struct moe_gate *gate = &gates[i];
         const int64_t n = gate->experts, k = gate->top_k;
-        if ((n == 1 && !gate->sigmoid) || n > 64) continue;   /* the softmax of one is constant */
+        if ((n == 1 && !gate->scoring) || n > 64) continue;   /* the softmax of one is constant */
         struct gate_case c = {gate,
                               doubles_of(separate_logits(T, n, 5), T * n),
                               zero_doubles(T * n),
@@ -526,7 +565,8 @@ static void test_balance_losses(void **state) {
     for (int version = 0; version < 18; version++) {
         const int part = version % 9;
         struct moe_gate gate = softmax_gate(12, 3, 4, 2, false, 16.0f);
-        if (version >= 9) gate.sigmoid = true, gate.group_best = 2, gate.bias = biases, gate.normalised = true;
+        if (version >= 9)
+            gate.scoring = SCORING_SIGMOID, gate.group_best = 2, gate.bias = biases, gate.normalised = true;
         struct moe_balance balance = {12, 3, 4, 2, {0.3, 0.05, 0.02, 0.4}};
         for (int i = 0; i < MOE_LOSSES; i++)
             if (part < 4 ? i != part : i == part - 5) balance.weights[i] = 0;
@@ -853,7 +893,8 @@ static void test_a_whole_layer(void **state) {
             random_doubles(LAYER_T * LAYER_D, 4, 1),
             {0},
         };
-        if (version > 3) c.gate = (struct moe_gate){LAYER_N, LAYER_K, 4, 2, 2, true, biases, true, 2.5f};
+        if (version > 3)
+            c.gate = (struct moe_gate){LAYER_N, LAYER_K, 4, 2, 2, SCORING_SIGMOID, biases, true, 2.5f, NULL};
         const bool drops = version == 3 || version == 5;
         for (int slot = 0; slot < LAYER_T * LAYER_K; slot++) c.dropped[slot] = drops && slot % 4 == 1;
         const int64_t first[2] = {0, LAYER_T};
@@ -927,6 +968,7 @@ int main(void) {
         if (pool_create(&pools[i], i + 1, &error) != STATUS_OK) return 1;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_teardown(test_the_gate_chooses_as_the_formulas_say, teardown),
+        cmocka_unit_test_teardown(test_a_given_choice_is_weighed, teardown),
         cmocka_unit_test_teardown(test_ties_go_to_the_lowest_index, teardown),
         cmocka_unit_test_teardown(test_the_bias_chooses_and_does_nothing_else, teardown),
         cmocka_unit_test_teardown(test_assignments_are_sorted_and_dropped, teardown),

@@ -241,7 +241,8 @@ static void test_layer_plan(void **state) {
         for (int l = 0; l < 5; l++) {
             const bool experts = cases[i].plan[l] == 'm', latent = strcmp(config.model_type, "deepseek_v2") == 0;
             assert_int_equal(config.layers[l].ffn, experts ? FFN_MOE : FFN_DENSE);
-            assert_int_equal(config.layers[l].intermediate_size, experts ? 0 : 170);
+            assert_int_equal(config.layers[l].intermediate_size, experts ? 20 : 170);
+            assert_int_equal(config.layers[l].router.gate.experts, experts ? 12 : 0);
             assert_int_equal(config.layers[l].attention, latent ? ATTENTION_MLA : ATTENTION_GQA);
         }
         assert_int_equal(config.warning_count, 0);
@@ -324,10 +325,10 @@ static void test_official_sizes(void **state) {
         assert_int_equal(sizes.active_parameters, official[i].active);
         assert_int_equal(sizes.active_without_embedding, official[i].without_embedding);
         assert_int_equal(sizes.cache_elements_per_token, official[i].cache);
-        assert_int_equal(sizes.cache_bytes_per_token_f32, 4 * official[i].cache);
-        assert_int_equal(sizes.cache_bytes_per_token_bf16, 2 * official[i].cache);
+        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_F32], 4 * official[i].cache);
+        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_BF16], 2 * official[i].cache);
         /* E4M3: 512 codes with four fp32 scales, and 64 bf16 numbers */
-        assert_int_equal(sizes.cache_bytes_per_token_fp8,
+        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_F8_E4M3],
                          config.kv_lora_rank ? config.num_hidden_layers * (512 + 16 + 128) : 0);
         /* per layer and (query, key): 2 H (192 + 128) expanded, 2 H (576 + 512) absorbed, 2 H 256 with heads of 128 */
         const double heads = (double)(config.num_attention_heads * config.num_hidden_layers);

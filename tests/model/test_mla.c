@@ -85,34 +85,31 @@ static void yarn_frequencies(void **state) {
                                       0.00833450895,       0.0055,         0.00356199749,        0.0022493653,
                                       0.00137051364,       0.000790569415, 0.000414990398,       0.000177827941,
                                       3.33380358e-05,      2.5e-05,        [31] = 3.33380358e-06};
-    struct config config = {.head_dim = 1,
-                            .kv_lora_rank = 512,
-                            .qk_rope_head_dim = 64,
-                            .rope_theta = 10000,
-                            .rope_scaling = {.yarn = true,
-                                             .factor = 40,
-                                             .original_max_position_embeddings = 4096,
-                                             .beta_fast = 32,
-                                             .beta_slow = 1,
-                                             .mscale = 0.707,
-                                             .mscale_all_dim = 0.707}};
+    struct rotary rotary = {.dims = 64,
+                            .theta = 10000,
+                            .scaling = {.yarn = true,
+                                        .factor = 40,
+                                        .original_max_position_embeddings = 4096,
+                                        .beta_fast = 32,
+                                        .beta_slow = 1,
+                                        .mscale = 0.707,
+                                        .mscale_all_dim = 0.707}};
     double frequency[32];
-    assert_int_equal(rope_dims(&config), 64);
-    rope_frequencies(&config, frequency);
+    rope_frequencies(&rotary, frequency);
     for (int i = 0; i < 32; i++) {
         const double e = i <= 10 ? pow(10000, -i / 32.0) : expected[i] > 0 ? expected[i] : pow(10000, -i / 32.0) / 40;
         if (fabs(frequency[i] - e) > 1e-8 * e) fail_msg("frequency %d is %.9g, expected %.9g", i, frequency[i], e);
     }
     assert_true(fabs(frequency[10] - 0.0562341325) < 1e-10);
-    assert_true(rope_amplitude(&config) == 1);
-    assert_true(fabs(rope_softmax_factor(&config) - 1.5896261651) < 1e-9);
-    config.rope_scaling.mscale_all_dim = 1;
-    assert_true(fabs(rope_softmax_factor(&config) - 1.8738542071) < 1e-9);
-    assert_true(fabs(rope_amplitude(&config) - 1.2608037774 / 1.3688879454) < 1e-9);
-    config.rope_scaling = (struct rope_scaling){.factor = 1};
-    rope_frequencies(&config, frequency);
+    assert_true(rope_amplitude(&rotary.scaling) == 1);
+    assert_true(fabs(rope_softmax_factor(&rotary.scaling) - 1.5896261651) < 1e-9);
+    rotary.scaling.mscale_all_dim = 1;
+    assert_true(fabs(rope_softmax_factor(&rotary.scaling) - 1.8738542071) < 1e-9);
+    assert_true(fabs(rope_amplitude(&rotary.scaling) - 1.2608037774 / 1.3688879454) < 1e-9);
+    rotary.scaling = (struct rope_scaling){.factor = 1};
+    rope_frequencies(&rotary, frequency);
     for (int i = 0; i < 32; i++) assert_true(fabs(frequency[i] - pow(10000, -i / 32.0)) < 1e-15);
-    assert_true(rope_amplitude(&config) == 1 && rope_softmax_factor(&config) == 1);
+    assert_true(rope_amplitude(&rotary.scaling) == 1 && rope_softmax_factor(&rotary.scaling) == 1);
 }
 
 /* ---- the forms agree --------------------------------------------------------------------------------------------- */
@@ -310,10 +307,7 @@ static void state_has_the_closed_form(void **state) {
             assert_int_equal(sizes.cache_elements_per_token, 2 * 192);
             assert_int_equal(sequence_create(&sequence, model, 640, &error), STATUS_OK);
             assert_int_equal(sequence->state_bytes, 2 * 640 * types[t].bytes);
-            const int64_t per_token = t == 0   ? sizes.cache_bytes_per_token_f32
-                                      : t == 1 ? sizes.cache_bytes_per_token_bf16
-                                               : sizes.cache_bytes_per_token_fp8;
-            assert_int_equal(sequence->state_bytes, 640 * per_token);
+            assert_int_equal(sequence->state_bytes, 640 * sizes.cache_bytes_per_token[types[t].cache]);
             sequence_destroy(sequence);
             model_destroy(model);
         }

@@ -230,12 +230,14 @@ static void values_are_read(void **state) {
     assert_string_equal(s.sample_prompt, "KING");
 }
 
+/* Layers with experts as V2 and V3 have them, as far as settings see. */
+static const struct layer_plan experts = {.router = {.gate = {.experts = 8}}},
+                               biased = {.router = {.gate = {.experts = 8, .scoring = SCORING_SIGMOID}, true}};
+
 /* A key asks for something that the model does not have. */
 static void parts_that_a_model_lacks_are_named(void **state) {
     (void)state;
-    struct layer_plan dense[] = {{ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8},
-                                 {ATTENTION_GQA, FFN_DENSE, RESIDUAL_ADD, 8}},
-                      mixed[] = {dense[0], {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0}};
+    struct layer_plan dense[3] = {0}, mixed[3] = {{0}, experts, experts}, loss_free[3] = {{0}, biased, biased};
     const struct config v1 = {
         .model_type = "llama", .num_hidden_layers = 2, .layers = dense, .n_group = 1, .topk_group = 1};
     const struct config lite = {.model_type = "deepseek_v2",
@@ -253,12 +255,10 @@ static void parts_that_a_model_lacks_are_named(void **state) {
     const struct config v3 = {.model_type = "deepseek_v3",
                               .num_hidden_layers = 2,
                               .num_nextn_predict_layers = 1,
-                              .layers = mixed,
+                              .layers = loss_free,
                               .n_routed_experts = 8,
                               .n_group = 1,
-                              .topk_group = 1,
-                              .topk_method = TOPK_NOAUX_TC,
-                              .scoring_func = SCORING_SIGMOID};
+                              .topk_group = 1};
     static const char speed[] = "{\"bias_update_speed\": 0.01}";
     static const char expert[] = "{\"loss\": {\"balance_expert\": 0.003}}",
                       device[] = "{\"loss\": {\"balance_device\": 0.5}}",
@@ -325,9 +325,7 @@ static void parts_that_a_model_lacks_are_named(void **state) {
 /* Defaults that the model decides, where the config does not. */
 static void defaults_follow_the_model(void **state) {
     (void)state;
-    struct layer_plan mixed[] = {{ATTENTION_MLA, FFN_DENSE, RESIDUAL_ADD, 8},
-                                 {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0},
-                                 {ATTENTION_MLA, FFN_MOE, RESIDUAL_ADD, 0}};
+    struct layer_plan mixed[] = {{0}, experts, experts}, loss_free[] = {{0}, biased, biased};
     const struct config v2 = {.model_type = "deepseek_v2",
                               .num_hidden_layers = 2,
                               .layers = mixed,
@@ -335,7 +333,7 @@ static void defaults_follow_the_model(void **state) {
                               .n_group = 1,
                               .topk_group = 1};
     struct config v3 = v2;
-    v3.topk_method = TOPK_NOAUX_TC, v3.scoring_func = SCORING_SIGMOID;
+    v3.layers = loss_free;
     struct config modules = v3;
     modules.num_nextn_predict_layers = 1;
     const struct { const struct config *config; const char *train; double mtp, sequence, speed;
