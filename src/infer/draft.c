@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "model/blocks.h"
 
 #define FILL_ROWS (MTP_ROWS / 2)   /* more due rows than this are computed behind the pass that made them due */
 /* so many rows of all texts at least, before a module that need not be complete leaves some out */
@@ -22,7 +23,7 @@
 struct module_span { struct sequence *sequence; int index; int64_t first, count, row; };
 
 struct draft_buffers {
-    uint8_t *rows[2];                /* [capacity, hidden_size] inputs of a module's pass; outputs of the one before */
+    uint8_t *rows[2];                /* [capacity] inputs of a module's pass; outputs of the one before */
     int64_t capacity, spans_capacity;
     struct module_span *work[2];     /* the same two */
     struct span *spans;
@@ -72,10 +73,6 @@ void draft_destroy(struct engine *engine) {
     engine->buffers = NULL;
 }
 
-static size_t row_bytes(const struct model *model) {
-    return dtype_bytes(compute_activation(model->compute), (size_t)model->config.hidden_size);
-}
-
 static bool grow(void *pointer, size_t bytes) {
     void *larger = realloc(*(void **)pointer, bytes);
     if (larger) *(void **)pointer = larger;
@@ -93,7 +90,7 @@ static enum status reserve(struct engine *engine, int64_t spans, int64_t rows, s
     }
     if (complete && rows > buffers->capacity) {
         for (int i = 0; i < 2; i++)
-            complete = complete && grow(&buffers->rows[i], (size_t)rows * row_bytes(engine->model));
+            complete = complete && grow(&buffers->rows[i], (size_t)rows * mtp_row_bytes(engine->model));
         complete = complete && grow(&buffers->ids, (size_t)rows * sizeof *buffers->ids) &&
                    grow(&buffers->logit_rows, (size_t)rows * sizeof *buffers->logit_rows);
         if (complete) buffers->capacity = rows;
@@ -116,7 +113,7 @@ static void *put_input(struct sequence *sequence, int depth, int64_t row) {
 /* Copies the last of `span`'s rows, which `source` has, to the record as inputs of a
  * depth, if there is such a module. */
 static void put_inputs(const struct model *model, const struct module_span *span, int depth, const uint8_t *source) {
-    const size_t bytes = row_bytes(model);
+    const size_t bytes = mtp_row_bytes(model);
     if (depth > model->config.num_nextn_predict_layers) return;
     for (int64_t i = span->count > MTP_ROWS ? span->count - MTP_ROWS : 0; i < span->count; i++)
         memcpy(put_input(span->sequence, depth, span->first + i), source + (size_t)(span->row + i) * bytes, bytes);
@@ -143,7 +140,7 @@ static int64_t first_due(struct sequence *sequence, int depth, int64_t goal, con
 /* Puts a span's rows behind the others of a module's pass: inputs and ids. */
 static void gather(struct engine *engine, struct module_span *span, int depth, const struct module_span *fresh,
                    const uint8_t *source, uint8_t *inputs) {
-    const size_t bytes = row_bytes(engine->model);
+    const size_t bytes = mtp_row_bytes(engine->model);
     for (int64_t i = 0; i < span->count; i++) {
         const int64_t row = span->first + i;
         const void *input = fresh->count && row >= fresh->first
@@ -204,11 +201,10 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     const struct batch batch = { buffers->ids, total, buffers->spans, count };
     enum status status = STATUS_OK;
     graph_reset(&engine->graph);
-    struct tensor *inputs = op_constant(&engine->graph, rows, total, model->config.hidden_size,
-                                        compute_activation(model->compute));
+    struct tensor *inputs = mtp_rows(&engine->graph, engine->model, rows, total);
     struct tensor *h = engine->graph.status ? NULL : model_forward_mtp(&engine->graph, model, depth, inputs, &batch);
     if (!engine->graph.status) {
-        memcpy(rows, h->data, (size_t)total * row_bytes(model));
+        memcpy(rows, h->data, (size_t)total * mtp_row_bytes(model));
         if (chooser) status = choose_drafts(engine, work, count, h, chooser, error);
     }
     if (engine->graph.status) {

@@ -11,6 +11,7 @@ extern const struct block ffn_moe_block;         /* model/ffn_moe.c */
 extern const struct residual residual_add;       /* model/residual_add.c */
 /* by the plan's kinds (model/model.c) */
 extern const struct block *const attention_blocks[], *const ffn_blocks[];
+extern const struct residual *const residuals[];
 
 /* Declares a parameter of a layer (NULL: of none, whose prefix its name gets): a copy of the upper part of
  * `declaration`. NULL: no memory, as model->incomplete says, so that only those who read what they declared look. */
@@ -60,9 +61,11 @@ bool model_prepare(struct forward *pass, int64_t begin, int64_t end);
 void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
                       int64_t sequences, int64_t length, struct objective *objective, float *losses);
 
-/* MTP modules (model/mtp.c): what they have before their layer, and behind it. */
+/* MTP modules (model/mtp.c): what they have before their layer. */
 void mtp_declare_input(struct model *model, struct mtp_module *module);
-void mtp_declare_output(struct model *model, struct mtp_module *module);
+/* What modules take, by the plan: bytes for a token, and a tensor of `rows` tokens (data NULL: planning). */
+size_t mtp_row_bytes(const struct model *model);
+struct tensor *mtp_rows(struct graph *graph, const struct model *model, void *data, int64_t rows);
 /* The MTP part of a training pass of `sequences` rows of `length` tokens, behind the trunk, whose output is h. best
  * (may be NULL) [rows]: the trunk's guesses, to compare with. */
 void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const int32_t *tokens,

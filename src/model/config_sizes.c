@@ -15,7 +15,7 @@ void sizes_add_plain(struct config_sizes *sizes, int64_t out, int64_t in) {
 static void add_layer(const struct config *config, const struct layer_plan *layer, struct config_sizes *sizes) {
     attention_blocks[layer->attention]->add_sizes(config, layer, sizes);
     ffn_blocks[layer->ffn]->add_sizes(config, layer, sizes);
-    sizes_add_plain(sizes, 2 * config->hidden_size, 0);
+    for (int half = 0; half < 2; half++) residuals[layer->residual]->add_sizes(config, sizes);
 }
 
 static int64_t cache_bytes_per_token(const struct config *config, enum dtype type) {
@@ -34,7 +34,7 @@ void config_sizes(const struct config *config, struct config_sizes *sizes) {
     /* the embedding; it is no matrix that a token multiplies */
     *sizes = (struct config_sizes){.fp8_bytes = 2 * embedding};
     sizes_add_plain(sizes, config->vocab_size, d);
-    sizes_add_plain(sizes, d, 0);
+    residuals[config->layers[0].residual]->add_sizes(config, sizes);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) add_layer(config, &config->layers[i], sizes);
     for (int type = 0; type < DTYPE_COUNT; type++)
         sizes->cache_bytes_per_token[type] = cache_bytes_per_token(config, (enum dtype)type);
@@ -42,12 +42,13 @@ void config_sizes(const struct config *config, struct config_sizes *sizes) {
     sizes->active_parameters = sizes->active_without_embedding + embedding;
     sizes->parameters = sizes->active_parameters + sizes->resting_parameters;
     if (config->num_nextn_predict_layers == 0) return;
-    /* eh_proj [d, 2 d] in bf16, and three norms; the checkpoint's copies of embedding and head are not their own */
+    /* eh_proj [d, 2 d] in bf16, and two norms before it; the copies of embedding and head are not theirs */
     struct config_sizes mtp = {0};
     for (int64_t i = config->num_hidden_layers; i < config_layers(config); i++) {
         add_layer(config, &config->layers[i], &mtp);
         sizes_add_plain(&mtp, d, 2 * d);
-        sizes_add_plain(&mtp, 3 * d, 0);
+        sizes_add_plain(&mtp, 2 * d, 0);
+        residuals[config->layers[i].residual]->add_sizes(config, &mtp);
     }
     sizes->mtp_parameters = mtp.matrix_parameters + mtp.other_parameters + mtp.resting_parameters;
     sizes->mtp_copies = 2 * embedding * config->num_nextn_predict_layers;

@@ -10,7 +10,7 @@
 const struct block *const attention_blocks[] = {
     [ATTENTION_GQA] = &attention_gqa_block, [ATTENTION_MLA] = &attention_mla_block};
 const struct block *const ffn_blocks[] = {[FFN_DENSE] = &ffn_dense_block, [FFN_MOE] = &ffn_moe_block};
-static const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
+const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 
 /* of activations: the released code divides by no smaller one (spec/v1-v3.md section 4.2) */
 #define FP8_LEAST_AMAX 1e-4f
@@ -111,10 +111,10 @@ struct parameter *model_parameter(const struct model *model, const char *name) {
 }
 
 static void declare_layer(struct model *model, struct layer *layer) {
-    const int64_t d = model->config.hidden_size;
-    layer->input_norm = model_declare_norm(model, layer, OWNER_ATTENTION, "input_layernorm.weight", d);
+    const struct residual *residual = layer->residual;
+    layer->around_attention = residual->declare(model, layer, OWNER_ATTENTION, "input_layernorm.weight");
     layer->attention->declare(model, layer);
-    layer->post_attention_norm = model_declare_norm(model, layer, OWNER_FFN, "post_attention_layernorm.weight", d);
+    layer->around_ffn = residual->declare(model, layer, OWNER_FFN, "post_attention_layernorm.weight");
     layer->ffn->declare(model, layer);
 }
 
@@ -125,7 +125,8 @@ static void declare_modules(struct model *model) {
         model->mtp[k] = (struct mtp_module){.layer = &model->layers[model->config.num_hidden_layers + k]};
         mtp_declare_input(model, &model->mtp[k]);
         declare_layer(model, model->mtp[k].layer);
-        mtp_declare_output(model, &model->mtp[k]);
+        model->mtp[k].end = model->mtp[k].layer->residual->declare(model, model->mtp[k].layer, OWNER_MODULE,
+                                                                   "shared_head.norm.weight");
     }
 }
 
@@ -148,6 +149,19 @@ static void describe_layers(struct model *model) {
 
 static enum status declare_all(struct model *model, struct error *error) {
     const struct config *config = &model->config;
+    model->residual = residuals[config->layers[0].residual];
+    for (int64_t i = 0; i < config_layers(config); i++) {
+        const struct layer_plan *plan = &config->layers[i];
+        if (residuals[plan->residual]->width(config) != model->residual->width(config))
+            return error_set(error, STATUS_INVALID, "layer %lld: residual %s has another width than %s of layer 0",
+                             (long long)i, residuals[plan->residual]->name, model->residual->name);
+        if (plan->window || plan->compression)
+            return error_set(error, STATUS_UNSUPPORTED,
+                             "layer %lld: attention %s reads every key as it is, found a window of %lld and a "
+                             "compression by %lld in the plan, expected none",
+                             (long long)i, attention_blocks[plan->attention]->name, (long long)plan->window,
+                             (long long)plan->compression);
+    }
     describe_layers(model);
     model->embedding = model_declare(model, NULL,
                                      &(struct parameter){.name = "model.embed_tokens.weight",
@@ -156,7 +170,7 @@ static enum status declare_all(struct model *model, struct error *error) {
                                                          .update = UPDATE_ELEMENTS});
     for (int64_t i = 0; !model->incomplete && i < config->num_hidden_layers; i++)
         declare_layer(model, &model->layers[i]);
-    model->final_norm = model_declare_norm(model, NULL, OWNER_MODEL, "model.norm.weight", config->hidden_size);
+    model->end = model->residual->declare(model, NULL, OWNER_MODEL, "model.norm.weight");
     model->head = model_declare(model, NULL,
                                 &(struct parameter){.name = "lm_head.weight",
                                                     .shape = {config->vocab_size, config->hidden_size},

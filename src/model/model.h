@@ -73,14 +73,19 @@ struct block {
     void (*set_expanded_prefill)(const struct layer *layer, bool expanded);
 };
 
-/* How half-layers join the residual stream. `begin` makes the stream from the embedding, `half` passes it around one
- * block, `end` leaves [rows, hidden]. */
+/* How half-layers join the residual stream [rows, width]. `begin` makes the stream from the embedding, `half` passes it
+ * around one block, `end` leaves [rows, hidden], what the head multiplies. */
 struct residual {
     const char *name;
+    int64_t (*width)(const struct config *config);
+    /* Parameters of its own around one half of a layer (owner ATTENTION or FFN), or at the end of a stream (MODEL,
+     * layer NULL; MODULE). Among them is a norm of this name: before the block, or the last one. */
+    void *(*declare)(struct model *model, const struct layer *layer, enum parameter_owner owner, const char *norm);
+    void (*add_sizes)(const struct config *config, struct config_sizes *sizes);   /* of one `declare` */
     struct tensor *(*begin)(struct forward *pass, struct tensor *embedded);
-    struct tensor *(*half)(struct forward *pass, const struct layer *layer, const struct block *block,
-                           struct parameter *norm, struct tensor *stream);
-    struct tensor *(*end)(struct forward *pass, struct tensor *stream);
+    struct tensor *(*half)(struct forward *pass, const struct layer *layer, const struct block *block, void *weights,
+                           struct tensor *stream);
+    struct tensor *(*end)(struct forward *pass, void *weights, struct tensor *stream);
 };
 
 struct layer {
@@ -89,8 +94,8 @@ struct layer {
     const struct layer_plan *plan;
     const struct block *attention, *ffn;
     const struct residual *residual;
-    struct parameter *input_norm, *post_attention_norm;
     void *attention_weights, *ffn_weights;   /* the block's own record of parameters */
+    void *around_attention, *around_ffn;     /* the residual's */
 };
 
 /* A module of multi-token prediction (model/mtp.c; spec/v1-v3.md section 2.10), depth k = 1, 2, ...: at position i
@@ -99,7 +104,8 @@ struct layer {
  * has of them under the module's names are copies, which are not read, and written by exports. */
 struct mtp_module {
     struct layer *layer;                     /* model->layers[num_hidden_layers + k - 1] */
-    struct parameter *enorm, *hnorm, *eh_proj, *norm;   /* eh_proj: in the activations' type, not in FP8 */
+    struct parameter *enorm, *hnorm, *eh_proj;   /* eh_proj: in the activations' type, not in FP8 */
+    void *end;                               /* its residual's */
 };
 
 /* ---- the model --------------------------------------------------------------------------------------------------- */
@@ -159,7 +165,9 @@ struct model {
     struct parameter_name **names;   /* all of them, sorted */
     int name_count;
     bool incomplete;                 /* a declaration found no memory */
-    struct parameter *embedding, *final_norm, *head;
+    struct parameter *embedding, *head;
+    const struct residual *residual;     /* of the trunk: all its layers have a stream of one width */
+    void *end;                           /* its parameters at the end of the trunk */
     enum recompute recompute;
     /* bytes of packed copies: a checkpoint with no more is packed while it is loaded; MODEL_PACK_AT_ONCE, without limit
      * for the reference kernels, unless changed before loading */

@@ -26,9 +26,19 @@ void mtp_declare_input(struct model *model, struct mtp_module *module) {
                                                         .products = PRODUCTS_ACTIVATION});
 }
 
-void mtp_declare_output(struct model *model, struct mtp_module *module) {
-    module->norm = model_declare_norm(model, module->layer, OWNER_MODULE, "shared_head.norm.weight",
-                                      model->config.hidden_size);
+static int64_t source_width(const struct config *config) {
+    switch (config->layers[config->num_hidden_layers].source) {
+    case MTP_OUTPUT: return config->hidden_size;
+    }
+    return 0;
+}
+
+size_t mtp_row_bytes(const struct model *model) {
+    return dtype_bytes(compute_activation(model->compute), (size_t)source_width(&model->config));
+}
+
+struct tensor *mtp_rows(struct graph *graph, const struct model *model, void *data, int64_t rows) {
+    return op_constant(graph, data, rows, source_width(&model->config), compute_activation(model->compute));
 }
 
 /* The stream that goes into the module's layer, in fp32 as every residual stream. */
@@ -58,8 +68,7 @@ static struct tensor *forward_module(struct graph *graph, struct model *model, i
     struct tensor *x = residual->begin(&pass, module_input(&pass, module, hidden));
     x = model_forward_layer(&pass, module->layer, x);
     if (graph->status != STATUS_OK) return NULL;
-    x = residual->end(&pass, x);
-    struct tensor *h = op_rmsnorm(graph, x, module->norm, (float)model->config.rms_norm_eps);
+    struct tensor *h = residual->end(&pass, module->end, x);
     tensor_done(graph, x);
     return h;
 }

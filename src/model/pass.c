@@ -47,18 +47,18 @@ struct attention_job *model_attention_jobs(const struct forward *pass, const str
 
 /* One half of a layer: what it makes on the way goes with its scope. */
 static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block,
-                                 struct parameter *norm, struct tensor *stream) {
+                                 void *around, struct tensor *stream) {
     if (pass->graph->status != STATUS_OK) return NULL;
     const struct tensor *scope = scope_begin(pass->graph);
-    struct tensor *next = layer->residual->half(pass, layer, block, norm, stream);
+    struct tensor *next = layer->residual->half(pass, layer, block, around, stream);
     scope_end(pass->graph, scope, next, pass->model->recompute == RECOMPUTE_BLOCKS);
     tensor_done(pass->graph, stream);
     return next;
 }
 
 struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream) {
-    stream = half_layer(pass, layer, layer->attention, layer->input_norm, stream);
-    return half_layer(pass, layer, layer->ffn, layer->post_attention_norm, stream);
+    stream = half_layer(pass, layer, layer->attention, layer->around_attention, stream);
+    return half_layer(pass, layer, layer->ffn, layer->around_ffn, stream);
 }
 
 void model_begin(struct forward *pass, struct graph *graph, struct model *model, const struct batch *batch,
@@ -73,7 +73,7 @@ void model_begin(struct forward *pass, struct graph *graph, struct model *model,
         span->sequence->written = span->position + span->count;
     }
     struct tensor *embedded = op_embedding(graph, model->embedding, batch->ids, batch->rows);
-    pass->stream = model->layers[0].residual->begin(pass, embedded);
+    pass->stream = model->residual->begin(pass, embedded);
 }
 
 int64_t model_advance(struct forward *pass, int64_t half_layers) {
@@ -82,7 +82,7 @@ int64_t model_advance(struct forward *pass, int64_t half_layers) {
         const struct layer *layer = &pass->model->layers[pass->halves / 2];
         const bool second = pass->halves % 2;
         pass->stream = half_layer(pass, layer, second ? layer->ffn : layer->attention,
-                                  second ? layer->post_attention_norm : layer->input_norm, pass->stream);
+                                  second ? layer->around_ffn : layer->around_attention, pass->stream);
     }
     return pass->graph->status == STATUS_OK ? all - pass->halves : 0;
 }
@@ -91,9 +91,8 @@ struct tensor *model_end(struct forward *pass) {
     struct graph *graph = pass->graph;
     const struct model *model = pass->model;
     if (graph->status != STATUS_OK) return NULL;
-    struct tensor *x = model->layers[0].residual->end(pass, pass->stream),
-                  *h = op_rmsnorm(graph, x, model->final_norm, (float)model->config.rms_norm_eps);
-    tensor_done(graph, x);
+    struct tensor *h = model->residual->end(pass, model->end, pass->stream);
+    tensor_done(graph, pass->stream);
     for (int s = 0; s < pass->batch->span_count && graph_computes(graph); s++) {
         struct sequence *sequence = pass->batch->spans[s].sequence;
         if (sequence) sequence->length = sequence->written;

@@ -66,9 +66,7 @@ static size_t plan_inference(struct model *model, int64_t rows, int64_t sequence
         int32_t some_rows;
         if (h) op_logits(&graph, h, model->head, &some_rows, logit_rows, NULL);
         for (int k = 1; h && k <= (int)model->config.num_nextn_predict_layers; k++) {
-            h = model_forward_mtp(
-                &graph, model, k,
-                op_constant(&graph, NULL, rows, model->config.hidden_size, compute_activation(model->compute)), &batch);
+            h = model_forward_mtp(&graph, model, k, mtp_rows(&graph, model, NULL, rows), &batch);
             if (h) op_logits(&graph, h, model->head, &some_rows, logit_rows, NULL);
         }
         pretend_packed(model, 1, false);

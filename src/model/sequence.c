@@ -5,13 +5,11 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "model/blocks.h"
+
 /* ---- one sequence ------------------------------------------------------------------------------------------------ */
 
 static int64_t modules(const struct model *model) { return model->mtp ? model->config.num_nextn_predict_layers : 0; }
-
-static size_t mtp_row_bytes(const struct model *model) {
-    return dtype_bytes(compute_activation(model->compute), (size_t)model->config.hidden_size);
-}
 
 void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row) {
     const struct model *model = sequence->model;

@@ -61,7 +61,7 @@ void sequence_note(struct sequence *sequence, int64_t position, int32_t id);
 /* As if `length` tokens had been fed, whose state is what lies there: for measurements. */
 void sequence_pretend(struct sequence *sequence, int64_t length);
 
-/* [hidden_size] in the activations' type */
+/* of mtp_row_bytes */
 void *sequence_mtp_input(const struct sequence *sequence, int depth, int64_t row);
 /* A module's rows from `row` on are forgotten; where its state cannot go back so little, more. */
 void sequence_mtp_rewind(struct sequence *sequence, int depth, int64_t row);
