@@ -13,15 +13,15 @@
 #include "io/safetensors.h"
 #include "model/model.h"
 
-#define FORMAT 1
+#define FORMAT 2
 #define PARAMETERS_FILE "parameters.safetensors"
-#define MOMENTS_FILE "moments.safetensors"
+#define STATES_FILE "moments.safetensors"
 #define STATE_FILE "state.json"
 #define STEP_PREFIX "step-"
 #define UNFINISHED_PREFIX "tmp-"
 #define DAMAGED_PREFIX "damaged-"
 
-static const char *const data_files[] = { PARAMETERS_FILE, MOMENTS_FILE };
+static const char *const data_files[] = { PARAMETERS_FILE, STATES_FILE };
 enum { DATA_FILES = 2 };
 
 static enum status join(char path[CHECKPOINT_PATH], const char *folder, const char *prefix, const char *name,
@@ -100,8 +100,9 @@ static enum status parse_state(json_t *root, const char *path, struct checkpoint
     int64_t format, metrics, timing;
     bool complete = read_count(root, "format", &format);
     if (complete && format != FORMAT)
-        return error_set(error, STATUS_UNSUPPORTED, "%s: found format %lld, expected %d", path, (long long)format,
-                         FORMAT);
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "%s: found format %lld of checkpoints, expected %d: %s version of this program wrote it", path,
+                         (long long)format, FORMAT, format < FORMAT ? "an older" : "a newer");
     complete = complete && read_count(root, "step", &state->step) && read_count(root, "tokens", &state->tokens) &&
                read_count(root, "metrics_bytes", &metrics) && read_count(root, "timing_bytes", &timing) &&
                json_is_boolean(json_object_get(root, "evaluated")) && json_is_object(json_object_get(root, "config")) &&
@@ -226,15 +227,6 @@ static enum status list_steps(struct step_list *list, const char *folder, struct
 
 /* ---- writing ----------------------------------------------------------------------------------------------------- */
 
-static struct safetensors_source state_of(const struct parameter *p, const char *name, enum dtype dtype,
-                                          const void *data) {
-    struct safetensors_source source = parameter_tensor(p, NULL);
-    source.name = name;
-    source.dtype = dtype;
-    source.data = data;
-    return source;
-}
-
 static enum status write_sources(const char *folder, const char *name, const struct safetensors_source *sources,
                                  int64_t count, struct file_sum *sum, struct error *error) {
     char path[CHECKPOINT_PATH];
@@ -248,27 +240,44 @@ static enum status write_sources(const char *folder, const char *name, const str
     return STATUS_OK;
 }
 
+#define NAME_BYTES (SAFETENSORS_MAX_NAME + 40)
+
+/* Tensor k of parameter i: its values in the first file, then the state of its rule in the second one. False: there is
+ * none. */
+static bool tensor_of(const struct optimizer *o, int i, int k, char name[NAME_BYTES],
+                      struct safetensors_source *tensor) {
+    const struct parameter *p = o->parameters[i];
+    *tensor = parameter_values(p);
+    if (k == 0) return true;
+    if (!o->states[i][k - 1]) return false;
+    const struct optimizer_state *state = &optimizer_rule_of(&o->settings, p)->states[k - 1];
+    snprintf(name, NAME_BYTES, "%s.%s", p->name, state->name);
+    tensor->name = name;
+    tensor->dtype = optimizer_state_type(&o->settings, state);
+    tensor->data = o->states[i][k - 1];
+    return true;
+}
+
 static enum status write_tensors(const char *folder, const struct optimizer *o, struct file_sum sums[DATA_FILES],
                                  struct error *error) {
     struct arena names = {0};
-    struct safetensors_source *sources = calloc(2 * (size_t)o->parameter_count + 1, sizeof *sources);
-    enum status status = sources ? STATUS_OK
-                                 : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++)
-        sources[i] = parameter_values(o->parameters[i]);
-    if (status == STATUS_OK)
-        status = write_sources(folder, PARAMETERS_FILE, sources, o->parameter_count, &sums[0], error);
-    int64_t count = 0;
-    for (int i = 0; status == STATUS_OK && i < o->parameter_count; i++) {
-        const struct parameter *p = o->parameters[i];
-        if (!o->m[i]) continue;
-        const char *m = arena_printf(&names, "%s.exp_avg", p->name),
-                   *v = arena_printf(&names, "%s.exp_avg_sq", p->name);
-        if (!m || !v) status = error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
-        sources[count++] = state_of(p, m, o->settings.moments, o->m[i]);
-        sources[count++] = state_of(p, v, o->settings.moments, o->v[i]);
-    }
-    if (status == STATUS_OK) status = write_sources(folder, MOMENTS_FILE, sources, count, &sums[1], error);
+    const size_t most = (size_t)o->parameter_count * (1 + OPTIMIZER_STATES) + 1;
+    struct safetensors_source *sources = calloc(most, sizeof *sources), tensor;
+    bool complete = sources != NULL;
+    int64_t count[DATA_FILES] = {0};
+    /* the tensors of the second file behind all of the first */
+    for (int i = 0; complete && i < o->parameter_count; i++)
+        for (int k = 0; k <= OPTIMIZER_STATES; k++) {
+            char name[NAME_BYTES];
+            if (!tensor_of(o, i, k, name, &tensor)) continue;
+            complete = complete && (tensor.name = arena_string(&names, tensor.name));
+            sources[k ? o->parameter_count + count[1]++ : count[0]++] = tensor;
+        }
+    enum status status = complete ? STATUS_OK
+                                  : error_set(error, STATUS_NO_MEMORY, "no memory left to write a checkpoint");
+    for (int file = 0; file < DATA_FILES && status == STATUS_OK; file++)
+        status = write_sources(folder, data_files[file], sources + (file ? o->parameter_count : 0), count[file],
+                               &sums[file], error);
     free(sources);
     arena_free(&names);
     return status;
@@ -352,12 +361,14 @@ enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, s
         json_decref(checkpoint->state.config);
         checkpoint->state = (struct checkpoint_state){0};
         if (checkpoint->damaged++ == 0) checkpoint->damage = damage;
-        if (status == STATUS_NO_MEMORY) break;   /* says nothing about the checkpoint */
+        /* says nothing about the checkpoint; is whole, but not for this version */
+        if (status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED) break;
     }
     int count = list.count;
     free(list.steps);
     if (status == STATUS_OK) return STATUS_OK;
-    if (status == STATUS_NO_MEMORY) return error_set(error, status, "%s", checkpoint->damage.message);
+    if (status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED)
+        return error_set(error, status, "%s", checkpoint->damage.message);
     return error_set(error, STATUS_INVALID, "%s: none of the %d checkpoints is complete; the newest: %s", folder, count,
                      checkpoint->damage.message);
 }
@@ -367,40 +378,31 @@ void checkpoint_release(struct checkpoint *checkpoint) {
     *checkpoint = (struct checkpoint){0};
 }
 
-static enum status check_tensor(const struct safetensors *file, const char *path, const char *name, enum dtype dtype,
-                                const struct parameter *p, struct error *error) {
-    const struct safetensors_entry *entry = safetensors_find(file, name);
-    if (!entry) return error_set(error, STATUS_INVALID, "%s: tensor %s is missing", path, name);
-    const struct safetensors_source expected = parameter_tensor(p, NULL);
-    if (entry->dtype == dtype && tensor_fits(&expected, entry)) return STATUS_OK;
+static enum status check_tensor(const struct safetensors_entry *entry, const char *path,
+                                const struct safetensors_source *expected, struct error *error) {
+    if (!entry) return error_set(error, STATUS_INVALID, "%s: tensor %s is missing", path, expected->name);
+    if (entry->dtype == expected->dtype && tensor_fits(expected, entry)) return STATUS_OK;
     char found[128];
+    int64_t count = 1;
     safetensors_describe(entry, found, sizeof found);
-    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path, name,
-                     found, dtype_name(dtype), (long long)p->count);
+    for (int d = 0; d < expected->rank; d++) count *= expected->shape[d];
+    return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected %s with %lld elements", path,
+                     expected->name, found, dtype_name(expected->dtype), (long long)count);
 }
 
 /* First all checks (copy false), then all copies. */
-static enum status take_tensors(const struct safetensors *parameters, const struct safetensors *moments,
-                                const char *path, struct optimizer *o, bool copy, struct error *error) {
-    for (int i = 0; i < o->parameter_count; i++) {
-        const struct parameter *p = o->parameters[i];
-        char m[4200], v[4200];
-        snprintf(m, sizeof m, "%s.exp_avg", p->name);
-        snprintf(v, sizeof v, "%s.exp_avg_sq", p->name);
-        const struct safetensors *files[] = { parameters, moments, moments };
-        const char *names[] = { p->name, m, v };
-        const struct safetensors_source values = parameter_values(p);
-        void *const targets[] = { (void *)values.data, o->m[i], o->v[i] };
-        const enum dtype dtypes[] = { values.dtype, o->settings.moments, o->settings.moments };
-        for (int k = 0; k < 3; k++) {
-            if (!targets[k]) continue;
-            enum status status = check_tensor(files[k], path, names[k], dtypes[k], p, error);
+static enum status take_tensors(struct safetensors *const files[DATA_FILES], const char *path, struct optimizer *o,
+                                bool copy, struct error *error) {
+    for (int i = 0; i < o->parameter_count; i++)
+        for (int k = 0; k <= OPTIMIZER_STATES; k++) {
+            struct safetensors_source tensor;
+            char name[NAME_BYTES];
+            if (!tensor_of(o, i, k, name, &tensor)) continue;
+            const struct safetensors_entry *entry = safetensors_find(files[k > 0], tensor.name);
+            const enum status status = check_tensor(entry, path, &tensor, error);
             if (status != STATUS_OK) return status;
-            if (copy)
-                memcpy(targets[k], safetensors_find(files[k], names[k])->data,
-                       dtype_bytes(dtypes[k], (size_t)p->count));
+            if (copy) memcpy((void *)tensor.data, entry->data, entry->bytes);
         }
-    }
     return STATUS_OK;
 }
 
@@ -413,7 +415,7 @@ enum status checkpoint_read(const struct checkpoint *checkpoint, struct optimize
         if (status == STATUS_OK) status = safetensors_open_file(&files[i], path, error);
     }
     for (int copy = 0; copy < 2 && status == STATUS_OK; copy++)
-        status = take_tensors(files[0], files[1], checkpoint->path, optimizer, copy, error);
+        status = take_tensors(files, checkpoint->path, optimizer, copy, error);
     if (status == STATUS_OK) optimizer->step = checkpoint->state.step;
     for (int i = 0; i < DATA_FILES; i++) safetensors_close(files[i]);
     return status;

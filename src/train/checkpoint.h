@@ -1,12 +1,14 @@
 /* Training checkpoints: RUN/checkpoints/step-00000123/ with
- *   parameters.safetensors   the fp32 parameters under their names, those that are not trained too (the routers'
- * biases) moments.safetensors      NAME.exp_avg and NAME.exp_avg_sq of each trained parameter, in fp32 or bf16 as the
- * optimizer has them state.json               step, position in the data, config, sizes and XXH3-64 checksums of the
- * other files and of itself
+ *   parameters.safetensors   the fp32 parameters (tables of integers: I32) under their names, also those that are not
+ *                            trained (the routers' biases)
+ *   moments.safetensors      PARAMETER.STATE of each trained parameter: the state that its rule names, AdamW's exp_avg
+ *                            and exp_avg_sq, in the type that the optimizer has it in
+ *   state.json               format, step, position in the data, config, sizes and XXH3-64 checksums of the other files
+ *                            and of itself
  *
  * A checkpoint is written into a folder tmp-*, every file flushed to disk, then renamed: it is there completely or not
  * at all, whenever the process or the machine stops. Reading verifies every checksum; a damaged checkpoint is passed
- * over for the one before. */
+ * over for the one before. One of another format is refused: STATUS_UNSUPPORTED. */
 #ifndef DEEPSEEK_TRAIN_CHECKPOINT_H
 #define DEEPSEEK_TRAIN_CHECKPOINT_H
 

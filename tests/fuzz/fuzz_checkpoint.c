@@ -93,7 +93,8 @@ static void try_read(void) {
     if (status != STATUS_OK) {
         require(error.code == status && strncmp(error.message, root, strlen(root)) == 0 && optimizer->step == 0);
         for (int i = 0; i < A + B; i++) require(values[i] == 42);
-        for (int i = 0; i < A; i++) require(((float *)optimizer->m[0])[i] == 0 && ((float *)optimizer->v[0])[i] == 0);
+        for (int k = 0; k < 2; k++)
+            for (int i = 0; i < A; i++) require(((float *)optimizer->states[0][k])[i] == 0);
     } else {
         require(optimizer->step == 1);
     }

@@ -12,10 +12,12 @@
 #include <sys/stat.h>
 #include <signal.h>
 #include <unistd.h>
+#include <xxhash.h>
 #include <cmocka.h>
 
 #include "base/file.h"
 #include "base/random.h"
+#include "io/safetensors.h"
 #include "train/checkpoint.h"
 
 #define PARAMETERS 3
@@ -36,7 +38,7 @@ static int make_folder(void **state) {
         p->shape[0] = shapes[i][0];
         p->shape[1] = shapes[i][1];
         p->count = shapes[i][0] * (shapes[i][1] ? shapes[i][1] : 1);
-        p->update = i < 2 ? UPDATE_ELEMENTS : UPDATE_NEVER;
+        p->update = i == 2 ? UPDATE_NEVER : i ? UPDATE_ELEMENTS : UPDATE_MATRIX;
         p->value = calloc((size_t)p->count, sizeof(float));
         p->grad = calloc((size_t)p->count, sizeof(float));
     }
@@ -65,8 +67,10 @@ static void fill(struct optimizer *o, int64_t step) {
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < list[i]->count; k++) {
             list[i]->value[k] = (float)random_normal((uint64_t)step, 1, (uint64_t)(1000 * i + k));
-            if (o->m[i]) ((float *)o->m[i])[k] = (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k));
-            if (o->v[i]) ((float *)o->v[i])[k] = (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k));
+            for (int s = 0; s < OPTIMIZER_STATES; s++)
+                if (o->states[i][s])
+                    ((float *)o->states[i][s])[k] =
+                        (float)random_normal((uint64_t)step, (uint64_t)(2 + s), (uint64_t)(1000 * i + k));
         }
     }
 }
@@ -76,10 +80,10 @@ static bool holds(struct optimizer *o, int64_t step) {
     for (int i = 0; i < PARAMETERS; i++) {
         for (int64_t k = 0; k < list[i]->count; k++) {
             same = same && list[i]->value[k] == (float)random_normal((uint64_t)step, 1, (uint64_t)(1000 * i + k));
-            same = same && (!o->m[i] ||
-                            ((float *)o->m[i])[k] == (float)random_normal((uint64_t)step, 2, (uint64_t)(1000 * i + k)));
-            same = same && (!o->v[i] ||
-                            ((float *)o->v[i])[k] == (float)random_normal((uint64_t)step, 3, (uint64_t)(1000 * i + k)));
+            for (int s = 0; s < OPTIMIZER_STATES; s++)
+                same = same && (!o->states[i][s] ||
+                                ((float *)o->states[i][s])[k] ==
+                                    (float)random_normal((uint64_t)step, (uint64_t)(2 + s), (uint64_t)(1000 * i + k)));
         }
     }
     return same;
@@ -135,8 +139,8 @@ static void moments_in_bf16_come_back(void **state) {
     struct optimizer *o, *other = make_optimizer();
     assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
                      STATUS_OK);
-    assert_true(optimizer_bytes(list, PARAMETERS, DTYPE_BF16) == 2 * (704 + 64) &&
-                optimizer_bytes(list, PARAMETERS, DTYPE_F32) == 2 * (1408 + 64));
+    assert_true(optimizer_bytes(list, PARAMETERS, &settings) == 2 * (704 + 64) &&
+                optimizer_bytes(list, PARAMETERS, &other->settings) == 2 * (1408 + 64));
     uint16_t *moments = o->pages;
     for (size_t i = 0; i < o->page_bytes / 2; i++) moments[i] = (uint16_t)(i * 40503 % 0x7F00);   /* finite */
     struct checkpoint_state state_of_step = { .step = 5, .config = json_object() };
@@ -145,7 +149,7 @@ static void moments_in_bf16_come_back(void **state) {
     assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
     memset(o->pages, 0, o->page_bytes);
     assert_int_equal(checkpoint_read(&c, o, &error), STATUS_OK);
-    const uint16_t *m[2] = { o->m[0], o->m[1] }, *v[2] = { o->v[0], o->v[1] };
+    const uint16_t *m[2] = { o->states[0][0], o->states[1][0] }, *v[2] = { o->states[0][1], o->states[1][1] };
     for (int p = 0; p < 2; p++)
         for (int64_t k = 0; k < list[p]->count; k++) {
             assert_int_equal(m[p][k], (size_t)(m[p] - moments + k) * 40503 % 0x7F00);
@@ -189,6 +193,75 @@ static void everything_comes_back(void **state) {
     assert_true(c.state.evaluated && c.state.metrics_bytes == 5);
     checkpoint_release(&c);
     assert_int_equal(found_step(o, NULL), 123);
+    optimizer_destroy(o);
+}
+
+static void no_update(const struct optimizer *o, const struct parameter *p, void *const *states) {
+    (void)o, (void)p, (void)states;
+}
+
+/* The state has the names of each parameter's rule; a checkpoint of another rule is refused, and changes nothing. */
+static void states_have_their_rules_names(void **state) {
+    (void)state;
+    static const struct optimizer_rule rule = {.states = {{.name = "momentum"}}, .update_whole = no_update};
+    static const struct optimizer_settings settings = {.moments = DTYPE_BF16, .matrix_rule = &rule};
+    struct optimizer *o, *other = make_optimizer();
+    assert_int_equal(optimizer_create(&o, list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
+                     STATUS_OK);
+    float *momentum = o->states[0][0];
+    for (int64_t k = 0; k < list[0]->count; k++) momentum[k] = (float)random_normal(5, 5, (uint64_t)k);
+    struct checkpoint_state at = {.step = 6, .config = json_object()};
+    assert_int_equal(checkpoint_save(checkpoints, &at, o, 2, &error), STATUS_OK);
+    json_decref(at.config);
+    struct safetensors *file;
+    assert_int_equal(safetensors_open_file(&file, in_step(6, "moments.safetensors"), &error), STATUS_OK);
+    static const char *const names[] = {
+        "model.a.weight.momentum", "model.norm.weight.exp_avg", "model.norm.weight.exp_avg_sq"};
+    assert_int_equal(safetensors_count(file), 3);
+    for (int i = 0; i < 3; i++) {
+        const struct safetensors_entry *entry = safetensors_find(file, names[i]);
+        assert_non_null(entry);
+        assert_int_equal(entry->dtype, i ? DTYPE_BF16 : DTYPE_F32);
+    }
+    safetensors_close(file);
+    struct checkpoint c;
+    assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_OK);
+    memset(momentum, 0, (size_t)list[0]->count * sizeof *momentum);
+    assert_int_equal(checkpoint_read(&c, o, &error), STATUS_OK);
+    for (int64_t k = 0; k < list[0]->count; k++) assert_true(momentum[k] == (float)random_normal(5, 5, (uint64_t)k));
+    fill(other, 77);
+    assert_int_equal(checkpoint_read(&c, other, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "tensor model.a.weight.exp_avg is missing"));
+    assert_true(holds(other, 77));
+    checkpoint_release(&c);
+    optimizer_destroy(other);
+    optimizer_destroy(o);
+}
+
+/* A checkpoint of an older version is no damaged one: it is named, and nothing before it is looked for. */
+static void older_formats_are_refused(void **state) {
+    (void)state;
+    struct optimizer *o = make_optimizer();
+    for (int64_t step = 10; step <= 20; step += 10) assert_int_equal(save(o, step, 2), STATUS_OK);
+    json_t *root;
+    char *text;
+    size_t size;
+    assert_int_equal(json_load_regular(&root, in_step(20, "state.json"), &error), STATUS_OK);
+    json_object_set_new(root, "format", json_integer(1));
+    json_object_del(root, "state_xxh3_64");
+    assert_int_equal(json_format(root, &text, &size, &error), STATUS_OK);
+    json_object_set_new(root, "state_xxh3_64", json_sprintf("%016" PRIx64, XXH3_64bits(text, size)));
+    assert_int_equal(json_save_path(root, in_step(20, "state.json"), &error), STATUS_OK);
+    free(text);
+    json_decref(root);
+    struct checkpoint c;
+    assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_UNSUPPORTED);
+    char expected[4200];
+    snprintf(expected, sizeof expected,
+             "%s: found format 1 of checkpoints, expected 2: an older version of this program wrote it",
+             in_step(20, "state.json"));
+    assert_string_equal(error.message, expected);
+    checkpoint_release(&c);
     optimizer_destroy(o);
 }
 
@@ -345,6 +418,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(everything_comes_back, empty_folder),
         cmocka_unit_test_setup(moments_in_bf16_come_back, empty_folder),
+        cmocka_unit_test_setup(states_have_their_rules_names, empty_folder),
+        cmocka_unit_test_setup(older_formats_are_refused, empty_folder),
         cmocka_unit_test_setup(the_last_ones_are_kept, empty_folder),
         cmocka_unit_test_setup(damage_falls_back, empty_folder),
         cmocka_unit_test_setup(a_renamed_checkpoint_is_not_believed, empty_folder),

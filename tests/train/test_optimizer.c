@@ -224,8 +224,94 @@ static void moments_in_bf16(void **state) {
     }
 }
 
+/* A rule for whole matrices: M = beta1 M + scale g, p -= lr M / |M|, which no part of a matrix could compute alone. */
+static void update_by_norm(const struct optimizer *o, const struct parameter *p, void *const *states) {
+    float *momentum = states[0];
+    double sum = 0;
+    for (int64_t k = 0; k < p->count; k++) {
+        momentum[k] = (float)(o->settings.beta1 * (double)momentum[k] + o->grad_scale * (double)p->grad[k]);
+        sum += (double)momentum[k] * (double)momentum[k];
+    }
+    for (int64_t k = 0; k < p->count && sum > 0; k++)
+        p->value[k] -= (float)(o->learning_rate * (double)momentum[k] / sqrt(sum));
+}
+
+static const struct optimizer_rule by_norm = {
+    .name = "by_norm", .states = {{.name = "momentum"}}, .update_whole = update_by_norm};
+
+struct watch { const struct model_stub *stub; float *last[PARAMETERS]; };
+
+/* The update is there when it is reported, and every row is reported. */
+static void note_change(void *context, const struct parameter *p, int64_t r0, int64_t r1) {
+    struct watch *watch = context;
+    const int64_t i = p - watch->stub->parameters, width = p->count / p->shape[0];
+    for (int64_t k = r0 * width; k < r1 * width; k++) watch->last[i][k] = p->value[k];
+}
+
+static void whole_matrices_have_a_rule(void **state) {
+    (void)state;
+    struct model_stub stubs[2];
+    struct optimizer *o[2];
+    struct optimizer_settings settings = plain;
+    struct watch watch = {.stub = &stubs[1]};
+    double *expected[PARAMETERS] = {0}, *momentum[PARAMETERS] = {0};
+    for (int n = 0; n < 2; n++) {
+        settings.matrix_rule = n ? &by_norm : NULL;
+        make_stub(&stubs[n]);
+        assert_int_equal(
+            optimizer_create(&o[n], stubs[n].list, PARAMETERS, kernels_for(ISA_REFERENCE), NULL, &settings, &error),
+            STATUS_OK);
+    }
+    /* one state of each matrix instead of two */
+    assert_true(o[0]->page_bytes - o[1]->page_bytes ==
+                bytes_aligned(131 * 37 * 4) + bytes_aligned(64 * 3 * 4) + bytes_aligned(4));
+    for (int i = 0; i < PARAMETERS; i++) {
+        const struct parameter *p = stubs[1].list[i];
+        const bool matrix = p->update == UPDATE_MATRIX;
+        assert_true((o[1]->states[i][0] != NULL) == parameter_trained(p));
+        assert_true((o[1]->states[i][1] != NULL) == (parameter_trained(p) && !matrix));
+        watch.last[i] = calloc((size_t)p->count, sizeof(float));
+        expected[i] = calloc((size_t)p->count, sizeof(double));
+        momentum[i] = calloc((size_t)p->count, sizeof(double));
+        for (int64_t k = 0; k < p->count; k++) expected[i][k] = (double)p->value[k];
+    }
+    o[1]->updated = note_change;
+    o[1]->updated_context = &watch;
+    for (int step = 0; step < STEPS; step++) {
+        for (int n = 0; n < 2; n++) set_gradients(&stubs[n], step, 1.0);
+        const double norm = optimizer_grad_norm(o[1]), scale = fmin(1, 1 / (norm + 1e-6));
+        for (int i = 0; i < PARAMETERS; i++) {
+            const struct parameter *p = stubs[1].list[i];
+            double sum = 0;
+            if (p->update != UPDATE_MATRIX) continue;
+            for (int64_t k = 0; k < p->count; k++) {
+                momentum[i][k] = 0.9 * momentum[i][k] + (p->grad_written ? scale * (double)p->grad[k] : 0);
+                sum += momentum[i][k] * momentum[i][k];
+            }
+            for (int64_t k = 0; k < p->count; k++) expected[i][k] -= 0.01 * momentum[i][k] / sqrt(sum);
+        }
+        for (int n = 0; n < 2; n++) optimizer_step(o[n], 0.01, norm);
+    }
+    for (int i = 0; i < PARAMETERS; i++) {
+        const struct parameter *p = stubs[1].list[i];
+        for (int64_t k = 0; k < p->count; k++)
+            if (p->update == UPDATE_MATRIX) assert_true(fabs((double)p->value[k] - expected[i][k]) < 1e-5);
+            else assert_true(p->value[k] == stubs[0].list[i]->value[k]);   /* the rule of all others */
+        assert_true(p->update == UPDATE_NEVER ||
+                    memcmp(watch.last[i], p->value, (size_t)p->count * sizeof(float)) == 0);
+        free(watch.last[i]);
+        free(expected[i]);
+        free(momentum[i]);
+    }
+    for (int n = 0; n < 2; n++) {
+        optimizer_destroy(o[n]);
+        free_stub(&stubs[n]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(adamw_follows_the_formulas),
-                                       cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(moments_in_bf16)};
+                                       cmocka_unit_test(threads_do_not_matter), cmocka_unit_test(moments_in_bf16),
+                                       cmocka_unit_test(whole_matrices_have_a_rule)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

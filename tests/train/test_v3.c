@@ -168,7 +168,7 @@ static void biases_are_not_the_optimizers(void **state) {
         const struct parameter *p = s.model->parameters[i];
         const bool bias = p == s.trainer->biases[1] || p == s.trainer->biases[2];
         assert_true(parameter_trained(p) == !bias);
-        assert_true((s.trainer->optimizer->m[i] == NULL) == bias);
+        assert_true((s.trainer->optimizer->states[i][0] == NULL) == bias);
     }
     for (int r = 1; r <= 2; r++)
         for (int e = 0; e < EXPERTS; e++) assert_true(s.trainer->biases[r]->value[e] == 0.01f * (float)e);
