@@ -56,6 +56,12 @@
 #undef LLVMFuzzerTestOneInput
 #undef require
 
+#define require require_sequence
+#define LLVMFuzzerTestOneInput fuzz_sequence
+#include "fuzz_sequence.c"
+#undef LLVMFuzzerTestOneInput
+#undef require
+
 static void replay(const char *target, int (*run)(const uint8_t *, size_t)) {
     char path[512];
     struct dirent **items;
@@ -93,6 +99,7 @@ static void test_checkpoint(void **state) { (void)state; replay("checkpoint", fu
 static void test_tokenizer(void **state) { (void)state; replay("tokenizer", fuzz_tokenizer); }
 static void test_encode(void **state) { (void)state; replay("encode", fuzz_encode); }
 static void test_chat(void **state) { (void)state; replay("chat", fuzz_chat); }
+static void test_sequence(void **state) { (void)state; replay("sequence", fuzz_sequence); }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
@@ -103,6 +110,7 @@ int main(void) {
         cmocka_unit_test(test_tokenizer),
         cmocka_unit_test(test_encode),
         cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_sequence),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
