@@ -41,44 +41,34 @@ void engine_destroy(struct engine *engine) {
     free(engine);
 }
 
-static int compare_addresses(const void *a, const void *b) {
-    uintptr_t x = (uintptr_t)*(struct sequence *const *)a, y = (uintptr_t)*(struct sequence *const *)b;
-    return (x > y) - (x < y);
-}
-
-/* A sequence grows at one end only, so it may stand in one feed only. */
-static enum status check_distinct(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
-    if (count < 2) return STATUS_OK;
-    struct sequence **sorted = arena_alloc(&engine->arena, (size_t)count * sizeof *sorted);
-    if (!sorted) return error_set(error, STATUS_NO_MEMORY, "no memory for %d feeds", count);
-    for (int i = 0; i < count; i++) sorted[i] = feeds[i].sequence;
-    qsort(sorted, (size_t)count, sizeof *sorted, compare_addresses);
-    for (int i = 1; i < count; i++)
-        if (sorted[i] == sorted[i - 1])
-            return error_set(error, STATUS_INVALID, "two of the %d feeds have the same sequence", count);
+static enum status check_feed(const struct engine *engine, const struct feed *feed, int i, struct error *error) {
+    const struct sequence *sequence = feed->sequence;
+    const int64_t vocab = engine->model->config.vocab_size;
+    if (!sequence || sequence->model != engine->model)
+        return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
+    if (sequence->written != sequence->length)
+        return error_set(error, STATUS_INVALID,
+                         "feed %d: the same sequence is in another feed, or in a pass that has not ended", i);
+    if (feed->count < 0 || feed->count > sequence->capacity - sequence->length)
+        return error_set(error, STATUS_INVALID,
+                         "feed %d: %lld new tokens after %lld, expected at most %lld in all (the sequence's capacity)",
+                         i, (long long)feed->count, (long long)sequence->length, (long long)sequence->capacity);
+    for (int64_t t = 0; t < feed->count; t++)
+        if (feed->ids[t] < 0 || feed->ids[t] >= vocab)
+            return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i,
+                             (long long)t, feed->ids[t], (long long)vocab - 1);
     return STATUS_OK;
 }
 
+/* A sequence grows at one end only, so it may stand in one feed only: marked as in a pass meanwhile. */
 static enum status check_feeds(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
-    int64_t vocab = engine->model->config.vocab_size;
+    enum status status = STATUS_OK;
+    int checked = 0;
     if (engine->pass.graph) return error_set(error, STATUS_INVALID, "the engine has a pass that has not ended");
-    for (int i = 0; i < count; i++) {
-        const struct feed *feed = &feeds[i];
-        if (!feed->sequence || feed->sequence->model != engine->model)
-            return error_set(error, STATUS_INVALID, "feed %d: its sequence belongs to another model", i);
-        if (feed->sequence->written != feed->sequence->length)
-            return error_set(error, STATUS_INVALID, "feed %d: its sequence is in a pass that has not ended", i);
-        if (feed->count < 0 || feed->count > feed->sequence->capacity - feed->sequence->length)
-            return error_set(
-                error, STATUS_INVALID,
-                "feed %d: %lld new tokens after %lld, expected at most %lld in all (the sequence's capacity)", i,
-                (long long)feed->count, (long long)feed->sequence->length, (long long)feed->sequence->capacity);
-        for (int64_t t = 0; t < feed->count; t++)
-            if (feed->ids[t] < 0 || feed->ids[t] >= vocab)
-                return error_set(error, STATUS_INVALID, "feed %d: token %lld has id %d, expected 0 to %lld", i,
-                                 (long long)t, feed->ids[t], (long long)vocab - 1);
-    }
-    return check_distinct(engine, feeds, count, error);
+    for (; checked < count && !(status = check_feed(engine, &feeds[checked], checked, error)); checked++)
+        feeds[checked].sequence->written++;
+    while (checked > 0) feeds[--checked].sequence->written--;
+    return status;
 }
 
 /* How many rows of logits a feed wants of its pass, and from which token on. */
@@ -179,7 +169,6 @@ static enum status begin_pass(struct engine *engine, int count, struct error *er
 }
 
 enum status engine_pass_begin(struct engine *engine, const struct feed *feeds, int count, struct error *error) {
-    arena_reset(&engine->arena);
     enum status status = check_feeds(engine, feeds, count, error);
     int64_t rows = 0;
     int begun = 0;

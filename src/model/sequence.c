@@ -190,6 +190,7 @@ enum status sequence_copy(struct sequence *to, struct sequence *from, struct err
         return error_set(error, STATUS_INVALID, "copying a sequence of %lld tokens: found room for %lld",
                          (long long)from->length, (long long)to->capacity);
     enum status status = check_idle(from, "copying", error);
+    if (!status) status = check_idle(to, "copying to", error);
     size_t size = 0;
     for (int64_t i = 0; i < layers && !status; i++) {
         const struct layer_state state = state_of(from, i);

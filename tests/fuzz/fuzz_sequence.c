@@ -3,7 +3,7 @@
  *   byte 0    bit 0: size, checksum and fingerprint are made to fit, so that what lies behind them is reached
  *   others    what is loaded
  *
- * What is accepted can be fed, drafted after, rewound and saved again; what is refused leaves the sequence as it was. */
+ * What is accepted can be fed, drafted after, rewound and saved; what is refused leaves the sequence as it was. */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

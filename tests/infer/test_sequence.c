@@ -537,9 +537,11 @@ static void while_a_pass_waits_nobody_else_uses_its_sequences(void **state) {
     assert_int_equal(engine_feed(world.other, feeds + 1, 1, 0, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "the engine has a pass that has not ended"));
     assert_int_equal(engine_feed(world.engine, feeds, 1, 0, &error), STATUS_INVALID);
-    assert_non_null(strstr(error.message, "feed 0: its sequence is in a pass that has not ended"));
+    assert_non_null(strstr(error.message, "feed 0: the same sequence is in another feed, or in a pass"));
     assert_int_equal(sequence_copy(b, a, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "copying a sequence: a pass that has not ended computes it from token 0 on"));
+    assert_int_equal(sequence_copy(a, b, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "copying to a sequence"));
     assert_int_equal(sequence_save(a, bytes, &error), STATUS_INVALID);
     engine_pass_cancel(world.other);
     engine_pass_cancel(world.other);
