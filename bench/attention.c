@@ -77,7 +77,7 @@ static void measure_training(struct pool *pool, enum isa isa, enum dtype dtype, 
         backward[i] = now() - start;
     }
     double pairs = (double)SEQUENCES * shape.heads * TOKENS * (TOKENS + 1) / 2,
-           peak = probe_matmul_peak(pool, isa, dtype);
+           peak = probe_matmul_peak(pool, isa, dtype == DTYPE_F32 ? COMPUTE_F32 : COMPUTE_BF16);
     double forward_flops = pairs * 2 * (shape.qk_dim + shape.v_dim),
            backward_flops = pairs * 2 * (3 * shape.qk_dim + 2 * shape.v_dim);
     double f = median(forward, REPEATS), b = median(backward, REPEATS);
@@ -203,7 +203,7 @@ static void measure_latent_shapes(struct pool *pool, enum isa isa) {
     static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
     double memory = probe_memory_read(pool);
     for (int i = 0; i < 3; i++) {
-        double peak = probe_matmul_peak(pool, isa, types[i] == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16);
+        double peak = probe_matmul_peak(pool, isa, types[i] == DTYPE_F32 ? COMPUTE_F32 : COMPUTE_BF16);
         for (int64_t depth = 1024; depth <= 16384; depth *= 4)
             measure_latent(pool, isa, 16, types[i], depth, 1, peak, memory);
         measure_latent(pool, isa, 128, types[i], 4096, 1, peak, memory);

@@ -46,7 +46,7 @@ static void make_folder(const char *folder, const char *config_path) {
     struct config config;
     struct model *model;
     check(config_load(&config, config_path, &arena, &error), &error);
-    check(model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_BF16, &error), &error);
+    check(model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_BF16, &error), &error);
     int64_t largest = 0;
     for (int i = 0; i < model->parameter_count; i++)
         if (model->parameters[i]->count > largest) largest = model->parameters[i]->count;
@@ -144,7 +144,7 @@ static void measure_delays(const char *folder, struct pool *pool, enum isa isa) 
     struct engine *engine;
     struct sequence *sequence;
     check(model_open(&model, folder, kernels_for(isa), pool,
-                     &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT},
+                     &(struct model_options){.use = MODEL_INFERENCE, .compute = COMPUTE_BF16, .cache = CACHE_COUNT},
                      &error),
           &error);
     check(engine_create(&engine, model, 0, &error), &error);

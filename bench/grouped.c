@@ -35,7 +35,7 @@ struct call {
 struct context {
     struct pool *pool;
     const struct matmul_kernels *kernels;
-    enum dtype compute;
+    enum compute compute;
     bool unpacked;
     int layers, calls, experts, rows, only;   /* only: this call alone, or -1 */
     struct call (*call)[CALLS];               /* [layers] */
@@ -57,8 +57,8 @@ static void *block(struct context *context, size_t bytes) {
 }
 
 static int size_of(enum dtype dtype) { return dtype_bits(dtype) / 8; }
-/* What activations are kept in. */
-static enum dtype numbers_of(enum dtype compute) { return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16; }
+/* Of a packed element. */
+static int bytes_of(enum compute compute) { return compute == COMPUTE_FP8 ? 1 : size_of(compute_activation(compute)); }
 static const void *at(const void *data, enum dtype dtype, int64_t element) {
     return (const char *)data + element * size_of(dtype);
 }
@@ -71,9 +71,10 @@ static void *activations(struct context *context, enum dtype dtype, int64_t widt
 /* y_e = x_e B_e for `products` matrices [n, k] (or, transposed, [k, n]) of each expert. */
 static void by_tokens(struct context *context, struct call *call, const void *x, int64_t k, int64_t n, bool transposed,
                       int products, void **y, enum dtype y_dtype, bool sums) {
-    const enum dtype compute = context->compute, numbers = numbers_of(compute);
-    const bool packed = compute != DTYPE_F32 && !context->unpacked;
-    const size_t weights = (size_t)(k * n) * (size_t)size_of(packed ? compute : numbers),
+    const enum compute compute = context->compute;
+    const enum dtype numbers = compute_activation(compute);
+    const bool packed = compute != COMPUTE_F32 && !context->unpacked;
+    const size_t weights = (size_t)(k * n) * (size_t)(packed ? bytes_of(compute) : size_of(numbers)),
                  bytes = packed ? (context->kernels->packed_bytes(k, n, compute) + 63) / 64 * 64 : weights;
     char *b = block(context, bytes * (size_t)(context->experts * products));
     const int64_t rows = context->rows;
@@ -110,7 +111,7 @@ static void by_tokens(struct context *context, struct call *call, const void *x,
 /* dW_e = dy_e^T x_e for `products` gradients [out, in], each with a dy of its own. */
 static void by_weights(struct context *context, struct call *call, void **dy, const void *x, int64_t out, int64_t in,
                        int products, bool sums) {
-    const enum dtype numbers = numbers_of(context->compute);
+    const enum dtype numbers = compute_activation(context->compute);
     const int64_t rows = context->rows;
     *call = (struct call){.count = context->experts * products};
     for (int p = 0; p < products; p++) {
@@ -145,22 +146,22 @@ static void by_weights(struct context *context, struct call *call, void **dy, co
 }
 
 static void prepare(struct context *context, enum phase phase, struct call *call, int64_t hidden, int64_t inner) {
-    const enum dtype compute = numbers_of(context->compute);
-    void *x = activations(context, compute, hidden), *h = activations(context, compute, inner),
-         *two[2] = {activations(context, compute, inner), activations(context, compute, inner)};
+    const enum dtype dtype = compute_activation(context->compute);
+    void *x = activations(context, dtype, hidden), *h = activations(context, dtype, inner),
+         *two[2] = {activations(context, dtype, inner), activations(context, dtype, inner)};
     if (phase == FORWARD || phase == DECODE) {
-        void *y = activations(context, compute, hidden);
-        by_tokens(context, &call[0], x, hidden, inner, false, 2, two, compute, false);
-        by_tokens(context, &call[1], h, inner, hidden, false, 1, &y, compute, false);
+        void *y = activations(context, dtype, hidden);
+        by_tokens(context, &call[0], x, hidden, inner, false, 2, two, dtype, false);
+        by_tokens(context, &call[1], h, inner, hidden, false, 1, &y, dtype, false);
         context->calls = 2;
     } else if (phase == D_X) {
         void *dx = activations(context, DTYPE_F32, hidden);
-        by_tokens(context, &call[0], x, hidden, inner, true, 1, &h, compute, false);
+        by_tokens(context, &call[0], x, hidden, inner, true, 1, &h, dtype, false);
         by_tokens(context, &call[1], two[0], inner, hidden, true, 1, &dx, DTYPE_F32, false);
         by_tokens(context, &call[2], two[1], inner, hidden, true, 1, &dx, DTYPE_F32, true);
         context->calls = 3;
     } else {
-        void *dy = activations(context, compute, hidden);
+        void *dy = activations(context, dtype, hidden);
         by_weights(context, &call[0], two, x, inner, hidden, 2, phase == D_W_SUMS);
         by_weights(context, &call[1], &dy, h, hidden, inner, 1, phase == D_W_SUMS);
         context->calls = 2;
@@ -176,7 +177,7 @@ static void run_layer(void *p, int i) {
     }
 }
 
-static void measure(struct pool *pool, const struct matmul_kernels *kernels, enum dtype compute, int model,
+static void measure(struct pool *pool, const struct matmul_kernels *kernels, enum compute compute, int model,
                     enum phase phase, int rows, bool unpacked, bool parts, double peak, double memory) {
     const int64_t hidden = models[model].hidden, inner = models[model].inner;
     static struct context context;
@@ -187,7 +188,7 @@ static void measure(struct pool *pool, const struct matmul_kernels *kernels, enu
                                .experts = phase == DECODE ? DECODED : EXPERTS,
                                .rows = rows};
     double layer = 3.0 * (double)(context.experts * hidden * inner) *
-                   (phase == D_W || phase == D_W_SUMS ? 4 : size_of(compute));
+                   (phase == D_W || phase == D_W_SUMS ? 4 : bytes_of(compute));
     context.layers = (int)((512 << 20) / layer) + 1;
     if (context.layers > LAYERS) context.layers = LAYERS;
     context.call = malloc((size_t)context.layers * sizeof *context.call);
@@ -212,8 +213,8 @@ static void measure(struct pool *pool, const struct matmul_kernels *kernels, enu
         else snprintf(name, sizeof name, "  call %d", part + 1);
         printf("%-8s %-4s %-9s %4d rows %9.1f us %8.1f GFLOP/s %6.2f GB/s   limit %9.1f us   %5.1f%%  (best %.1f%%)\n",
                models[model].name,
-               compute == DTYPE_F8_E4M3 ? "fp8"
-               : compute == DTYPE_BF16  ? "bf16"
+               compute == COMPUTE_FP8 ? "fp8"
+               : compute == COMPUTE_BF16  ? "bf16"
                                         : "f32",
                name, rows, times.median * 1e6, flops / times.median / 1e9, bytes / times.median / 1e9, limit * 1e6,
                100.0 * limit / times.median, 100.0 * limit / times.best);
@@ -264,8 +265,8 @@ int main(int argc, char **argv) {
            memory / 1e9);
     for (int type = 0; type < 3; type++) {
         if (types[0] || types[1] || types[2] ? !types[type] : type == 2) continue;
-        const enum dtype compute = type == 2 ? DTYPE_F8_E4M3 : type ? DTYPE_BF16 : DTYPE_F32;
-        double peak = probe_matmul_peak(pool, isa, numbers_of(compute));
+        const enum compute compute = type == 2 ? COMPUTE_FP8 : type ? COMPUTE_BF16 : COMPUTE_F32;
+        double peak = probe_matmul_peak(pool, isa, compute_unquantised(compute));
         printf("# %s peak %.1f GFLOP/s\n", type ? "bf16" : "f32", peak / 1e9);
         for (int model = 0; model < 2; model++) {
             if (chosen[0] != chosen[1] && !chosen[model]) continue;

@@ -25,7 +25,7 @@ struct context {
     struct pool *pool;
     const struct matmul_kernels *kernels;
     struct matrix a;
-    enum dtype compute;
+    enum compute compute;
     char *packed;            /* copies of B, packed or not */
     size_t packed_bytes;
     int copies;
@@ -58,10 +58,10 @@ static const char *const type_names[TYPES] = {"f32", "bf16", "fp8", "codes"};
 static double measure(struct pool *pool, enum isa isa, enum type type, struct matmul_shape shape, bool unpacked,
                       double peak, double memory) {
     const struct matmul_kernels *kernels = tables[isa];
-    const enum dtype compute = type == F32   ? DTYPE_F32
-                               : type == FP8 ? DTYPE_F8_E4M3
-                                             : DTYPE_BF16,
-                     packing = type >= FP8 ? DTYPE_F8_E4M3 : compute;
+    const enum compute compute = type == F32   ? COMPUTE_F32
+                               : type == FP8 ? COMPUTE_FP8
+                                             : COMPUTE_BF16,
+                     packing = type >= FP8 ? COMPUTE_FP8 : compute;
     const int bytes = type == F32 ? 4 : 2, element_bytes = type >= FP8 ? 1 : bytes;
     struct context context = {.pool = pool, .kernels = kernels, .compute = compute, .unpacked = unpacked};
     size_t a_bytes = (size_t)shape.m * shape.k * bytes, b_bytes = (size_t)shape.k * shape.n * element_bytes,
@@ -87,7 +87,7 @@ static double measure(struct pool *pool, enum isa isa, enum type type, struct ma
     if (!scales) exit(1);
     for (int64_t i = 0; i < blocks; i++) scales[i] = 0.01f;
     struct matrix weights = {.data = b,
-                             .dtype = type >= FP8 ? DTYPE_F8_E4M3 : compute,
+                             .dtype = type >= FP8 ? DTYPE_F8_E4M3 : compute_activation(compute),
                              .rows = shape.k,
                              .cols = shape.n,
                              .stride = shape.k,
@@ -146,7 +146,7 @@ int main(int argc, char **argv) {
         for (int type = 0; type < TYPES; type++) {
             if (named ? !types[type] : type > BF16) continue;
             if (!any && !types[type] && type == F32 && isa > ISA_AVX512) continue;   /* the same code as avx512 */
-            double peak = probe_matmul_peak(pool, (enum isa)isa, type == F32 ? DTYPE_F32 : DTYPE_BF16);
+            double peak = probe_matmul_peak(pool, (enum isa)isa, type == F32 ? COMPUTE_F32 : COMPUTE_BF16);
             printf("# %s %s peak %.1f GFLOP/s\n", isa_name((enum isa)isa), type == F32 ? "f32" : "bf16", peak / 1e9);
             for (int i = 0; i < MATMUL_SHAPES; i++) {
                 if (!matmul_chosen(matmul_shapes[i], large, small)) continue;

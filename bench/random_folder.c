@@ -44,7 +44,7 @@ int main(int argc, char **argv) {
         return 2;
     }
     if (config_load(&config, argv[1], &arena, &error) ||
-        model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_BF16, &error))
+        model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_BF16, &error))
         stop(&error);
     int64_t longest = 0;
     for (int i = 0; i < model->parameter_count; i++)

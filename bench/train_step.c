@@ -71,17 +71,17 @@ static void check(enum status status, const struct error *error) {
     exit(1);
 }
 
-static enum dtype moments_of(enum dtype compute) { return compute == DTYPE_F8_E4M3 ? DTYPE_BF16 : DTYPE_F32; }
+static enum dtype moments_of(enum compute compute) { return compute == COMPUTE_FP8 ? DTYPE_BF16 : DTYPE_F32; }
 
 /* The type that `text` begins with; `fallback` where it begins with none. */
-static enum dtype type_of(const char *text, enum dtype fallback) {
-    return strncmp(text, "fp8", 3) == 0    ? DTYPE_F8_E4M3
-           : strncmp(text, "bf16", 4) == 0 ? DTYPE_BF16
-           : strncmp(text, "fp32", 4) == 0 ? DTYPE_F32
+static enum compute type_of(const char *text, enum compute fallback) {
+    return strncmp(text, "fp8", 3) == 0    ? COMPUTE_FP8
+           : strncmp(text, "bf16", 4) == 0 ? COMPUTE_BF16
+           : strncmp(text, "fp32", 4) == 0 ? COMPUTE_F32
                                            : fallback;
 }
 
-static void subject_open(struct subject *s, const char *path, enum isa isa, struct pool *pool, enum dtype compute,
+static void subject_open(struct subject *s, const char *path, enum isa isa, struct pool *pool, enum compute compute,
                          int64_t sequences, int64_t length) {
     const struct optimizer_settings settings = {
         .weight_decay = 0.1, .beta1 = 0.9, .beta2 = 0.95, .eps = 1e-8, .moments = moments_of(compute)};
@@ -143,7 +143,7 @@ int main(int argc, char **argv) {
         return fprintf(stderr, "usage: train_step CONFIG.json fp32|bf16|fp8 [sequences length steps "
                                "[[fp32:|bf16:|fp8:]TWIN.json]]\n"),
                2;
-    const enum dtype compute = type_of(argv[2], DTYPE_F32), multiplied = compute_activation(compute);
+    const enum compute compute = type_of(argv[2], COMPUTE_F32), multiplied = compute_unquantised(compute);
     const int64_t sequences = argc > 3 ? atoll(argv[3]) : 2, length = argc > 4 ? atoll(argv[4]) : 1024,
                   rows = sequences * length;
     int steps = argc > 5 ? atoi(argv[5]) : 5;
@@ -176,7 +176,7 @@ int main(int argc, char **argv) {
     const size_t model_bytes = model.model->page_bytes[0] + model.model->page_bytes[1] +
                                optimizer_bytes(model.model->parameters, model.model->parameter_count,
                                                moments_of(compute));
-    const double per_parameter = compute == DTYPE_BF16 ? 20 : compute == DTYPE_F8_E4M3 ? 14 : 16;
+    const double per_parameter = compute == COMPUTE_BF16 ? 20 : compute == COMPUTE_FP8 ? 14 : 16;
     printf("train_step %s %s %s, %d threads: %.1f tokens/s, %.3f s (passes %.3f, AdamW %.3f), %.1f GFLOP/s\n", argv[1],
            argv[2], isa_name(isa), pool_threads(pool), (double)rows / time, time, passes, updates,
            model.flops / time / 1e9);

@@ -58,8 +58,8 @@ enum status api_take(void *known, size_t size, size_t least, const void *given, 
 enum status api_give(void *given, const void *known, size_t size, size_t least, const char *function,
                      const char *argument, struct error *error);
 
-/* DS_COMPUTE_* to a dtype; DTYPE_COUNT for the default. */
-enum status api_compute(int compute, const char *function, int *dtype, struct error *error);
-int api_compute_name(enum dtype dtype);
+/* DS_COMPUTE_* to a compute type; COMPUTE_COUNT for the default. */
+enum status api_compute(int compute, const char *function, enum compute *type, struct error *error);
+int api_compute_name(enum compute compute);
 
 #endif

@@ -98,19 +98,19 @@ enum status api_machine_open(struct api_machine *machine, int threads, struct er
     return pool_create(&machine->pool, threads, error);
 }
 
-enum status api_compute(int compute, const char *function, int *dtype, struct error *error) {
-    static const int dtypes[] = {[DS_COMPUTE_DEFAULT] = DTYPE_COUNT,
-                                 [DS_COMPUTE_FP32] = DTYPE_F32,
-                                 [DS_COMPUTE_BF16] = DTYPE_BF16,
-                                 [DS_COMPUTE_FP8] = DTYPE_F8_E4M3};
+enum status api_compute(int compute, const char *function, enum compute *type, struct error *error) {
+    static const enum compute types[] = {[DS_COMPUTE_DEFAULT] = COMPUTE_COUNT,
+                                         [DS_COMPUTE_FP32] = COMPUTE_F32,
+                                         [DS_COMPUTE_BF16] = COMPUTE_BF16,
+                                         [DS_COMPUTE_FP8] = COMPUTE_FP8};
     if (compute < 0 || compute > DS_COMPUTE_FP8)
         return error_set(error, STATUS_INVALID,
                          "%s: compute: found %d, expected DS_COMPUTE_DEFAULT, _FP32, _BF16 or _FP8 (0 to 3)", function,
                          compute);
-    *dtype = dtypes[compute];
+    *type = types[compute];
     return STATUS_OK;
 }
 
-int api_compute_name(enum dtype dtype) {
-    return dtype == DTYPE_F8_E4M3 ? DS_COMPUTE_FP8 : dtype == DTYPE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
+int api_compute_name(enum compute compute) {
+    return compute == COMPUTE_FP8 ? DS_COMPUTE_FP8 : compute == COMPUTE_BF16 ? DS_COMPUTE_BF16 : DS_COMPUTE_FP32;
 }

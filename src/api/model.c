@@ -33,11 +33,11 @@ static enum status mask_undefined(ds_model *model, struct error *error) {
     return status;
 }
 
-/* DS_CACHE_* to a dtype, and back. */
-static const int cache_dtypes[] = {[DS_CACHE_DEFAULT] = DTYPE_COUNT,
-                                   [DS_CACHE_FP32] = DTYPE_F32,
-                                   [DS_CACHE_BF16] = DTYPE_BF16,
-                                   [DS_CACHE_FP8] = DTYPE_F8_E4M3};
+/* DS_CACHE_* to a cache type, and back. */
+static const enum cache_type cache_types[] = {[DS_CACHE_DEFAULT] = CACHE_COUNT,
+                                              [DS_CACHE_FP32] = CACHE_F32,
+                                              [DS_CACHE_BF16] = CACHE_BF16,
+                                              [DS_CACHE_FP8] = CACHE_FP8};
 
 static enum status check_cache(int cache, const char *function, struct error *error) {
     if (cache >= 0 && cache <= DS_CACHE_FP8) return STATUS_OK;
@@ -51,15 +51,15 @@ static enum status check_draft(int draft, const char *function, struct error *er
                      function, draft);
 }
 
-static int cache_name(enum dtype cache) {
-    return cache == DTYPE_F8_E4M3 ? DS_CACHE_FP8 : cache == DTYPE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32;
+static int cache_name(enum cache_type cache) {
+    return cache == CACHE_FP8 ? DS_CACHE_FP8 : cache == CACHE_BF16 ? DS_CACHE_BF16 : DS_CACHE_FP32;
 }
 
 ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_options *given, ds_error *error) {
     static const char function[] = "ds_model_load";
     struct error e = { 0 };
     ds_model_options options;
-    int compute = DTYPE_COUNT;
+    enum compute compute = COMPUTE_COUNT;
     ds_model *model = NULL;
     if (out) *out = NULL;
     enum status status = !out       ? api_null(function, "model", &e)
@@ -77,7 +77,7 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     if (!status) status = open_tokenizer(model, folder, &e);
     struct model_options opening = {.use = MODEL_INFERENCE,
                                     .compute = compute,
-                                    .cache = status ? DTYPE_COUNT : cache_dtypes[options.cache],
+                                    .cache = status ? CACHE_COUNT : cache_types[options.cache],
                                     .mtp = !status && options.draft != DS_DRAFT_OFF};
     static const enum draft_mode modes[] = {
         [DS_DRAFT_AUTO] = DRAFT_AUTO, [DS_DRAFT_OFF] = DRAFT_OFF, [DS_DRAFT_ALWAYS] = DRAFT_ALWAYS};

@@ -81,27 +81,25 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
 
 /* options.compute in place of train.compute, before other defaults follow from it. A `train` that is no object is
  * refused where it is read. */
-static void set_compute(json_t *root, enum dtype compute) {
+static void set_compute(json_t *root, enum compute compute) {
     json_t *train = json_object_get(root, "train");
     if (!train || json_is_null(train)) json_object_set_new(root, "train", train = json_object());
     if (json_is_object(train))
         json_object_set_new(train, "compute",
-                            json_string(compute == DTYPE_F8_E4M3 ? "fp8"
-                                        : compute == DTYPE_BF16  ? "bf16"
-                                                                 : "fp32"));
+                            json_string(precision_names[compute]));
 }
 
 /* root is the caller's; it is completed in place. */
 static enum status create(ds_trainer **out, json_t *root, const char *origin, const ds_trainer_options *options,
                           const char *function, struct error *error) {
-    int compute;
+    enum compute compute;
     if (!json_is_object(root))
         return error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", origin);
     enum status status = api_compute(options->compute, function, &compute, error);
     ds_trainer *t = status ? NULL : calloc(1, sizeof *t);
     if (!t) return status ? status : error_set(error, STATUS_NO_MEMORY, "no memory for a trainer");
     t->tokenizer = options->tokenizer ? options->tokenizer->tokenizer : NULL;
-    if (compute != DTYPE_COUNT) set_compute(root, (enum dtype)compute);
+    if (compute != COMPUTE_COUNT) set_compute(root, compute);
     status = settings_parse(&t->settings, root, origin, error);
     if (!status && options->from) status = model_check_folder(options->from, error);
     if (!status) status = complete_config(root, origin, &t->settings, t->tokenizer, options->from, error);

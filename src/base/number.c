@@ -1,44 +1,6 @@
 /* Number formats: exact conversions to and from fp32, and the table of element types. */
 #include "base/number.h"
 
-/* ---- Element types ---- */
-
-static const struct { const char *name; int bits;
-} dtypes[DTYPE_COUNT] = {
-    [DTYPE_F32] = {"F32", 32},
-    [DTYPE_BF16] = {"BF16", 16},
-    [DTYPE_F16] = {"F16", 16},
-    [DTYPE_F64] = {"F64", 64},
-    [DTYPE_F8_E4M3] = {"F8_E4M3", 8},
-    [DTYPE_F8_E5M2] = {"F8_E5M2", 8},
-    [DTYPE_F8_E8M0] = {"F8_E8M0", 8},
-    [DTYPE_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8},
-    [DTYPE_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
-    [DTYPE_F4] = {"F4", 4},
-    [DTYPE_F6_E2M3] = {"F6_E2M3", 6},
-    [DTYPE_F6_E3M2] = {"F6_E3M2", 6},
-    [DTYPE_BOOL] = {"BOOL", 8},
-    [DTYPE_U8] = {"U8", 8},
-    [DTYPE_I8] = {"I8", 8},
-    [DTYPE_I16] = {"I16", 16},
-    [DTYPE_U16] = {"U16", 16},
-    [DTYPE_I32] = {"I32", 32},
-    [DTYPE_U32] = {"U32", 32},
-    [DTYPE_I64] = {"I64", 64},
-    [DTYPE_U64] = {"U64", 64},
-    [DTYPE_C64] = {"C64", 64},
-};
-
-const char *dtype_name(enum dtype dtype) { return dtypes[dtype].name; }
-int dtype_bits(enum dtype dtype) { return dtypes[dtype].bits; }
-
-int dtype_from_name(const char *name, size_t length) {
-    for (int i = 0; i < DTYPE_COUNT; i++) {
-        if (strlen(dtypes[i].name) == length && memcmp(dtypes[i].name, name, length) == 0) return i;
-    }
-    return -1;
-}
-
 /* ---- Conversions ----
  * Magnitudes below the smallest normal number become multiples of the smallest subnormal by adding a constant whose
  * unit in the last place is that subnormal: the addition itself then rounds to nearest even. */
@@ -115,4 +77,85 @@ uint8_t e2m1_from_float(float x) {
     /* Each midpoint belongs to the neighbour with the even code. */
     int code = (a > 0.25f) + (a >= 0.75f) + (a > 1.25f) + (a >= 1.75f) + (a > 2.5f) + (a >= 3.5f) + (a > 5.0f);
     return (uint8_t)((u >> 28 & 8) | (uint32_t)code);
+}
+
+/* ---- Element types ---- */
+
+static const struct { const char *name; int bits;
+} dtypes[DTYPE_COUNT] = {
+    [DTYPE_F32] = {"F32", 32},
+    [DTYPE_BF16] = {"BF16", 16},
+    [DTYPE_F16] = {"F16", 16},
+    [DTYPE_F64] = {"F64", 64},
+    [DTYPE_F8_E4M3] = {"F8_E4M3", 8},
+    [DTYPE_F8_E5M2] = {"F8_E5M2", 8},
+    [DTYPE_F8_E8M0] = {"F8_E8M0", 8},
+    [DTYPE_F8_E4M3FNUZ] = {"F8_E4M3FNUZ", 8},
+    [DTYPE_F8_E5M2FNUZ] = {"F8_E5M2FNUZ", 8},
+    [DTYPE_F4] = {"F4", 4},
+    [DTYPE_F6_E2M3] = {"F6_E2M3", 6},
+    [DTYPE_F6_E3M2] = {"F6_E3M2", 6},
+    [DTYPE_BOOL] = {"BOOL", 8},
+    [DTYPE_U8] = {"U8", 8},
+    [DTYPE_I8] = {"I8", 8},
+    [DTYPE_I16] = {"I16", 16},
+    [DTYPE_U16] = {"U16", 16},
+    [DTYPE_I32] = {"I32", 32},
+    [DTYPE_U32] = {"U32", 32},
+    [DTYPE_I64] = {"I64", 64},
+    [DTYPE_U64] = {"U64", 64},
+    [DTYPE_C64] = {"C64", 64},
+};
+
+const char *dtype_name(enum dtype dtype) { return dtypes[dtype].name; }
+int dtype_bits(enum dtype dtype) { return dtypes[dtype].bits; }
+
+int dtype_from_name(const char *name, size_t length) {
+    for (int i = 0; i < DTYPE_COUNT; i++) {
+        if (strlen(dtypes[i].name) == length && memcmp(dtypes[i].name, name, length) == 0) return i;
+    }
+    return -1;
+}
+
+/* Types whose codes have 8 bits or less: the number of a code, and which are NaN: (code & mask) == nan. */
+static const struct { float (*decode)(uint8_t code); uint8_t mask, nan;
+} codes_of[DTYPE_COUNT] = {
+    [DTYPE_F8_E4M3] = {e4m3_to_float, 0x7F, 0x7F},
+    [DTYPE_F8_E8M0] = {e8m0_to_float, 0xFF, 0xFF},
+    [DTYPE_F4] = {e2m1_to_float, 0, 1},
+};
+
+void dtype_decode(float *out, enum dtype dtype, const void *data, int64_t first, int64_t count) {
+    const uint8_t *bytes = data;
+    uint16_t code;
+    switch (dtype) {
+    case DTYPE_F32: memcpy(out, bytes + 4 * first, (size_t)count * 4); break;
+    case DTYPE_BF16:
+        for (int64_t i = 0; i < count; i++) memcpy(&code, bytes + 2 * (first + i), 2), out[i] = bf16_to_float(code);
+        break;
+    case DTYPE_F16:
+        for (int64_t i = 0; i < count; i++) memcpy(&code, bytes + 2 * (first + i), 2), out[i] = f16_to_float(code);
+        break;
+    default: {
+        float values[256];
+        for (int i = 0; i < 256; i++) values[i] = codes_of[dtype].decode((uint8_t)i);
+        if (dtypes[dtype].bits == 4)   /* decode looks at the low four bits */
+            for (int64_t i = 0; i < count; i++) out[i] = values[bytes[(first + i) / 2] >> (first + i) % 2 * 4];
+        else
+            for (int64_t i = 0; i < count; i++) out[i] = values[bytes[first + i]];
+    }
+    }
+}
+
+int64_t dtype_find_nan(enum dtype dtype, const void *data, int64_t count) {
+    enum { STRETCH = 4096 };   /* looked at as a whole, which vectorises */
+    const uint8_t *codes = data, mask = codes_of[dtype].mask, nan = codes_of[dtype].nan;
+    for (int64_t begin = 0; begin < count; begin += STRETCH) {
+        const int64_t end = begin + STRETCH < count ? begin + STRETCH : count;
+        uint8_t any = 0;
+        for (int64_t i = begin; i < end; i++) any |= (uint8_t)((codes[i] & mask) == nan);
+        for (int64_t i = begin; any && i < end; i++)
+            if ((codes[i] & mask) == nan) return i;
+    }
+    return -1;
 }

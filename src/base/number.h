@@ -44,6 +44,11 @@ const char *dtype_name(enum dtype dtype);            /* "F32", "BF16", ... */
 int dtype_bits(enum dtype dtype);                    /* per element */
 int dtype_from_name(const char *name, size_t length); /* an enum dtype, or -1 */
 static inline size_t dtype_bytes(enum dtype dtype, size_t count) { return count * (size_t)dtype_bits(dtype) / 8; }
+/* Numbers first..first+count-1 of an array at any address, F32, BF16, F16, F8_E4M3, F8_E8M0 or F4 (of the two in a byte
+ * the low four bits come first). */
+void dtype_decode(float *out, enum dtype dtype, const void *data, int64_t first, int64_t count);
+/* Index of the first of these codes of 8 bits that is NaN, or -1; so too where the type has none. */
+int64_t dtype_find_nan(enum dtype dtype, const void *codes, int64_t count);
 
 static inline float float_from_bits(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x; }
 static inline uint32_t bits_from_float(float x) { uint32_t bits; memcpy(&bits, &x, 4); return bits; }

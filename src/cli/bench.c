@@ -125,18 +125,15 @@ static enum status open_synthetic(struct model **out, const char *path, const st
         return status;
     }
     if (!machine->mtp) config.num_nextn_predict_layers = 0;
-    int compute = machine->compute != DTYPE_COUNT ? machine->compute
-                  : config.quantization.fp8       ? DTYPE_F8_E4M3
-                  : config.dtype == DTYPE_BF16    ? DTYPE_BF16
-                                                  : DTYPE_F32;
-    if ((status = model_create(&model, &config, machine->kernels, machine->pool, (enum dtype)compute, error))) {
+    const enum compute compute = machine->compute != COMPUTE_COUNT ? machine->compute : config_compute(&config);
+    if ((status = model_create(&model, &config, machine->kernels, machine->pool, compute, error))) {
         config_release(&config);
         arena_free(&arena);
         return status;
     }
     model->config_arena = arena;
     model->expanded_prefill = machine->expanded_prefill;
-    if ((machine->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)machine->cache, error))) ||
+    if ((machine->cache != CACHE_COUNT && (status = model_set_cache(model, machine->cache, error))) ||
         (status = fill_synthetic(model, error))) {
         model_destroy(model);
         return status;
@@ -438,8 +435,8 @@ static void print_table(const struct bench *bench, const struct cli_machine *mac
     const int64_t prompt = bench->request->prompt, generated = bench->request->generated;
     char a[CLI_FIGURE], b[CLI_FIGURE + 16], c[CLI_FIGURE];
     printf("%s parameters, %s, cache %s, %d threads, kernels %s, %s\n",
-           cli_format_count(a, (double)bench->sizes.parameters), cli_compute_name((int)bench->model->compute),
-           cli_cache_name((int)bench->model->cache), pool_threads(machine->pool), isa_name(machine->isa),
+           cli_format_count(a, (double)bench->sizes.parameters), precision_names[bench->model->compute],
+           precision_names[bench->model->cache], pool_threads(machine->pool), isa_name(machine->isa),
            cpu_model_name());
     printf("limits in this run: matrix products %sFLOP/s", cli_format_count(a, limits->flops));
     if (limits->attention_flops != limits->flops)
@@ -483,8 +480,8 @@ static void print_json(const struct bench *bench, const struct cli_machine *mach
                        const struct row *rows, int count, const struct drafting *drafting) {
     printf("{\"parameters\": %lld, \"compute\": \"%s\", \"cache\": \"%s\", \"prefill\": \"%s\", \"threads\": %d, "
            "\"kernels\": \"%s\", \"weight_bytes\": %.0f, \"cache_bytes_per_token\": %.0f,\n",
-           (long long)bench->sizes.parameters, cli_compute_name((int)bench->model->compute),
-           cli_cache_name((int)bench->model->cache), bench->model->expanded_prefill ? "expanded" : "absorbed",
+           (long long)bench->sizes.parameters, precision_names[bench->model->compute],
+           precision_names[bench->model->cache], bench->model->expanded_prefill ? "expanded" : "absorbed",
            pool_threads(machine->pool), isa_name(machine->isa), bench->weight_bytes, bench->cache_bytes);
     printf(" \"limits\": {\"flops\": %.6g, \"attention_flops\": %.6g, \"memory_before\": %.6g, \"memory_after\": "
            "%.6g},\n \"results\": [",
@@ -603,10 +600,10 @@ static enum status run(const struct request *request, struct cli_machine *machin
         bench.cache_bytes = (double)bench.sizes.cache_bytes_per_token[bench.model->cache];
         bench.expansion_flops = bench.sizes.expansion_flops_per_position;
         struct limits limits = {
-            .flops = probe_matmul_peak(machine->pool, machine->isa, compute_activation(bench.model->compute)),
+            .flops = probe_matmul_peak(machine->pool, machine->isa, compute_unquantised(bench.model->compute)),
             .memory_before = probe_memory_read(machine->pool)};
-        const enum dtype attention = bench.model->cache == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-        limits.attention_flops = attention == compute_activation(bench.model->compute)
+        const enum compute attention = bench.model->cache == CACHE_F32 ? COMPUTE_F32 : COMPUTE_BF16;
+        limits.attention_flops = attention == compute_unquantised(bench.model->compute)
                                      ? limits.flops
                                      : probe_matmul_peak(machine->pool, machine->isa, attention);
         struct drafting drafting = { 0 };
@@ -674,7 +671,7 @@ int command_bench(int argc, char **argv) {
     if (code == CLI_GO_ON) {
         struct error error;
         cli_catch_interrupts();
-        enum status status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+        enum status status = cli_machine_open(&machine, COMPUTE_COUNT, &error);
         if (!status) status = run(&request, &machine, &error);
         cli_machine_close(&machine);
         code = status ? cli_fail(&error) : CLI_DONE;

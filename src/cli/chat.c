@@ -669,7 +669,7 @@ int command_chat(int argc, char **argv) {
         struct error error;
         bool failed = false;
         cli_catch_interrupts();
-        enum status status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+        enum status status = cli_machine_open(&machine, COMPUTE_COUNT, &error);
         if (!status) status = run(&request, &machine, &failed, &error);
         cli_machine_close(&machine);
         if (status) code = cli_output_flush() ? cli_fail(&error) : CLI_FAILED;   /* main reports standard output */

@@ -20,7 +20,7 @@
  *         int code = cli_parse(&usage, argc, argv);
  *         if (code != CLI_GO_ON) return code;
  *         struct error error;
- *         if (cli_machine_open(&machine, DTYPE_F32, &error)) return cli_fail(&error);
+ *         if (cli_machine_open(&machine, COMPUTE_F32, &error)) return cli_fail(&error);
  *         ...
  *         cli_machine_close(&machine);
  *         return 0;

@@ -32,7 +32,7 @@ int door_run(int argc, char **argv, const char *command, const char *about, cons
     if (code != CLI_GO_ON) return code;
     struct error error;
     cli_catch_interrupts();
-    enum status status = cli_machine_open(&machine, DTYPE_F32, &error);
+    enum status status = cli_machine_open(&machine, COMPUTE_F32, &error);
     if (!status) status = run(&request, &machine, &error);
     cli_machine_close(&machine);
     return status ? cli_fail(&error) : CLI_DONE;

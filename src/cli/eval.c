@@ -371,7 +371,7 @@ int command_eval(int argc, char **argv) {
     if (code != CLI_GO_ON) return code;
     struct error error;
     cli_catch_interrupts();
-    enum status status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+    enum status status = cli_machine_open(&machine, COMPUTE_COUNT, &error);
     if (!status) status = run(&request, &machine, &error);
     cli_machine_close(&machine);
     return status ? cli_fail(&error) : CLI_DONE;

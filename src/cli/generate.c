@@ -659,7 +659,7 @@ int command_generate(int argc, char **argv) {
     if (code == CLI_GO_ON) {
         struct error error;
         cli_catch_interrupts();
-        enum status status = cli_machine_open(&machine, request.tokens_path ? DTYPE_F32 : DTYPE_COUNT, &error);
+        enum status status = cli_machine_open(&machine, request.tokens_path ? COMPUTE_F32 : COMPUTE_COUNT, &error);
         if (!status) status = run(&request, &machine, &error);
         cli_machine_close(&machine);
         if (status) code = cli_output_flush() ? cli_fail(&error) : CLI_FAILED;   /* main reports standard output */

@@ -110,7 +110,7 @@ static struct training_plan plan_training(struct model *model, int64_t batch, in
                                           const struct settings *settings) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
-    if (model->compute != DTYPE_F32) plan.copies = (double)model_packed_bytes(model, 2);
+    if (model->compute != COMPUTE_F32) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
     plan.moments = moments == DTYPE_BF16 ? plan.parameters : 2 * plan.parameters;
     plan.step = (double)model_plan_training(model, batch, length, objective, &plan.flops);
@@ -216,7 +216,7 @@ static void print_comparison(const struct comparison *c) {
 static void print_table(const struct report *report) {
     const struct config *config = &report->model->config;
     const struct config_sizes *sizes = &report->sizes;
-    const char *compute = cli_compute_name((int)report->model->compute);
+    const char *compute = precision_names[report->model->compute];
     char remark[128], figure[CLI_FIGURE];
     printf("%s (%s), %lld layers, hidden size %lld, vocabulary %lld, context %lld\n", config->family->architecture,
            config->model_type, (long long)config->num_hidden_layers, (long long)config->hidden_size,
@@ -249,10 +249,10 @@ static void print_table(const struct report *report) {
         row_bytes("checkpoint in FP8", (double)(sizes->fp8_bytes + sizes->mtp_fp8_bytes),
                   sizes->mtp_parameters ? "codes and scales, with multi-token prediction" : "codes and scales");
     snprintf(remark, sizeof remark, "%s numbers", cli_format_grouped(figure, sizes->cache_elements_per_token));
-    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token[DTYPE_F32], remark);
-    row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token[DTYPE_BF16], "");
-    if (sizes->cache_bytes_per_token[DTYPE_F8_E4M3])
-        row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token[DTYPE_F8_E4M3],
+    row_bytes("cache per token, fp32", (double)sizes->cache_bytes_per_token[CACHE_F32], remark);
+    row_bytes("cache per token, bf16", (double)sizes->cache_bytes_per_token[CACHE_BF16], "");
+    if (sizes->cache_bytes_per_token[CACHE_FP8])
+        row_bytes("cache per token, fp8", (double)sizes->cache_bytes_per_token[CACHE_FP8],
                   "latent in E4M3, rotary part in bf16");
 
     printf("\nFLOPs per token\n");
@@ -268,7 +268,7 @@ static void print_table(const struct report *report) {
     row_bytes("weights", report->inference.weights, "repacked for the matrix products");
     row_bytes("embedding", report->inference.embedding, "read from the checkpoint's file");
     snprintf(remark, sizeof remark, "%lld tokens, %s", (long long)report->inference.context,
-             cli_cache_name((int)report->model->cache));
+             precision_names[report->model->cache]);
     row_bytes("cache", report->inference.cache, remark);
     snprintf(remark, sizeof remark, "%d tokens at a time", ENGINE_DEFAULT_ROWS);
     row_bytes("step memory", report->inference.step, remark);
@@ -282,7 +282,7 @@ static void print_table(const struct report *report) {
               report->train.moments > report->train.parameters ? "AdamW, two in fp32" : "AdamW, two in bf16");
     if (report->train.copies > 0)
         row_bytes("copies for the matrix products", report->train.copies,
-                  report->model->compute == DTYPE_BF16 ? "bf16, both orders" : "E4M3, both orders");
+                  report->model->compute == COMPUTE_BF16 ? "bf16, both orders" : "E4M3, both orders");
     snprintf(remark, sizeof remark, "activations of %lld x %lld tokens", (long long)report->train.batch,
              (long long)report->train.length);
     row_bytes("step memory", report->train.step, remark);
@@ -319,9 +319,9 @@ static void put_sizes(json_t *object, const struct config_sizes *sizes) {
     put(object, "fp8_bytes", (double)sizes->fp8_bytes);
     put(object, "cache_elements_per_token", (double)sizes->cache_elements_per_token);
     json_t *part = object_in(object, "cache_bytes_per_token");
-    put(part, "fp32", (double)sizes->cache_bytes_per_token[DTYPE_F32]);
-    put(part, "bf16", (double)sizes->cache_bytes_per_token[DTYPE_BF16]);
-    const double fp8 = (double)sizes->cache_bytes_per_token[DTYPE_F8_E4M3];
+    put(part, "fp32", (double)sizes->cache_bytes_per_token[CACHE_F32]);
+    put(part, "bf16", (double)sizes->cache_bytes_per_token[CACHE_BF16]);
+    const double fp8 = (double)sizes->cache_bytes_per_token[CACHE_FP8];
     if (fp8 > 0) put(part, "fp8", fp8);
 }
 
@@ -371,8 +371,8 @@ static enum status print_json(const struct report *report, struct error *error) 
     if (!root) return error_set(error, STATUS_NO_MEMORY, "no memory for the report");
     json_object_set_new(root, "model_type", json_string(config->model_type));
     json_object_set_new(root, "architecture", json_string(config->family->architecture));
-    json_object_set_new(root, "compute", json_string(cli_compute_name((int)report->model->compute)));
-    json_object_set_new(root, "cache_type", json_string(cli_cache_name((int)report->model->cache)));
+    json_object_set_new(root, "compute", json_string(precision_names[report->model->compute]));
+    json_object_set_new(root, "cache_type", json_string(precision_names[report->model->cache]));
     put_layers(root, report->model);
     put_sizes(root, &report->sizes);
     json_t *part = object_in(root, "flops_per_token");
@@ -505,7 +505,7 @@ static enum status report_model(struct model *model, struct model *inference, co
     report.inference = plan_inference(inference, context);
     const struct objective objective = subject->trains ? settings_objective(&subject->settings) : (struct objective){0};
     const enum dtype moments = (subject->trains && subject->settings.optimizer.moments == 1) ||
-                                       (!subject->trains && model->compute == DTYPE_F8_E4M3)
+                                       (!subject->trains && model->compute == COMPUTE_FP8)
                                    ? DTYPE_BF16
                                    : DTYPE_F32;
     report.mtp_weight = objective.weights[LOSS_MTP];
@@ -521,9 +521,9 @@ static enum status report_model(struct model *model, struct model *inference, co
 }
 
 static enum status describe(struct model **model, struct config *config, const struct cli_machine *machine,
-                            enum dtype compute, struct error *error) {
+                            enum compute compute, struct error *error) {
     enum status status = model_create(model, config, machine->kernels, machine->pool, compute, error);
-    if (!status && machine->cache != DTYPE_COUNT) status = model_set_cache(*model, (enum dtype)machine->cache, error);
+    if (!status && machine->cache != CACHE_COUNT) status = model_set_cache(*model, machine->cache, error);
     if (!status && machine->expanded_prefill) status = model_set_expanded_prefill(*model, true, error);
     return status;
 }
@@ -536,16 +536,14 @@ static enum status run(struct request *request, struct cli_machine *machine, str
     if (!status && request->against) status = load(&other, request->against, NULL, request, error);
     if (!status) status = cli_machine_check(machine, &subject.config, error);
     if (!status && request->against) compare(&comparison, &subject, &other, request);
-    const int own = subject.trains                       ? (int)settings_compute(&subject.settings)
-                    : subject.config.quantization.fp8    ? DTYPE_F8_E4M3
-                    : subject.config.dtype == DTYPE_BF16 ? DTYPE_BF16
-                                                         : DTYPE_F32;
-    const int compute = machine->compute == DTYPE_COUNT ? own : machine->compute;
+    const enum compute compute = machine->compute != COMPUTE_COUNT ? machine->compute
+                                 : subject.trains                  ? settings_compute(&subject.settings)
+                                                                   : config_compute(&subject.config);
     struct config plain = subject.config;   /* without MTP modules; the JSON is the other's */
     plain.num_nextn_predict_layers = 0;
     plain.source = NULL;
-    if (!status) status = describe(&inference, &plain, machine, (enum dtype)compute, error);
-    if (!status) status = describe(&model, &subject.config, machine, (enum dtype)compute, error);
+    if (!status) status = describe(&inference, &plain, machine, compute, error);
+    if (!status) status = describe(&model, &subject.config, machine, compute, error);
     if (!status)
         status = report_model(model, inference, &subject, request->against ? &comparison : NULL, request, error);
     model_destroy(inference);
@@ -599,7 +597,7 @@ int command_info(int argc, char **argv) {
     int code = cli_parse(&usage, argc, argv);
     if (code == CLI_GO_ON) {
         struct error error;
-        enum status status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+        enum status status = cli_machine_open(&machine, COMPUTE_COUNT, &error);
         if (!status) status = run(&request, &machine, &error);
         cli_machine_close(&machine);
         code = status ? cli_fail(&error) : CLI_DONE;

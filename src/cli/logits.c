@@ -222,7 +222,7 @@ int command_logits(int argc, char **argv) {
     if (code != CLI_GO_ON) return code;
     struct error error;
     cli_catch_interrupts();
-    enum status status = cli_machine_open(&machine, DTYPE_F32, &error);
+    enum status status = cli_machine_open(&machine, COMPUTE_F32, &error);
     machine.mtp = request.with_mtp;
     if (!status) status = run(&request, &machine, &error);
     cli_machine_close(&machine);

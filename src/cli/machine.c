@@ -8,13 +8,7 @@
 #include "cli/cli.h"
 #include "model/blocks.h"
 
-static const char *const compute_names[] = { "fp32", "bf16", "fp8", NULL };
-static const int compute_types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3 };
 #define CHOICE_NOT_GIVEN (-1)
-
-const char *cli_compute_name(int compute) {
-    return compute == DTYPE_F8_E4M3 ? "fp8" : compute == DTYPE_BF16 ? "bf16" : "fp32";
-}
 
 struct cli_option cli_threads_option(struct cli_machine *machine) {
     return (struct cli_option){"threads",
@@ -35,16 +29,11 @@ struct cli_option cli_compute_option(struct cli_machine *machine, const char *fa
                                "TYPE",
                                CLI_CHOICE,
                                &machine->compute_choice,
-                               .choices = compute_names,
+                               .choices = precision_names,
                                .fallback = fallback,
                                .help = "type of the matrix products: fp32; bf16 with fp32 sums; fp8, those of an FP8 "
                                        "checkpoint with activations rounded to E4M3 as it was trained"};
 }
-
-static const char *const cache_names[] = { "fp32", "bf16", "fp8", NULL };
-static const int cache_types[] = { DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3 };
-
-const char *cli_cache_name(int cache) { return cli_compute_name(cache); }
 
 struct cli_option cli_cache_option(struct cli_machine *machine) {
     machine->takes_cache = true;
@@ -54,7 +43,7 @@ struct cli_option cli_cache_option(struct cli_machine *machine) {
                                "TYPE",
                                CLI_CHOICE,
                                &machine->cache_choice,
-                               .choices = cache_names,
+                               .choices = precision_names,
                                .fallback = "the type of --compute",
                                .help = "type of what is kept of earlier tokens: fp32, bf16, or fp8 (multi-head latent "
                                        "attention alone). A smaller one takes less memory and time, and rounds"};
@@ -136,8 +125,7 @@ enum status cli_machine_check(const struct cli_machine *machine, const struct co
                          config->model_type);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
         const struct block *block = attention_blocks[config->layers[i].attention];
-        if (machine->cache != DTYPE_COUNT &&
-            !block->cache_bytes(config, &config->layers[i], (enum dtype)machine->cache))
+        if (machine->cache != CACHE_COUNT && !block->cache_bytes(config, &config->layers[i], machine->cache))
             return error_set(error, STATUS_INVALID,
                              "--cache-type: found fp8, expected fp32 or bf16: layer %lld of this model (%s) has no "
                              "multi-head latent attention",
@@ -151,11 +139,11 @@ enum status cli_machine_check(const struct cli_machine *machine, const struct co
     return STATUS_OK;
 }
 
-enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error) {
-    machine->compute = machine->compute_choice == CHOICE_NOT_GIVEN ? fallback : compute_types[machine->compute_choice];
+enum status cli_machine_open(struct cli_machine *machine, enum compute fallback, struct error *error) {
+    machine->compute = machine->compute_choice == CHOICE_NOT_GIVEN ? fallback : (enum compute)machine->compute_choice;
     machine->cache = machine->takes_cache && machine->cache_choice != CHOICE_NOT_GIVEN
-                         ? cache_types[machine->cache_choice]
-                         : DTYPE_COUNT;
+                         ? (enum cache_type)machine->cache_choice
+                         : CACHE_COUNT;
     machine->expanded_prefill = machine->prefill_choice == PREFILL_EXPANDED;
     double bytes;
     if (machine->expert_cache_text &&

@@ -11,10 +11,8 @@ struct cli_machine {
     enum isa isa;
     const struct kernels *kernels;
     struct pool *pool;
-    /* DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3, or DTYPE_COUNT: not given, the checkpoint's
-     * own (or the training config's) */
-    int compute;
-    int cache;             /* the same of what sequences keep; DTYPE_COUNT: the compute type */
+    enum compute compute;  /* COMPUTE_COUNT: not given, the checkpoint's own (or the training config's) */
+    enum cache_type cache; /* of what sequences keep; CACHE_COUNT: the compute type */
     bool expanded_prefill; /* model.h */
     bool mtp;              /* open models with their MTP modules (inference): set by --draft, or by the command */
     int64_t threads;       /* option --threads, 0: every processor */
@@ -39,10 +37,8 @@ struct cli_option cli_draft_option(struct cli_machine *machine);
 /* What --draft says, of an engine for a model that cli_model_open opened. */
 enum status cli_engine_draft(struct engine *engine, const struct cli_machine *machine, struct error *error);
 /* After cli_parse. `fallback`: machine->compute where --compute was not given. */
-enum status cli_machine_open(struct cli_machine *machine, int fallback, struct error *error);
+enum status cli_machine_open(struct cli_machine *machine, enum compute fallback, struct error *error);
 void cli_machine_close(struct cli_machine *machine);
-const char *cli_compute_name(int compute);   /* "fp32", "bf16", "fp8" */
-const char *cli_cache_name(int cache);       /* "fp32", "bf16", "fp8" */
 
 /* Can a model of this config have what --cache-type, --prefill and --draft ask for? Asked before any work; the message
  * names the flag. */

@@ -169,9 +169,9 @@ static enum status load_config(const struct request *request, const struct cli_m
         status = error_set(error, STATUS_INVALID, "%s: the top level is not a JSON object", request->config);
     for (int i = 0; i < request->set.count && !status; i++)
         status = settings_set(*config, request->set.items[i], error);
-    if (!status && machine->compute != DTYPE_COUNT) {   /* --compute is short for --set train.compute */
+    if (!status && machine->compute != COMPUTE_COUNT) {   /* --compute is short for --set train.compute */
         char assignment[64];
-        snprintf(assignment, sizeof assignment, "train.compute=%s", cli_compute_name(machine->compute));
+        snprintf(assignment, sizeof assignment, "train.compute=%s", precision_names[machine->compute]);
         status = settings_set(*config, assignment, error);
     }
     if (status) {
@@ -206,7 +206,7 @@ static void introduce(const struct view *view) {
     if (s->schedule.batch_start > 0)
         snprintf(from, sizeof from, "%lld growing to ", (long long)s->schedule.batch_start);
     cli_note("steps   %lld of %s%lld x %lld tokens, %s", (long long)s->steps, from, (long long)s->batch_size,
-             (long long)s->sequence_length, cli_compute_name((int)settings_compute(s)));
+             (long long)s->sequence_length, precision_names[settings_compute(s)]);
     double bytes = (double)(t->model->page_bytes[0] + t->model->page_bytes[1] + t->trainer->optimizer->page_bytes);
     cli_note(
         "memory  %s of parameters, gradients and moments, %s of step memory; matrix peak %s FLOP/s (%s, %d thread%s)",
@@ -390,7 +390,7 @@ int command_train(int argc, char **argv) {
     }
     cli_catch_interrupts();
     enum status status = named ? STATUS_OK : error_set(&error, STATUS_NO_MEMORY, "no memory");
-    if (!status) status = cli_machine_open(&machine, DTYPE_COUNT, &error);
+    if (!status) status = cli_machine_open(&machine, COMPUTE_COUNT, &error);
     if (!status) status = load_config(&request, &machine, &config, &error);
     if (!status) status = run(&request, &machine, config, request.out ? request.out : fallback, &begun, &error);
     if (status) cli_blame_set(&error, request.config, &request.set);

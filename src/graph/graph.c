@@ -4,7 +4,7 @@
 #include "graph/graph.h"
 
 void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
-                enum dtype compute, bool recording, bool planning) {
+                enum compute compute, bool recording, bool planning) {
     *graph = (struct graph){.kernels = kernels,
                             .pool = pool,
                             .memory = memory,

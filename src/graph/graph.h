@@ -97,8 +97,8 @@ struct graph {
     struct pool *pool;
     struct memory *memory;
     struct arena arena;          /* tensors and ops; reset with the graph */
-    /* F32, BF16 or F8_E4M3: type of linear products; the activations between them are of compute_activation(compute) */
-    enum dtype compute;
+    /* of linear products; the activations between them are of compute_activation(compute) */
+    enum compute compute;
     bool recording, planning;
     bool again;                  /* the forward that runs has run before */
     struct op *last;             /* the tape */
@@ -118,7 +118,7 @@ struct graph {
 };
 
 void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
-                enum dtype compute, bool recording, bool planning);
+                enum compute compute, bool recording, bool planning);
 void graph_reset(struct graph *graph);     /* forgets the pass: its tensors, its tape, its memory */
 void graph_destroy(struct graph *graph);
 

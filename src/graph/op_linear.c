@@ -22,18 +22,18 @@ struct matrix matrix_of_inputs(const struct parameter *w, const void *x, enum dt
                                              .rows = rows,
                                              .cols = w->shape[1],
                                              .stride = stride,
-                                             .column_scales = w->compute == DTYPE_F8_E4M3});
+                                             .column_scales = w->compute == COMPUTE_FP8});
 }
 
 size_t packed_inputs_bytes(const struct graph *graph, const struct parameter *w, int64_t rows) {
     const struct matmul_kernels *matmul = &graph->kernels->matmul;
-    return w->compute == DTYPE_F8_E4M3 ? matmul->packed_columns_bytes(rows, w->shape[1])
+    return w->compute == COMPUTE_FP8 ? matmul->packed_columns_bytes(rows, w->shape[1])
                                        : matmul->packed_bytes(rows, w->shape[1], w->compute);
 }
 
 /* Codes that products in BF16 read as such. */
 static bool as_codes(const struct parameter *w) {
-    return w->compute == DTYPE_BF16 && parameter_packed_type(w) == DTYPE_F8_E4M3;
+    return w->compute == COMPUTE_BF16 && parameter_packed_type(w) == COMPUTE_FP8;
 }
 
 struct matrix matrix_of_view(const struct parameter *w, const struct parameter_view *view) {
@@ -78,7 +78,7 @@ void stored_operand(const struct parameter *w, int side, struct matmul_product *
 /* ---- what quantisation loses ------------------------------------------------------------------------------------- */
 
 void count_operand(struct graph *graph, const struct parameter *w, enum fp8_operand which, const struct matrix *m) {
-    if (!graph->fp8 || graph->again || w->compute != DTYPE_F8_E4M3 || !graph_computes(graph)) return;
+    if (!graph->fp8 || graph->again || w->compute != COMPUTE_FP8 || !graph_computes(graph)) return;
     graph->kernels->rows.count_fp8(graph->pool, which == FP8_X ? &graph->fp8->x : &graph->fp8->dy, m->data, m->dtype,
                                    m->stride, m->rows, m->cols, m->least_amax, m->power_of_two);
 }
@@ -113,7 +113,7 @@ static void count_weight_part(void *context, int thread, int threads) {
 }
 
 void count_weight(struct graph *graph, const struct parameter *w) {
-    if (!graph->fp8 || graph->again || w->compute != DTYPE_F8_E4M3 || !w->value || !graph_computes(graph)) return;
+    if (!graph->fp8 || graph->again || w->compute != COMPUTE_FP8 || !w->value || !graph_computes(graph)) return;
     struct weight_count count = {.w = w};
     pool_run(graph->pool, count_weight_part, &count);
     graph->fp8->w.numbers += w->count;
@@ -203,7 +203,7 @@ void weight_gradient(struct graph *graph, struct parameter *w, const void *dy, e
                                                .c_stride = in,
                                                .c_dtype = DTYPE_F32,
                                                .onto = onto,
-                                               .column_scales = w->compute == DTYPE_F8_E4M3};
+                                               .column_scales = w->compute == COMPUTE_FP8};
         matmul->run(graph->pool, &a, w->compute, &product, 1, scratch);
     }
     scratch_give(graph, scratch, scratch_bytes);

@@ -16,7 +16,7 @@ static int64_t chunk_rows(int64_t rows, int64_t vocab) {
 
 /* c [rows, n] = x B (or onto c), B and n as `operand` has them. */
 static void head_product(struct graph *graph, const void *x, enum dtype x_dtype, int64_t stride, int64_t rows,
-                         int64_t width, enum dtype compute, const struct matmul_product *operand, void *c,
+                         int64_t width, enum compute compute, const struct matmul_product *operand, void *c,
                          enum dtype c_dtype, enum matmul_onto onto, void *scratch) {
     const int64_t n = operand->n;
     graph->flops += 2.0 * (double)rows * (double)width * (double)n;
@@ -53,7 +53,7 @@ static void cross_entropy_forward(struct graph *graph, struct op *op) {
     void *scratch = scratch_take(graph, scratch_bytes);
     /* The logits' gradient in the type that the products round it to: it is read twice. In bf16 it fills half of a row
      * of logits. */
-    const enum dtype d_dtype = head->compute;
+    const enum dtype d_dtype = compute_activation(head->compute);
     const int64_t d_stride = d_dtype == DTYPE_BF16 ? 2 * vocab : vocab;
     struct matmul_product operand[2] = {{.n = vocab}, {.n = width}};
     if (graph_computes(graph)) {
@@ -92,7 +92,7 @@ static const struct op_kind cross_entropy_kind = {.name = "cross_entropy", .forw
 void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *targets,
                       const float *weights, float *losses, int32_t *best) {
     /* a model that breaks the rule in graph.h */
-    if (head->compute == DTYPE_F8_E4M3) graph->status = STATUS_UNSUPPORTED;
+    if (head->compute == COMPUTE_FP8) graph->status = STATUS_UNSUPPORTED;
     struct op *op = op_new(graph, &cross_entropy_kind, sizeof(struct cross_entropy));
     if (!op) return;
     *(struct cross_entropy *)op->extra = (struct cross_entropy){targets, weights, losses, best};
@@ -103,7 +103,7 @@ void op_cross_entropy(struct graph *graph, struct tensor *h, struct parameter *h
 
 void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, const int32_t *rows, int64_t count,
                float *logits) {
-    if (head->compute == DTYPE_F8_E4M3) graph->status = STATUS_UNSUPPORTED;   /* likewise */
+    if (head->compute == COMPUTE_FP8) graph->status = STATUS_UNSUPPORTED;   /* likewise */
     if (graph->status != STATUS_OK || count == 0) return;
     const int64_t vocab = head->shape[0], width = h->width;
     const size_t row_bytes = dtype_bytes(h->dtype, (size_t)width),

@@ -19,7 +19,7 @@ struct pass {
     struct moe_routing routing;   /* while planning: nothing */
     int64_t rows, room;
     int64_t hidden, width;
-    enum dtype compute;
+    enum compute compute;
     struct matmul_group *groups;  /* the list: [2 experts], and as many products behind them */
     struct matmul_product *products;
     int count;
@@ -185,7 +185,7 @@ static void list_weight_gradients(struct pass *pass, enum which which, int matri
                 .c_dtype = DTYPE_F32,
                 .onto = onto[i],
                 .unpacked = matrix_of_inputs(w, operand_row(x, row), x->dtype, rows, x->stride),
-                .column_scales = w->compute == DTYPE_F8_E4M3};
+                .column_scales = w->compute == COMPUTE_FP8};
             const struct matrix dy_columns = {.data = operand_row(&from, row),
                                               .dtype = from.dtype,
                                               .rows = out,

@@ -8,7 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/number.h"
+#include "base/format.h"
 
 /* A slice of a matrix that is multiplied for itself (MLA's W_kvb, head by head): rows row..row+rows of W [out, in] as a
  * right-hand side, W_s [rows, in] or, transposed, W_s^T [in, rows]. */
@@ -77,8 +77,8 @@ struct parameter {
     struct parameter_name *names;
     int layer;                  /* -1: of none */
     int64_t count;              /* elements */
-    /* type of the products with it, F32, BF16 or F8_E4M3: the model's, but for parts that stay in a higher one */
-    enum dtype compute;
+    /* of the products with it: the model's, but for parts that stay in a higher one */
+    enum compute compute;
 
     float *value;               /* fp32 master, or NULL at inference */
     int32_t *integers;
@@ -114,13 +114,9 @@ struct parameter {
 
 static inline bool parameter_trained(const struct parameter *p) { return p->update <= UPDATE_ELEMENTS; }
 
-/* The activations between products: BF16 in both BF16 and F8_E4M3. Views are multiplied and packed in it, too. */
-static inline enum dtype compute_activation(enum dtype compute) {
-    return compute == DTYPE_F32 ? DTYPE_F32 : DTYPE_BF16;
-}
-/* Type of the packed copies; of the views', where a model is opened for inference, the activations'. */
-static inline enum dtype parameter_packed_type(const struct parameter *p) {
-    return p->codes && p->compute == DTYPE_BF16 ? DTYPE_F8_E4M3 : p->compute;
+/* Compute type of the packed copies; of the views', where a model is opened for inference, view_compute. */
+static inline enum compute parameter_packed_type(const struct parameter *p) {
+    return p->codes && p->compute == COMPUTE_BF16 ? COMPUTE_FP8 : p->compute;
 }
 
 #endif

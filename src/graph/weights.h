@@ -31,7 +31,7 @@ void weight_operand(const struct graph *graph, const struct parameter *w, int si
 void stored_operand(const struct parameter *w, int side, struct matmul_product *product);
 /* The same of a view: as a right-hand operand, and into `product`, which reads the stored matrix where there is no
  * packed copy. Products with views are in view_compute. */
-static inline enum dtype view_compute(const struct parameter *w) { return compute_activation(w->compute); }
+static inline enum compute view_compute(const struct parameter *w) { return compute_unquantised(w->compute); }
 struct matrix matrix_of_view(const struct parameter *w, const struct parameter_view *view);
 void view_operand(const struct parameter *w, int view, struct matmul_product *product);
 /* dW += dY^T X;  dy [rows, out], packed_x: matrix_of_inputs as matmul_pack wrote it. */

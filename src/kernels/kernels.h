@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "base/cpu.h"
-#include "base/number.h"
+#include "base/format.h"
 #include "base/pool.h"
 
 /* ---- matrix products (kernels/matmul_*.c) ------------------------------------------------------------------------ */
@@ -80,23 +80,23 @@ struct matmul_group {
 struct matmul_kernels {
     /* Bytes of a packed B [k, n]. Panels of outputs, interleaved so that one sequential stream feeds the product. */
     /* F8_E4M3: codes, and a scale for each 128 x 128 of them */
-    size_t (*packed_bytes)(int64_t k, int64_t n, enum dtype compute);
+    size_t (*packed_bytes)(int64_t k, int64_t n, enum compute compute);
     /* Packs rows k0..k1 and columns n0..n1 of B on the calling thread. `compute` F8_E4M3 quantises F32 and BF16 numbers
      * and copies codes as they are; F32 and BF16 dequantise codes. k0 and n0 are multiples of MATMUL_GRAIN, k1 and n1
      * too or the end. Padding is written as zeros. */
-    void (*pack_part)(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
+    void (*pack_part)(void *packed, const struct matrix *b, enum compute compute, int64_t k0, int64_t k1, int64_t n0,
                       int64_t n1);
     /* Scratch for a call with these sizes (A is packed into it), and the call: `count` products of one A [m, k] with
      * several B. */
-    size_t (*scratch_bytes)(int64_t m, int64_t k, enum dtype compute, int threads);
-    void (*run)(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
+    size_t (*scratch_bytes)(int64_t m, int64_t k, enum compute compute, int threads);
+    void (*run)(struct pool *pool, const struct matrix *a, enum compute compute, const struct matmul_product *products,
                 int count, void *scratch);
     /* Many independent calls in one: experts with the rows that were routed to them, heads with their slices of a
      * matrix. Each group's bits are those of `run` on it alone. Groups of no rows cost nothing; groups with k = 0 write
      * zeros (or add nothing). Outputs of different groups must not overlap. Scratch for any list whose groups have at
      * most max_m rows and k of at most max_k, however many there are. */
-    size_t (*grouped_scratch_bytes)(int64_t max_m, int64_t max_k, enum dtype compute, int threads);
-    void (*run_grouped)(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
+    size_t (*grouped_scratch_bytes)(int64_t max_m, int64_t max_k, enum compute compute, int threads);
+    void (*run_grouped)(struct pool *pool, enum compute compute, const struct matmul_group *groups, int count,
                         void *scratch);
     /* packed_bytes of codes with column_scales. */
     size_t (*packed_columns_bytes)(int64_t k, int64_t n);
@@ -105,7 +105,7 @@ struct matmul_kernels {
 
 /* Packs a whole B on all threads. */
 void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b,
-                 enum dtype compute);
+                 enum compute compute);
 
 /* ---- attention (kernels/attention_*.c) --------------------------------------------------------------------------- */
 

@@ -5,7 +5,7 @@ struct pack_call {
     const struct matmul_kernels *kernels;
     void *packed;
     const struct matrix *b;
-    enum dtype compute;
+    enum compute compute;
 };
 
 static void pack_task(void *context, int thread, int threads) {
@@ -22,7 +22,7 @@ static void pack_task(void *context, int thread, int threads) {
 }
 
 void matmul_pack(struct pool *pool, const struct matmul_kernels *kernels, void *packed, const struct matrix *b,
-                 enum dtype compute) {
+                 enum compute compute) {
     struct pack_call call = {kernels, packed, b, compute};
     pool_run(pool, pack_task, &call);
 }

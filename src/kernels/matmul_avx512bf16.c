@@ -60,8 +60,8 @@ static const struct matmul_kind kind_bf16 = {
     .multiply_single = stream_dot,
 };
 
-static const struct matmul_kind *kind_of(enum dtype compute) {
-    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : matmul_avx512_f32;
+static const struct matmul_kind *kind_of(enum compute compute) {
+    return compute == COMPUTE_FP8 ? &kind_codes : compute == COMPUTE_BF16 ? &kind_bf16 : matmul_avx512_f32;
 }
 
 const struct matmul_kernels matmul_avx512bf16 = {packed_bytes,          pack_part,   scratch_bytes,       run,

@@ -107,8 +107,8 @@ static const struct matmul_kind kind_bf16 = {
     .expand = expand_pairs,
 };
 
-static const struct matmul_kind *kind_of(enum dtype compute) {
-    return compute == DTYPE_F8_E4M3 ? &kind_codes : compute == DTYPE_BF16 ? &kind_bf16 : &kind_f32;
+static const struct matmul_kind *kind_of(enum compute compute) {
+    return compute == COMPUTE_FP8 ? &kind_codes : compute == COMPUTE_BF16 ? &kind_bf16 : &kind_f32;
 }
 
 #endif

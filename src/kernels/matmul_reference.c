@@ -13,17 +13,17 @@ enum { COLUMNS = 64 };   /* of one row, computed together; they share a block of
 static int64_t tiles(int64_t n) { return (n + FP8_TILE - 1) / FP8_TILE; }
 static size_t codes_bytes(int64_t k, int64_t n) { return (size_t)((k * n + 63) / 64 * 64); }
 
-static size_t packed_bytes(int64_t k, int64_t n, enum dtype compute) {
-    if (compute == DTYPE_F8_E4M3) return codes_bytes(k, n) + (size_t)(tiles(k) * tiles(n)) * sizeof(float);
+static size_t packed_bytes(int64_t k, int64_t n, enum compute compute) {
+    if (compute == COMPUTE_FP8) return codes_bytes(k, n) + (size_t)(tiles(k) * tiles(n)) * sizeof(float);
     return (size_t)(k * n) * sizeof(float);
 }
 static size_t packed_columns_bytes(int64_t k, int64_t n) {
     return codes_bytes(k, n) + (size_t)(tiles(k) * n) * sizeof(float);
 }
 
-static void pack_part(void *packed, const struct matrix *b, enum dtype compute, int64_t k0, int64_t k1, int64_t n0,
+static void pack_part(void *packed, const struct matrix *b, enum compute compute, int64_t k0, int64_t k1, int64_t n0,
                       int64_t n1) {
-    if (compute != DTYPE_F8_E4M3) {
+    if (compute != COMPUTE_FP8) {
         float *to = packed;
         for (int64_t k = k0; k < k1; k++)
             for (int64_t n = n0; n < n1; n++) to[k * b->cols + n] = matmul_element(b, compute, k, n);
@@ -44,14 +44,14 @@ static void pack_part(void *packed, const struct matrix *b, enum dtype compute, 
     }
 }
 
-static size_t scratch_bytes(int64_t m, int64_t k, enum dtype compute, int threads) {
+static size_t scratch_bytes(int64_t m, int64_t k, enum compute compute, int threads) {
     (void)m, (void)k, (void)compute, (void)threads;
     return 0;
 }
 
 struct call {
     const struct matrix *a;
-    enum dtype compute;
+    enum compute compute;
     const struct matmul_product *product;
 };
 
@@ -106,7 +106,7 @@ static void task(void *context, int thread, int threads) {
         float sum[COLUMNS] = {0};
         if (product->onto == MATMUL_CONTINUE)
             for (int64_t j = 0; j < count; j++) sum[j] = ((const float *)product->c)[at + j];
-        if (call->compute == DTYPE_F8_E4M3 || product->codes) add_parts(call, sum, i, j0, count);
+        if (call->compute == COMPUTE_FP8 || product->codes) add_parts(call, sum, i, j0, count);
         else add_products(call, sum, i, j0, count);
         for (int64_t j = 0; j < count; j++) {
             if (product->c_dtype == DTYPE_BF16) ((uint16_t *)product->c)[at + j] = bf16_from_float(sum[j]);
@@ -116,7 +116,7 @@ static void task(void *context, int thread, int threads) {
     }
 }
 
-static void run(struct pool *pool, const struct matrix *a, enum dtype compute, const struct matmul_product *products,
+static void run(struct pool *pool, const struct matrix *a, enum compute compute, const struct matmul_product *products,
                 int count, void *scratch) {
     (void)scratch;
     for (int i = 0; i < count; i++) {
@@ -125,7 +125,7 @@ static void run(struct pool *pool, const struct matrix *a, enum dtype compute, c
     }
 }
 
-static void run_grouped(struct pool *pool, enum dtype compute, const struct matmul_group *groups, int count,
+static void run_grouped(struct pool *pool, enum compute compute, const struct matmul_group *groups, int count,
                         void *scratch) {
     for (int i = 0; i < count; i++) run(pool, &groups[i].a, compute, groups[i].products, groups[i].count, scratch);
 }

@@ -21,13 +21,13 @@ static inline float matmul_stored_scale(const struct matrix *matrix, int64_t i, 
 }
 
 /* Element (i, j), rounded to bf16 where the compute type is BF16. */
-static inline float matmul_element(const struct matrix *matrix, enum dtype compute, int64_t i, int64_t j) {
+static inline float matmul_element(const struct matrix *matrix, enum compute compute, int64_t i, int64_t j) {
     const int64_t at = matmul_at(matrix, i, j);
     if (matrix->dtype == DTYPE_BF16) return bf16_to_float(((const uint16_t *)matrix->data)[at]);
     float x = matrix->dtype == DTYPE_F8_E4M3
                   ? e4m3_to_float(((const uint8_t *)matrix->data)[at]) * matmul_stored_scale(matrix, i, j)
                   : ((const float *)matrix->data)[at];
-    return compute == DTYPE_BF16 ? bf16_to_float(bf16_from_float(x)) : x;
+    return compute == COMPUTE_BF16 ? bf16_to_float(bf16_from_float(x)) : x;
 }
 
 /* sum[j] += a b[j], j < n: one step of n chains. */
@@ -41,7 +41,7 @@ static inline void matmul_step(real *sum, float a, const float *b, int64_t n) {
 static inline float matmul_tile_scale(const struct matrix *matrix, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
     float amax = 0.0f;
     for (int64_t i = i0; i < i1; i++)
-        for (int64_t j = j0; j < j1; j++) amax = fp8_largest(amax, matmul_element(matrix, DTYPE_F32, i, j));
+        for (int64_t j = j0; j < j1; j++) amax = fp8_largest(amax, matmul_element(matrix, COMPUTE_F32, i, j));
     return fp8_scale(amax, matrix->least_amax, matrix->power_of_two);
 }
 
@@ -59,17 +59,18 @@ static inline float matmul_b_scale(const struct matrix *b, int64_t k0, int64_t j
 }
 static inline uint8_t matmul_b_code(const struct matrix *b, float scale, int64_t i, int64_t j) {
     return b->dtype == DTYPE_F8_E4M3 ? ((const uint8_t *)b->data)[matmul_at(b, i, j)]
-                                     : e4m3_from_float(matmul_element(b, DTYPE_F32, i, j) / scale);
+                                     : e4m3_from_float(matmul_element(b, COMPUTE_F32, i, j) / scale);
 }
 
 /* Of a left-hand side: row i where k is k0..k1, a tile or less, as the products see it; returns its scale. Compute type
  * BF16: rounded, scale 1. */
-static inline float matmul_a_tile(const struct matrix *a, enum dtype compute, int64_t i, int64_t k0, int64_t k1,
+static inline float matmul_a_tile(const struct matrix *a, enum compute compute, int64_t i, int64_t k0, int64_t k1,
                                   float *to) {
-    const float scale = compute == DTYPE_BF16 ? 1.0f : matmul_tile_scale(a, i, i + 1, k0, k1);
+    const float scale = compute == COMPUTE_BF16 ? 1.0f : matmul_tile_scale(a, i, i + 1, k0, k1);
     for (int64_t k = k0; k < k1; k++)
-        to[k - k0] = compute == DTYPE_BF16 ? matmul_element(a, DTYPE_BF16, i, k)
-                                           : e4m3_to_float(e4m3_from_float(matmul_element(a, DTYPE_F32, i, k) / scale));
+        to[k - k0] = compute == COMPUTE_BF16
+                         ? matmul_element(a, COMPUTE_BF16, i, k)
+                         : e4m3_to_float(e4m3_from_float(matmul_element(a, COMPUTE_F32, i, k) / scale));
     return scale;
 }
 

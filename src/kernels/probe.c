@@ -39,15 +39,15 @@ static void peak_task(void *context, int thread, int threads) {
     call->rounds(call->count);
 }
 
-double probe_matmul_peak(struct pool *pool, enum isa isa, enum dtype compute) {
+double probe_matmul_peak(struct pool *pool, enum isa isa, enum compute compute) {
     struct peak_call call = {probe_rounds_fmaf, 0};
     double flops = PROBE_FMAF_FLOPS, best = 0.0;
 #if defined(__x86_64__)
     if (isa >= ISA_AVX2) call.rounds = probe_rounds_avx2, flops = PROBE_AVX2_FLOPS;
     if (isa >= ISA_AVX512) call.rounds = probe_rounds_avx512, flops = PROBE_AVX512_FLOPS;
-    if (isa >= ISA_AVX512_BF16 && compute == DTYPE_BF16)
+    if (isa >= ISA_AVX512_BF16 && compute == COMPUTE_BF16)
         call.rounds = probe_rounds_avx512bf16, flops = PROBE_AVX512BF16_FLOPS;
-    if (isa >= ISA_AMX && compute == DTYPE_BF16) call.rounds = probe_rounds_amx, flops = PROBE_AMX_FLOPS;
+    if (isa >= ISA_AMX && compute == COMPUTE_BF16) call.rounds = probe_rounds_amx, flops = PROBE_AMX_FLOPS;
 #else
     (void)isa, (void)compute;
 #endif

@@ -3,12 +3,12 @@
 #define DEEPSEEK_KERNELS_PROBE_H
 
 #include "base/cpu.h"
-#include "base/number.h"
+#include "base/format.h"
 #include "base/pool.h"
 
 /* FLOP/s of the instruction that the variant's matrix products use for this compute type (F32 or BF16), on all threads,
  * in registers alone: the best of several short runs. About 50 ms. */
-double probe_matmul_peak(struct pool *pool, enum isa isa, enum dtype compute);
+double probe_matmul_peak(struct pool *pool, enum isa isa, enum compute compute);
 
 /* Bytes per second of reading memory in sequence on all threads, each its own part of a buffer larger than the
  * last-level cache: the median of several passes. 0 when there is no memory for the buffer. Below half a second. */

@@ -32,7 +32,7 @@ static struct attention_shape gqa_shape(const struct model *model) {
     return (struct attention_shape){
         .heads = (int)config->num_attention_heads, .kv_heads = (int)config->num_key_value_heads,
         .qk_dim = (int)config->head_dim, .v_dim = (int)config->head_dim,
-        .scale = (float)(1.0 / sqrt((double)config->head_dim)), .kv_dtype = model->cache,
+        .scale = (float)(1.0 / sqrt((double)config->head_dim)), .kv_dtype = cache_dtype(model->cache),
     };
 }
 
@@ -47,11 +47,11 @@ static void gqa_sizes(const struct config *config, const struct layer_plan *plan
     sizes->inference_attention_flops_per_position += 4.0 * (double)query;
 }
 
-static int64_t gqa_cache_bytes(const struct config *config, const struct layer_plan *plan, enum dtype cache) {
+static int64_t gqa_cache_bytes(const struct config *config, const struct layer_plan *plan, enum cache_type cache) {
     (void)plan;
-    return cache == DTYPE_F32 || cache == DTYPE_BF16
-               ? (int64_t)dtype_bytes(cache, (size_t)(2 * config->num_key_value_heads * config->head_dim))
-               : 0;
+    return cache == CACHE_FP8 ? 0
+                              : (int64_t)dtype_bytes(cache_dtype(cache),
+                                                     (size_t)(2 * config->num_key_value_heads * config->head_dim));
 }
 
 static void gqa_describe(const struct config *config, const struct layer_plan *plan, char *text, size_t size) {

@@ -85,7 +85,7 @@ static struct latent_shape mla_shape(const struct model *model) {
         .value = config->v_head_dim,
         .rank = config->kv_lora_rank,
         .scale = softmax_scale(config),
-        .cache = model->cache,
+        .cache = cache_dtype(model->cache),
     };
 }
 
@@ -107,11 +107,11 @@ static void mla_sizes(const struct config *config, const struct layer_plan *plan
 }
 
 /* E4M3: codes of the latent with an fp32 scale for 128 of them, the rotary part in bf16 */
-static int64_t mla_cache_bytes(const struct config *config, const struct layer_plan *plan, enum dtype cache) {
+static int64_t mla_cache_bytes(const struct config *config, const struct layer_plan *plan, enum cache_type cache) {
     const int64_t latent = config->kv_lora_rank, rope = config->qk_rope_head_dim;
     (void)plan;
-    if (cache == DTYPE_F8_E4M3) return latent + 4 * ((latent + 127) / 128) + 2 * rope;
-    return cache == DTYPE_F32 || cache == DTYPE_BF16 ? (int64_t)dtype_bytes(cache, (size_t)(latent + rope)) : 0;
+    if (cache == CACHE_FP8) return latent + 4 * ((latent + 127) / 128) + 2 * rope;
+    return (int64_t)dtype_bytes(cache_dtype(cache), (size_t)(latent + rope));
 }
 
 static void mla_describe(const struct config *config, const struct layer_plan *plan, char *text, size_t size) {

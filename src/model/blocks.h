@@ -49,7 +49,7 @@ struct attention_job *model_attention_jobs(const struct forward *pass, const str
 /* How FP8 training keeps a tensor between forward and backward (spec/v1-v3.md section 4.1); the other compute types
  * keep it as it is. */
 static inline enum tensor_compression model_compression(const struct model *model, enum tensor_compression wanted) {
-    return model->compute == DTYPE_F8_E4M3 ? wanted : COMPRESS_NONE;
+    return model->compute == COMPUTE_FP8 ? wanted : COMPRESS_NONE;
 }
 
 /* The pass of one layer: both halves. */

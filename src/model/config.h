@@ -16,7 +16,7 @@
 
 #include "base/arena.h"
 #include "base/error.h"
-#include "base/number.h"
+#include "base/format.h"
 #include "io/json.h"
 #include "kernels/kernels.h"
 
@@ -163,12 +163,17 @@ struct config_sizes {
      * fp32; of the modules with their copies */
     int64_t fp8_bytes, mtp_fp8_bytes;
     int64_t cache_elements_per_token;        /* all layers */
-    int64_t cache_bytes_per_token[DTYPE_COUNT];   /* 0 where a layer cannot have it */
+    int64_t cache_bytes_per_token[CACHE_COUNT];   /* 0 where a layer cannot have it */
     /* FLOPs of one query against one key, all layers, forward. Training computes MLA expanded, 2 heads (qk_dim +
      * v_dim); inference absorbed, 2 heads (2 kv_lora_rank + rope). */
     double attention_flops_per_position, inference_attention_flops_per_position;
     double expansion_flops_per_position;     /* of the expanded form at inference, for each token of the cache */
 };
 void config_sizes(const struct config *config, struct config_sizes *sizes);
+
+/* The compute type of products with a checkpoint of this config, unless another is asked for. */
+static inline enum compute config_compute(const struct config *config) {
+    return config->quantization.fp8 ? COMPUTE_FP8 : config->dtype == DTYPE_BF16 ? COMPUTE_BF16 : COMPUTE_F32;
+}
 
 #endif

@@ -18,7 +18,7 @@ static void add_layer(const struct config *config, const struct layer_plan *laye
     for (int half = 0; half < 2; half++) residuals[layer->residual]->add_sizes(config, sizes);
 }
 
-static int64_t cache_bytes_per_token(const struct config *config, enum dtype type) {
+static int64_t cache_bytes_per_token(const struct config *config, enum cache_type type) {
     int64_t bytes = 0;
     for (int64_t i = 0; i < config->num_hidden_layers; i++) {
         const struct block *block = attention_blocks[config->layers[i].attention];
@@ -36,8 +36,8 @@ void config_sizes(const struct config *config, struct config_sizes *sizes) {
     sizes_add_plain(sizes, config->vocab_size, d);
     residuals[config->layers[0].residual]->add_sizes(config, sizes);
     for (int64_t i = 0; i < config->num_hidden_layers; i++) add_layer(config, &config->layers[i], sizes);
-    for (int type = 0; type < DTYPE_COUNT; type++)
-        sizes->cache_bytes_per_token[type] = cache_bytes_per_token(config, (enum dtype)type);
+    for (int type = 0; type < CACHE_COUNT; type++)
+        sizes->cache_bytes_per_token[type] = cache_bytes_per_token(config, (enum cache_type)type);
     sizes->active_without_embedding = sizes->matrix_parameters + sizes->other_parameters;
     sizes->active_parameters = sizes->active_without_embedding + embedding;
     sizes->parameters = sizes->active_parameters + sizes->resting_parameters;

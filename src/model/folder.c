@@ -166,7 +166,7 @@ static void warn_of_formats(struct model *model, enum model_use use) {
              arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
     if (!codes && model->config.quantization.fp8)
         warn(model, "config.json has a quantization_config, but no matrix is in FP8");
-    else if (!codes && use == MODEL_INFERENCE && model->compute == DTYPE_F8_E4M3)
+    else if (!codes && use == MODEL_INFERENCE && model->compute == COMPUTE_FP8)
         warn(model,
              "compute type fp8: no matrix is in FP8, products are those of bf16 (`deepseek quantize` writes FP8)");
 }
@@ -262,17 +262,17 @@ static bool usable_in_place(const struct safetensors_entry *entry) {
 /* Matrices that share an input are multiplied in one compute type. So a block that has a matrix outside of FP8 (or a
  * checkpoint without any) has products in bf16, where those in FP8 still stay in codes. */
 static enum status choose_compute(struct model *model, struct error *error) {
-    if (model->compute != DTYPE_F8_E4M3) return STATUS_OK;
+    if (model->compute != COMPUTE_FP8) return STATUS_OK;
     const size_t layers = (size_t)config_layers(&model->config);
     bool *plain = arena_alloc(&model->arena, 2 * layers * sizeof *plain);   /* of attention, of FFN */
     if (!plain) return error_set(error, STATUS_NO_MEMORY, "no memory for %zu layers", layers);
     for (int pass = 0; pass < 2; pass++)
         for (int i = 0; i < model->parameter_count; i++) {
             struct parameter *p = model->parameters[i];
-            if (p->compute != DTYPE_F8_E4M3 || p->kind != PARAMETER_MATRIX) continue;
+            if (p->compute != COMPUTE_FP8 || p->kind != PARAMETER_MATRIX) continue;
             bool *block = p->layer >= 0 ? plain + 2 * p->layer + (p->owner != OWNER_ATTENTION) : NULL;
             if (pass == 0 && block && !p->codes) *block = true;
-            if (pass == 1 && (!p->codes || (block && *block))) p->compute = DTYPE_BF16;
+            if (pass == 1 && (!p->codes || (block && *block))) p->compute = COMPUTE_BF16;
         }
     return STATUS_OK;
 }
@@ -418,13 +418,10 @@ enum status model_open(struct model **out, const char *folder, const struct kern
         arena_free(&arena);
         return status;
     }
-    const enum dtype type = options->compute != DTYPE_COUNT ? (enum dtype)options->compute
-                            : config.quantization.fp8       ? DTYPE_F8_E4M3
-                            : config.dtype == DTYPE_BF16    ? DTYPE_BF16
-                                                            : DTYPE_F32;
+    const enum compute compute = options->compute != COMPUTE_COUNT ? options->compute : config_compute(&config);
     if (options->use == MODEL_INFERENCE && !options->mtp) config.num_nextn_predict_layers = 0;
     struct model *model;
-    if ((status = model_create(&model, &config, kernels, pool, type, error))) {
+    if ((status = model_create(&model, &config, kernels, pool, compute, error))) {
         config_release(&config);
         arena_free(&arena);
         return status;
@@ -432,7 +429,7 @@ enum status model_open(struct model **out, const char *folder, const struct kern
     model->config_arena = arena;
     model->expert_cache_bytes = options->use == MODEL_INFERENCE ? options->expert_cache : 0;
     if ((options->expanded_prefill && (status = model_set_expanded_prefill(model, true, error))) ||
-        (options->cache != DTYPE_COUNT && (status = model_set_cache(model, (enum dtype)options->cache, error))) ||
+        (options->cache != CACHE_COUNT && (status = model_set_cache(model, options->cache, error))) ||
         (status = model_load(model, folder, options->use, error))) {
         model_destroy(model);
         return status;

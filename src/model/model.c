@@ -57,8 +57,8 @@ struct parameter *model_declare(struct model *model, const struct layer *layer, 
     p->layer = layer ? layer->index : -1;
     p->count = p->shape[0] * (p->shape[1] ? p->shape[1] : 1);
     p->compute = p->products == PRODUCTS_MODEL        ? model->compute
-                 : p->products == PRODUCTS_ACTIVATION ? compute_activation(model->compute)
-                                                      : DTYPE_F32;
+                 : p->products == PRODUCTS_ACTIVATION ? compute_unquantised(model->compute)
+                                                      : COMPUTE_F32;
     p->least_amax = FP8_LEAST_AMAX;
     /* What an FP8 checkpoint was made for is how its own code rounds the activations: powers of two everywhere, or
      * nowhere. */
@@ -183,7 +183,7 @@ static enum status declare_all(struct model *model, struct error *error) {
 }
 
 enum status model_create(struct model **out, struct config *config, const struct kernels *kernels, struct pool *pool,
-                         enum dtype compute, struct error *error) {
+                         enum compute compute, struct error *error) {
     if (config->vocab_size < 1)
         return error_set(error, STATUS_INVALID, "config: vocab_size is missing, expected the number of token ids");
     struct error local;
@@ -194,7 +194,7 @@ enum status model_create(struct model **out, struct config *config, const struct
     model->kernels = kernels;
     model->pool = pool;
     model->compute = compute;
-    model->cache = compute_activation(compute);
+    model->cache = compute == COMPUTE_F32 ? CACHE_F32 : CACHE_BF16;
     model->recompute = RECOMPUTE_CHEAP;
     model->pack_at_once = kernels->packs_every_row ? SIZE_MAX : MODEL_PACK_AT_ONCE;
     atomic_flag_clear(&model->packing.busy);
@@ -220,20 +220,19 @@ void model_destroy(struct model *model) {
     free(model);
 }
 
-enum status model_set_cache(struct model *model, enum dtype cache, struct error *error) {
+enum status model_set_cache(struct model *model, enum cache_type cache, struct error *error) {
     for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct block *block = model->layers[i].attention;
         const struct layer_plan *plan = model->layers[i].plan;
         if (block->cache_bytes(&model->config, plan, cache)) continue;
         char expected[80] = "";
-        for (int type = 0; type < DTYPE_COUNT; type++) {
+        for (int type = 0; type < CACHE_COUNT; type++) {
             const size_t used = strlen(expected);
-            if (block->cache_bytes(&model->config, plan, (enum dtype)type))
-                snprintf(expected + used, sizeof expected - used, "%s%s", used ? " or " : "",
-                         dtype_name((enum dtype)type));
+            if (block->cache_bytes(&model->config, plan, (enum cache_type)type))
+                snprintf(expected + used, sizeof expected - used, "%s%s", used ? " or " : "", precision_names[type]);
         }
         return error_set(error, STATUS_UNSUPPORTED, "layer %lld: attention %s cannot keep its cache in %s, expected %s",
-                         (long long)i, block->name, dtype_name(cache), expected);
+                         (long long)i, block->name, precision_names[cache], expected);
     }
     model->cache = cache;
     return STATUS_OK;

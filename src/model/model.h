@@ -66,7 +66,7 @@ struct block {
     /* What the layer adds to the closed forms, but for the bytes of its cache: of one token in this type, 0: its state
      * cannot be of it. */
     void (*add_sizes)(const struct config *config, const struct layer_plan *plan, struct config_sizes *sizes);
-    int64_t (*cache_bytes)(const struct config *config, const struct layer_plan *plan, enum dtype cache);
+    int64_t (*cache_bytes)(const struct config *config, const struct layer_plan *plan, enum cache_type cache);
     /* of attention: its heads, in words */
     void (*describe)(const struct config *config, const struct layer_plan *plan, char *text, size_t size);
     /* before loading; NULL: has no other form for prefill */
@@ -115,11 +115,8 @@ enum model_use { MODEL_TRAINING, MODEL_INFERENCE };
 /* How a model is opened. */
 struct model_options {
     enum model_use use;
-    /* enum dtype of the products, F32, BF16 or F8_E4M3; DTYPE_COUNT: the checkpoint's own (F32 -> F32, BF16 -> BF16,
-     * FP8 -> F8_E4M3) */
-    int compute;
-    /* enum dtype of what sequences keep: F32, BF16 or F8_E4M3; DTYPE_COUNT: the activations' type */
-    int cache;
+    enum compute compute;      /* of the products; COMPUTE_COUNT: config_compute */
+    enum cache_type cache;     /* of what sequences keep; CACHE_COUNT: the activations' type */
     /* inference: with the MTP modules; without, the model has none (training always has them) */
     bool mtp;
     /* inference: routed experts stay in the file and are read into a cache of so many bytes; 0: where the weights do
@@ -156,7 +153,8 @@ struct model {
     struct arena arena, config_arena;   /* the description's; the config's, where the model owns it */
     const struct kernels *kernels;
     struct pool *pool;
-    enum dtype compute, cache;
+    enum compute compute;
+    enum cache_type cache;
     bool expanded_prefill;
     struct layer *layers;            /* [config_layers] */
     struct mtp_module *mtp;          /* [config.num_nextn_predict_layers]; NULL: none */
@@ -185,7 +183,7 @@ struct model {
 
 /* Declares all parameters (shapes and names, no memory for values). Takes over `config`. */
 enum status model_create(struct model **model, struct config *config, const struct kernels *kernels, struct pool *pool,
-                         enum dtype compute, struct error *error);
+                         enum compute compute, struct error *error);
 void model_destroy(struct model *model);
 /* What has this name in files: one of its parts, where several have it; NULL: nothing that is known. */
 const struct parameter_name *model_name(const struct model *model, const char *name);
@@ -236,7 +234,7 @@ enum status model_open(struct model **model, const char *folder, const struct ke
                        const struct model_options *options, struct error *error);
 /* Before loading: the type of the sequences' state. An error names the first layer that cannot have it. model_create
  * sets the compute type. */
-enum status model_set_cache(struct model *model, enum dtype cache, struct error *error);
+enum status model_set_cache(struct model *model, enum cache_type cache, struct error *error);
 /* Before loading, too: model_options.expanded_prefill. An error where no layer knows it. */
 enum status model_set_expanded_prefill(struct model *model, bool expanded, struct error *error);
 /* Writes a model folder that transformers loads: config.json, generation_config.json, model*.safetensors in `dtype`

@@ -80,13 +80,13 @@ enum status model_allocate_training(struct model *model, struct error *error) {
         }
     /* In fp32 a packed copy saves little; in bf16 it halves what a product reads, in fp8
      * it is what is quantised once. */
-    return model->compute != DTYPE_F32 ? model_allocate_packed(model, 2, error) : STATUS_OK;
+    return model->compute != COMPUTE_F32 ? model_allocate_packed(model, 2, error) : STATUS_OK;
 }
 
 void parameter_repack(const struct model *model, const struct parameter *p, int64_t r0, int64_t r1) {
     const struct matmul_kernels *matmul = &model->kernels->matmul;
     const struct matrix transposed = matrix_of_parameter(p, true), plain = matrix_of_parameter(p, false);
-    const enum dtype type = parameter_packed_type(p);
+    const enum compute type = parameter_packed_type(p);
     if (p->packed[0]) matmul->pack_part(p->packed[0], &transposed, type, 0, p->shape[1], r0, r1);
     if (p->packed[1]) matmul->pack_part(p->packed[1], &plain, type, r0, r1, 0, p->shape[1]);
 }
@@ -126,7 +126,7 @@ bool tensor_fits(const struct safetensors_source *tensor, const struct safetenso
 }
 
 void model_expect_codes(struct model *model) {
-    if (!model->config.quantization.fp8 || model->compute == DTYPE_F32) return;
+    if (!model->config.quantization.fp8 || model->compute == COMPUTE_F32) return;
     for (int i = 0; i < model->parameter_count; i++)
         model->parameters[i]->codes =
             model->parameters[i]->kind == PARAMETER_MATRIX && model->parameters[i]->products == PRODUCTS_MODEL;

@@ -28,7 +28,7 @@ size_t model_plan_training(struct model *model, int64_t sequences, int64_t lengt
     struct graph graph;
     if (memory_create_plan(&memory, NULL)) return 0;
     graph_init(&graph, model->kernels, model->pool, &memory, model->compute, true, true);
-    const int sides = model->compute != DTYPE_F32 ? 2 : 0;
+    const int sides = model->compute != COMPUTE_F32 ? 2 : 0;
     for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->contributions = 0;
     pretend_packed(model, sides, true);
     model_train_pass(&graph, model, NULL, NULL, sequences, length, &planned, NULL);

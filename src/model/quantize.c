@@ -394,7 +394,7 @@ enum status model_quantize(const char *folder, const char *out, enum dtype to, s
     *counts = (struct quantize_counts){ 0 };
     while (length > 1 && out[length - 1] == '/') length--;
     enum status status = config_load(&config, folder, &arena, error);
-    if (!status) status = model_create(&job.model, &config, kernels_for(ISA_REFERENCE), pool, DTYPE_F32, error);
+    if (!status) status = model_create(&job.model, &config, kernels_for(ISA_REFERENCE), pool, COMPUTE_F32, error);
     if (!status) status = config_read(&root, folder, error);
     if (!status) status = safetensors_open_folder(&job.st, folder, error);
     if (!status) status = check_formats(&job, folder, to, error);

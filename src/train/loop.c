@@ -490,7 +490,7 @@ static enum status evaluate(struct training *t, bool whole, struct error *error)
             error_set(error, STATUS_INVALID, "the evaluation's loss is %s", isnan(loss) ? "not a number" : "infinite"),
             t->state.step, error);
     if (t->callbacks.evaluated) t->callbacks.evaluated(t->callbacks.context, &evaluation, whole);
-    if (t->model->compute == DTYPE_F8_E4M3) status = report_fp8(t, &evaluation, error);
+    if (t->model->compute == COMPUTE_FP8) status = report_fp8(t, &evaluation, error);
     if (status != STATUS_OK) return status;
     metrics_put_evaluation(t->run.metrics, t->trainer, &evaluation);
     return run_log(&t->run, t->run.metrics, error, "}");

@@ -383,7 +383,7 @@ static enum status settle(struct settings *s, const json_t *config, const char *
     }
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
-    if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == DTYPE_F8_E4M3;
+    if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == COMPUTE_FP8;
     const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
     if (at->count != factors->count)
         return error_set(error, STATUS_INVALID,

@@ -74,8 +74,8 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
 /* Gives the keys whose default depends on the model their values: V3's where the model has the part, else 0. */
 void settings_settle_model(struct settings *settings, const struct config *config);
 
-static inline enum dtype settings_compute(const struct settings *s) {
-    return s->compute_choice == 2 ? DTYPE_F8_E4M3 : s->compute_choice == 1 ? DTYPE_BF16 : DTYPE_F32;
+static inline enum compute settings_compute(const struct settings *s) {
+    return (enum compute)s->compute_choice;
 }
 static inline enum dtype settings_dtype(const struct settings *s) {
     return s->dtype_choice == 1 ? DTYPE_BF16 : DTYPE_F32;

@@ -303,7 +303,7 @@ static void test_model(void **state) {
     ds_model_free(model);
     options.cache = DS_CACHE_FP8;
     refused(ds_model_load(&model, GQA, &options, &error), DS_UNSUPPORTED,
-            "cannot keep its cache in F8_E4M3, expected F32 or BF16");
+            "cannot keep its cache in fp8, expected fp32 or bf16");
     options.cache = 4;
     refused(ds_model_load(&model, GQA, &options, &error), DS_INVALID,
             "cache: found 4, expected DS_CACHE_DEFAULT, _FP32, _BF16 or _FP8");
@@ -1257,9 +1257,7 @@ static void test_save(void **state) {
     assert_true(fabs(mean - loss) < 1e-5);
 }
 
-/*
- * ---------------------------------------------------------------------------------------------------------------------------------------- */
-
+/* ------------------------------------------------------------------------------------------------------------------ */
 static int set_up(void **state) {
     (void)state;
     if (!mkdtemp(folder)) return -1;

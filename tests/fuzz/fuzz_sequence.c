@@ -39,7 +39,7 @@ static struct engine *saved_engine(void) {
     if (engine) return engine;
     require(!json_parse(&json, text, sizeof text - 1, "text", &error) &&
             !config_parse(&config, json, "text", &arena, &error) &&
-            !model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) &&
+            !model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) &&
             !model_allocate_training(model, &error));
     json_decref(json);
     model_initialise(model, 1);

@@ -50,7 +50,7 @@ enum { TOKENS = 37, HIDDEN = 24, WIDE = 152, EXPERTS = 5, TOP_K = 2, MATRICES = 
 struct run {
     enum isa isa;
     struct pool *pool;
-    enum dtype compute;
+    enum compute compute;
     enum how how;
     bool no_scope, recompute_scope;   /* the scope drops everything */
     bool keep_product;                /* the SwiGLU product is not computed again */
@@ -137,11 +137,11 @@ static void same(const char *what, const struct run *run, bool wanted) {
     memset(&found, 0, sizeof found);
     run_once(run, &found, ROOM);
     if ((memcmp(&expected, &found, sizeof found) == 0) != wanted)
-        fail_msg("%s (kernels %d, compute %s): gradients %s", what, run->isa, dtype_name(run->compute),
+        fail_msg("%s (kernels %d, compute %s): gradients %s", what, run->isa, precision_names[run->compute],
                  wanted ? "differ" : "do not differ");
 }
 
-static void check(enum isa isa, enum dtype compute, struct pool *two) {
+static void check(enum isa isa, enum compute compute, struct pool *two) {
     const struct run exact = {.isa = isa, .compute = compute, .how = EXACT},
                      explicit = {.isa = isa, .compute = compute, .how = EXPLICIT};
     const struct run marked = {.isa = isa, .compute = compute, .how = MARKED};
@@ -206,7 +206,7 @@ static void test_every_variant(void **state) {
     for (int i = 0; i < TOKENS * 8; i++) rope_table[i] = i % 8 < 4 ? 0.8f : 0.6f;
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 2 && isa_available((enum isa)isa); compute++)
-            check((enum isa)isa, compute ? DTYPE_F8_E4M3 : DTYPE_BF16, two);
+            check((enum isa)isa, compute ? COMPUTE_FP8 : COMPUTE_BF16, two);
     for (int i = 0; i < MATRICES; i++) free(parameters[i].value);
     pool_destroy(two);
 }
@@ -218,7 +218,7 @@ static void test_fp32(void **state) {
     struct graph graph;
     float x0[6] = {1, 2, 3, 4, 5, 6}, dx[6];
     assert_int_equal(memory_create(&memory, 1 << 16, NULL), STATUS_OK);
-    graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, DTYPE_F32, true, false);
+    graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, COMPUTE_F32, true, false);
     const struct tensor *scope = scope_begin(&graph);
     struct tensor *x = leaf_of(&graph, x0, 2, 3, DTYPE_F32, dx, DTYPE_F32);
     x->compression = COMPRESS_E4M3;

@@ -95,18 +95,18 @@ static void linear_once(const struct linear_run *run, struct linear_result *resu
                                   .count = outs[i] * IN,
                                   .value = given.w[i],
                                   .grad = result->dw + i * OUT0 * IN,
-                                  .compute = DTYPE_F8_E4M3,
+                                  .compute = COMPUTE_FP8,
                                   .x_power_of_two = run->power_of_two,
                                   .dy_power_of_two = run->power_of_two,
                                   .least_amax = run->least};
         for (int side = 0; side < 2 && run->packed; side++) {
             const struct matrix b = matrix_of_parameter(&w[i], side == 0);
-            w[i].packed[side] = aligned_alloc(64, (kernels->matmul.packed_bytes(b.rows, b.cols, DTYPE_F8_E4M3) + 63) &
+            w[i].packed[side] = aligned_alloc(64, (kernels->matmul.packed_bytes(b.rows, b.cols, COMPUTE_FP8) + 63) &
                                                       ~(size_t)63);
             /* As the optimizer does it: block by block of the rows of W. */
             for (int64_t r = 0; r < outs[i]; r += MATMUL_GRAIN) {
                 const int64_t end = r + MATMUL_GRAIN < outs[i] ? r + MATMUL_GRAIN : outs[i];
-                kernels->matmul.pack_part(w[i].packed[side], &b, DTYPE_F8_E4M3, side == 0 ? 0 : r, side == 0 ? IN : end,
+                kernels->matmul.pack_part(w[i].packed[side], &b, COMPUTE_FP8, side == 0 ? 0 : r, side == 0 ? IN : end,
                                           side == 0 ? r : 0, side == 0 ? end : IN);
             }
         }
@@ -114,7 +114,7 @@ static void linear_once(const struct linear_run *run, struct linear_result *resu
     assert_int_equal(memory_create(&memory, 16 << 20, NULL), STATUS_OK);
     memset(memory.base, 0xFF, memory.capacity);
     memset(result, 0, sizeof *result);
-    graph_init(&graph, kernels, run->pool, &memory, DTYPE_F8_E4M3, true, false);
+    graph_init(&graph, kernels, run->pool, &memory, COMPUTE_FP8, true, false);
     graph.fp8 = run->counting ? &result->fp8 : NULL;
     struct tensor *x = leaf_of(&graph, given.x, TOKENS, IN, DTYPE_BF16, result->dx, DTYPE_F32), *y[2];
     const struct tensor *scope = scope_begin(&graph);
@@ -269,7 +269,7 @@ static void test_codes(void **state) {
     for (int i = 0; i < C_ROWS * C_OUT; i++) vd[i] = (double)v[i];
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int compute = 0; compute < 3 && isa_available((enum isa)isa); compute++) {
-            const enum dtype type = compute == 0 ? DTYPE_F8_E4M3 : compute == 1 ? DTYPE_BF16 : DTYPE_F32;
+            const enum compute type = compute == 0 ? COMPUTE_FP8 : compute == 1 ? COMPUTE_BF16 : COMPUTE_F32;
             struct parameter p = {.shape = {C_OUT, C_IN},
                                   .count = C_OUT * C_IN,
                                   .stored = codes,
@@ -280,7 +280,7 @@ static void test_codes(void **state) {
                                   .x_power_of_two = true,
                                   .least_amax = 1e-4f};
             const struct kernels *kernels = kernels_for((enum isa)isa);
-            assert_int_equal(parameter_packed_type(&p), compute == 2 ? DTYPE_F32 : DTYPE_F8_E4M3);
+            assert_int_equal(parameter_packed_type(&p), compute == 2 ? COMPUTE_F32 : COMPUTE_FP8);
             struct memory memory;
             struct graph graph;
             uint8_t first[C_ROWS * C_OUT * 4], copy[1 << 20] __attribute__((aligned(64)));
@@ -295,7 +295,7 @@ static void test_codes(void **state) {
                 atomic_store(&p.unpacked, i == 1);
                 if (i == 2) matmul_pack(NULL, &kernels->matmul, copy, &b, parameter_packed_type(&p));
                 graph_reset(&graph);
-                struct tensor *t = leaf_of(&graph, type == DTYPE_F32 ? (const void *)x : x0, C_ROWS, C_IN,
+                struct tensor *t = leaf_of(&graph, type == COMPUTE_F32 ? (const void *)x : x0, C_ROWS, C_IN,
                                            compute_activation(type), NULL, DTYPE_F32),
                               *out;
                 op_linear(&graph, t, (struct parameter *[]){&p}, 1, &out);
@@ -309,7 +309,8 @@ static void test_codes(void **state) {
             for (int transposed = 0; transposed < 2; transposed++) {
                 const struct parameter_view view = {.row = VIEW, .rows = VIEW_ROWS, .transposed = transposed};
                 const int64_t k = transposed ? C_IN : VIEW_ROWS, n = transposed ? VIEW_ROWS : C_IN;
-                const enum dtype activation = view_compute(&p);
+                const enum compute multiplied = view_compute(&p);
+                const enum dtype activation = compute_activation(multiplied);
                 double *c = room_for(C_ROWS * n, sizeof *c), *c_size = room_for(C_ROWS * n, sizeof *c);
                 void *found[2] = {room_for(C_ROWS * n, 4), room_for(C_ROWS * n, 4)};
                 const double *exact = (activation == DTYPE_F32 ? w : w16) + VIEW * C_IN;
@@ -320,7 +321,7 @@ static void test_codes(void **state) {
                     const struct matrix b = matrix_of_view(&p, &view);
                     p.packed[0] = copy;
                     atomic_store(&p.unpacked, !packed);
-                    if (packed) matmul_pack(NULL, &kernels->matmul, copy, &b, activation);
+                    if (packed) matmul_pack(NULL, &kernels->matmul, copy, &b, multiplied);
                     struct matmul_product product = {.n = n, .c = found[packed], .c_stride = n, .c_dtype = DTYPE_F32};
                     view_operand(&p, 0, &product);
                     const void *data = transposed                ? (activation == DTYPE_F32 ? (const void *)x : x0)
@@ -331,9 +332,9 @@ static void test_codes(void **state) {
                                              .rows = C_ROWS,
                                              .cols = k,
                                              .stride = transposed ? C_IN : C_OUT};
-                    const size_t bytes = kernels->matmul.scratch_bytes(C_ROWS, k, activation, 1);
+                    const size_t bytes = kernels->matmul.scratch_bytes(C_ROWS, k, multiplied, 1);
                     void *scratch = aligned_alloc(64, (bytes + 127) & ~(size_t)63);
-                    kernels->matmul.run(NULL, &a, activation, &product, 1, scratch);
+                    kernels->matmul.run(NULL, &a, multiplied, &product, 1, scratch);
                     free(scratch);
                     check_close("view", (enum isa)isa, found[packed], DTYPE_F32, c, c_size, C_ROWS * n, k);
                 }
@@ -356,7 +357,7 @@ static void alone(enum isa isa, struct parameter *w, const uint16_t *x, int64_t 
     struct memory memory;
     struct graph graph;
     assert_int_equal(memory_create(&memory, 8 << 20, NULL), STATUS_OK);
-    graph_init(&graph, kernels_for(isa), NULL, &memory, DTYPE_F8_E4M3, true, false);
+    graph_init(&graph, kernels_for(isa), NULL, &memory, COMPUTE_FP8, true, false);
     struct tensor *out, *in = leaf_of(&graph, x, rows, w->shape[1], DTYPE_BF16, dx, dx_dtype);
     op_linear(&graph, in, (struct parameter *[]){w}, 1, &out);
     memcpy(y, out->data, tensor_bytes(out));
@@ -379,7 +380,7 @@ static void check_experts(enum isa isa, struct pool *pool) {
                                                      .count = D * F,
                                                      .value = leaf_floats(D * F, (uint64_t)(50 + i)),
                                                      .grad = grads[copy][i],
-                                                     .compute = DTYPE_F8_E4M3,
+                                                     .compute = COMPUTE_FP8,
                                                      .x_power_of_two = i % 3 != 2,
                                                      .dy_power_of_two = i % 3 == 2,
                                                      .least_amax = 1e-4f};
@@ -392,7 +393,7 @@ static void check_experts(enum isa isa, struct pool *pool) {
     struct memory memory;
     struct graph graph;
     assert_int_equal(memory_create(&memory, 16 << 20, NULL), STATUS_OK);
-    graph_init(&graph, kernels, pool, &memory, DTYPE_F8_E4M3, true, false);
+    graph_init(&graph, kernels, pool, &memory, COMPUTE_FP8, true, false);
     struct routed routed;
     op_route(&graph, leaf_of(&graph, z0, T, N, DTYPE_F32, dz, DTYPE_F32), &gate, NULL, &routed);
     struct tensor *x = leaf_of(&graph, x0, T, D, DTYPE_BF16, dx, DTYPE_F32),
@@ -476,9 +477,9 @@ static void test_head(void **state) {
         struct graph graph;
         float values[6] = {1, 2, 3, 4, 5, 6}, loss, logits[3];
         const int32_t target = 0;
-        struct parameter head = {.shape = {3, 2}, .count = 6, .value = values, .compute = DTYPE_F8_E4M3};
+        struct parameter head = {.shape = {3, 2}, .count = 6, .value = values, .compute = COMPUTE_FP8};
         assert_int_equal(memory_create(&memory, 1 << 16, NULL), STATUS_OK);
-        graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, DTYPE_F8_E4M3, false, false);
+        graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, COMPUTE_FP8, false, false);
         struct tensor *h = op_constant(&graph, values, 1, 2, DTYPE_F32);
         if (i) op_logits(&graph, h, &head, NULL, 1, logits);
         else op_cross_entropy(&graph, h, &head, &target, NULL, &loss, NULL);

@@ -82,13 +82,13 @@ static void check(enum isa isa) {
                           .count = OUT0 * IN,
                           .value = w0,
                           .grad = dw0,
-                          .compute = DTYPE_F32};
+                          .compute = COMPUTE_F32};
     struct parameter b = {.name = "b",
                           .shape = {OUT1, IN},
                           .count = OUT1 * IN,
                           .value = w1,
                           .grad = dw1,
-                          .compute = DTYPE_F32};
+                          .compute = COMPUTE_F32};
 
     struct memory memory;
     struct graph graph;
@@ -96,7 +96,7 @@ static void check(enum isa isa) {
     struct error error;
     assert_int_equal(memory_create(&memory, 1 << 20, &error), STATUS_OK);
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
-    graph_init(&graph, kernels_for(isa), pool, &memory, DTYPE_F32, true, false);
+    graph_init(&graph, kernels_for(isa), pool, &memory, COMPUTE_F32, true, false);
     struct op *leaf = op_new(&graph, &leaf_kind, sizeof(float *));
     *(const float **)leaf->extra = x;
     struct tensor *input = op_output(&graph, leaf, ROWS, IN, DTYPE_F32, DTYPE_F32), *y[2];

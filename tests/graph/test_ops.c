@@ -27,7 +27,7 @@ static struct parameter matrix(int64_t rows, uint64_t stream) {
                               .count = rows * WIDTH,
                               .value = random_values(rows * WIDTH, stream),
                               .grad = random_values(rows * WIDTH, stream + 1),
-                              .compute = DTYPE_F32};
+                              .compute = COMPUTE_F32};
 }
 
 static void matrix_free(struct parameter *parameter) { free(parameter->value), free(parameter->grad); }
@@ -37,7 +37,7 @@ static void begin(struct graph *graph, struct memory *memory, size_t bytes) {
     struct error error;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     assert_int_equal(memory_create(memory, bytes, &error), STATUS_OK);
-    graph_init(graph, kernels_for(isa), NULL, memory, DTYPE_F32, true, false);
+    graph_init(graph, kernels_for(isa), NULL, memory, COMPUTE_F32, true, false);
 }
 
 /* All rows at once, which are three chunks with this vocabulary, and each chunk's rows in a pass of their own: the same
@@ -118,7 +118,7 @@ static void a_norm_of_a_product_has_gradients(void **state) {
     for (int bf16 = 0; bf16 < 2; bf16++) {
         struct parameter table = matrix(TOKENS, 1), w = matrix(WIDTH, 3), norm = matrix(1, 5), head = matrix(11, 7);
         norm.shape[0] = WIDTH;
-        w.compute = head.compute = bf16 ? DTYPE_BF16 : DTYPE_F32;
+        w.compute = head.compute = bf16 ? COMPUTE_BF16 : COMPUTE_F32;
         float losses[TOKENS], weights[TOKENS];
         int32_t ids[TOKENS], targets[TOKENS];
         for (int t = 0; t < TOKENS; t++) ids[t] = t, targets[t] = t % 11, weights[t] = 1.0f;

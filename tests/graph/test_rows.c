@@ -75,7 +75,7 @@ static struct parameter parameter_of(const double *values, int64_t rows, int64_t
                               .count = (int64_t)count,
                               .value = floats(values, count),
                               .grad = floats(values, count),
-                              .compute = DTYPE_F32};
+                              .compute = COMPUTE_F32};
 }
 
 static void release(struct parameter *p) { free(p->value), free(p->grad); }
@@ -98,7 +98,7 @@ static void check(enum isa isa, struct pool *pool) {
     assert_int_equal(memory_create_plan(&plan_memory, NULL), STATUS_OK);
     for (int planned = 1; planned >= 0; planned--) {
         if (!planned) assert_int_equal(memory_create(&memory, plan_memory.peak, NULL), STATUS_OK);
-        graph_init(&graph, kernels_for(isa), pool, planned ? &plan_memory : &memory, DTYPE_F32, true, planned);
+        graph_init(&graph, kernels_for(isa), pool, planned ? &plan_memory : &memory, COMPUTE_F32, true, planned);
         struct tensor *h = op_rmsnorm(&graph, op_embedding(&graph, &table, ids, TOKENS), &norm, (float)EPS), *y, *z;
         op_linear(&graph, h, (struct parameter *[]){&v}, 1, &z);
         struct tensor *some = op_rows(&graph, h, some_rows, SOME),
@@ -150,7 +150,7 @@ static void test_refusals(void **state) {
         struct memory memory;
         struct graph graph;
         assert_int_equal(memory_create(&memory, 1 << 16, NULL), STATUS_OK);
-        graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, DTYPE_F32, true, false);
+        graph_init(&graph, kernels_for(ISA_REFERENCE), NULL, &memory, COMPUTE_F32, true, false);
         struct tensor *x = op_constant(&graph, numbers, 1, 2, i ? DTYPE_BF16 : DTYPE_F32);
         if (i) {
             assert_null(op_concat(&graph, x, op_constant(&graph, numbers, 1, 2, DTYPE_F32)));

@@ -73,7 +73,7 @@ static int make(void **state) {
         json_t *root = NULL;
         failed = json_parse(&root, config_text, sizeof config_text - 1, "test", &error) ||
                  config_parse(&config, root, "test", &arena, &error) ||
-                 model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+                 model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) ||
                  model_allocate_training(model, &error);
         if (!failed) {
             model_initialise(model, 7);
@@ -99,12 +99,12 @@ static int clean(void **state) {
 
 struct machine { struct pool *pool; struct model *model; struct engine *engine; };
 
-static struct machine machine_open(enum kind kind, int threads, enum dtype compute, enum dtype cache,
+static struct machine machine_open(enum kind kind, int threads, enum compute compute, enum cache_type cache,
                                    int64_t max_rows) {
     struct machine machine = { 0 };
     struct error error = { 0 };
     const struct model_options options = {
-        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = true};
+        .use = MODEL_INFERENCE, .compute = compute, .cache = cache, .mtp = true};
     if (threads > 1) assert_int_equal(pool_create(&machine.pool, threads, &error), STATUS_OK);
     if (model_open(&machine.model, folder_of(kind), kernels_for(isa), machine.pool, &options, &error) ||
         engine_create(&machine.engine, machine.model, max_rows, &error))
@@ -238,7 +238,7 @@ static void assert_same_text(const struct generation *a, const struct generation
                             (size_t)((a->ids.count - a->prompt) * (1 + a->options->logprobs)) * sizeof *a->logprobs);
 }
 
-static struct draft_counts compare_texts(enum kind kind, int threads, enum dtype compute, enum dtype cache,
+static struct draft_counts compare_texts(enum kind kind, int threads, enum compute compute, enum cache_type cache,
                                          int64_t max_rows, double temperature, uint64_t seed) {
     static struct log expected_log, log;
     struct machine machine = machine_open(kind, threads, compute, cache, max_rows);
@@ -276,12 +276,12 @@ static struct draft_counts compare_texts(enum kind kind, int threads, enum dtype
 
 static void texts_do_not_depend_on_drafting(void **state) {
     (void)state;
-    static const struct { int threads; enum dtype compute, cache; int64_t max_rows;
+    static const struct { int threads; enum compute compute; enum cache_type cache; int64_t max_rows;
     } variants[] = {
-        {1, DTYPE_F32, DTYPE_F32, 0},
-        {2, DTYPE_F32, DTYPE_BF16, 16},
-        {2, DTYPE_BF16, DTYPE_BF16, 0},
-        {1, DTYPE_BF16, DTYPE_F8_E4M3, 5},
+        {1, COMPUTE_F32, CACHE_F32, 0},
+        {2, COMPUTE_F32, CACHE_BF16, 16},
+        {2, COMPUTE_BF16, CACHE_BF16, 0},
+        {1, COMPUTE_BF16, CACHE_FP8, 5},
     };
     struct draft_counts total[KINDS] = { 0 };
     for (size_t v = 0; v < sizeof variants / sizeof *variants; v++)
@@ -309,7 +309,7 @@ static void texts_do_not_depend_on_drafting(void **state) {
 static void the_context_may_end_anywhere(void **state) {
     (void)state;
     for (int kind = MIXED; kind < KINDS; kind++) {
-        struct machine machine = machine_open((enum kind)kind, 1, DTYPE_F32, DTYPE_F32, 0);
+        struct machine machine = machine_open((enum kind)kind, 1, COMPUTE_F32, CACHE_F32, 0);
         for (int64_t capacity = 1; capacity < 9; capacity++)
             for (int shift = 0; shift < 2; shift++)
                 for (int64_t most = 1; most < 13; most += most < 5 ? 1 : 7) {
@@ -343,7 +343,7 @@ static bool stop_pass(void *context, int64_t rows) {
 static void texts_go_on_where_they_were(void **state) {
     (void)state;
     for (int kind = 0; kind < KINDS; kind++) {
-        struct machine machine = machine_open((enum kind)kind, 1, DTYPE_BF16, DTYPE_BF16, 24);
+        struct machine machine = machine_open((enum kind)kind, 1, COMPUTE_BF16, CACHE_BF16, 24);
         for (int draft = 0; draft < 3; draft++) {
             struct generation_options part = { .sampling = sampling_default(), .max_tokens = 10, .logprobs = 1 };
             struct generation items[2] = { start(&machine, &part, 1), start(&machine, &part, 1) };
@@ -432,8 +432,8 @@ static void modules_see_what_they_would_see_in_one_piece(void **state) {
     for (int t = 0; t < LONG + DEPTHS + 1; t++) ids[t] = (int32_t)random_below(11, 0, (uint64_t)t, VOCAB);
     for (int t = 0; t < LONG; t++) other[t] = (int32_t)random_below(12, 0, (uint64_t)t, VOCAB);
     for (int threads = 1; threads < 3; threads++) {
-        struct machine whole = machine_open(RANDOM, 1, DTYPE_F32, DTYPE_F32, 0),
-                       machine = machine_open(RANDOM, threads, DTYPE_F32, DTYPE_F32, 40);
+        struct machine whole = machine_open(RANDOM, 1, COMPUTE_F32, CACHE_F32, 0),
+                       machine = machine_open(RANDOM, threads, COMPUTE_F32, CACHE_F32, 40);
         set_draft(&whole, DRAFT_ALWAYS, 0), set_draft(&machine, DRAFT_ALWAYS, 0);
         for (int64_t length = 1; length <= LONG; length += length < 40 ? 3 : 41) {
             struct sequence *at_once = new_sequence(&whole), *parts = new_sequence(&machine),
@@ -515,7 +515,7 @@ static void modules_begin_anew(void **state) {
     (void)state;
     int32_t ids[LONG + DEPTHS + 1];
     for (int t = 0; t < LONG + DEPTHS + 1; t++) ids[t] = (int32_t)random_below(11, 0, (uint64_t)t, VOCAB);
-    struct machine machine = machine_open(RANDOM, 1, DTYPE_F32, DTYPE_F32, 0);
+    struct machine machine = machine_open(RANDOM, 1, COMPUTE_F32, CACHE_F32, 0);
     struct sequence *a = new_sequence(&machine), *b = new_sequence(&machine);
     set_draft(&machine, DRAFT_AUTO, 0);
     assert_false(machine.engine->fills_modules);

@@ -59,7 +59,7 @@ static int make_folder(void **state) {
         if (json_parse(&root, config_texts[kind], strlen(config_texts[kind]), "test", &error) ||
             config_parse(&config, root, "test", &arena, &error))
             return 1;
-        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) ||
             model_allocate_training(model, &error))
             return 1;
         model_initialise(model, 1);
@@ -78,18 +78,19 @@ static int remove_folder(void **state) {
     return folder_remove(folder, NULL);
 }
 
-static struct model *open_kind(enum kind kind, enum isa isa, struct pool *pool, enum dtype compute, int cache) {
+static struct model *open_kind(enum kind kind, enum isa isa, struct pool *pool, enum compute compute,
+                               enum cache_type cache) {
     struct error error;
     struct model *model = NULL;
     assert_int_equal(
         model_open(&model, folder_of(kind), kernels_for(isa), pool,
-                   &(struct model_options){.use = MODEL_INFERENCE, .compute = (int)compute, .cache = cache}, &error),
+                   &(struct model_options){.use = MODEL_INFERENCE, .compute = compute, .cache = cache}, &error),
         STATUS_OK);
     return model;
 }
 
-static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute) {
-    return open_kind(V1, isa, pool, compute, DTYPE_COUNT);
+static struct model *open_model(enum isa isa, struct pool *pool, enum compute compute) {
+    return open_kind(V1, isa, pool, compute, CACHE_COUNT);
 }
 
 static struct engine *new_engine(struct model *model, int64_t max_rows) {
@@ -156,16 +157,16 @@ static void check_batch(struct model *model, float *const expected[SEQUENCES], i
 }
 
 /* What a sequence may keep: the compute type, or another one. */
-static const struct { enum kind kind; enum dtype compute, cache;
+static const struct { enum kind kind; enum compute compute; enum cache_type cache;
 } variants[] = {
-    {V1, DTYPE_F32, DTYPE_F32},      {V1, DTYPE_BF16, DTYPE_BF16},       {V1, DTYPE_F32, DTYPE_BF16},
-    {LATENT, DTYPE_F32, DTYPE_F32},  {LATENT, DTYPE_BF16, DTYPE_BF16},   {LATENT, DTYPE_F32, DTYPE_BF16},
-    {LATENT, DTYPE_BF16, DTYPE_F32}, {LATENT, DTYPE_F32, DTYPE_F8_E4M3}, {LATENT, DTYPE_BF16, DTYPE_F8_E4M3},
+    {V1, COMPUTE_F32, CACHE_F32},      {V1, COMPUTE_BF16, CACHE_BF16},       {V1, COMPUTE_F32, CACHE_BF16},
+    {LATENT, COMPUTE_F32, CACHE_F32},  {LATENT, COMPUTE_BF16, CACHE_BF16},   {LATENT, COMPUTE_F32, CACHE_BF16},
+    {LATENT, COMPUTE_BF16, CACHE_F32}, {LATENT, COMPUTE_F32, CACHE_FP8}, {LATENT, COMPUTE_BF16, CACHE_FP8},
 };
 #define VARIANTS (sizeof variants / sizeof *variants)
 
 static struct model *open_variant(size_t v, enum isa isa, struct pool *pool) {
-    return open_kind(variants[v].kind, isa, pool, variants[v].compute, (int)variants[v].cache);
+    return open_kind(variants[v].kind, isa, pool, variants[v].compute, variants[v].cache);
 }
 
 static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
@@ -179,8 +180,8 @@ static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
         for (size_t v = 0; v < VARIANTS; v++) {
             float *expected[SEQUENCES];
             const bool slow = isa == ISA_REFERENCE && variants[v].kind == LATENT,
-                       few = slow || variants[v].compute != variants[v].cache;
-            if (slow && variants[v].compute != variants[v].cache && v + 1 < VARIANTS) continue;
+                       few = slow || (int)variants[v].compute != (int)variants[v].cache;
+            if (slow && (int)variants[v].compute != (int)variants[v].cache && v + 1 < VARIANTS) continue;
             for (int p = 0; p < 2; p++) {
                 struct model *model = open_variant(v, (enum isa)isa, pools[p]);
                 if (p == 0) expected_logits(model, expected);
@@ -204,7 +205,7 @@ static void logits_do_not_depend_on_how_tokens_arrive(void **state) {
 /* The logits say something: they differ between positions, and with another first token. */
 static void logits_depend_on_the_tokens(void **state) {
     (void)state;
-    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = open_model(ISA_REFERENCE, NULL, COMPUTE_F32);
     struct engine *engine = new_engine(model, 0);
     int32_t other[64];
     memcpy(other, ids[0], sizeof other);
@@ -273,8 +274,8 @@ static void refused(struct engine *engine, const struct feed *feeds, int count, 
 
 static void bad_feeds_change_nothing(void **state) {
     (void)state;
-    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32),
-                 *stranger = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = open_model(ISA_REFERENCE, NULL, COMPUTE_F32),
+                 *stranger = open_model(ISA_REFERENCE, NULL, COMPUTE_F32);
     struct engine *engine = new_engine(model, 4);
     struct sequence *a = new_sequence(model, 10), *b = new_sequence(model, 10), *foreign = new_sequence(stranger, 10);
     struct feed feeds[2] = { { a, ids[0], 6, NULL, false }, { b, ids[1], 6, NULL, false } };
@@ -327,7 +328,7 @@ static bool record_pass(void *context, int64_t rows) {
  * the next one. */
 static void rounds_end_at_absolute_multiples(void **state) {
     (void)state;
-    struct model *model = open_model(ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = open_model(ISA_REFERENCE, NULL, COMPUTE_F32);
     struct engine *engine = new_engine(model, 10);
     struct sequence *a = new_sequence(model, 40), *b = new_sequence(model, 40);
     feed_all(engine, &(struct feed){ a, ids[0], 5, NULL, false }, 1, 0);
@@ -346,7 +347,7 @@ static void rounds_end_at_absolute_multiples(void **state) {
 
 /* Step memory grows with the passes, and the plan covers them. */
 static void check_growing(enum kind kind) {
-    struct model *model = open_kind(kind, ISA_REFERENCE, NULL, DTYPE_F32, DTYPE_COUNT);
+    struct model *model = open_kind(kind, ISA_REFERENCE, NULL, COMPUTE_F32, CACHE_COUNT);
     struct engine *engine = new_engine(model, 0);
     float *expected[SEQUENCES], *logits = new_logits(LONGEST);
     expected_logits(model, expected);

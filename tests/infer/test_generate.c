@@ -88,7 +88,7 @@ static int make(void **state) {
     if (json_parse(&root, config_text, sizeof config_text - 1, "test", &error) ||
         config_parse(&config, root, "test", &arena, &error))
         return 1;
-    if (model_create(&made, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+    if (model_create(&made, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) ||
         model_allocate_training(made, &error))
         return 1;
     model_initialise(made, 1);
@@ -98,7 +98,8 @@ static int make(void **state) {
     arena_free(&arena);
     int failed = make_tokenizer(&error) ||
                  model_open(&model, folder, kernels_for(ISA_REFERENCE), NULL,
-                            &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_F32, .cache = DTYPE_COUNT},
+                            &(struct model_options){
+                                .use = MODEL_INFERENCE, .compute = COMPUTE_F32, .cache = CACHE_COUNT},
                             &error) ||
                  engine_create(&engine, model, 0, &error) || sampler_create(&sampler, VOCAB, &error);
     if (failed) fprintf(stderr, "%s\n", error.message);

@@ -52,7 +52,7 @@ static const char *path_of(enum kind kind, const char *file) {
     return path;
 }
 
-static struct model *create_model(enum isa isa, struct pool *pool, enum dtype compute, int hidden, int vocab) {
+static struct model *create_model(enum isa isa, struct pool *pool, enum compute compute, int hidden, int vocab) {
     struct error error;
     struct config config;
     struct model *model = NULL;
@@ -115,7 +115,7 @@ static int make_folders(void **state) {
     struct error error;
     if (!mkdtemp(folder)) return 1;
     for (architecture = V1; architecture < ARCHITECTURES; architecture++) {
-        struct model *model = create_model(ISA_REFERENCE, NULL, DTYPE_F32, HIDDEN, VOCAB);
+        struct model *model = create_model(ISA_REFERENCE, NULL, COMPUTE_F32, HIDDEN, VOCAB);
         if (model_allocate_training(model, &error)) return 1;
         model_initialise(model, 1);
         if (model_export(model, path_of(KIND_F32, ""), DTYPE_F32, &error) ||
@@ -136,7 +136,7 @@ static int remove_folders(void **state) {
 
 static bool expanded_prefill;   /* with it W_kvb has one more slice for each head */
 
-static struct model *open_model(enum kind kind, enum isa isa, struct pool *pool, enum dtype compute,
+static struct model *open_model(enum kind kind, enum isa isa, struct pool *pool, enum compute compute,
                                 size_t pack_at_once) {
     struct error error;
     struct model *model = create_model(isa, pool, compute, HIDDEN, VOCAB);
@@ -176,7 +176,7 @@ static void check_bits(void) {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (!isa_available((enum isa)isa)) continue;
         for (int type = 0; type < 2; type++) {
-            const enum dtype compute = type ? DTYPE_BF16 : DTYPE_F32;
+            const enum compute compute = type ? COMPUTE_BF16 : COMPUTE_F32;
             for (int kind = 0; kind < KINDS; kind++) {
                 /* V1 shows the others, on the fast variants */
                 if ((architecture == LATENT || isa == ISA_REFERENCE) && kind != KIND_BF16) continue;
@@ -236,7 +236,7 @@ static void packing_changes_no_bit(void **state) {
 /* Nothing is packed after the first pass, something after the second, in the order of the forward; who takes too long
  * waits. */
 static void check_order(void) {
-    struct model *model = open_model(KIND_BF16, ISA_REFERENCE, NULL, DTYPE_BF16, 0);
+    struct model *model = open_model(KIND_BF16, ISA_REFERENCE, NULL, COMPUTE_BF16, 0);
     model_pack_behind(model, 1e9);
     assert_int_equal(atomic_load(&model->packing.next), 0);
     int64_t before = 0;
@@ -261,7 +261,7 @@ static void check_order(void) {
     assert_ptr_equal(model->packing.items[model->packing.count - 1].parameter, model->head);
     model_destroy(model);
     /* enough time: all at once */
-    model = open_model(KIND_BF16, ISA_REFERENCE, NULL, DTYPE_BF16, 0);
+    model = open_model(KIND_BF16, ISA_REFERENCE, NULL, COMPUTE_BF16, 0);
     model_pack_behind(model, 1e9);
     model_pack_behind(model, 1e9);
     assert_true(model_packed(model));
@@ -283,7 +283,7 @@ static void small_models_are_packed_at_once(void **state) {
     struct model *model;
     assert_int_equal(
         model_open(&model, path_of(KIND_BF16, ""), kernels_for(ISA_REFERENCE), NULL,
-                   &(struct model_options){.use = MODEL_INFERENCE, .compute = DTYPE_BF16, .cache = DTYPE_COUNT},
+                   &(struct model_options){.use = MODEL_INFERENCE, .compute = COMPUTE_BF16, .cache = CACHE_COUNT},
                    &error),
         STATUS_OK);
     assert_true(model_packed(model));
@@ -304,7 +304,7 @@ static void truncated_files_are_refused(void **state) {
     snprintf(target, sizeof target, "%s/cut/model.safetensors", folder);
     assert_int_equal(file_replace(target, data, size - 1, &error), STATUS_OK);
     free(data);
-    struct model *model = create_model(ISA_REFERENCE, NULL, DTYPE_BF16, HIDDEN, VOCAB);
+    struct model *model = create_model(ISA_REFERENCE, NULL, COMPUTE_BF16, HIDDEN, VOCAB);
     model->pack_at_once = 0;
     snprintf(target, sizeof target, "%s/cut", folder);
     assert_int_equal(model_load(model, target, MODEL_INFERENCE, &error), STATUS_INVALID);
@@ -321,7 +321,7 @@ static void no_memory_for_the_copies(void **state) {
     char path[200];
     snprintf(path, sizeof path, "%s/huge", folder);
     assert_int_equal(folder_create(path, &error), STATUS_OK);
-    struct model *model = create_model(ISA_REFERENCE, NULL, DTYPE_F32, hidden, vocab);
+    struct model *model = create_model(ISA_REFERENCE, NULL, COMPUTE_F32, hidden, vocab);
     char *header = malloc(65536);
     size_t used = 8;
     uint64_t at = 0;

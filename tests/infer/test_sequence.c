@@ -38,19 +38,20 @@ static const char *const configs[] = {
 static const struct kind {
     const char *name;
     int config;
-    enum dtype compute, cache;
+    enum compute compute;
+    enum cache_type cache;
     bool ring;               /* the middle layer's attention */
     bool reference;          /* kernels */
 } kinds[] = {
-    {"gqa fp32", 0, DTYPE_F32, DTYPE_F32, false, false},
-    {"gqa bf16", 0, DTYPE_BF16, DTYPE_BF16, false, false},
-    {"gqa bf16, reference", 0, DTYPE_F32, DTYPE_BF16, false, true},
-    {"mla fp32", 1, DTYPE_F32, DTYPE_F32, false, false},
-    {"mla bf16", 1, DTYPE_BF16, DTYPE_BF16, false, false},
-    {"mla fp8", 1, DTYPE_BF16, DTYPE_F8_E4M3, false, false},
-    {"mla fp8, reference", 1, DTYPE_F32, DTYPE_F8_E4M3, false, true},
-    {"ring", 0, DTYPE_F32, DTYPE_F32, true, false},
-    {"ring, reference", 1, DTYPE_F32, DTYPE_F32, true, true},
+    {"gqa fp32", 0, COMPUTE_F32, CACHE_F32, false, false},
+    {"gqa bf16", 0, COMPUTE_BF16, CACHE_BF16, false, false},
+    {"gqa bf16, reference", 0, COMPUTE_F32, CACHE_BF16, false, true},
+    {"mla fp32", 1, COMPUTE_F32, CACHE_F32, false, false},
+    {"mla bf16", 1, COMPUTE_BF16, CACHE_BF16, false, false},
+    {"mla fp8", 1, COMPUTE_BF16, CACHE_FP8, false, false},
+    {"mla fp8, reference", 1, COMPUTE_F32, CACHE_FP8, false, true},
+    {"ring", 0, COMPUTE_F32, CACHE_F32, true, false},
+    {"ring, reference", 1, COMPUTE_F32, CACHE_F32, true, true},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -168,7 +169,7 @@ static int make_folders(void **state) {
         json_t *root = NULL;
         if (json_parse(&root, configs[c], strlen(configs[c]), "test", &error) ||
             config_parse(&config, root, "test", &arena, &error) ||
-            model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+            model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) ||
             model_allocate_training(model, &error))
             return 1;
         model_initialise(model, 1);
@@ -195,7 +196,7 @@ static struct model *open_kind(const struct kind *kind, struct pool *pool) {
     enum isa isa = ISA_REFERENCE;
     if (!kind->reference) assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     const struct model_options options = {
-        .use = MODEL_INFERENCE, .compute = (int)kind->compute, .cache = (int)kind->cache};
+        .use = MODEL_INFERENCE, .compute = kind->compute, .cache = kind->cache};
     if (model_open(&model, folder_of(kind->config), kernels_for(isa), pool, &options, &error))
         fail_msg("%s", error.message);
     if (kind->ring) model->layers[LAYERS / 2].attention = &ring_block;

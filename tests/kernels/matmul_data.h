@@ -72,9 +72,9 @@ static inline void matrix_free(struct matrix *matrix) {
     free((void *)(uintptr_t)matrix->scales);
 }
 
-static inline void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum dtype compute,
+static inline void *pack(const struct matmul_kernels *kernels, const struct matrix *b, enum compute compute,
                          struct pool *pool) {
-    size_t bytes = compute == DTYPE_F8_E4M3 && b->column_scales ? kernels->packed_columns_bytes(b->rows, b->cols)
+    size_t bytes = compute == COMPUTE_FP8 && b->column_scales ? kernels->packed_columns_bytes(b->rows, b->cols)
                                                                 : kernels->packed_bytes(b->rows, b->cols, compute);
     void *packed = aligned(bytes);
     memset(packed, 0xFF, bytes);   /* NaN wherever packing forgets something */
@@ -83,7 +83,7 @@ static inline void *pack(const struct matmul_kernels *kernels, const struct matr
 }
 
 static inline void multiply(const struct matmul_kernels *kernels, int threads, const struct matrix *a,
-                            enum dtype compute, const struct matmul_product *products, int count) {
+                            enum compute compute, const struct matmul_product *products, int count) {
     size_t bytes = kernels->scratch_bytes(a->rows, a->cols, compute, threads), guard = 64;
     unsigned char *scratch = malloc(bytes + guard);
     memset(scratch, 0xFF, bytes + guard);

@@ -23,7 +23,7 @@ struct model {
     float *scale_a, *scale_b;   /* [m, parts], [n, parts] */
 };
 
-static struct model model_create(const struct matrix *a, const struct matrix *b, enum dtype compute) {
+static struct model model_create(const struct matrix *a, const struct matrix *b, enum compute compute) {
     struct model model = {.m = a->rows, .k = a->cols, .n = b->cols, .parts = (a->cols + 127) / 128};
     model.a = malloc((size_t)(model.m * model.k) * sizeof(float));
     model.b = malloc((size_t)(model.n * model.k) * sizeof(float));
@@ -87,7 +87,7 @@ static const enum dtype b_types[3] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
  * 128 compute type BF16. b_type: 0..2. */
 static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, int b_type, int data, int threads) {
     const struct matmul_kernels *kernels = variants[isa];
-    const enum dtype compute = kinds & 128 ? DTYPE_BF16 : DTYPE_F8_E4M3;
+    const enum compute compute = kinds & 128 ? COMPUTE_BF16 : COMPUTE_FP8;
     struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32),
                   b = matrix_create(k, n, kinds & 4, b_types[b_type]);
     fill(&a, data);
@@ -105,7 +105,7 @@ static void check_product(int isa, int64_t m, int64_t k, int64_t n, int kinds, i
     memcpy(before, c.data, bytes);
     unpacked.data = malloc(bytes);
     memcpy(unpacked.data, c.data, bytes);
-    void *packed = pack(kernels, &b, DTYPE_F8_E4M3, pools[threads]);
+    void *packed = pack(kernels, &b, COMPUTE_FP8, pools[threads]);
     const enum matmul_onto onto = accumulate ? MATMUL_CONTINUE : MATMUL_REPLACE;
     struct matmul_product products[2] = {product_of(packed, &c, onto), product_of(NULL, &unpacked, onto)};
     products[0].codes = products[1].codes = kinds & 128;
@@ -161,12 +161,12 @@ static void rows_do_not_depend_on_the_call(void **state) {
     static const int calls[] = {1, 2, 3, 7, 16, 17, 33, 64, 300};
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         for (int kind = 0; kind < 4 && tested(isa) && (isa != ISA_REFERENCE || kind == 0); kind++) {
-            const enum dtype compute = kind & 1 ? DTYPE_BF16 : DTYPE_F8_E4M3;
+            const enum compute compute = kind & 1 ? COMPUTE_BF16 : COMPUTE_FP8;
             struct matrix a = matrix_create(M, K, false, DTYPE_F32), b = matrix_create(K, N, kind & 2, DTYPE_F8_E4M3);
             for (int row = 0; row < M; row += 141)
                 for (int i = 0; i < K; i++)
                     ((float *)(uintptr_t)a.data)[row * a.stride + i] *= i % 3 ? 0x1p-126f : 0x1p-132f;
-            void *packed = pack(variants[isa], &b, DTYPE_F8_E4M3, NULL);
+            void *packed = pack(variants[isa], &b, COMPUTE_FP8, NULL);
             float *expected = malloc(M * N * 4), *found = malloc(M * N * 4);
             struct matmul_product product = {.packed = packed,
                                              .n = N,
@@ -209,16 +209,16 @@ static void special_numbers_stay_where_they_are(void **state) {
             set_number(&a, 1, 299, NAN);
             if (type == DTYPE_F8_E4M3) ((uint8_t *)(uintptr_t)b.data)[matmul_at(&b, 130, 288)] = 0xFF;
             else set_number(&b, 130, 288, NAN);
-            void *packed = pack(variants[isa], &b, DTYPE_F8_E4M3, NULL);
+            void *packed = pack(variants[isa], &b, COMPUTE_FP8, NULL);
             float *c = malloc((size_t)(m * N) * 4 * 2);
             struct matmul_product products[2] = {
                 {.packed = packed, .n = N, .c = c, .c_stride = N, .c_dtype = DTYPE_F32},
                 {.n = N, .c = c + m * N, .c_stride = N, .c_dtype = DTYPE_F32, .unpacked = b}};
-            multiply(variants[isa], 1 + kind % 3, &a, DTYPE_F8_E4M3, products, isa == ISA_REFERENCE ? 1 : 2);
+            multiply(variants[isa], 1 + kind % 3, &a, COMPUTE_FP8, products, isa == ISA_REFERENCE ? 1 : 2);
             for (int64_t i = 0; i < (isa == ISA_REFERENCE ? m : 2 * m); i++)
                 for (int64_t j = 0; j < N; j++) assert_int_equal(isnan(c[i * N + j]), i % m == 1 || j == 288);
             set_number(&a, 1, 299, INFINITY);
-            multiply(variants[isa], 1, &a, DTYPE_F8_E4M3, products, 1);
+            multiply(variants[isa], 1, &a, COMPUTE_FP8, products, 1);
             for (int64_t i = 0; i < m; i++)
                 for (int64_t j = 0; j < N; j++) assert_true(i == 1 || isnan(c[i * N + j]) == (j == 288));
             matrix_free(&a), matrix_free(&b);
@@ -238,16 +238,16 @@ static void parts_make_the_whole(void **state) {
             if (!tested(isa)) continue;
             const struct matmul_kernels *kernels = variants[isa];
             const size_t bytes = b.column_scales ? kernels->packed_columns_bytes(K, N)
-                                                 : kernels->packed_bytes(K, N, DTYPE_F8_E4M3);
+                                                 : kernels->packed_bytes(K, N, COMPUTE_FP8);
             /* of 300 rows up to 320 are there, of 333 columns 352 */
             assert_true(bytes < (b.column_scales ? 1.35 : 1.3) * K * N);
-            unsigned char *whole = pack(kernels, &b, DTYPE_F8_E4M3, NULL), *parts = aligned(bytes),
-                          *threaded = pack(kernels, &b, DTYPE_F8_E4M3, pools[3]);
+            unsigned char *whole = pack(kernels, &b, COMPUTE_FP8, NULL), *parts = aligned(bytes),
+                          *threaded = pack(kernels, &b, COMPUTE_FP8, pools[3]);
             for (int fill_byte = 0; fill_byte < 2; fill_byte++) {
                 memset(parts, fill_byte ? 0xFF : 0, bytes);
                 for (int64_t n0 = (N - 1) / 128 * 128; n0 >= 0; n0 -= 128)
                     for (int64_t k0 = 0; k0 < K; k0 += 128)
-                        kernels->pack_part(parts, &b, DTYPE_F8_E4M3, k0, k0 + 128 < K ? k0 + 128 : K, n0,
+                        kernels->pack_part(parts, &b, COMPUTE_FP8, k0, k0 + 128 < K ? k0 + 128 : K, n0,
                                            n0 + 128 < N ? n0 + 128 : N);
                 assert_memory_equal(parts, whole, bytes);
             }
@@ -267,7 +267,7 @@ static void codes_are_dequantised(void **state) {
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes && tested(isa); s++) {
             for (int kinds = 0; kinds < 8; kinds++) {
                 const int m = shapes[s][0], k = shapes[s][1], n = shapes[s][2];
-                const enum dtype compute = kinds & 1 ? DTYPE_BF16 : DTYPE_F32;
+                const enum compute compute = kinds & 1 ? COMPUTE_BF16 : COMPUTE_F32;
                 struct matrix whole = matrix_create(kinds & 2 ? k : k + 100, kinds & 2 ? n + 100 : n, kinds & 2,
                                                     DTYPE_F8_E4M3),
                               a = matrix_create(m, k, false, DTYPE_F32), b = whole;
@@ -277,7 +277,7 @@ static void codes_are_dequantised(void **state) {
                 b.rows = k, b.cols = n;
                 struct matrix numbers = matrix_create(k, n, kinds & 2, DTYPE_F32);
                 for (int64_t i = 0; i < k; i++)
-                    for (int64_t j = 0; j < n; j++) set_number(&numbers, i, j, matmul_element(&b, DTYPE_F32, i, j));
+                    for (int64_t j = 0; j < n; j++) set_number(&numbers, i, j, matmul_element(&b, COMPUTE_F32, i, j));
                 void *packed[2] = {pack(variants[isa], &b, compute, pools[1 + kinds % 3]),
                                    pack(variants[isa], &numbers, compute, NULL)};
                 float *c = malloc((size_t)(3 * m * n) * 4);
@@ -325,7 +325,7 @@ static void grouped_products_have_the_bits_of_each(void **state) {
                 b[g] = k ? matrix_create(k, n, !gradients, type) : (struct matrix){.dtype = type, .cols = n};
                 b[g].column_scales = gradients;
                 products[g] = (struct matmul_product){
-                    .packed = kinds & 2 ? NULL : pack(variants[isa], &b[g], DTYPE_F8_E4M3, NULL),
+                    .packed = kinds & 2 ? NULL : pack(variants[isa], &b[g], COMPUTE_FP8, NULL),
                     .n = n,
                     .c_stride = n,
                     .c_dtype = DTYPE_F32,
@@ -343,14 +343,14 @@ static void grouped_products_have_the_bits_of_each(void **state) {
                 for (int g = 0; g < GROUPS; c += groups[g].a.rows * products[g].n, g++) {
                     products[g].c = c;
                     if (threads || !groups[g].a.rows) continue;
-                    if (groups[g].a.cols) multiply(variants[isa], 1, &groups[g].a, DTYPE_F8_E4M3, &products[g], 1);
+                    if (groups[g].a.cols) multiply(variants[isa], 1, &groups[g].a, COMPUTE_FP8, &products[g], 1);
                     else if (!(kinds & 8)) memset(c, 0, (size_t)(groups[g].a.rows * products[g].n) * 4);
                 }
                 if (!threads) continue;
-                const size_t bytes = variants[isa]->grouped_scratch_bytes(max_m, max_k, DTYPE_F8_E4M3, threads);
+                const size_t bytes = variants[isa]->grouped_scratch_bytes(max_m, max_k, COMPUTE_FP8, threads);
                 unsigned char *scratch = malloc(bytes + 64);
                 memset(scratch, 0xFF, bytes + 64);
-                variants[isa]->run_grouped(pools[threads], DTYPE_F8_E4M3, groups, GROUPS, scratch);
+                variants[isa]->run_grouped(pools[threads], COMPUTE_FP8, groups, GROUPS, scratch);
                 for (size_t i = 0; i < 64; i++) assert_int_equal(scratch[bytes + i], 0xFF);
                 free(scratch);
                 assert_memory_equal(found, expected, (size_t)size * 4);
@@ -370,8 +370,8 @@ static void both_kinds_share_an_operand(void **state) {
         for (int m = 1; m <= M && tested(isa); m += 11) {
             struct matrix a = matrix_create(m, K, false, DTYPE_F32),
                           b[2] = {matrix_create(K, N, true, DTYPE_F8_E4M3), matrix_create(K, N, true, DTYPE_BF16)};
-            void *packed[2] = {pack(variants[isa], &b[0], DTYPE_F8_E4M3, NULL),
-                               pack(variants[isa], &b[1], DTYPE_BF16, NULL)};
+            void *packed[2] = {pack(variants[isa], &b[0], COMPUTE_FP8, NULL),
+                               pack(variants[isa], &b[1], COMPUTE_BF16, NULL)};
             float *c = malloc((size_t)(4 * m * N) * 4);
             struct matmul_product products[4];
             for (int p = 0; p < 4; p++)
@@ -381,9 +381,9 @@ static void both_kinds_share_an_operand(void **state) {
                                                       .c_stride = N,
                                                       .c_dtype = DTYPE_F32,
                                                       .codes = p % 2 == 0};
-            multiply(variants[isa], 2, &a, DTYPE_BF16, products, 2);
-            multiply(variants[isa], 2, &a, DTYPE_BF16, products + 2, 1);
-            multiply(variants[isa], 2, &a, DTYPE_BF16, products + 3, 1);
+            multiply(variants[isa], 2, &a, COMPUTE_BF16, products, 2);
+            multiply(variants[isa], 2, &a, COMPUTE_BF16, products + 2, 1);
+            multiply(variants[isa], 2, &a, COMPUTE_BF16, products + 3, 1);
             assert_memory_equal(c, c + 2 * m * N, (size_t)(2 * m * N) * 4);
             matrix_free(&a), matrix_free(&b[0]), matrix_free(&b[1]);
             free(packed[0]), free(packed[1]), free(c);
@@ -407,14 +407,15 @@ static void the_error_is_that_of_the_format(void **state) {
         if (!tested(isa)) continue;
         float c[M][N];
         double error = 0.0, size = 0.0;
-        void *packed = pack(variants[isa], &b, DTYPE_F8_E4M3, NULL);
+        void *packed = pack(variants[isa], &b, COMPUTE_FP8, NULL);
         struct matmul_product product = {.packed = packed, .n = N, .c = c, .c_stride = N, .c_dtype = DTYPE_F32};
-        multiply(variants[isa], 1, &a, DTYPE_F8_E4M3, &product, 1);
+        multiply(variants[isa], 1, &a, COMPUTE_FP8, &product, 1);
         for (int i = 0; i < M; i++) {
             for (int j = 0; j < N; j++) {
                 double sum = 0.0;
                 for (int64_t k = 0; k < K; k++)
-                    sum += (double)matmul_element(&a, DTYPE_F32, i, k) * (double)matmul_element(&b, DTYPE_F32, k, j);
+                    sum += (double)matmul_element(&a, COMPUTE_F32, i, k) *
+                           (double)matmul_element(&b, COMPUTE_F32, k, j);
                 error += (c[i][j] - sum) * (c[i][j] - sum);
                 size += sum * sum;
             }

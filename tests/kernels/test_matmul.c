@@ -20,7 +20,7 @@ typedef double real;
  * sum, which sum |a b| bounds; products of bf16 pairs that are summed in another order, with subnormals flushed, stay
  * within twice that. */
 static void check_output(const struct output *output, const struct output *before, const struct matrix *a,
-                         const struct matrix *b, enum dtype compute, const double *a_rows, const double *b_columns,
+                         const struct matrix *b, enum compute compute, const double *a_rows, const double *b_columns,
                          int64_t i, int64_t j) {
     (void)compute;
     int64_t k = a->cols;
@@ -37,7 +37,7 @@ static void check_output(const struct output *output, const struct output *befor
                  (int)b->cols, found, sum, bound);
 }
 
-static double *expand(const struct matrix *matrix, enum dtype compute, bool by_columns) {
+static double *expand(const struct matrix *matrix, enum compute compute, bool by_columns) {
     double *to = malloc((size_t)(matrix->rows * matrix->cols) * sizeof *to);
     for (int64_t i = 0; i < matrix->rows; i++)
         for (int64_t j = 0; j < matrix->cols; j++)
@@ -46,7 +46,7 @@ static double *expand(const struct matrix *matrix, enum dtype compute, bool by_c
 }
 
 /* Two products of one A (n and 3 n / 2 + 1 columns), the second accumulated or stored as bf16. */
-static void check_product(const struct matmul_kernels *kernels, int64_t m, int64_t k, int64_t n, enum dtype compute,
+static void check_product(const struct matmul_kernels *kernels, int64_t m, int64_t k, int64_t n, enum compute compute,
                           int kinds, int threads) {
     struct matrix a = matrix_create(m, k, kinds & 1, kinds & 2 ? DTYPE_BF16 : DTYPE_F32);
     struct matrix b[2] = {matrix_create(k, n, kinds & 4, kinds & 8 ? DTYPE_BF16 : DTYPE_F32),
@@ -83,7 +83,7 @@ static void check_product(const struct matmul_kernels *kernels, int64_t m, int64
     free(a_rows);
 }
 
-static const enum dtype computes[2] = {DTYPE_F32, DTYPE_BF16};
+static const enum compute computes[2] = {COMPUTE_F32, COMPUTE_BF16};
 
 static void products_are_right(void **state) {
     (void)state;
@@ -167,7 +167,7 @@ static void chains_of_fma_are_equal(void **state) {
     for (int compute = 0; compute < 2; compute++) {
         float *expected = malloc(M * N * 4), *found = malloc(M * N * 4);
         for (int isa = 0; isa < ISA_COUNT; isa++) {
-            if (!tested(isa) || (computes[compute] == DTYPE_BF16 && isa > ISA_AVX512)) continue;
+            if (!tested(isa) || (computes[compute] == COMPUTE_BF16 && isa > ISA_AVX512)) continue;
             void *packed = pack(variants[isa], &b, computes[compute], NULL);
             for (int i = 0; i < M * N; i++) (isa ? found : expected)[i] = (float)i;
             struct matmul_product product = {.packed = packed,
@@ -227,7 +227,7 @@ static void unpacked_operands_give_the_same_bits(void **state) {
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         for (int at = 0; at < 2 * (int)(sizeof shapes / sizeof *shapes) && tested(isa); at++) {
             const int *shape = shapes[at / 2];
-            const enum dtype compute = computes[at % 2];
+            const enum compute compute = computes[at % 2];
             const bool large = (int64_t)shape[0] * shape[1] * shape[2] > 1 << 16;
             /* the type of B, its layout, the type of C with and without sums onto it */
             for (int kinds = large ? at % 5 : 0; kinds < 16; kinds += large ? 5 : 1) {
@@ -352,7 +352,7 @@ struct grouped {
 
 /* kinds: 1 A transposed, 2 A and B bf16, 4 B transposed, 8 sums onto C, 16 C bf16, 32 B not packed, 64 every second B
  * not packed, 128 two products of each A. */
-static void grouped_create(struct grouped *list, const struct matmul_kernels *kernels, enum dtype compute,
+static void grouped_create(struct grouped *list, const struct matmul_kernels *kernels, enum compute compute,
                            const int (*shapes)[3], int count, int kinds) {
     *list = (struct grouped){.count = count};
     const enum dtype type = kinds & 2 ? DTYPE_BF16 : DTYPE_F32, c_type = kinds & 16 ? DTYPE_BF16 : DTYPE_F32;
@@ -410,7 +410,7 @@ static void grouped_fill(struct grouped *list) {
 }
 
 /* A grouped call against `run` on each of its groups, bit for bit, C between the outputs included. */
-static void check_grouped(const struct matmul_kernels *kernels, enum dtype compute, const int (*shapes)[3], int count,
+static void check_grouped(const struct matmul_kernels *kernels, enum compute compute, const int (*shapes)[3], int count,
                           int kinds) {
     struct grouped list;
     grouped_create(&list, kernels, compute, shapes, count, kinds);

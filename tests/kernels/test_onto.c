@@ -26,18 +26,18 @@ struct lists {
 
 /* kinds: 1 A transposed and bf16, 2 B transposed, 4 B not packed, 8 B is codes; 2 alone: in compute type F8_E4M3
  * tiles of one column */
-static void create(struct lists *l, const struct matmul_kernels *kernels, enum dtype compute, int kinds, bool large) {
+static void create(struct lists *l, const struct matmul_kernels *kernels, enum compute compute, int kinds, bool large) {
     *l = (struct lists){0};
     for (int g = 0; g < GROUPS; g++) {
         const int64_t m = shapes[g][0], n = shapes[g][2], k = !large && shapes[g][1] > 200 ? 200 : shapes[g][1];
         const enum dtype a_type = kinds & 1 ? DTYPE_BF16 : DTYPE_F32,
-                         b_type = kinds & 8 ? DTYPE_F8_E4M3 : kinds & 2 ? DTYPE_BF16 : DTYPE_F32,
-                         packed_type = kinds & 8 && compute == DTYPE_BF16 ? DTYPE_F8_E4M3 : compute;
+                         b_type = kinds & 8 ? DTYPE_F8_E4M3 : kinds & 2 ? DTYPE_BF16 : DTYPE_F32;
+        const enum compute packed_type = kinds & 8 && compute == COMPUTE_BF16 ? COMPUTE_FP8 : compute;
         l->groups[g] = (struct matmul_group){.products = &l->products[g], .count = 1};
         l->groups[g].a = m && k ? matrix_create(m, k, kinds & 1, a_type)
                                 : (struct matrix){.dtype = a_type, .rows = m, .cols = k, .stride = 1};
         l->b[g] = k ? matrix_create(k, n, kinds & 2, b_type) : (struct matrix){.dtype = b_type, .cols = n, .stride = n};
-        l->b[g].column_scales = compute == DTYPE_F8_E4M3 && kinds % 4 == 2 && !(kinds & 8);
+        l->b[g].column_scales = compute == COMPUTE_FP8 && kinds % 4 == 2 && !(kinds & 8);
         if (!(kinds & 4) && k) l->packed[g] = pack(kernels, &l->b[g], packed_type, NULL);
         l->products[g] = (struct matmul_product){.packed = l->packed[g],
                                                  .n = n,
@@ -55,7 +55,7 @@ static void destroy(struct lists *l) {
 }
 
 /* One by one (where there is a sum), or as a list. */
-static void run(struct lists *l, const struct matmul_kernels *kernels, enum dtype compute, int threads, bool grouped,
+static void run(struct lists *l, const struct matmul_kernels *kernels, enum compute compute, int threads, bool grouped,
                 enum matmul_onto onto, float *c) {
     for (int g = 0; g < GROUPS; c += l->groups[g].a.rows * l->products[g].n, g++) {
         l->products[g].c = c;
@@ -75,12 +75,12 @@ static void fill(float *c, int64_t count) {
 
 static void added_products_are_products_and_a_sum(void **state) {
     (void)state;
-    static const enum dtype computes[3] = {DTYPE_F32, DTYPE_BF16, DTYPE_F8_E4M3};
+    static const enum compute computes[3] = {COMPUTE_F32, COMPUTE_BF16, COMPUTE_FP8};
     const struct row_kernels *rows = &kernels_for(ISA_REFERENCE)->rows;
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int at = 0; at < 48 && tested(isa); at++) {
             const int kinds = at % 16, threads = 1 + at % 3;
-            const enum dtype compute = computes[at / 16];
+            const enum compute compute = computes[at / 16];
             struct lists l;
             create(&l, variants[isa], compute, kinds, isa != ISA_REFERENCE);
             const size_t bytes = (size_t)l.numbers * sizeof(float);

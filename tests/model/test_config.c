@@ -325,10 +325,10 @@ static void test_official_sizes(void **state) {
         assert_int_equal(sizes.active_parameters, official[i].active);
         assert_int_equal(sizes.active_without_embedding, official[i].without_embedding);
         assert_int_equal(sizes.cache_elements_per_token, official[i].cache);
-        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_F32], 4 * official[i].cache);
-        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_BF16], 2 * official[i].cache);
+        assert_int_equal(sizes.cache_bytes_per_token[CACHE_F32], 4 * official[i].cache);
+        assert_int_equal(sizes.cache_bytes_per_token[CACHE_BF16], 2 * official[i].cache);
         /* E4M3: 512 codes with four fp32 scales, and 64 bf16 numbers */
-        assert_int_equal(sizes.cache_bytes_per_token[DTYPE_F8_E4M3],
+        assert_int_equal(sizes.cache_bytes_per_token[CACHE_FP8],
                          config.kv_lora_rank ? config.num_hidden_layers * (512 + 16 + 128) : 0);
         /* per layer and (query, key): 2 H (192 + 128) expanded, 2 H (576 + 512) absorbed, 2 H 256 with heads of 128 */
         const double heads = (double)(config.num_attention_heads * config.num_hidden_layers);
@@ -354,7 +354,7 @@ static int64_t fp8_bytes_of(const struct model *model, bool modules) {
         sscanf(p->name, "model.layers.%d.", &layer);
         if ((layer >= model->config.num_hidden_layers) != modules) continue;
         if (p->kind == PARAMETER_VECTOR) bytes += parameter_trained(p) ? 2 * p->count : 4 * p->count;
-        else if (p == model->embedding || p->compute != DTYPE_F8_E4M3) bytes += 2 * p->count;
+        else if (p == model->embedding || p->compute != COMPUTE_FP8) bytes += 2 * p->count;
         else bytes += p->count + 4 * ((p->shape[0] + 127) / 128) * ((p->shape[1] + 127) / 128);
     }
     return bytes;
@@ -383,7 +383,7 @@ static void test_sizes_are_declared(void **state) {
         struct config_sizes sizes;
         parse_or_fail(&config, &arena, texts[i]);
         config_sizes(&config, &sizes);
-        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error))
+        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error))
             fail_msg("%s", error.message);
         int64_t parameters = 0, norms = 0, experts = 0, mtp = 0, mtp_norms = 0, mtp_experts = 0;
         for (int p = 0; p < model->parameter_count; p++) {
@@ -420,7 +420,7 @@ static void test_sizes_are_declared(void **state) {
         model_destroy(model);
         config_release(&config);
         parse_or_fail(&config, &arena, texts[i]);
-        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F8_E4M3, &error))
+        if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_FP8, &error))
             fail_msg("%s", error.message);
         assert_int_equal(sizes.fp8_bytes, fp8_bytes_of(model, false));
         assert_int_equal(sizes.mtp_fp8_bytes, fp8_bytes_of(model, true) + 4 * modules * embedding);

@@ -62,7 +62,7 @@ static enum status export(const char *text, enum kind kind, enum dtype dtype, st
     json_t *root = json_loads(text, 0, NULL);
     enum status status = config_parse(&config, root, "test", &arena, error);
     json_decref(root);
-    if (!status && !(status = model_create(&model, &config, kernels_for(isa), NULL, DTYPE_F32, error))) {
+    if (!status && !(status = model_create(&model, &config, kernels_for(isa), NULL, COMPUTE_F32, error))) {
         if (!(status = model_allocate_training(model, error))) {
             model_initialise(model, 3);
             status = model_export(model, folder_of(kind), dtype, error);
@@ -93,14 +93,14 @@ static int clean(void **state) {
     return folder_remove(folder, NULL) != STATUS_OK;
 }
 
-static enum status open_model(struct model **model, enum kind kind, enum dtype compute, int threads, uint64_t cache,
+static enum status open_model(struct model **model, enum kind kind, enum compute compute, int threads, uint64_t cache,
                               struct error *error) {
     const struct model_options options = {
-        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = DTYPE_COUNT, .expert_cache = cache};
+        .use = MODEL_INFERENCE, .compute = compute, .cache = CACHE_COUNT, .expert_cache = cache};
     return model_open(model, folder_of(kind), kernels_for(isa), pools[threads - 1], &options, error);
 }
 
-static struct model *opened(enum kind kind, enum dtype compute, int threads, uint64_t cache) {
+static struct model *opened(enum kind kind, enum compute compute, int threads, uint64_t cache) {
     struct model *model;
     struct error error;
     if (open_model(&model, kind, compute, threads, cache, &error)) fail_msg("%s", error.message);
@@ -108,7 +108,7 @@ static struct model *opened(enum kind kind, enum dtype compute, int threads, uin
 }
 
 static size_t slot_bytes(enum kind kind) {
-    struct model *model = opened(kind, DTYPE_F32, 1, 0);
+    struct model *model = opened(kind, COMPUTE_F32, 1, 0);
     const size_t bytes = expert_cache_slot_bytes(model);
     model_destroy(model);
     return bytes;
@@ -155,9 +155,9 @@ static void test_bits(void **state) {
     (void)state;
     static const struct {
         enum kind kind;
-        enum dtype compute;
-    } cases[] = {{FP32, DTYPE_F32},    {FP32, DTYPE_BF16}, {BF16, DTYPE_BF16}, {BF16, DTYPE_F32},
-                 {FP8, DTYPE_F8_E4M3}, {FP8, DTYPE_BF16},  {FP8, DTYPE_F32}};
+        enum compute compute;
+    } cases[] = {{FP32, COMPUTE_F32},    {FP32, COMPUTE_BF16}, {BF16, COMPUTE_BF16}, {BF16, COMPUTE_F32},
+                 {FP8, COMPUTE_FP8}, {FP8, COMPUTE_BF16},  {FP8, COMPUTE_F32}};
     static const int slots[] = {1, 2, 5, 100};
     static float wanted[LOGITS], found[LOGITS];
     struct error error;
@@ -204,7 +204,7 @@ static void test_odd_addresses(void **state) {
             memcpy(shifted, &header, 8);
             if (file_replace(path, shifted, size + (size_t)spaces, &error)) fail_msg("%s", error.message);
             for (int cached = 0; cached < 2; cached++) {
-                struct model *model = opened((enum kind)kind, DTYPE_BF16, 2,
+                struct model *model = opened((enum kind)kind, COMPUTE_BF16, 2,
                                              cached ? 5 * slot_bytes((enum kind)kind) : 0);
                 if (run(model, cached ? found : wanted, &error)) fail_msg("%s", error.message);
                 model_destroy(model);
@@ -222,7 +222,7 @@ static void test_bytes(void **state) {
     static float logits[LOGITS];
     struct error error;
     const size_t slot = slot_bytes(BF16), expert = 3 * 160 * 56 * 2;
-    struct model *model = opened(BF16, DTYPE_BF16, 1, 100 * slot);
+    struct model *model = opened(BF16, COMPUTE_BF16, 1, 100 * slot);
     if (run(model, logits, &error)) fail_msg("%s", error.message);
     const struct expert_cache_counts first = expert_cache_counts(model->expert_cache);
     assert_true(first.asked > 0 && first.found > 0 && first.found < first.asked);
@@ -236,7 +236,7 @@ static void test_bytes(void **state) {
     assert_int_equal(second.found - first.found, first.asked);
     model_destroy(model);
 
-    model = opened(BF16, DTYPE_BF16, 1, slot);
+    model = opened(BF16, COMPUTE_BF16, 1, slot);
     struct engine *engine;
     struct sequence *sequence = NULL;
     int32_t ids[LENGTH];
@@ -271,11 +271,11 @@ static void test_engines(void **state) {
     static float wanted[LOGITS];
     static struct job jobs[3];
     struct error error;
-    struct model *model = opened(BF16, DTYPE_BF16, 1, 0);
+    struct model *model = opened(BF16, COMPUTE_BF16, 1, 0);
     if (run(model, wanted, &error)) fail_msg("%s", error.message);
     model_destroy(model);
     for (int slots = 1; slots <= 4; slots += 3) {
-        model = opened(BF16, DTYPE_BF16, 2, slot_bytes(BF16) * (size_t)slots);
+        model = opened(BF16, COMPUTE_BF16, 2, slot_bytes(BF16) * (size_t)slots);
         pthread_t threads[3];
         for (int i = 0; i < 3; i++) {
             jobs[i] = (struct job){.model = model};
@@ -300,7 +300,7 @@ static void test_failures(void **state) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder_of(FP8));
     if (file_read(path, 1 << 30, &whole, &size, &error)) fail_msg("%s", error.message);
     for (int damage = 0; damage < 2; damage++) {
-        struct model *model = opened(FP8, DTYPE_BF16, 2, 4 * slot_bytes(FP8));
+        struct model *model = opened(FP8, COMPUTE_BF16, 2, 4 * slot_bytes(FP8));
         struct engine *engine;
         struct sequence *sequence = NULL;
         float logits[VOCAB];
@@ -353,16 +353,16 @@ static void test_refused(void **state) {
     struct model *model;
     struct error error;
     char least[32];
-    assert_int_equal(open_model(&model, BF16, DTYPE_BF16, 1, 1000, &error), STATUS_INVALID);
+    assert_int_equal(open_model(&model, BF16, COMPUTE_BF16, 1, 1000, &error), STATUS_INVALID);
     snprintf(least, sizeof least, "%zu", slot_bytes(BF16));
     assert_non_null(strstr(error.message, least));
-    assert_int_equal(open_model(&model, DENSE, DTYPE_F32, 1, 1 << 20, &error), STATUS_INVALID);
+    assert_int_equal(open_model(&model, DENSE, COMPUTE_F32, 1, 1 << 20, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "no routed experts"));
 }
 
 static void test_automatic(void **state) {
     (void)state;
-    struct model *model = opened(BF16, DTYPE_BF16, 1, 0);
+    struct model *model = opened(BF16, COMPUTE_BF16, 1, 0);
     const uint64_t all = model_packed_bytes(model, 1), slot = expert_cache_slot_bytes(model);
     assert_int_equal(expert_cache_automatic(model, UINT64_MAX), 0);
     assert_int_equal(expert_cache_automatic(model, 2 * all), 0);
@@ -370,7 +370,7 @@ static void test_automatic(void **state) {
     const uint64_t some = expert_cache_automatic(model, all);
     assert_true(some >= 3 * slot && some < all && some <= MOE_LAYERS * EXPERTS * slot);
     model_destroy(model);
-    model = opened(DENSE, DTYPE_F32, 1, 0);
+    model = opened(DENSE, COMPUTE_F32, 1, 0);
     assert_int_equal(expert_cache_automatic(model, 1), 0);
     model_destroy(model);
 }

@@ -109,10 +109,10 @@ static void *bytes_of(const char *name) {
     return data;
 }
 
-static enum status open_with(struct model **model, const char *folder, enum model_use use, int compute, bool mtp,
-                             struct error *error) {
+static enum status open_with(struct model **model, const char *folder, enum model_use use, enum compute compute,
+                             bool mtp, struct error *error) {
     return model_open(model, folder, kernels_for(ISA_REFERENCE), pools[2],
-                      &(struct model_options){.use = use, .compute = compute, .cache = DTYPE_COUNT, .mtp = mtp}, error);
+                      &(struct model_options){.use = use, .compute = compute, .cache = CACHE_COUNT, .mtp = mtp}, error);
 }
 
 /* Refused for training and for inference, with a message that holds all the words. */
@@ -122,7 +122,7 @@ static void assert_refused(const struct change *change, enum status code, const 
         struct model *model;
         struct error error;
         const enum status status = open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE,
-                                             use ? DTYPE_F32 : DTYPE_COUNT, false, &error);
+                                             use ? COMPUTE_F32 : COMPUTE_COUNT, false, &error);
         if (status == STATUS_OK) fail_msg("%s: was opened", change->name);
         va_list list;
         va_start(list, words);
@@ -211,7 +211,7 @@ static void feed_some(struct model *model, float *logits, const int *chunks, enu
     engine_destroy(engine);
 }
 
-static struct model *open_unpacked(const char *folder, enum isa isa, struct pool *pool, enum dtype compute,
+static struct model *open_unpacked(const char *folder, enum isa isa, struct pool *pool, enum compute compute,
                                    size_t pack_at_once) {
     struct error error;
     struct arena arena = {0};
@@ -235,7 +235,7 @@ static void bad_codes_found_later(void **state) {
     codes[7 * 160 + 5] = 0x7F;
     const char *folder = make(&(struct change){Q_A, DTYPE_F8_E4M3, 2, {96, 160}, codes}, NULL, NULL);
     free(codes);
-    struct model *model = open_unpacked(folder, ISA_REFERENCE, pools[2], DTYPE_F8_E4M3, 0);
+    struct model *model = open_unpacked(folder, ISA_REFERENCE, pools[2], COMPUTE_FP8, 0);
     assert_int_equal(model_sound(model, &error), STATUS_OK);
     model_pack(model, INFINITY);
     assert_int_equal(model_sound(model, &error), STATUS_INVALID);
@@ -246,7 +246,7 @@ static void bad_codes_found_later(void **state) {
 
 /* ---- what is only said ------------------------------------------------------------------------------------------- */
 
-static void assert_warnings(const char *folder, bool mtp, int compute, int count, const char *words) {
+static void assert_warnings(const char *folder, bool mtp, enum compute compute, int count, const char *words) {
     struct model *model;
     struct error error;
     if (open_with(&model, folder, MODEL_INFERENCE, compute, mtp, &error)) fail_msg("%s", error.message);
@@ -261,28 +261,29 @@ static void rules_for_mtp(void **state) {
     (void)state;
     struct error error;
     struct model *model;
-    assert_warnings(GOLDEN, false, DTYPE_COUNT, 0, NULL);   /* tensors of modules that are not loaded are passed over */
-    assert_warnings(GOLDEN, true, DTYPE_COUNT, 0, NULL);
+    /* tensors of modules that are not loaded are passed over */
+    assert_warnings(GOLDEN, false, COMPUTE_COUNT, 0, NULL);
+    assert_warnings(GOLDEN, true, COMPUTE_COUNT, 0, NULL);
     /* tensors, but none in the config */
     assert_warnings(
-        make(NULL, "num_nextn_predict_layers", json_integer(0)), true, DTYPE_COUNT, 1,
+        make(NULL, "num_nextn_predict_layers", json_integer(0)), true, COMPUTE_COUNT, 1,
         "tensors of layers from 2 on are not used: config.json has 2 layers and 0 modules of multi-token prediction");
     /* a module in the config, but not all of its tensors: said where it is asked for */
     const char *folder = make(&(struct change){.name = "model.layers.2.eh_proj.weight", .dtype = DTYPE_COUNT}, NULL,
                               NULL);
-    assert_warnings(folder, false, DTYPE_COUNT, 0, NULL);
+    assert_warnings(folder, false, COMPUTE_COUNT, 0, NULL);
     for (int use = 0; use < 2; use++) {
-        assert_int_equal(open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE, DTYPE_F32, true, &error),
+        assert_int_equal(open_with(&model, folder, use ? MODEL_TRAINING : MODEL_INFERENCE, COMPUTE_F32, true, &error),
                          STATUS_NOT_FOUND);
         assert_non_null(
             strstr(error.message, "1 tensor that config.json asks for is missing: model.layers.2.eh_proj.weight"));
     }
     /* a copy that is none */
     folder = make(&(struct change){COPY_OF_HEAD, DTYPE_BF16, 2, {83, 160}, NULL}, NULL, NULL);
-    assert_warnings(folder, false, DTYPE_COUNT, 0, NULL);
-    assert_warnings(folder, true, DTYPE_COUNT, 1,
+    assert_warnings(folder, false, COMPUTE_COUNT, 0, NULL);
+    assert_warnings(folder, true, COMPUTE_COUNT, 1,
                     COPY_OF_HEAD " is not a copy of lm_head.weight, which is used in its place");
-    assert_warnings(make(&(struct change){.name = COPY_OF_HEAD, .dtype = DTYPE_COUNT}, NULL, NULL), true, DTYPE_COUNT,
+    assert_warnings(make(&(struct change){.name = COPY_OF_HEAD, .dtype = DTYPE_COUNT}, NULL, NULL), true, COMPUTE_COUNT,
                     0, NULL);
 }
 
@@ -291,16 +292,16 @@ static void rules_for_formats(void **state) {
     struct error error;
     struct model *model;
     const char *folder = make(NULL, "quantization_config", json_null());   /* codes mean what they mean */
-    assert_warnings(folder, false, DTYPE_COUNT, 1, "matrices are in FP8, but config.json has no quantization_config");
-    if (open_with(&model, folder, MODEL_INFERENCE, DTYPE_COUNT, false, &error)) fail_msg("%s", error.message);
-    assert_int_equal(model->compute, DTYPE_BF16);
+    assert_warnings(folder, false, COMPUTE_COUNT, 1, "matrices are in FP8, but config.json has no quantization_config");
+    if (open_with(&model, folder, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
+    assert_int_equal(model->compute, COMPUTE_BF16);
     assert_true(model_parameter(model, Q_A)->codes);
     model_destroy(model);
-    if (open_with(&model, GOLDEN, MODEL_INFERENCE, DTYPE_COUNT, false, &error)) fail_msg("%s", error.message);
-    assert_int_equal(model->compute, DTYPE_F8_E4M3);   /* the checkpoint's own type */
-    assert_int_equal(model_parameter(model, Q_A)->compute, DTYPE_F8_E4M3);
-    assert_int_equal(model->head->compute, DTYPE_BF16);
-    assert_int_equal(model_parameter(model, "model.layers.1.mlp.gate.weight")->compute, DTYPE_F32);
+    if (open_with(&model, GOLDEN, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
+    assert_int_equal(model->compute, COMPUTE_FP8);   /* the checkpoint's own type */
+    assert_int_equal(model_parameter(model, Q_A)->compute, COMPUTE_FP8);
+    assert_int_equal(model->head->compute, COMPUTE_BF16);
+    assert_int_equal(model_parameter(model, "model.layers.1.mlp.gate.weight")->compute, COMPUTE_F32);
     model_destroy(model);
 
     /* the reverse: config.json speaks of FP8, all is BF16 */
@@ -312,12 +313,12 @@ static void rules_for_formats(void **state) {
         json_load_path(&config, GOLDEN "/config.json", &error))
         fail_msg("%s", error.message);
     assert_int_equal(counts.matrices, 48);
-    assert_warnings(plain, true, DTYPE_COUNT, 0, NULL);
-    assert_warnings(plain, true, DTYPE_F8_E4M3, 1, "compute type fp8: no matrix is in FP8");
+    assert_warnings(plain, true, COMPUTE_COUNT, 0, NULL);
+    assert_warnings(plain, true, COMPUTE_FP8, 1, "compute type fp8: no matrix is in FP8");
     snprintf(path, sizeof path, "%s/config.json", plain);
     assert_int_equal(json_save_path(config, path, &error), STATUS_OK);
     json_decref(config);
-    assert_warnings(plain, false, DTYPE_COUNT, 1, "config.json has a quantization_config, but no matrix is in FP8");
+    assert_warnings(plain, false, COMPUTE_COUNT, 1, "config.json has a quantization_config, but no matrix is in FP8");
 }
 
 /* Attention with one matrix in BF16 is multiplied in bf16 as a whole, its codes still as codes; the experts beside it
@@ -327,13 +328,13 @@ static void mixed_blocks(void **state) {
     struct error error;
     struct model *model;
     const char *folder = make(&(struct change){KV_A, DTYPE_BF16, 2, {148, 160}, NULL}, NULL, NULL);
-    if (open_with(&model, folder, MODEL_INFERENCE, DTYPE_COUNT, false, &error)) fail_msg("%s", error.message);
+    if (open_with(&model, folder, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
     assert_false(model_parameter(model, KV_A)->codes);
     assert_true(model_parameter(model, Q_A)->codes);
-    assert_int_equal(model_parameter(model, KV_A)->compute, DTYPE_BF16);
-    assert_int_equal(model_parameter(model, Q_A)->compute, DTYPE_BF16);
-    assert_int_equal(model_parameter(model, "model.layers.0.self_attn.q_a_proj.weight")->compute, DTYPE_F8_E4M3);
-    assert_int_equal(model_parameter(model, "model.layers.1.mlp.experts.0.up_proj.weight")->compute, DTYPE_F8_E4M3);
+    assert_int_equal(model_parameter(model, KV_A)->compute, COMPUTE_BF16);
+    assert_int_equal(model_parameter(model, Q_A)->compute, COMPUTE_BF16);
+    assert_int_equal(model_parameter(model, "model.layers.0.self_attn.q_a_proj.weight")->compute, COMPUTE_FP8);
+    assert_int_equal(model_parameter(model, "model.layers.1.mlp.experts.0.up_proj.weight")->compute, COMPUTE_FP8);
     static float logits[TOKENS * 128];
     feed_some(model, logits, (const int[]){TOKENS}, STATUS_OK, &error);
     for (int64_t i = 0; i < TOKENS * model->config.vocab_size; i++) assert_true(isfinite(logits[i]));
@@ -348,7 +349,7 @@ static void dequantised_for_training(void **state) {
     struct error error;
     struct model *model;
     struct safetensors *st;
-    if (open_with(&model, GOLDEN, MODEL_TRAINING, DTYPE_F32, true, &error) ||
+    if (open_with(&model, GOLDEN, MODEL_TRAINING, COMPUTE_F32, true, &error) ||
         safetensors_open_folder(&st, GOLDEN, &error))
         fail_msg("%s", error.message);
     int matrices = 0;
@@ -379,7 +380,7 @@ static void same_bits(void **state) {
     (void)state;
     static const int chunks[][4] = {{TOKENS}, {PROMPT, 0}, {0}, {7, 16, 1, 30}};
     static float expected[TOKENS * 128], found[TOKENS * 128];
-    const enum dtype types[] = {DTYPE_F8_E4M3, DTYPE_BF16, DTYPE_F32};
+    const enum compute types[] = {COMPUTE_FP8, COMPUTE_BF16, COMPUTE_F32};
     struct error error;
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int t = 0; isa_available((enum isa)isa) && t < 3; t++)
@@ -395,8 +396,8 @@ static void same_bits(void **state) {
                 for (int c = 0; c < 4; c++) {
                     feed_some(model, way == 0 && c == 0 ? expected : found, chunks[c], STATUS_OK, &error);
                     if (memcmp(found, expected, bytes) != 0 && !(way == 0 && c == 0))
-                        fail_msg("%s, %s, way %d, chunks %d: other bits", isa_name((enum isa)isa), dtype_name(types[t]),
-                                 way, c);
+                        fail_msg("%s, %s, way %d, chunks %d: other bits", isa_name((enum isa)isa),
+                                 precision_names[types[t]], way, c);
                 }
                 model_destroy(model);
             }
@@ -420,7 +421,7 @@ static void a_byte_for_each_weight(void **state) {
     snprintf(fp8, sizeof fp8, "%s/llama-fp8", scratch);
     if (json_parse(&root, text, sizeof text - 1, "test", &error) ||
         config_parse(&config, root, "test", &arena, &error) ||
-        model_create(&model, &config, kernels_for(ISA_REFERENCE), pools[2], DTYPE_F32, &error) ||
+        model_create(&model, &config, kernels_for(ISA_REFERENCE), pools[2], COMPUTE_F32, &error) ||
         model_allocate_training(model, &error))
         fail_msg("%s", error.message);
     model->config_arena = arena;
@@ -434,7 +435,7 @@ static void a_byte_for_each_weight(void **state) {
     const double weights = 2.0 * (4 * 512 * 512 + 3 * 512 * 1408), scales = weights / 128 / 128 * 4;
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (int t = 0; isa_available((enum isa)isa) && t < 2; t++) {
-            model = open_unpacked(fp8, (enum isa)isa, pools[2], t ? DTYPE_BF16 : DTYPE_F8_E4M3, SIZE_MAX);
+            model = open_unpacked(fp8, (enum isa)isa, pools[2], t ? COMPUTE_BF16 : COMPUTE_FP8, SIZE_MAX);
             /* plain C has bf16 numbers widened */
             const double bytes = (double)model->page_bytes[1], head = 256.0 * 512 * (isa == ISA_REFERENCE ? 4 : 2);
             if (bytes < weights + head || bytes > 1.02 * (weights + head + scales))

@@ -26,7 +26,7 @@ enum { VOCAB = 61, SEQUENCES = 2, LENGTH = 19, ROWS = SEQUENCES * LENGTH };
 
 static int32_t tokens[ROWS], targets[ROWS];
 
-static struct model *model_of(enum isa isa, struct pool *pool, enum dtype compute) {
+static struct model *model_of(enum isa isa, struct pool *pool, enum compute compute) {
     struct error error;
     struct arena arena = {0};
     struct config config;
@@ -91,7 +91,7 @@ static void test_bits(void **state) {
     assert_int_equal(pool_create(&two, 2, NULL), STATUS_OK);
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (!isa_available((enum isa)isa)) continue;
-        struct model *model = model_of((enum isa)isa, NULL, DTYPE_F8_E4M3);
+        struct model *model = model_of((enum isa)isa, NULL, COMPUTE_FP8);
         const struct result first = pass_of(model, RECOMPUTE_CHEAP);
         assert_true(first.loss > 0 && first.mtp > 0);
         for (int recompute = 0; recompute < 3; recompute++) {
@@ -104,7 +104,7 @@ static void test_bits(void **state) {
         model->pool = NULL;
 
         /* Packed copies of other values, then of these, block by block. */
-        struct model *again = model_of((enum isa)isa, NULL, DTYPE_F8_E4M3);
+        struct model *again = model_of((enum isa)isa, NULL, COMPUTE_FP8);
         model_initialise(again, 6);
         struct result other = pass_of(again, RECOMPUTE_CHEAP);
         assert_true(first.loss != other.loss);
@@ -127,7 +127,7 @@ static void test_bits(void **state) {
  * E5M6 for o_proj's input, in three layers. */
 static void test_compressed_bytes(void **state) {
     (void)state;
-    struct model *model = model_of(ISA_REFERENCE, NULL, DTYPE_F8_E4M3);
+    struct model *model = model_of(ISA_REFERENCE, NULL, COMPUTE_FP8);
     const struct result result = pass_of(model, RECOMPUTE_CHEAP);
     const int64_t rows[2] = {ROWS, SEQUENCES * (LENGTH - 1)};   /* of the trunk, of the module */
     int64_t numbers = 0, bytes = 0;
@@ -150,8 +150,8 @@ static void test_near_bf16(void **state) {
     (void)state;
     for (int isa = 0; isa < ISA_COUNT; isa++) {
         if (!isa_available((enum isa)isa)) continue;
-        struct model *models[2] = {model_of((enum isa)isa, NULL, DTYPE_BF16),
-                                   model_of((enum isa)isa, NULL, DTYPE_F8_E4M3)};
+        struct model *models[2] = {model_of((enum isa)isa, NULL, COMPUTE_BF16),
+                                   model_of((enum isa)isa, NULL, COMPUTE_FP8)};
         struct result results[2];
         for (int i = 0; i < 2; i++) results[i] = pass_of(models[i], RECOMPUTE_CHEAP);
         assert_int_equal(results[0].compressible, 0);

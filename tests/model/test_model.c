@@ -41,7 +41,7 @@ struct fixture {
     int32_t tokens[ROWS], targets[ROWS];
 };
 
-static void set_up(struct fixture *f, int kind, enum dtype compute, int threads, enum recompute recompute) {
+static void set_up(struct fixture *f, int kind, enum compute compute, int threads, enum recompute recompute) {
     memset(f, 0, sizeof *f);
     struct error error;
     struct config config;
@@ -92,7 +92,7 @@ static void assert_same_gradients(const struct fixture *a, const struct fixture 
 
 static void test_recompute_and_threads(void **state) {
     (void)state;
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    static const enum compute types[] = {COMPUTE_F32, COMPUTE_BF16};
     for (int kind = 0; kind < KINDS; kind++)
         for (int t = 0; t < 2; t++) {
             struct fixture first;
@@ -122,8 +122,8 @@ static void test_recompute_and_threads(void **state) {
 static void test_accumulation(void **state) {
     (void)state;
     struct fixture whole, parts;
-    set_up(&whole, V1, DTYPE_F32, 2, RECOMPUTE_CHEAP);
-    set_up(&parts, V1, DTYPE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&whole, V1, COMPUTE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&parts, V1, COMPUTE_F32, 2, RECOMPUTE_CHEAP);
     const double loss = step(&whole);
     double sum = 0;
     struct objective objective = {.predicted = SEQUENCES * (LENGTH - 1), .sequences = SEQUENCES};
@@ -151,7 +151,7 @@ static void test_accumulation(void **state) {
  * gradient). */
 static void check_directional_derivative(int kind) {
     struct fixture f;
-    set_up(&f, kind, DTYPE_F32, 2, RECOMPUTE_CHEAP);
+    set_up(&f, kind, COMPUTE_F32, 2, RECOMPUTE_CHEAP);
     step(&f);
     for (int i = 0; i < f.model->parameter_count; i++) {
         struct parameter *p = f.model->parameters[i];
@@ -189,7 +189,7 @@ static void test_bad_token(void **state) {
     struct fixture f;
     struct error error;
     struct objective objective = {.predicted = 1, .sequences = SEQUENCES};
-    set_up(&f, V1, DTYPE_F32, 1, RECOMPUTE_CHEAP);
+    set_up(&f, V1, COMPUTE_F32, 1, RECOMPUTE_CHEAP);
     f.tokens[40] = 53;
     assert_int_equal(
         model_train_micro_batch(&f.graph, f.model, f.tokens, f.targets, SEQUENCES, LENGTH, &objective, NULL, &error),

@@ -71,7 +71,7 @@ static struct objective objective_of(double capacity_factor, double balance) {
     };
 }
 
-static void set_up(struct fixture *f, int kind, enum dtype compute, int threads, enum recompute recompute,
+static void set_up(struct fixture *f, int kind, enum compute compute, int threads, enum recompute recompute,
                    struct objective objective) {
     memset(f, 0, sizeof *f);
     struct error error;
@@ -267,7 +267,7 @@ static void check_parameter(struct plain *p, const struct parameter *parameter, 
 
 static void check_layer(int kind, double capacity_factor, double balance) {
     struct fixture f;
-    set_up(&f, kind, DTYPE_F32, 2, RECOMPUTE_CHEAP, objective_of(capacity_factor, balance));
+    set_up(&f, kind, COMPUTE_F32, 2, RECOMPUTE_CHEAP, objective_of(capacity_factor, balance));
     f.loads[1] = (struct expert_load){.counts = f.counts};
     f.objective.loads = f.loads;
     const struct layer *layer = &f.model->layers[1];
@@ -359,7 +359,7 @@ static void assert_same_gradients(const struct fixture *a, const struct fixture 
 
 static void recomputation_and_threads_change_nothing(void **state) {
     (void)state;
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    static const enum compute types[] = {COMPUTE_F32, COMPUTE_BF16};
     for (int kind = GREEDY; kind < KINDS; kind += GROUPED - GREEDY)
         for (int t = 0; t < 2; t++) {
             struct fixture first;
@@ -399,7 +399,7 @@ static void the_plan_counts_flops(void **state) {
     for (int r = RECOMPUTE_NONE; r <= RECOMPUTE_BLOCKS; r++) {
         struct fixture f;
         double planned;
-        set_up(&f, GROUPED, DTYPE_F32, 1, (enum recompute)r, objective_of(0, 0.1));
+        set_up(&f, GROUPED, COMPUTE_F32, 1, (enum recompute)r, objective_of(0, 0.1));
         model_plan_training(f.model, SEQUENCES, LENGTH, &f.objective, &planned);
         step(&f, SEQUENCES);
         assert_true(planned > 0 && f.graph.flops == planned);
@@ -415,8 +415,8 @@ static void the_plan_counts_flops(void **state) {
 static void micro_batches_add_up(void **state) {
     (void)state;
     struct fixture whole, parts;
-    set_up(&whole, GROUPED, DTYPE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
-    set_up(&parts, GROUPED, DTYPE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
+    set_up(&whole, GROUPED, COMPUTE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
+    set_up(&parts, GROUPED, COMPUTE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
     step(&whole, SEQUENCES);
     step(&parts, 1);
     assert_memory_equal(whole.counts, parts.counts, sizeof whole.counts);
@@ -470,12 +470,12 @@ static void chunks_change_nothing(void **state) {
         json_t *root = json_loads(text, 0, NULL);
         assert_non_null(root);
         if (isa_select(&isa, &error) || config_parse(&config, root, "test", &arenas[m], &error) ||
-            model_create(&models[m], &config, kernels_for(isa), NULL, DTYPE_F32, &error) ||
+            model_create(&models[m], &config, kernels_for(isa), NULL, COMPUTE_F32, &error) ||
             model_allocate_training(models[m], &error) || memory_create(&memory, (size_t)64 << 20, &error))
             fail_msg("%s", error.message);
         json_decref(root);
         model_initialise(models[m], 7);
-        graph_init(&graph, models[m]->kernels, NULL, &memory, DTYPE_F32, true, false);
+        graph_init(&graph, models[m]->kernels, NULL, &memory, COMPUTE_F32, true, false);
         const int64_t together = m ? T / PARTS : T;
         for (int64_t row = 0; row < T; row += together) {
             const struct span span = {.count = together};
@@ -511,7 +511,7 @@ static void experts_without_tokens_are_left_alone(void **state) {
     for (int kind = GREEDY; kind < KINDS; kind++)
         for (int all = 0; all < 2; all++) {
             struct fixture f;
-            set_up(&f, kind, DTYPE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
+            set_up(&f, kind, COMPUTE_F32, 2, RECOMPUTE_CHEAP, objective_of(0, 0.1));
             struct parameter *router = model_parameter(f.model, "model.layers.1.mlp.gate.weight");
             memset(router->value, 0, (size_t)router->count * sizeof(float));
             step(&f, all ? SEQUENCES : 1);
@@ -538,7 +538,7 @@ static void dropping_spares(void **state) {
     (void)state;
     struct fixture f;
     struct error error;
-    set_up(&f, GROUPED, DTYPE_F32, 1, RECOMPUTE_CHEAP, objective_of(0.9, 0));
+    set_up(&f, GROUPED, COMPUTE_F32, 1, RECOMPUTE_CHEAP, objective_of(0.9, 0));
     step(&f, SEQUENCES);
     const double with_dropping = f.objective.sums.main;
     assert_true(f.loads[1].dropped > 0);
@@ -590,7 +590,7 @@ static void a_token_does_not_see_its_batch(void **state) {
             for (int run = 0; run < 4; run++) {   /* all, recording; all; in parts; one by one */
                 struct fixture f;
                 struct error error;
-                set_up(&f, kind, type ? DTYPE_BF16 : DTYPE_F32, 1 + run % 3, RECOMPUTE_CHEAP, objective_of(0, 0));
+                set_up(&f, kind, type ? COMPUTE_BF16 : COMPUTE_F32, 1 + run % 3, RECOMPUTE_CHEAP, objective_of(0, 0));
                 memory_destroy(&f.memory);
                 assert_int_equal(memory_create(&f.memory, 1 << 20, &error), STATUS_OK);
                 f.graph.recording = run == 0;

@@ -49,7 +49,7 @@ static char folder[] = "/tmp/test_mtp_XXXXXX";
 static int32_t tokens[ROWS], targets[ROWS];
 
 /* Biases that decide some choices. */
-static struct model *training_model(const char *text, enum isa isa, struct pool *pool, enum dtype compute) {
+static struct model *training_model(const char *text, enum isa isa, struct pool *pool, enum compute compute) {
     struct error error;
     struct arena arena = {0};
     struct config config;
@@ -78,7 +78,7 @@ static int prepare(void **state) {
     (void)state;
     struct error error;
     if (!mkdtemp(folder)) return 1;
-    struct model *model = training_model(CONFIG(2), ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = training_model(CONFIG(2), ISA_REFERENCE, NULL, COMPUTE_F32);
     if (model_export(model, folder, DTYPE_F32, &error)) return 1;
     model_destroy(model);
     for (int row = 0; row < ROWS; row++) {
@@ -159,18 +159,19 @@ static void run_pieces(struct model *model, int first, int last, int chunk, bool
     end(&graph, &memory);
 }
 
-static struct model *open_folder(const char *path, enum isa isa, struct pool *pool, enum dtype compute,
-                                 enum dtype cache, bool mtp) {
+static struct model *open_folder(const char *path, enum isa isa, struct pool *pool, enum compute compute,
+                                 enum cache_type cache, bool mtp) {
     struct error error;
     struct model *model = NULL;
     const struct model_options options = {
-        .use = MODEL_INFERENCE, .compute = (int)compute, .cache = (int)cache, .mtp = mtp};
+        .use = MODEL_INFERENCE, .compute = compute, .cache = cache, .mtp = mtp};
     if (model_open(&model, path, kernels_for(isa), pool, &options, &error)) fail_msg("%s", error.message);
     assert_int_equal(model->warning_count, 0);
     return model;
 }
 
-static struct model *open_model(enum isa isa, struct pool *pool, enum dtype compute, enum dtype cache, bool mtp) {
+static struct model *open_model(enum isa isa, struct pool *pool, enum compute compute, enum cache_type cache,
+                                bool mtp) {
     return open_folder(folder, isa, pool, compute, cache, mtp);
 }
 
@@ -187,7 +188,10 @@ static void pieces_change_nothing(void **state) {
     struct error error;
     struct pool *pool;
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
-    static const struct { enum dtype compute, cache; } types[] = {{DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_BF16}};
+    static const struct {
+        enum compute compute;
+        enum cache_type cache;
+    } types[] = {{COMPUTE_F32, CACHE_F32}, {COMPUTE_BF16, CACHE_BF16}};
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (size_t t = 0; t < sizeof types / sizeof *types && isa_available((enum isa)isa); t++) {
             memset(logits, 0, sizeof logits);
@@ -205,8 +209,8 @@ static void pieces_change_nothing(void **state) {
             run_pieces(model, 0, SEQUENCES, LENGTH, false, logits[1]);
             for (int k = 0; k <= DEPTHS; k++) {
                 const double off = distance(logits[1][k][0], logits[0][k][0], ROWS * VOCAB);
-                if (!(off < (types[t].compute == DTYPE_F32 ? 1e-5 : 0.2)))
-                    fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
+                if (!(off < (types[t].compute == COMPUTE_F32 ? 1e-5 : 0.2)))
+                    fail_msg("depth %d in %s: off by %g", k, precision_names[types[t].compute], off);
             }
             model_destroy(model);
             /* without modules the trunk is the same, and sequences keep nothing of them */
@@ -237,19 +241,19 @@ static void pieces_of_codes_change_nothing(void **state) {
     snprintf(plain, sizeof plain, "%s/plain", folder);
     snprintf(fp8, sizeof fp8, "%s/fp8", folder);
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
-    struct model *model = training_model(FP8_CONFIG, ISA_REFERENCE, NULL, DTYPE_F32);
+    struct model *model = training_model(FP8_CONFIG, ISA_REFERENCE, NULL, COMPUTE_F32);
     if (model_export(model, plain, DTYPE_BF16, &error) ||
         model_quantize(plain, fp8, DTYPE_F8_E4M3, pool, NULL, &counts, &error))
         fail_msg("%s", error.message);
     model_destroy(model);
     static const struct {
-        enum dtype compute, cache;
+        enum compute compute; enum cache_type cache;
     } types[] = {
-        {DTYPE_F32, DTYPE_F32}, {DTYPE_BF16, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_BF16}, {DTYPE_F8_E4M3, DTYPE_F8_E4M3}};
+        {COMPUTE_F32, CACHE_F32}, {COMPUTE_BF16, CACHE_BF16}, {COMPUTE_FP8, CACHE_BF16}, {COMPUTE_FP8, CACHE_FP8}};
     static float first[1 + DEPTHS][ROWS][VOCAB];
     for (int isa = 0; isa < ISA_COUNT; isa++)
         for (size_t t = 0; t < sizeof types / sizeof *types && isa_available((enum isa)isa); t++) {
-            if (isa == ISA_REFERENCE && types[t].cache == DTYPE_F8_E4M3) continue;   /* plain C is slow */
+            if (isa == ISA_REFERENCE && types[t].cache == CACHE_FP8) continue;   /* plain C is slow */
             memset(logits, 0, sizeof logits);
             model = open_folder(fp8, (enum isa)isa, pool, types[t].compute, types[t].cache, true);
             run_pieces(model, 0, SEQUENCES, LENGTH, true, logits[0]);
@@ -263,7 +267,7 @@ static void pieces_of_codes_change_nothing(void **state) {
             for (int k = 0; k <= DEPTHS && t > 0; k++) {
                 const double off = distance(logits[0][k][0], first[k][0], ROWS * VOCAB);
                 if (!(off > 1e-4 && off < (t == 1 ? 0.03 : 0.2)))
-                    fail_msg("depth %d in %s: off by %g", k, dtype_name(types[t].compute), off);
+                    fail_msg("depth %d in %s: off by %g", k, precision_names[types[t].compute], off);
             }
         }
     pool_destroy(pool);
@@ -337,7 +341,7 @@ static void training_is_the_composition_of_its_parts(void **state) {
     enum isa isa;
     struct error error;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    struct model *model = training_model(CONFIG(2), isa, NULL, DTYPE_F32);
+    struct model *model = training_model(CONFIG(2), isa, NULL, COMPUTE_F32);
     memset(logits[0], 0, sizeof logits[0]);
     run_pieces(model, 0, SEQUENCES, LENGTH, false, logits[0]);
     struct objective objective = objective_of(0.3, 0),
@@ -389,7 +393,7 @@ static void gradients_are_slopes(void **state) {
     enum isa isa;
     struct error error;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    struct model *model = training_model(CONFIG(2), isa, NULL, DTYPE_F32);
+    struct model *model = training_model(CONFIG(2), isa, NULL, COMPUTE_F32);
     struct objective objective = objective_of(0.5, 0.01);
     struct loads base, other;
     attach_loads(&objective, &base);
@@ -452,8 +456,8 @@ static void no_weight_leaves_no_trace(void **state) {
     struct error error;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     for (int type = 0; type < 2; type++) {
-        struct model *with = training_model(CONFIG(2), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32),
-                     *without = training_model(CONFIG(0), isa, NULL, type ? DTYPE_BF16 : DTYPE_F32);
+        struct model *with = training_model(CONFIG(2), isa, NULL, type ? COMPUTE_BF16 : COMPUTE_F32),
+                     *without = training_model(CONFIG(0), isa, NULL, type ? COMPUTE_BF16 : COMPUTE_F32);
         struct objective a = objective_of(0, 0.01), b = objective_of(0, 0.01), weighted = objective_of(0.3, 0.01);
         train(with, &a, SEQUENCES);
         train(without, &b, SEQUENCES);
@@ -483,7 +487,7 @@ static void recomputing_changes_nothing(void **state) {
     struct pool *pool;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
-    static const enum dtype types[] = {DTYPE_F32, DTYPE_BF16};
+    static const enum compute types[] = {COMPUTE_F32, COMPUTE_BF16};
     for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
         struct model *models[3];
         double losses[3];
@@ -512,13 +516,13 @@ static void fp8_trains(void **state) {
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
     enum isa isa;
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    struct model *exact = training_model(FP8_CONFIG, isa, NULL, DTYPE_F32), *models[2];
+    struct model *exact = training_model(FP8_CONFIG, isa, NULL, COMPUTE_F32), *models[2];
     struct objective objective = objective_of(0.3, 0.01);
     const double loss = train(exact, &objective, SEQUENCES);
     double losses[2];
     for (int i = 0; i < 2; i++) {
         objective = objective_of(0.3, 0.01);
-        models[i] = training_model(FP8_CONFIG, isa, i ? pool : NULL, DTYPE_F8_E4M3);
+        models[i] = training_model(FP8_CONFIG, isa, i ? pool : NULL, COMPUTE_FP8);
         model_repack(models[i]);
         if (i) models[i]->recompute = RECOMPUTE_BLOCKS;
         losses[i] = train(models[i], &objective, SEQUENCES);
@@ -531,7 +535,7 @@ static void fp8_trains(void **state) {
         const bool higher = p == models[0]->head || strstr(p->name, "eh_proj") != NULL,
                    router = strstr(p->name, "mlp.gate.weight") != NULL;
         if (p->kind == PARAMETER_MATRIX)
-            assert_int_equal(p->compute, router ? DTYPE_F32 : higher ? DTYPE_BF16 : DTYPE_F8_E4M3);
+            assert_int_equal(p->compute, router ? COMPUTE_F32 : higher ? COMPUTE_BF16 : COMPUTE_FP8);
         const bool routed = strstr(p->name, ".experts.") != NULL;
         assert_true(p->x_power_of_two == (strstr(p->name, "o_proj") || (routed && !strstr(p->name, "down_proj"))));
         assert_true(p->dy_power_of_two == (routed && strstr(p->name, "down_proj")));

@@ -79,7 +79,7 @@ static enum status open_model(struct model **model, const char *folder, enum mod
     return model_open(
         model, folder, kernels_for(ISA_REFERENCE), pool,
         &(struct model_options){
-            .use = use, .compute = DTYPE_COUNT, .cache = DTYPE_COUNT, .mtp = true, .expert_cache = expert_cache},
+            .use = use, .compute = COMPUTE_COUNT, .cache = CACHE_COUNT, .mtp = true, .expert_cache = expert_cache},
         error);
 }
 
@@ -167,7 +167,7 @@ static enum status open_with_table(struct model **model, const char *folder, enu
     struct arena arena = {0};
     struct config config;
     if (config_load(&config, folder, &arena, error) ||
-        model_create(model, &config, kernels_for(ISA_REFERENCE), pool, DTYPE_F32, error))
+        model_create(model, &config, kernels_for(ISA_REFERENCE), pool, COMPUTE_F32, error))
         fail_msg("%s", error->message);
     (*model)->config_arena = arena;
     *table = model_declare(*model, &(*model)->layers[1],

@@ -36,13 +36,13 @@ static void forward(void (*change)(struct config *config), float h[ROWS * HIDDEN
     for (int i = 0; i < ROWS; i++) ids[i] = 7 * i % VOCAB;
     parse(&config, &arena);
     if (change) change(&config);
-    if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error) ||
+    if (model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error) ||
         model_allocate_training(model, &error))
         fail_msg("%s", error.message);
     model->config_arena = arena;
     model_initialise(model, 5);
     assert_int_equal(memory_create(&memory, (size_t)8 << 20, &error), STATUS_OK);
-    graph_init(&graph, model->kernels, NULL, &memory, DTYPE_F32, false, false);
+    graph_init(&graph, model->kernels, NULL, &memory, COMPUTE_F32, false, false);
     const struct span span = {.count = ROWS};
     const struct batch batch = {ids, ROWS, &span, 1};
     const struct tensor *out = model_forward(&graph, model, &batch);
@@ -117,7 +117,7 @@ static void windows_and_compression_are_refused(void **state) {
         struct model *model;
         parse(&config, &arena);
         *(part ? &config.layers[2].compression : &config.layers[2].window) = 4;
-        assert_int_equal(model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, DTYPE_F32, &error),
+        assert_int_equal(model_create(&model, &config, kernels_for(ISA_REFERENCE), NULL, COMPUTE_F32, &error),
                          STATUS_UNSUPPORTED);
         assert_non_null(strstr(error.message, "layer 2: attention mla reads every key as it is"));
         config_release(&config);

@@ -34,7 +34,7 @@ struct subject {
     struct objective objective;
 };
 
-static struct subject open_subject(const char *text, enum dtype compute, int threads) {
+static struct subject open_subject(const char *text, enum compute compute, int threads) {
     struct subject s = {.objective.weights = {[LOSS_MTP] = 0.3, [LOSS_BALANCE_SEQUENCE] = 0.01}};
     struct config config;
     enum isa isa;
@@ -73,7 +73,7 @@ static void copy_gradients(const struct model *model, float *to) {
     }
 }
 
-static float *trained(const char *text, enum dtype compute, int threads, int64_t micro_batch, int64_t leaf,
+static float *trained(const char *text, enum compute compute, int threads, int64_t micro_batch, int64_t leaf,
                       double *loss) {
     struct subject s = open_subject(text, compute, threads);
     struct trainer *trainer;
@@ -97,7 +97,7 @@ static float *trained(const char *text, enum dtype compute, int threads, int64_t
 }
 
 /* The same from the gradient of each leaf alone, which is asked for what the step is asked for. */
-static float *by_hand(const char *text, enum dtype compute, int64_t micro_batch, int64_t leaf) {
+static float *by_hand(const char *text, enum compute compute, int64_t micro_batch, int64_t leaf) {
     struct subject s = open_subject(text, compute, 1);
     const size_t count = gradient_count(s.model);
     float *sum = calloc(count, sizeof *sum), *own = malloc(count * sizeof *own);
@@ -138,15 +138,15 @@ static float *by_hand(const char *text, enum dtype compute, int64_t micro_batch,
 }
 
 static size_t bytes_of(const char *text) {
-    struct subject s = open_subject(text, DTYPE_F32, 1);
+    struct subject s = open_subject(text, COMPUTE_F32, 1);
     const size_t bytes = gradient_count(s.model) * sizeof(float);
     close_subject(&s);
     return bytes;
 }
 
-static const struct { const char *text; enum dtype compute; } kinds[] = {
-    {v1, DTYPE_F32},      {v1, DTYPE_BF16},    {v3, DTYPE_F32},     {v3, DTYPE_BF16},
-    {modules, DTYPE_F32}, {modules, DTYPE_BF16}, {v1, DTYPE_F8_E4M3}, {modules, DTYPE_F8_E4M3},
+static const struct { const char *text; enum compute compute; } kinds[] = {
+    {v1, COMPUTE_F32},      {v1, COMPUTE_BF16},    {v3, COMPUTE_F32},     {v3, COMPUTE_BF16},
+    {modules, COMPUTE_F32}, {modules, COMPUTE_BF16}, {v1, COMPUTE_FP8}, {modules, COMPUTE_FP8},
 };
 
 static void a_step_is_the_sum_of_its_leaves(void **state) {
@@ -196,7 +196,7 @@ static void micro_batches_of_a_leaf_may_not_matter(void **state) {
 static void buffers_are_few(void **state) {
     (void)state;
     for (int k = 0; k < 2; k++) {
-        struct subject s = open_subject(k ? modules : v1, DTYPE_F32, 1);
+        struct subject s = open_subject(k ? modules : v1, COMPUTE_F32, 1);
         size_t vectors = 0, all = 0;
         model_plan_training(s.model, 2, LENGTH, &s.objective, NULL);
         for (int i = 0; i < s.model->parameter_count; i++) {
@@ -224,7 +224,7 @@ static void watch_gradient(void *context, struct parameter *p) {
 
 static void gradients_are_done_once(void **state) {
     (void)state;
-    struct subject s = open_subject(modules, DTYPE_F32, 1);
+    struct subject s = open_subject(modules, COMPUTE_F32, 1);
     struct memory memory;
     struct graph graph;
     struct watch watch = {0};
@@ -233,7 +233,7 @@ static void gradients_are_done_once(void **state) {
     assert_int_equal(
         memory_create(&memory, model_plan_training(s.model, SEQUENCES, LENGTH, &s.objective, NULL), &error),
         STATUS_OK);
-    graph_init(&graph, s.model->kernels, NULL, &memory, DTYPE_F32, true, false);
+    graph_init(&graph, s.model->kernels, NULL, &memory, COMPUTE_F32, true, false);
     graph.gradient_done = watch_gradient, graph.gradient_context = &watch;
     for (int i = 0; i < s.model->parameter_count; i++) parameter_gradient_clear(s.model->parameters[i]);
     assert_int_equal(model_train_micro_batch(&graph, s.model, tokens, targets, SEQUENCES, LENGTH, &s.objective, NULL,

@@ -29,7 +29,7 @@ static void defaults_are_those_of_the_help(void **state) {
     assert_int_equal(s.micro_batch_size, 16);
     assert_int_equal(s.schedule.warmup_steps, 100);
     assert_string_equal(s.tokenizer, "bytes");
-    assert_int_equal(settings_compute(&s), DTYPE_F32);
+    assert_int_equal(settings_compute(&s), COMPUTE_F32);
     assert_int_equal(s.schedule.milestones.count, 2);
     /* Every key of the help is a key that settings_to_json writes, with the default the help states. */
     json_t *all = settings_to_json(&s);
@@ -196,14 +196,14 @@ static void v3_schedule(void **state) {
 
 static void compute_decides_the_moments(void **state) {
     (void)state;
-    static const struct { const char *train; enum dtype compute, moments;
+    static const struct { const char *train; enum compute compute, moments;
     } cases[] = {
-        {"{}", DTYPE_F32, DTYPE_F32},
-        {"{\"compute\": \"bf16\"}", DTYPE_BF16, DTYPE_F32},
-        {"{\"compute\": \"fp8\"}", DTYPE_F8_E4M3, DTYPE_BF16},
-        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": \"float32\"}}", DTYPE_F8_E4M3, DTYPE_F32},
-        {"{\"optimizer\": {\"moments\": \"bfloat16\"}}", DTYPE_F32, DTYPE_BF16},
-        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": null}}", DTYPE_F8_E4M3, DTYPE_BF16},
+        {"{}", COMPUTE_F32, COMPUTE_F32},
+        {"{\"compute\": \"bf16\"}", COMPUTE_BF16, COMPUTE_F32},
+        {"{\"compute\": \"fp8\"}", COMPUTE_FP8, COMPUTE_BF16},
+        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": \"float32\"}}", COMPUTE_FP8, COMPUTE_F32},
+        {"{\"optimizer\": {\"moments\": \"bfloat16\"}}", COMPUTE_F32, COMPUTE_BF16},
+        {"{\"compute\": \"fp8\", \"optimizer\": {\"moments\": null}}", COMPUTE_FP8, COMPUTE_BF16},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct settings s;
@@ -223,7 +223,7 @@ static void values_are_read(void **state) {
                      STATUS_OK);
     assert_int_equal(s.steps, 2000);
     assert_int_equal(s.micro_batch_size, 12);
-    assert_int_equal(settings_compute(&s), DTYPE_BF16);
+    assert_int_equal(settings_compute(&s), COMPUTE_BF16);
     assert_int_equal(settings_dtype(&s), DTYPE_BF16);
     assert_true(s.optimizer.learning_rate == 1 && s.optimizer.decay_vectors && s.optimizer.beta1 == 0.9);
     assert_int_equal(s.schedule.warmup_steps, 200);

@@ -41,7 +41,7 @@ static void open_subject(struct subject *s, double learning_rate_decay, double s
     assert_int_equal(config_parse(&config, root, "c.json", &s->arena, &error), STATUS_OK);
     json_decref(root);
     assert_int_equal(isa_select(&isa, &error), STATUS_OK);
-    assert_int_equal(model_create(&s->model, &config, kernels_for(isa), NULL, DTYPE_F32, &error), STATUS_OK);
+    assert_int_equal(model_create(&s->model, &config, kernels_for(isa), NULL, COMPUTE_F32, &error), STATUS_OK);
     s->model->config_arena = s->arena;
     assert_int_equal(model_allocate_training(s->model, &error), STATUS_OK);
     model_initialise(s->model, 3);
