@@ -46,7 +46,7 @@ enum status cli_chat_style(const struct cli_chat *given, const char *folder, con
     enum status status = STATUS_OK;
     if (formats[given->choice] >= 0) {
         format = (enum chat_format)formats[given->choice];
-    } else if ((status = chat_format_detect(&format, folder, config->model_type, tokenizer, error))) {
+    } else if ((status = chat_format_detect(&format, folder, tokenizer, error))) {
         if (status == STATUS_UNSUPPORTED)
             error_set(error, status, "%s; --chat-format plain continues text as it stands", error->message);
         return status;

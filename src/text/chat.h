@@ -142,8 +142,8 @@ enum status chat_parse_answer(struct chat_parser *parser, const struct chat_styl
  * are several): plain without one. A template is recognised by all the texts that it writes, so that one that is like a
  * known one is not taken for it. Another generation's, or an unknown one, is STATUS_UNSUPPORTED, and the message names
  * it. */
-enum status chat_format_detect(enum chat_format *format, const char *folder, const char *model_type,
-                               const struct tokenizer *tokenizer, struct error *error);
+enum status chat_format_detect(enum chat_format *format, const char *folder, const struct tokenizer *tokenizer,
+                               struct error *error);
 /* The same for the text of a template. */
 enum status chat_format_of_template(enum chat_format *format, const char *text, size_t size, const char *origin,
                                     struct error *error);

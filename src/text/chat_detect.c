@@ -226,8 +226,8 @@ static enum status format_of_config(enum chat_format *format, const struct token
     return status;
 }
 
-enum status chat_format_detect(enum chat_format *format, const char *folder, const char *model_type,
-                               const struct tokenizer *tokenizer, struct error *error) {
+enum status chat_format_detect(enum chat_format *format, const char *folder, const struct tokenizer *tokenizer,
+                               struct error *error) {
     char jinja[4096], config[4096], encoder[4096];
     *format = CHAT_PLAIN;
     if (snprintf(jinja, sizeof jinja, "%s/chat_template.jinja", folder) >= (int)sizeof jinja ||
@@ -246,7 +246,7 @@ enum status chat_format_detect(enum chat_format *format, const char *folder, con
     bool found = false;
     enum status status = tokenizer->config ? format_of_config(format, tokenizer, config, &found, error) : STATUS_OK;
     if (status || found) return status;
-    if (file_is_folder(encoder) || (model_type && strcmp(model_type, "deepseek_v4") == 0))
+    if (file_is_folder(encoder))
         return error_set(error, STATUS_UNSUPPORTED,
                          "%s: prompts of DeepSeek-V3.2 and V4 are made by a program (encoding/), expected a model with "
                          "the chat template of V1 to V3.1",

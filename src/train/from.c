@@ -59,7 +59,7 @@ static void extend_context(json_t *config, const json_t *model) {
     if (is_absent(scaling, "mscale") && is_absent(scaling, "mscale_all_dim")) {
         const struct model_family *family = config_family(
             json_string_value(json_object_get(model, "model_type")));
-        const double mscale = family ? family->mscale : 1;
+        const double mscale = family ? family->mscale : 0.707;
         json_object_set_new(scaling, "mscale", json_real(mscale));
         json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     }

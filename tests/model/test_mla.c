@@ -307,8 +307,9 @@ static void state_has_the_closed_form(void **state) {
             config_sizes(&model->config, &sizes);
             assert_int_equal(sizes.cache_elements_per_token, 2 * 192);
             assert_int_equal(sequence_create(&sequence, model, 640, &error), STATUS_OK);
-            assert_int_equal(sequence->state_bytes, 2 * 640 * types[t].bytes);
-            assert_int_equal(sequence->state_bytes, 640 * sizes.cache_bytes_per_token[types[t].cache]);
+            const size_t layers = sequence->layer_offset[config_layers(&model->config)];
+            assert_int_equal(layers, 2 * 640 * types[t].bytes);
+            assert_int_equal(layers, 640 * sizes.cache_bytes_per_token[types[t].cache]);
             sequence_destroy(sequence);
             model_destroy(model);
         }
