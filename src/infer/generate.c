@@ -88,6 +88,8 @@ static void keep_prefix(struct sequence *sequence, const struct token_list *ids)
     sequence_sync(sequence, ids->ids, ids->count - 1);
 }
 
+static bool decodes(struct slot *slot) { return lacks(slot) == 1; }
+
 static void vacate(struct slot *slot) {
     slot->item = NULL;
     slot->leaves = slot->in_pass = false;
@@ -281,10 +283,9 @@ static enum status make_room(struct slot *slot, struct error *error) {
 
 /* Does a text wait for `leader`, which computes the same prompt and is further on, or as far and came first? */
 static bool follows(struct slot *slot, struct slot *leader) {
-    if (slot == leader || slot->in_pass || lacks(slot) < 2 || !leader->item || leader->leaves) return false;
+    if (slot == leader || slot->in_pass || lacks(slot) < 2 || !leader->item) return false;
     const struct generation *a = slot->item, *b = leader->item;
-    if (a->ids.count != b->ids.count || a->ids.count > a->prompt || b->ids.count > b->prompt)
-        return false;
+    if (a->ids.count != b->ids.count || a->ids.count > a->prompt || b->ids.count > b->prompt) return false;
     const int64_t ahead = b->sequence->length - a->sequence->length;
     return (leader->in_pass || ahead > 0 || (ahead == 0 && leader->index < slot->index)) &&
            memcmp(a->ids.ids, b->ids.ids, (size_t)a->ids.count * sizeof *a->ids.ids) == 0;
@@ -327,29 +328,44 @@ static enum status take_tokens(struct slot *slot, const struct feed *feed, int64
     return slot->item && item->sequence->length == item->sequence->capacity ? make_room(slot, error) : STATUS_OK;
 }
 
-static enum status take_round(struct generator *generator, struct round *round, int64_t *taken, struct error *error) {
-    enum status status = STATUS_OK;
-    for (int f = 0; f < round->count && !status; f++) {
-        struct slot *slot = &generator->slots[round->slots[f]];
-        slot->in_pass = false;
-        if (slot->leaves) status = finish_item(slot, FINISH_INTERRUPTED, error);
-        if (!slot->item || !round->feeds[f].logits) continue;
-        share_prompt(slot, round);
-        status = take_tokens(slot, &round->feeds[f], taken, error);
-    }
-    round->count = 0;
-    return status;
+/* Ends the pass of prompts where one is under way, and nothing of it is kept. */
+static void abandon(struct generator *generator) {
+    if (generator->waiting.count) engine_pass_cancel(generator->prompts);
+    for (int f = 0; f < generator->waiting.count; f++) generator->slots[generator->waiting.slots[f]].in_pass = false;
+    generator->waiting.count = 0;
 }
 
 /* Drafts that were fed and not looked at are forgotten. */
 static enum status interrupt(struct generator *generator, struct error *error) {
     enum status status = STATUS_OK;
+    abandon(generator);
+    generator->decoding.count = 0;
     for (int i = 0; i < generator->slot_count; i++) {
         struct slot *slot = &generator->slots[i];
         if (slot->item) keep_prefix(slot->item->sequence, seen(slot));
         if (slot->item && !status) status = finish_item(slot, FINISH_INTERRUPTED, error);
     }
-    generator->decoding.count = generator->waiting.count = 0;
+    return status;
+}
+
+/* A pass of the engine is over: its tokens are taken, unless the caller wants no more. */
+static enum status end_pass(struct generator *generator, struct round *round, enum status status, int64_t *taken,
+                            struct error *error) {
+    const struct generation_watch *watch = &generator->watch;
+    int64_t rows = 0;
+    for (int f = 0; f < round->count; f++) rows += round->feeds[f].count;
+    if (!status && watch->pass && !watch->pass(watch->context, rows)) status = STATUS_INTERRUPTED;
+    if (status == STATUS_INTERRUPTED) return interrupt(generator, error);
+    for (int f = 0; f < round->count; f++) {
+        struct slot *slot = &generator->slots[round->slots[f]];
+        slot->in_pass = false;
+        if (!status && slot->leaves) status = finish_item(slot, FINISH_INTERRUPTED, error);
+        if (!status && slot->item && round->feeds[f].logits) {
+            share_prompt(slot, round);
+            status = take_tokens(slot, &round->feeds[f], taken, error);
+        }
+        if (status && slot->item) keep_prefix(slot->item->sequence, seen(slot));   /* for another try */
+    }
     return status;
 }
 
@@ -406,17 +422,6 @@ static enum status draft_next(struct generator *generator, int depths, int *deep
     return status;
 }
 
-/* The pass is over: a caller who wants no more interrupts all texts. */
-static enum status end_pass(struct generator *generator, enum status status, const struct round *round,
-                            struct error *error) {
-    const struct generation_watch *watch = &generator->watch;
-    int64_t rows = 0;
-    for (int f = 0; f < round->count; f++) rows += round->feeds[f].count;
-    if (!status && watch->pass && !watch->pass(watch->context, rows)) status = STATUS_INTERRUPTED;
-    if (status != STATUS_INTERRUPTED) return status;
-    return interrupt(generator, error);
-}
-
 /* A round of decoding: each text's last token, and drafts behind it. */
 static enum status decode(struct generator *generator, struct error *error) {
     struct draft_policy *policy = &generator->engine->policy;
@@ -424,7 +429,7 @@ static enum status decode(struct generator *generator, struct error *error) {
     round->count = 0;
     for (int i = 0; i < generator->slot_count; i++) {
         struct slot *slot = &generator->slots[i];
-        if (slot->in_pass || lacks(slot) != 1) continue;
+        if (!decodes(slot)) continue;
         round->feeds[round->count] = (struct feed){
             slot->item->sequence, seen(slot)->ids + seen(slot)->count - 1, .count = 1, .logits = slot->logits};
         round->slots[round->count++] = i;
@@ -440,8 +445,7 @@ static enum status decode(struct generator *generator, struct error *error) {
     status = engine_feed(generator->engine, round->feeds, texts, 0, error);
     const double fed = clock_seconds();
     int64_t taken = 0;
-    status = end_pass(generator, status, round, error);
-    if (!status) status = take_round(generator, round, &taken, error);
+    status = end_pass(generator, round, status, &taken, error);
     if (taken) draft_policy_round(policy, depths, texts, taken, fed - drafted, drafted - began);
     return status;
 }
@@ -474,14 +478,23 @@ static void choose_prompts(struct generator *generator) {
 }
 
 static enum status compute_prompts(struct generator *generator, int64_t half_layers, struct error *error) {
+    struct engine *engine = generator->prompts;
     struct round *round = &generator->waiting;
+    enum status status = STATUS_OK;
     int64_t taken = 0;
-    (void)half_layers;
-    choose_prompts(generator);
-    if (!round->count) return STATUS_OK;
-    enum status status = engine_feed(generator->prompts, round->feeds, round->count, 0, error);
-    status = end_pass(generator, status, round, error);
-    return status ? status : take_round(generator, round, &taken, error);
+    bool wait = false;   /* while others decode */
+    for (int i = 0; i < generator->slot_count && half_layers && engine != generator->engine; i++)
+        wait = wait || decodes(&generator->slots[i]);
+    if (!round->count) {
+        choose_prompts(generator);
+        if (!round->count) return STATUS_OK;
+        status = engine_pass_begin(engine, round->feeds, round->count, error);
+    }
+    if (!status && wait && engine_pass_advance(engine, half_layers)) return STATUS_OK;
+    if (!status) status = engine_pass_end(engine, error);
+    status = end_pass(generator, round, status, &taken, error);
+    round->count = 0;
+    return status;
 }
 
 /* ---- the step ---------------------------------------------------------------------------------------------------- */
@@ -535,8 +548,18 @@ enum status generator_join(struct generator *generator, struct generation *item,
 
 enum status generator_leave(struct generator *generator, int slot, struct error *error) {
     struct slot *from = &generator->slots[slot];
+    struct round *round = &generator->waiting;
     if (!from->item) return STATUS_OK;
-    return finish_item(from, FINISH_INTERRUPTED, error);
+    if (!from->in_pass) return finish_item(from, FINISH_INTERRUPTED, error);
+    from->leaves = true;
+    for (int f = 0; f < round->count; f++)
+        if (!generator->slots[round->slots[f]].leaves) return STATUS_OK;
+    engine_pass_cancel(generator->prompts);
+    enum status status = STATUS_OK;
+    for (int f = 0; f < round->count && !status; f++)
+        status = finish_item(&generator->slots[round->slots[f]], FINISH_INTERRUPTED, error);
+    round->count = 0;
+    return status;
 }
 
 /* Padding of the vocabulary: ids that the tokenizer does not define. */
@@ -588,6 +611,7 @@ enum status generator_create(struct generator **out, struct engine *engine, stru
 
 void generator_destroy(struct generator *generator) {
     if (!generator) return;
+    abandon(generator);
     for (int i = 0; generator->slots && i < generator->slot_count; i++) vacate(&generator->slots[i]);
     free(generator->logits);
     arena_free(&generator->arena);

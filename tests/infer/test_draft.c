@@ -332,6 +332,63 @@ static void the_context_may_end_anywhere(void **state) {
     }
 }
 
+/* Drafts of texts that come and go, beside prompts on an engine of their own that wait after every half-layer. */
+static void texts_that_draft_join_and_leave(void **state) {
+    enum { GUESTS = 3, ROUNDS = 250 };
+    (void)state;
+    for (int kind = 0; kind < KINDS; kind++) {
+        struct machine machine = machine_open((enum kind)kind, 1, DTYPE_BF16, DTYPE_BF16, 0), other = machine;
+        struct options_set set = { .eos = { 'e', 't' } };
+        struct generation expected[TEXTS], guests[GUESTS] = { 0 };
+        struct whim whim = { .seed = 4, .most = DEPTHS };
+        struct generator *generator = NULL;
+        int numbers[GUESTS], slots[GUESTS], ended = 0;
+        int64_t accepted = 0;
+        fill_options(&set, 0.5, 3);
+        for (int i = 0; i < TEXTS; i++) {
+            expected[i] = start(&machine, &set.of[i], i);
+            run(&machine, &expected[i], 1, NULL);
+        }
+        assert_int_equal(engine_create(&other.engine, machine.model, 24, NULL), STATUS_OK);
+        set_draft(&machine, DRAFT_ALWAYS, 0);
+        set_draft(&other, DRAFT_ALWAYS, 0);
+        machine.engine->policy.decide = decide_anything, machine.engine->policy.decide_context = &whim;
+        assert_int_equal(generator_create(&generator, machine.engine, other.engine, tokenizer, sampler, GUESTS, NULL,
+                                          NULL),
+                         STATUS_OK);
+        for (uint64_t round = 0; round < ROUNDS || generator_texts(generator); round++) {
+            const uint64_t choice = random_below(1, (uint64_t)kind, round, 12);
+            const int g = (int)random_below(2, (uint64_t)kind, round, GUESTS);
+            enum status status = STATUS_OK;
+            if (!guests[g].sequence && round < ROUNDS) {
+                numbers[g] = (int)random_below(3, (uint64_t)kind, round, TEXTS);
+                guests[g] = start(&machine, &set.of[numbers[g]], numbers[g]);
+                status = generator_join(generator, &guests[g], &slots[g], NULL);
+            } else if (choice == 0 && guests[g].sequence) {
+                status = generator_leave(generator, slots[g], NULL);
+            } else {
+                status = generator_step(generator, choice > 2, NULL);
+            }
+            assert_int_equal(status, STATUS_OK);
+            for (int i = 0; i < GUESTS; i++) {
+                if (!guests[i].sequence || guests[i].finish == FINISH_NONE) continue;
+                const struct generation *whole = &expected[numbers[i]];
+                if (guests[i].finish != FINISH_INTERRUPTED) assert_same_text(whole, &guests[i]), ended++;
+                assert_in_range(guests[i].ids.count, guests[i].prompt, whole->ids.count);
+                assert_memory_equal(whole->ids.ids, guests[i].ids.ids, (size_t)guests[i].ids.count * sizeof(int32_t));
+                accepted += guests[i].drafts.accepted[0];
+                finish(&guests[i]);
+                guests[i] = (struct generation){ 0 };
+            }
+        }
+        assert_true(ended >= 10 && accepted > (kind == RANDOM ? -1 : 20));
+        generator_destroy(generator);
+        engine_destroy(other.engine);
+        for (int i = 0; i < TEXTS; i++) finish(&expected[i]);
+        machine_close(&machine);
+    }
+}
+
 /* In parts, rewound, edited, interrupted and gone on with, the same conversation with and without drafts. */
 struct stopper { int64_t passes, stop_at; };
 static bool stop_pass(void *context, int64_t rows) {
@@ -653,6 +710,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_do_not_depend_on_drafting),
         cmocka_unit_test(the_context_may_end_anywhere),
+        cmocka_unit_test(texts_that_draft_join_and_leave),
         cmocka_unit_test(texts_go_on_where_they_were),
         cmocka_unit_test(modules_see_what_they_would_see_in_one_piece),
         cmocka_unit_test(modules_begin_anew),

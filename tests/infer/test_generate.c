@@ -34,7 +34,7 @@ static int defined;
 static const char config_text[] =
     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": "
     "32, \"intermediate_size\": 48,"
-    " \"num_hidden_layers\": 1, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"vocab_size\": 320, "
+    " \"num_hidden_layers\": 2, \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"vocab_size\": 320, "
     "\"max_position_embeddings\": 256,"
     " \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0, \"initializer_range\": 0.3, \"tie_word_embeddings\": false, "
     "\"attention_bias\": false, \"torch_dtype\": \"float32\"}";
@@ -464,7 +464,7 @@ static void assert_begins(const struct generation *whole, const struct generatio
     assert_int_equal(part->finish, FINISH_INTERRUPTED);
     assert_in_range(part->ids.count, part->prompt, whole->ids.count);
     assert_memory_equal(whole->ids.ids, part->ids.ids, (size_t)part->ids.count * sizeof(int32_t));
-    assert_true(part->sequence->length < part->ids.count);
+    assert_true(part->sequence->length <= part->ids.count);
 }
 
 /* Texts that come and go at random, prompts in passes of a few rows that wait for decoding after a few half-layers:
@@ -472,7 +472,7 @@ static void assert_begins(const struct generation *whole, const struct generatio
 #define GUESTS 4
 static void texts_join_and_leave(void **state) {
     (void)state;
-    enum { ROUNDS = 400 };
+    enum { ROUNDS = 1200 };
     struct generation_options options[TEXTS];
     const int32_t eos[2] = { byte_ids['e'], byte_ids['t'] };
     const struct logit_bias bias = { byte_ids['q'], 2 };
@@ -497,11 +497,15 @@ static void texts_join_and_leave(void **state) {
             if (choice < 3 && round < ROUNDS && !guests[g].sequence) {
                 kinds[g] = (int)random_below(5, (uint64_t)way, round, TEXTS);
                 guests[g] = start_text(&options[kinds[g]], kinds[g]);
+                if (choice == 0) {   /* whose prompt was computed before, but for the last token */
+                    const struct feed known = {guests[g].sequence, guests[g].ids.ids, guests[g].ids.count - 1, NULL, 0};
+                    assert_int_equal(engine_feed(engine, &known, 1, 0, NULL), STATUS_OK);
+                }
                 status = generator_join(generator, &guests[g], &slots[g], &error);
             } else if (choice == 3 && guests[g].sequence) {
                 status = generator_leave(generator, slots[g], &error);
             } else {
-                status = generator_step(generator, (int64_t)random_below(6, (uint64_t)way, round, 3), &error);
+                status = generator_step(generator, random_below(6, (uint64_t)way, round, 8) > 0, &error);
             }
             if (status) fail_msg("%s", error.message);
             for (int i = 0; i < GUESTS; i++) {
@@ -517,6 +521,51 @@ static void texts_join_and_leave(void **state) {
     }
     assert_true(ended > 50 && left > 20);
     for (int i = 0; i < TEXTS; i++) finish(&alone[i]);
+}
+
+/* The pass of a prompt goes on by a half-layer in each round; one that nobody wants any more ends at once. */
+static void a_prompt_waits_for_decoding(void **state) {
+    (void)state;
+    struct generation_options options = greedy(20);
+    struct generation reader = start(&options, prompt, 5, 64, 0), late[2];
+    struct counter counter = { .stopped = -1 };
+    const struct generation_watch watch = { .context = &counter, .pass = count_pass };
+    struct engine *prompts = NULL;
+    struct generator *generator = NULL;
+    int slots[3];
+    assert_int_equal(engine_create(&prompts, model, 0, NULL), STATUS_OK);
+    assert_int_equal(generator_create(&generator, engine, prompts, tokenizer, sampler, 3, &watch, NULL), STATUS_OK);
+    assert_int_equal(generator_join(generator, &reader, &slots[0], NULL), STATUS_OK);
+    assert_int_equal(generator_step(generator, 1, NULL), STATUS_OK);   /* nobody decodes: all of the pass */
+    assert_int_equal(reader.ids.count, 6);
+    for (int leaving = 0; leaving < 2; leaving++) {
+        for (int i = 0; i < 2; i++) {
+            late[i] = start(&options, prompt + i, 4, 64, 0);
+            assert_int_equal(generator_join(generator, &late[i], &slots[1 + i], NULL), STATUS_OK);
+        }
+        for (int64_t half = 1; half <= 4; half++) {
+            const int64_t before = reader.ids.count, rows = counter.rows;
+            assert_int_equal(generator_step(generator, 1, NULL), STATUS_OK);
+            assert_int_equal(reader.ids.count, before + 1);
+            assert_int_equal(late[0].ids.count, 4 + (half == 4));
+            assert_int_equal(counter.rows - rows, half == 4 ? 9 : 1);
+            for (int i = 0; leaving && half == 2 && i < 2; i++) {
+                assert_int_equal(late[0].finish, FINISH_NONE);   /* until the other one leaves, too */
+                assert_int_equal(generator_leave(generator, slots[1 + i], NULL), STATUS_OK);
+            }
+            if (late[1].finish) break;
+        }
+        for (int i = 0; i < 2; i++) {
+            if (!leaving) assert_int_equal(generator_leave(generator, slots[1 + i], NULL), STATUS_OK);
+            assert_int_equal(late[i].finish, FINISH_INTERRUPTED);
+            assert_int_equal(late[i].sequence->length, leaving ? 0 : 4);
+            finish(&late[i]);
+        }
+        assert_int_equal(generator_texts(generator), 1);
+    }
+    generator_destroy(generator);
+    engine_destroy(prompts);
+    finish(&reader);
 }
 
 /* ---- one text, in parts ------------------------------------------------------------------------------------------ */
@@ -837,6 +886,7 @@ int main(void) {
         cmocka_unit_test(texts_do_not_depend_on_their_neighbours),
         cmocka_unit_test(the_same_prompt_is_computed_once),
         cmocka_unit_test(texts_join_and_leave),
+        cmocka_unit_test(a_prompt_waits_for_decoding),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
         cmocka_unit_test(the_caller_says_what_goes_on),
