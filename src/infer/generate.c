@@ -452,11 +452,12 @@ static enum status decode(struct generator *generator, struct error *error) {
 
 /* ---- prompts ----------------------------------------------------------------------------------------------------- */
 
-static bool waits(struct slot *slot) {
+/* Does a text need a pass of prompts, which no other one makes for it? */
+static bool needs_pass(struct slot *slot) {
     const struct generator *generator = slot->generator;
-    bool follower = false;
-    for (int i = 0; i < generator->slot_count && !follower; i++) follower = follows(slot, &generator->slots[i]);
-    return follower;
+    bool needs = lacks(slot) > 1;
+    for (int i = 0; needs && i < generator->slot_count; i++) needs = !follows(slot, &generator->slots[i]);
+    return needs;
 }
 
 /* The next pass of prompts: as many rows as the engine takes, beginning where the last pass cut one. */
@@ -467,7 +468,7 @@ static void choose_prompts(struct generator *generator) {
     for (int n = 0; n < generator->slot_count && room > 0; n++) {
         struct slot *slot = &generator->slots[(first + n) % generator->slot_count];
         const int64_t left = lacks(slot), count = left < room ? left : room;
-        if (left < 2 || waits(slot)) continue;
+        if (!needs_pass(slot)) continue;
         round->feeds[round->count] = (struct feed){ .sequence = slot->item->sequence, .count = count,
                                                     .ids = seen(slot)->ids + slot->item->sequence->length,
                                                     .logits = count == left ? slot->logits : NULL };
@@ -500,7 +501,9 @@ static enum status compute_prompts(struct generator *generator, int64_t half_lay
 /* ---- the step ---------------------------------------------------------------------------------------------------- */
 
 enum status generator_step(struct generator *generator, int64_t half_layers, struct error *error) {
-    enum status status = decode(generator, error);
+    bool first = false;   /* prompts before all decoding */
+    for (int i = 0; i < generator->slot_count && !half_layers; i++) first = first || needs_pass(&generator->slots[i]);
+    enum status status = first ? STATUS_OK : decode(generator, error);
     return status ? status : compute_prompts(generator, half_layers, error);
 }
 

@@ -92,9 +92,10 @@ enum status generator_join(struct generator *generator, struct generation *item,
 enum status generator_leave(struct generator *generator, int slot, struct error *error);
 int generator_texts(const struct generator *generator);   /* that have not ended */
 
-/* One round: a token or more for each text that decodes, then a pass of prompts. While texts decode, no more than
- * `half_layers` of that pass are computed in a step (0: all of it), and it goes on in the next one. What ended has a
- * finish and has left its slot. After an error the texts are where they were and may go on, or leave. */
+/* One round: a token or more for each text that decodes, then a pass of prompts, of which no more than `half_layers`
+ * are computed while texts decode; it goes on in the next step. 0: prompts come first, and texts decode when none
+ * waits, which takes the least time in all. What ended has a finish and has left its slot. After an error the texts are
+ * where they were and may go on, or leave. */
 enum status generator_step(struct generator *generator, int64_t half_layers, struct error *error);
 
 /* Steps until all items have finished. Items are checked before anything is computed. */

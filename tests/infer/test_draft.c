@@ -334,7 +334,7 @@ static void the_context_may_end_anywhere(void **state) {
 
 /* Drafts of texts that come and go, beside prompts on an engine of their own that wait after every half-layer. */
 static void texts_that_draft_join_and_leave(void **state) {
-    enum { GUESTS = 3, ROUNDS = 250 };
+    enum { GUESTS = 3, ROUNDS = 500 };
     (void)state;
     for (int kind = 0; kind < KINDS; kind++) {
         struct machine machine = machine_open((enum kind)kind, 1, DTYPE_BF16, DTYPE_BF16, 0), other = machine;

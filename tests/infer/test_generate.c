@@ -523,6 +523,24 @@ static void texts_join_and_leave(void **state) {
     for (int i = 0; i < TEXTS; i++) finish(&alone[i]);
 }
 
+/* Two prompts in passes of eight rows, then both texts in each pass: no pass more. */
+static void prompts_come_first(void **state) {
+    (void)state;
+    struct generation_options options = greedy(4);
+    struct generation items[2];
+    struct counter counter = { .stopped = -1 };
+    const struct generation_watch watch = { .context = &counter, .pass = count_pass };
+    struct engine *small = NULL;
+    int32_t ids[20];
+    for (int t = 0; t < 20; t++) ids[t] = t;
+    for (int i = 0; i < 2; i++) ids[0] = i, items[i] = start(&options, ids, 20, 64, 0);
+    assert_int_equal(engine_create(&small, model, 8, NULL), STATUS_OK);
+    assert_int_equal(generate(small, tokenizer, sampler, items, 2, &watch, NULL), STATUS_OK);
+    assert_int_equal(counter.passes, 5 + 3);
+    engine_destroy(small);
+    for (int i = 0; i < 2; i++) finish(&items[i]);
+}
+
 /* The pass of a prompt goes on by a half-layer in each round; one that nobody wants any more ends at once. */
 static void a_prompt_waits_for_decoding(void **state) {
     (void)state;
@@ -886,6 +904,7 @@ int main(void) {
         cmocka_unit_test(texts_do_not_depend_on_their_neighbours),
         cmocka_unit_test(the_same_prompt_is_computed_once),
         cmocka_unit_test(texts_join_and_leave),
+        cmocka_unit_test(prompts_come_first),
         cmocka_unit_test(a_prompt_waits_for_decoding),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
