@@ -4,7 +4,7 @@
  * accumulation of addition results into registers also employs 14-bit precision"). What is simulated, for each
  * instruction, i.e. for each 32 products:
  *   1. the products are exact; with 2^E <= the largest magnitude < 2^(E+1), each is cut, towards zero, to a multiple of
- * 2^(E-13), and the 32 are added without error;
+ *       2^(E-13), and the 32 are added without error;
  *   2. the sum is added to the register, and the result is cut, towards zero, to 14 significant bits.
  * That cutting is towards zero and that the register does not take part in the alignment of step 1 are readings; the
  * report leaves them open. */

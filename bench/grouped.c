@@ -8,7 +8,7 @@
  * speed), both measured in this run; bytes: weights once, A read and C written once (with sums onto C: read, too).
  *
  *   grouped [--threads N] [f32|bf16|fp8] [lite|moe] [rows=N] [forward|dx|dw|sums|decode] [parts] [unpacked]
- * [avx2|avx512|avx512bf16|amx] */
+ *       [avx2|avx512|avx512bf16|amx] */
 #include "base/arena.h"
 #include "kernels/matmul.h"
 #include "kernels/probe.h"

@@ -2,13 +2,13 @@
  * the closed-form limit:
  *
  *   limit = (6 FLOPs x matrix parameters that a token meets x tokens + causal attention) / matmul peak + bytes x
- * parameters / memory read speed
+ *       parameters / memory read speed
  *
  * where an update reads and writes 28 bytes of a parameter, 20 with moments in bf16, as fp8 has them; fp8 is multiplied
  * with the units of bf16, hence their peak.
  *
  *   train_step CONFIG.json fp32|bf16|fp8 [sequences length steps [[fp32:|bf16:|fp8:]TWIN.json]]       DEEPSEEK_ISA
- * chooses the variant
+ *       chooses the variant
  *
  * With a twin (a dense model with the FLOPs that a token of a mixture of experts meets, or the same model in another
  * compute type) the steps of both alternate, and are compared. */

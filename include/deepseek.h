@@ -17,25 +17,29 @@
  * Rules that hold for every function here
  *
  *   Errors      A function that can fail returns a ds_status, DS_OK (0) or the reason, and takes a `ds_error *` as its
- * last argument, which may be NULL. On failure the record says what happened, where, what was found and what was
- * expected; on success its code is DS_OK and its message empty. What is returned through pointers is then unset or as
- * it was: handles are NULL, and no object is left half changed. NULL and values out of range are DS_INVALID, never a
- * crash. Where a single value is returned, it says which value means "none"; a record is not filled then. The library
- * never prints, never ends the process, and sets no signal handler. Memory      *_free takes NULL. What a function
- * hands out as plain memory (ids, text) belongs to the caller and goes back through ds_free. Strings that a function
- * returns directly belong to the object they come from, and live as long as it. Structs     A struct whose first field
- * is `size` must have it set to its own sizeof by the caller, the rest zeroed: `ds_model_options options = { .size =
- * sizeof options };`. Zero always means "the default", so that structs can grow while programs compiled with an older
- * header go on working. In C++ before C++20: `ds_model_options options = {}; options.size = sizeof options;`. Threads
- * An object (ds_model with its sequences, ds_trainer) is used by one thread at a time; different objects may be used by
- * different threads at once. A ds_tokenizer never changes, any number of threads may use one. Each model and each
- * trainer has a pool of threads of its own, in which all signals are blocked; it does not live on in a process that is
- *               forked off, so load after fork().
+ *               last argument, which may be NULL. On failure the record says what happened, where, what was found and
+ *               what was expected; on success its code is DS_OK and its message empty. What is returned through
+ *               pointers is then unset or as it was: handles are NULL, and no object is left half changed. NULL and
+ *               values out of range are DS_INVALID, never a crash. Where a single value is returned, it says which
+ *               value means "none"; a record is not filled then. The library never prints, never ends the process, and
+ *               sets no signal handler.
+ *   Memory      *_free takes NULL. What a function hands out as plain memory (ids, text) belongs to the caller and goes
+ *               back through ds_free. Strings that a function returns directly belong to the object they come from, and
+ *               live as long as it.
+ *   Structs     A struct whose first field is `size` must have it set to its own sizeof by the caller, the rest zeroed:
+ *               `ds_model_options options = { .size = sizeof options };`. Zero always means "the default", so that
+ *               structs can grow while programs compiled with an older header go on working. In C++ before C++20:
+ *               `ds_model_options options = {}; options.size = sizeof options;`.
+ *   Threads     An object (ds_model with its sequences, ds_trainer) is used by one thread at a time; different objects
+ *               may be used by different threads at once. A ds_tokenizer never changes, any number of threads may use
+ *               one. Each model and each trainer has a pool of threads of its own, in which all signals are blocked; it
+ *               does not live on in a process that is forked off, so load after fork().
  *   Callbacks   run on the thread that called. They may call everything here, also for the same model, but free nothing
- * that is in use; they must return (no longjmp, no C++ exception). Text        is UTF-8 with a length in bytes; NUL is
- * an ordinary character. Ill-formed sequences count as U+FFFD (tokenizer `bytes` takes every byte as it is). Bits No
- * result depends on the number of threads, on the batch, or on how tokens are cut into calls. (They do depend on the
- * compute type and on the instruction set; DEEPSEEK_ISA chooses one.)
+ *               that is in use; they must return (no longjmp, no C++ exception).
+ *   Text        is UTF-8 with a length in bytes; NUL is an ordinary character. Ill-formed sequences count as U+FFFD
+ *               (tokenizer `bytes` takes every byte as it is).
+ *   Bits        No result depends on the number of threads, on the batch, or on how tokens are cut into calls. (They do
+ *               depend on the compute type and on the instruction set; DEEPSEEK_ISA chooses one.)
  *
  * Names and numbers follow config.json and the papers; (V1) is "DeepSeek LLM: scaling open-source language models with
  * longtermism", arXiv:2401.02954. */

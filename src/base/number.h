@@ -4,8 +4,9 @@
  *   f16      IEEE half
  *   e4m3     "FN": bias 7, no infinity, 0x7F and 0xFF are NaN, saturates at 448 (spec/v1-v3.md section 4.4)
  *   e5m6     the half with six bits of mantissa, in the low twelve bits of a code: bias 15, saturates at 65024 = 0x7BF;
- * exponent 31 is NaN (V3 keeps activations in it, spec section 4.1, which leaves the details open) e8m0     2^(e-127),
- * 0xFF is NaN, no sign, no zero e2m1     0 .5 1 1.5 2 3 4 6 and their negatives, saturates at 6 */
+ *            exponent 31 is NaN (V3 keeps activations in it, spec section 4.1, which leaves the details open)
+ *   e8m0     2^(e-127), 0xFF is NaN, no sign, no zero
+ *   e2m1     0 .5 1 1.5 2 3 4 6 and their negatives, saturates at 6 */
 #ifndef DEEPSEEK_BASE_NUMBER_H
 #define DEEPSEEK_BASE_NUMBER_H
 

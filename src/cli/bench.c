@@ -3,7 +3,7 @@
  *
  *   prefill   FLOPs = 2 weights tokens + attention of each token with all before it, at the peak of the matrix products
  *   decoding  every weight that a token meets, at the memory's reading speed, + the cache of the context: the larger of
- * its bytes at that speed and the attention's FLOPs at the peak
+ *             its bytes at that speed and the attention's FLOPs at the peak
  *
  * Weights in FP8 count as the bytes that are stored, codes and scales; their products are exact in bf16, so its peak is
  * the limit. Models with modules of multi-token prediction are also measured drafting (infer/draft_policy.h has the

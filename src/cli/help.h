@@ -5,7 +5,7 @@
  *   deepseek COMMAND --help=man      a manual page (roff, man macros)
  *   deepseek COMMAND --help=json     one JSON object: operands and options with kinds, ranges, choices and defaults
  *   deepseek --help=FORMAT           the same for all of it: the page deepseek(1); an array of all commands; bash, zsh,
- * fish: a completion script; commands: their names, one per line */
+ *                                    fish: a completion script; commands: their names, one per line */
 #ifndef DEEPSEEK_CLI_HELP_H
 #define DEEPSEEK_CLI_HELP_H
 

@@ -1,7 +1,7 @@
-/* The output head: logits at inference, and cross-entropy fused with it in training (spec/v1-v3.md section 7.1).
- * Logits exist for a chunk of rows at a time. On a recording graph a chunk's gradients follow at once, while its logits
- * are in the caches: dlogits[t] = weights[t] (softmax(logits[t]) - onehot(target[t])),  dh = dlogits W,  dW +=
- * dlogits^T h */
+/* The output head: logits at inference, and cross-entropy fused with it in training (spec/v1-v3.md section 7.1). Logits
+ * exist for a chunk of rows at a time. On a recording graph a chunk's gradients follow at once, while its logits are in
+ * the caches:
+ *   dlogits[t] = weights[t] (softmax(logits[t]) - onehot(target[t])),  dh = dlogits W,  dW += dlogits^T h */
 #include "graph/weights.h"
 
 #define CHUNK_BYTES ((int64_t)64 << 20)   /* of fp32 logits; larger chunks accumulate dW less often */

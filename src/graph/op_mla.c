@@ -279,7 +279,8 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
 }
 
 /* One span in the expanded form. Its latents are in the sequence's store already; all positions' keys and values are
- * made from there: [k_n,h | v_h] = [ UK_h c | UV_h c ],   k_h = [k_n,h | k_r] */
+ * made from there:
+ *   [k_n,h | v_h] = [ UK_h c | UV_h c ],   k_h = [k_n,h | k_r] */
 static void attend_expanded(struct graph *graph, struct op *op, const struct attention_job *job) {
     struct latent_attention *attention = op->extra;
     const struct latent_shape *shape = &attention->shape;

@@ -2,7 +2,7 @@
  * products over rows sorted by expert.
  *
  *   x --gather--> [T K, d] --W_gate, W_up--> gate_up [T K, 2 fe] --g silu(a) b--> h --W_down--> [T K, d] --sum over the
- * slots--> y [T, d]
+ *       slots--> y [T, d]
  *
  * The weight g multiplies h, so that dg = sum dh silu(a) b needs no expert's output. Between forward and backward only
  * gate_up is kept. Experts without rows cost nothing. */

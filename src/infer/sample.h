@@ -2,11 +2,15 @@
  *
  *   mask          ids that the tokenizer does not define (padding of the vocabulary) can never be chosen
  *   repetition    l > 0: l / r, else l r, for every id that stands in the prompt or the text so far (Keskar et al.,
- * "CTRL", 2019; as in transformers) presence, frequency   l - presence [n > 0] - frequency n,  n: how often the id was
- * generated (the OpenAI API's definition: the prompt does not count) logit bias    l + bias temperature   p = softmax(l
- * / T); 0 takes the largest l, ties to the lowest id top_k         the k most probable, ties to the lowest id top_p the
- * fewest most probable of these whose share reaches P (Holtzman et al., "The curious case of neural text degeneration",
- * 2020) min_p         those with p >= min_p max p (Nguyen et al., "Min-p sampling", 2024)
+ *                 "CTRL", 2019; as in transformers)
+ *   presence, frequency   l - presence [n > 0] - frequency n,  n: how often the id was generated (the OpenAI API's
+ *                         definition: the prompt does not count)
+ *   logit bias    l + bias
+ *   temperature   p = softmax(l / T); 0 takes the largest l, ties to the lowest id
+ *   top_k         the k most probable, ties to the lowest id
+ *   top_p         the fewest most probable of these whose share reaches P (Holtzman et al., "The curious case of neural
+ *                 text degeneration", 2020)
+ *   min_p         those with p >= min_p max p (Nguyen et al., "Min-p sampling", 2024)
  *
  * and the token is drawn from what is left, by the random number of (seed, stream, position) alone. Log-probabilities
  * that are reported are those of softmax(l) before all this. */

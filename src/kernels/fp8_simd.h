@@ -52,10 +52,12 @@ static inline vf fp8_scales(vf amax, float least, bool power_of_two) {
 /* ---- x / scale --------------------------------------------------------------------------------------------------- */
 
 /* Division costs a vector 16 cycles. By a power of two it is the product with the reciprocal, to the bit. Otherwise,
- * with r = 1 / s rounded, q0 = x r,   q1 = q0 + (x - q0 s) r,   q2 = q1 + (x - q1 s) r in fused operations: q1 is one
- * of the two neighbours of x / s, so that the second remainder is exact and q2 is the quotient rounded to nearest
- * (Markstein), as long as nothing leaves the normal numbers. From s in [2^-90, 2^100] that holds for quotients of 2^-11
- * on; smaller ones have code 0 whatever their last bits are. Other scales are divided by. */
+ * with r = 1 / s rounded,
+ *     q0 = x r,   q1 = q0 + (x - q0 s) r,   q2 = q1 + (x - q1 s) r
+ * in fused operations: q1 is one of the two neighbours of x / s, so that the second remainder is exact and q2 is the
+ * quotient rounded to nearest (Markstein), as long as nothing leaves the normal numbers. From s in [2^-90, 2^100] that
+ * holds for quotients of 2^-11 on; smaller ones have code 0 whatever their last bits are. Other scales are divided
+ * by. */
 enum fp8_way { FP8_EXACT, FP8_REMAINDERS, FP8_DIVIDE, FP8_REMAINDER };
 /* FP8_REMAINDER stops at q1, which is the quotient with an error of at most 2^-46 of it, rounded. Its code is that of
  * the rounded quotient but where x / s is that near to the middle between two floats of which one is a tie of two

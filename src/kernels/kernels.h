@@ -3,10 +3,10 @@
  * `reference` is plain C and defines the meaning; the others are variants of it, chosen once at start-up (base/cpu.h).
  * Rules for every kernel:
  *   - it splits its work over `pool` itself (NULL: one thread), by outputs or by fixed-size blocks, so that the result
- * does not depend on the number of threads, nor on how many rows a call holds: the result of a row depends on that row
- * alone;
+ *     does not depend on the number of threads, nor on how many rows a call holds: the result of a row depends on that
+ *     row alone;
  *   - a buffer has a dtype of F32 or BF16 where its type is a parameter; arithmetic is fp32; BF16 is rounded to nearest
- * even once, at the store;
+ *     even once, at the store;
  *   - nothing is allocated: scratch memory comes from the caller, its size from a function beside the kernel;
  *   - sizes may be odd; pointers of activations and parameters are at least 4-byte aligned unless said otherwise. */
 #ifndef DEEPSEEK_KERNELS_KERNELS_H
@@ -74,9 +74,9 @@ struct matmul_group {
  *
  * Compute type F8_E4M3 (DeepSeek-V3's recipe, spec/v1-v3.md section 4): A is quantised in tiles of one row by 128 k, B
  * in blocks of 128 k by 128 columns (or by one: column_scales), both to E4M3, which bf16 holds exactly. k is cut at
- * multiples of 128. A part's products are summed as those of compute type BF16 are, from 0, and then promoted: c =
- * fma(part, scale_a * scale_b, c) in fp32, part after part. Compute type BF16 with B as codes is the same with A
- * rounded to bf16 and scale_a = 1. */
+ * multiples of 128. A part's products are summed as those of compute type BF16 are, from 0, and then promoted:
+ *     c = fma(part, scale_a * scale_b, c)
+ * in fp32, part after part. Compute type BF16 with B as codes is the same with A rounded to bf16 and scale_a = 1. */
 struct matmul_kernels {
     /* Bytes of a packed B [k, n]. Panels of outputs, interleaved so that one sequential stream feeds the product. */
     /* F8_E4M3: codes, and a scale for each 128 x 128 of them */
@@ -325,12 +325,13 @@ void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t 
               const struct moe_dropping *dropping, void *scratch);
 
 /* The balance losses of one sequence of T tokens (section 3.1), N experts, K = top_k, D devices, M = device_limit of
- * them for a token; f is a constant for the gradient: f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t
- * expert        = sum_i f_i P_i f'_d = mean of f_i on device d           P'_d = sum of P_i on device d           device
- * = sum_d f'_d P'_d f''_d = D / (M T) #{t: sent to d}                                                communication =
- * sum_d f''_d P'_d and V3's (section 3.4), with P of the normalised scores s'_i = s_i / sum_j s_j:      sequence      =
- * sum_i f_i P_i f counts what `chosen` holds, i.e. the experts that the gate has chosen with its bias and groups. A
- * token whose scores are all 0 has s' = 0. */
+ * them for a token; f is a constant for the gradient:
+ *   f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t                expert        = sum_i f_i P_i
+ *   f'_d = mean of f_i on device d           P'_d = sum of P_i on device d           device        = sum_d f'_d P'_d
+ *   f''_d = D / (M T) #{t: sent to d}                                                communication = sum_d f''_d P'_d
+ * and V3's (section 3.4), with P of the normalised scores s'_i = s_i / sum_j s_j:      sequence      = sum_i f_i P_i
+ * f counts what `chosen` holds, i.e. the experts that the gate has chosen with its bias and groups. A token whose
+ * scores are all 0 has s' = 0. */
 #define MOE_LOSSES 4
 struct moe_balance {
     int64_t experts;

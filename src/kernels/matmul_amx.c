@@ -40,8 +40,8 @@ static int height_of(int64_t rows) { return rows <= 16 ? (int)rows : AMX_ROWS; }
 
 /* What tdpbf16ps computes, with vector instructions: per tile of 16 pairs of k
  *
- *     e = sum of a[2p] b[2p],  o = sum of a[2p + 1] b[2p + 1]  (chains of fused multiply-adds from 0, p upwards),   c =
- * c + (e + o)
+ *     e = sum of a[2p] b[2p],  o = sum of a[2p + 1] b[2p + 1]  (chains of fused multiply-adds from 0, p upwards),
+ *                              c = c + (e + o)
  *
  * with subnormals as zeros on both sides. The bits are those of the tiles (a test holds them together on machines that
  * have them), and few rows read B as one stream at the full memory speed, which tile loads do not reach. */

@@ -77,8 +77,9 @@ static inline float matmul_a_tile(const struct matrix *a, enum compute compute, 
 /* The sum of one part of at most 128 products of bf16 numbers, as the variants compute it:
  *   CHAIN   reference, AVX2, AVX-512: fused multiply-adds, k upwards, from 0
  *   PAIRS   the dot instruction of AVX512-BF16: for each pair of k, fma(a0, b0, fma(a1, b1, c)); subnormals, read or
- * made, are zeros TILES   AMX: for each 16 pairs from 0 a chain of the even k and one of the odd, then c + (even +
- * odd); subnormals are zeros */
+ *           made, are zeros
+ *   TILES   AMX: for each 16 pairs from 0 a chain of the even k and one of the odd, then c + (even + odd); subnormals
+ *           are zeros */
 enum matmul_order { MATMUL_CHAIN, MATMUL_PAIRS, MATMUL_TILES };
 
 static inline float matmul_flush(float x) { return fabsf(x) < 0x1p-126f ? copysignf(0.0f, x) : x; }

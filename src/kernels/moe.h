@@ -2,8 +2,9 @@
  *
  *   moe.c             the sort by expert and the dropping of assignments: integers, on one thread
  *   moe_split.h       how the work of the others is split: shared by all variants, over `real`; the balance losses,
- * which need no loops of their own moe_reference.h   the loops over `real` (float in the table, double in the tests):
- * the meaning moe_simd.h        the loops over vectors, included by moe_avx2.c and moe_avx512.c */
+ *                     which need no loops of their own
+ *   moe_reference.h   the loops over `real` (float in the table, double in the tests): the meaning
+ *   moe_simd.h        the loops over vectors, included by moe_avx2.c and moe_avx512.c */
 #ifndef DEEPSEEK_KERNELS_MOE_H
 #define DEEPSEEK_KERNELS_MOE_H
 

@@ -7,7 +7,7 @@
  *
  *   vf            VF floats                       vm           one truth value per lane
  *   ..._part      only the first n lanes, 0 <= n <= VF: the others read as zero and are not written, no byte of them is
- * touched
+ *                 touched
  *   ..._as        memory of dtype F32 or BF16, element index i; the dtype should be a constant after inlining */
 #ifndef DEEPSEEK_KERNELS_SIMD_H
 #define DEEPSEEK_KERNELS_SIMD_H

@@ -1,9 +1,9 @@
 /* Multi-head latent attention (spec/v1-v3.md sections 2.4 to 2.7 and 7.6; arXiv 2405.04434).
  *
  *   q = W_q x, or W_qb RMSNorm(W_qa x);   [c_raw | k_r_raw] = W_kva x;   c = RMSNorm(c_raw);   rope on the last
- * channels of every head's q and on k_r, which all heads share expanded:  [k_n,h | v_h] = W_kvb,h c;   o_h =
- * softmax(scale (q_n,h . k_n,h + q_r,h . k_r), causal) v_h;   y = W_o o absorbed:  [UK_h ; UV_h] = W_kvb,h;   the same
- * with q_n,h . UK_h c = (UK_h^T q_n,h) . c and o_h = UV_h (sum of c)
+ *       channels of every head's q and on k_r, which all heads share
+ *   expanded:  [k_n,h | v_h] = W_kvb,h c;   o_h = softmax(scale (q_n,h . k_n,h + q_r,h . k_r), causal) v_h;   y = W_o o
+ *   absorbed:  [UK_h ; UV_h] = W_kvb,h;   the same with q_n,h . UK_h c = (UK_h^T q_n,h) . c and o_h = UV_h (sum of c)
  *
  * Training is expanded. At inference every token is absorbed, in prefill as in decoding; on request spans of several
  * tokens are expanded. State of a sequence: the store of c and k_r that the attention kernel defines. */

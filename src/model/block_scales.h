@@ -1,6 +1,7 @@
 /* FP8 checkpoints (spec/v1-v3.md section 6.3): X.weight holds E4M3 codes, and X.weight_scale_inv one fp32 multiplier
- * for each block of 128 x 128 of them, w[r, c] = e4m3(code[r, c]) scale_inv[r / 128, c / 128] in this shard or another.
- * Which tensors belong together, and whether they can be used. */
+ * for each block of 128 x 128 of them,
+ *     w[r, c] = e4m3(code[r, c]) scale_inv[r / 128, c / 128]
+ * in this shard or another. Which tensors belong together, and whether they can be used. */
 #ifndef DEEPSEEK_MODEL_BLOCK_SCALES_H
 #define DEEPSEEK_MODEL_BLOCK_SCALES_H
 

@@ -100,8 +100,9 @@ struct layer {
 
 /* A module of multi-token prediction (model/mtp.c; spec/v1-v3.md section 2.10), depth k = 1, 2, ...: at position i
  *   h^k_i = RMS( Block( W_eh [ RMS(Emb(t_{i+k}); enorm) ; RMS(h^{k-1}_i; hnorm) ] ); norm )      logits = W_head h^k_i,
- * of t_{i+k+1} h^0 is the trunk's output after the final norm. Embedding and head are the trunk's; what a checkpoint
- * has of them under the module's names are copies, which are not read, and written by exports. */
+ *       of t_{i+k+1}
+ * h^0 is the trunk's output after the final norm. Embedding and head are the trunk's; what a checkpoint has of them
+ * under the module's names are copies, which are not read, and written by exports. */
 struct mtp_module {
     struct layer *layer;                     /* model->layers[num_hidden_layers + k - 1] */
     struct parameter *enorm, *hnorm, *eh_proj;   /* eh_proj: in the activations' type, not in FP8 */

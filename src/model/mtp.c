@@ -1,8 +1,8 @@
 /* Multi-token prediction (spec/v1-v3.md sections 2.10 and 7.11; arXiv 2412.19437, section 2.2). Module k = 1, 2, ... at
  * position i:
  *
- *   x = W_eh [ RMSNorm(Emb(t_{i+k}); enorm) ; RMSNorm(h^{k-1}_i; hnorm) ]     h^k_i = RMSNorm(Block(x)_i; norm) logits
- * = W_head h^k_i, of t_{i+k+1}
+ *   x = W_eh [ RMSNorm(Emb(t_{i+k}); enorm) ; RMSNorm(h^{k-1}_i; hnorm) ]     h^k_i = RMSNorm(Block(x)_i; norm)
+ *       logits = W_head h^k_i, of t_{i+k+1}
  *
  * Embedding first, as checkpoints have it. h^0 is the trunk's output after its last norm. In training the loss is the
  * mean over the depths of each one's mean over its targets; nothing is detached, so its gradients reach the trunk, the

@@ -3,11 +3,13 @@
  *
  *   plain   nothing: base models continue text. Each message is encoded by itself.
  *   v1      DeepSeek LLM, DeepSeekMoE-16B, V2 and Coder-V2 (section 3.1):  BOS [system "\n\n"] "User: " u "\n\n"
- * "Assistant: " a EOS "User: " u2 "\n\n" "Assistant:" v3       V2.5, V3 and V3-0324 (section 3.2):  BOS system USR u
- * AST a EOS USR u2 AST r1       R1 (section 3.3): the same, the answer begins with <think> and a line end, and of an
- * answer in the history only what follows the last </think> is kept r1-0528  R1-0528: as r1, but the model writes its
- * <think> itself v3.1     V3.1, V3.1-Terminus and V3.2-Exp (section 3.4): the answer begins with <think> or, where it
- * is not to think, </think>; in the history with </think>, and only what follows the first </think> is kept
+ *           "Assistant: " a EOS "User: " u2 "\n\n" "Assistant:"
+ *   v3       V2.5, V3 and V3-0324 (section 3.2):  BOS system USR u AST a EOS USR u2 AST
+ *   r1       R1 (section 3.3): the same, the answer begins with <think> and a line end, and of an answer in the history
+ *            only what follows the last </think> is kept
+ *   r1-0528  R1-0528: as r1, but the model writes its <think> itself
+ *   v3.1     V3.1, V3.1-Terminus and V3.2-Exp (section 3.4): the answer begins with <think> or, where it is not to
+ *            think, </think>; in the history with </think>, and only what follows the first </think> is kept
  *
  * The last four know calls of tools and their results. USR, AST and all the other markers are added tokens of the
  * tokenizer, found by their names.

@@ -6,7 +6,7 @@
  *
  *   {a|b|}        one of the alternatives, an empty one included
  *   [h=boy,girl]  binds h to a word of one of the classes; [f=animal*] gives it a name of its own; [m=parent:h] makes
- * it a relative of h; [b=h+f] is both together
+ *                 it a relative of h; [b=h+f] is both together
  *   @h.form       h in one of its forms (below); @H with a capital letter
  *   #class.form   a word of a class, not bound
  *   &rule(h,f)    the shared phrasing `rule`, in which @1 is h and @2 is f

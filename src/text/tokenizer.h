@@ -1,9 +1,9 @@
 /* Tokenizers: text <-> ids, read from and written to tokenizer.json (spec/formats.md section 2).
  *
  *   BPE          byte-level byte pair encoding behind one of the pipelines of text/pretokenize.h. `bytes` is the one of
- * 256 entries without merges, whose ids follow GPT-2's byte alphabet: the 188 printable bytes 21-7E, A1-AC, AE-FF
- * first, then the other 68, both in ascending order. characters   a WordLevel model over a Split of single characters;
- * ids in code-point order.
+ *                256 entries without merges, whose ids follow GPT-2's byte alphabet: the 188 printable bytes 21-7E,
+ *                A1-AC, AE-FF first, then the other 68, both in ascending order.
+ *   characters   a WordLevel model over a Split of single characters; ids in code-point order.
  *
  * Any other tokenizer.json is STATUS_UNSUPPORTED, and the message says what was found where. Text is UTF-8; ill-formed
  * sequences count as U+FFFD, but `bytes` takes every byte as it is. A tokenizer does not change after it was made: any

@@ -2,8 +2,9 @@
  * a held-out part at the end.
  *
  *   ids = document eos document eos ... document        eos stands between documents, where the tokenizer has one;
- * nothing follows the last document = [bos] ids of its text                    bos once, where tokenizer_config.json
- * asks for it (add_bos_token) and the text does not begin with it
+ *       nothing follows the last
+ *   document = [bos] ids of its text                    bos once, where tokenizer_config.json asks for it
+ *       (add_bos_token) and the text does not begin with it
  *
  * Evaluation and training share the rule. Text is data: what looks like a marker in it is plain text, unless the rules
  * say otherwise. The ids, and so the fingerprint, depend on text, tokenizer and rules, not on threads or on how the

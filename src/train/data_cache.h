@@ -1,8 +1,8 @@
 /* The token cache: a corpus's ids in a file, so that it is tokenised once and may be larger than memory.
  *
  *   header [256 bytes]     struct token_header below, little-endian: what the ids were made from, how many there are,
- * their XXH3, and the header's own checksum ids [count]            u16 where the vocabulary has at most 65536 ids, else
- * u32
+ *                          their XXH3, and the header's own checksum
+ *   ids [count]            u16 where the vocabulary has at most 65536 ids, else u32
  *
  * A file is written aside and renamed, so it is complete or absent; two processes that write the same entry write the
  * same bytes. Nothing in it is trusted: a reader checks the header, the length, and with one pass over the ids their

@@ -1,10 +1,11 @@
 /* Documents: the files of a corpus in stretches that can be worked on side by side, whatever their size.
  *
  *   text file     one document. A leading byte order mark is left out, line ends stay as they are; a file of white
- * space alone is no document .jsonl        one document per line, the string under `text_key`; other keys are ignored.
- * LF or CRLF, empty lines are skipped, the last line need not end; a document of white space alone is none. Bytes that
- * are not UTF-8 count as U+FFFD. A line that is no such object is an error that names file, line and byte, or is
- * skipped and counted
+ *                 space alone is no document
+ *   .jsonl        one document per line, the string under `text_key`; other keys are ignored. LF or CRLF, empty lines
+ *                 are skipped, the last line need not end; a document of white space alone is none. Bytes that are not
+ *                 UTF-8 count as U+FFFD. A line that is no such object is an error that names file, line and byte, or
+ *                 is skipped and counted
  *
  * Memory is bounded by a batch, or by the largest line or uncuttable text where that is more. */
 #ifndef DEEPSEEK_TRAIN_DATA_READ_H

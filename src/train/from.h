@@ -14,7 +14,7 @@
  *   beta_fast, beta_slow                 32, 1
  *   mscale, mscale_all_dim               0.707 and 0.707 (V2), 1 and 1 (deepseek_v3), where both are missing
  *   max_position_embeddings              original_max_position_embeddings x factor, where the config has none or the
- * model's */
+ *                                        model's */
 enum status from_complete(json_t *config, const json_t *model, struct error *error);
 
 /* Has the model of `folder` the shapes that the config asks for? An error names the first key that differs and both

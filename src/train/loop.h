@@ -1,9 +1,11 @@
 /* The training loop: from a config and a text to a model folder, with evaluation, samples, checkpoints and resumption.
  *
  *     struct training *training;
- *     training_open(&training, &options, &callbacks, &error)    config, tokenizer, data, model, the last checkpoint
- * when resuming training_run(training, &error)                            until `steps`, or until callbacks.stop:
- * STATUS_INTERRUPTED, saved training_close(training)
+ *     training_open(&training, &options, &callbacks, &error)    config, tokenizer, data, model, when resuming
+ *                                                               the last checkpoint
+ *     training_run(training, &error)                            until `steps`, or until callbacks.stop:
+ *                                                               STATUS_INTERRUPTED, saved
+ *     training_close(training)
  *
  * It prints nothing: what happens is told through callbacks. */
 #ifndef DEEPSEEK_TRAIN_LOOP_H

@@ -3,7 +3,7 @@
  *
  *   byte 0        bit 0: sizes and checksums in state.json are made to fit, so that what lies behind them is reached
  *   bytes 1..4    lengths of state.json and of parameters.safetensors, 16 bits each, little-endian; what follows is
- * those and moments.safetensors
+ *                 those and moments.safetensors
  *
  * What is accepted is read whole; what is refused leaves parameters and moments as they were. */
 #include <stdint.h>

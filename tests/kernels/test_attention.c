@@ -284,8 +284,10 @@ static void exact_backward(const struct problem *p, const double *o, const doubl
 }
 
 /* Bounds of what rounding may do, from the same sums over absolute values. With A = scale |q| . |k| of a row and a unit
- * u of rounding: a score is off by (qk_dim + 3) u A, so a weight relatively by e = 2 (qk_dim + 3) u max A + 8 u, so o
- * by (e + (keys + 8) u) sum p |v|; dS is off relatively to p (|dO| . |v| + |dO| . |o|) by e + (v_dim + 8) u, and so on.
+ * u of rounding:
+ *   a score is off by (qk_dim + 3) u A, so a weight relatively by e = 2 (qk_dim + 3) u max A + 8 u, so o by (e + (keys
+ *       + 8) u) sum p |v|;
+ *   dS is off relatively to p (|dO| . |v| + |dO| . |o|) by e + (v_dim + 8) u, and so on.
  * bf16 adds its own unit to each p and dS in a product, and to each stored result. */
 struct bounds { double *o, *lse, *dq, *dk, *dv; };
 static struct bounds bounds_make(const struct problem *p, const double *o, const double *lse) {
