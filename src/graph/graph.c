@@ -23,13 +23,13 @@ static void begin_writer(struct graph *graph, struct parameter *p) { (void)graph
 static void end_writer(struct graph *graph, struct parameter *p) {
     if (--p->writers == 0 && graph->gradient_done) graph->gradient_done(graph->gradient_context, p);
 }
-static void forget_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers = 0; }
+static void forget_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers--; }
 
 void graph_reset(struct graph *graph) {
     for (struct op *op = graph->last; op && graph->recording; op = op->previous)
         each_parameter(graph, op, forget_writer);
+    graph_finish(graph);
     arena_reset(&graph->arena);
-    memory_reset(graph->memory);
     graph->last = NULL;
     graph->newest = NULL;
     graph->flops = 0;
@@ -82,6 +82,13 @@ static void drop_data(struct graph *graph, struct tensor *t) {
 static void drop_gradient(struct graph *graph, struct tensor *t) {
     memory_give(graph->memory, t->grad, gradient_bytes(t));
     t->grad = NULL;
+}
+
+void graph_finish(struct graph *graph) {
+    for (struct tensor *t = graph->newest; t; t = t->older) {
+        drop_data(graph, t);
+        drop_gradient(graph, t);
+    }
 }
 
 void *gradient_of(struct graph *graph, struct tensor *tensor, enum matmul_onto *onto) {
@@ -174,15 +181,25 @@ struct op *op_new(struct graph *graph, const struct op_kind *kind, size_t extra_
 
 void op_input(struct op *op, struct tensor *tensor) { op->in[op->ins++] = tensor; }
 
-struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype,
-                         enum dtype grad_dtype) {
+static struct tensor *tensor_new(struct graph *graph, int64_t rows, int64_t width, enum dtype dtype) {
     struct tensor *t = arena_alloc(&graph->arena, sizeof *t);
     if (!t) { graph->status = STATUS_NO_MEMORY; return NULL; }
-    *t = (struct tensor){
-        .rows = rows, .width = width, .dtype = dtype, .grad_dtype = grad_dtype, .producer = op, .older = graph->newest};
-    graph->newest = t;
-    op->out[op->outs++] = t;
-    return t;
+    *t = (struct tensor){.rows = rows, .width = width, .dtype = dtype, .older = graph->newest};
+    return graph->newest = t;
+}
+
+struct tensor *op_output(struct graph *graph, struct op *op, int64_t rows, int64_t width, enum dtype dtype,
+                         enum dtype grad_dtype) {
+    struct tensor *t = tensor_new(graph, rows, width, dtype);
+    if (!t) return NULL;
+    t->grad_dtype = grad_dtype;
+    t->producer = op;
+    return op->out[op->outs++] = t;
+}
+
+float *graph_table(struct graph *graph, int64_t rows, int64_t width) {
+    struct tensor *t = tensor_new(graph, rows, width, DTYPE_F32);
+    return t ? t->data = take(graph, tensor_bytes(t)) : NULL;
 }
 
 static void run_forward(struct graph *graph, struct op *op) {

@@ -119,7 +119,10 @@ struct graph {
 
 void graph_init(struct graph *graph, const struct kernels *kernels, struct pool *pool, struct memory *memory,
                 enum compute compute, bool recording, bool planning);
-void graph_reset(struct graph *graph);     /* forgets the pass: its tensors, its tape, its memory */
+/* A pass gives back all it took, so that others may be under way in the same memory: graph_backward what the tape
+ * knows, graph_finish what is left. */
+void graph_finish(struct graph *graph);
+void graph_reset(struct graph *graph);     /* finishes and forgets it: its tensors, its tape, its FLOPs */
 void graph_destroy(struct graph *graph);
 
 /* Scopes nest. They bound the life of intermediate tensors. At the end everything made inside is dropped but `keep`
@@ -147,6 +150,8 @@ void op_run(struct graph *graph, struct op *op);           /* forward, then onto
 /* until scratch_give; an address nobody may touch while planning */
 void *scratch_take(struct graph *graph, size_t bytes);
 void scratch_give(struct graph *graph, void *scratch, size_t bytes);
+/* Numbers [rows, width] that are there until the pass is finished. */
+float *graph_table(struct graph *graph, int64_t rows, int64_t width);
 static inline bool graph_computes(const struct graph *graph) { return !graph->planning && graph->status == STATUS_OK; }
 /* The gradient buffer of an input: *onto is MATMUL_CONTINUE where it already holds a contribution (then it is F32:
  * contributions add up in fp32 alone), else MATMUL_REPLACE. */

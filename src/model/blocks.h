@@ -57,9 +57,10 @@ struct tensor *model_forward_layer(struct forward *pass, const struct layer *lay
 /* Fills in what the blocks of layers begin..end need to know of the batch's rows. False: no memory. */
 bool model_prepare(struct forward *pass, int64_t begin, int64_t end);
 
-/* A training pass, planned or computed (model/pass.c). Losses land in `losses` [rows]. */
-void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
-                      int64_t sequences, int64_t length, struct objective *objective, float *losses);
+/* The forward of a training pass, planned or computed (model/pass.c); graph_backward is the rest. Losses land in
+ * `losses` [rows]. */
+void model_train_forward(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
+                         int64_t sequences, int64_t length, struct objective *objective, float *losses);
 
 /* MTP modules (model/mtp.c): what they have before their layer. */
 void mtp_declare_input(struct model *model, struct mtp_module *module);

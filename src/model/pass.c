@@ -114,7 +114,7 @@ struct tensor *model_forward(struct graph *graph, struct model *model, const str
 
 /* ---- training ---------------------------------------------------------------------------------------------------- */
 
-void model_train_pass(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
+void model_train_forward(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
                       int64_t sequences, int64_t length, struct objective *objective, float *losses) {
     const int64_t rows = sequences * length;
     struct span *spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *spans);
@@ -130,7 +130,6 @@ void model_train_pass(struct graph *graph, struct model *model, const int32_t *t
     if (graph->status == STATUS_OK) op_cross_entropy(graph, h, model->head, targets, weights, losses, best);
     if (modules && graph->status == STATUS_OK)
         mtp_train(graph, model, h, tokens, targets, sequences, length, objective, best);
-    if (graph->recording) graph_backward(graph);
 }
 
 enum status model_train_micro_batch(struct graph *graph, struct model *model, const int32_t *tokens,
@@ -149,7 +148,9 @@ enum status model_train_micro_batch(struct graph *graph, struct model *model, co
     graph_reset(graph);
     float *losses = position_losses ? position_losses : arena_alloc(&graph->arena, (size_t)rows * sizeof *losses);
     if (!losses) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld losses", (long long)rows);
-    model_train_pass(graph, model, tokens, targets, sequences, length, objective, losses);
+    model_train_forward(graph, model, tokens, targets, sequences, length, objective, losses);
+    if (graph->recording) graph_backward(graph);
+    graph_finish(graph);
     if (graph->status != STATUS_OK)
         return error_set(
             error, graph->status,

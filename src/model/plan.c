@@ -31,7 +31,8 @@ size_t model_plan_training(struct model *model, int64_t sequences, int64_t lengt
     const int sides = model->compute != COMPUTE_F32 ? 2 : 0;
     for (int i = 0; i < model->parameter_count; i++) model->parameters[i]->contributions = 0;
     pretend_packed(model, sides, true);
-    model_train_pass(&graph, model, NULL, NULL, sequences, length, &planned, NULL);
+    model_train_forward(&graph, model, NULL, NULL, sequences, length, &planned, NULL);
+    graph_backward(&graph);
     pretend_packed(model, sides, false);
     const size_t bytes = memory.peak;
     if (flops) *flops = graph.flops;

@@ -65,7 +65,7 @@ static void fill_rope(void *context, int thread, int threads) {
 }
 
 const float *rope_table(struct graph *graph, const struct rotary *rotary, const int32_t *positions, int64_t rows) {
-    float *table = scratch_take(graph, (size_t)(rows * rotary->dims) * sizeof *table);
+    float *table = graph_table(graph, rows, rotary->dims);
     double *frequency = arena_alloc(&graph->arena, (size_t)(rotary->dims / 2) * sizeof *frequency);
     if (!frequency) graph->status = STATUS_NO_MEMORY;
     if (graph->status != STATUS_OK) return NULL;

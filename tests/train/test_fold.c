@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/random.h"
+#include "model/blocks.h"
 #include "train/trainer.h"
 
 enum { SEQUENCES = 5, LENGTH = 32, TOKENS = SEQUENCES * LENGTH, VOCABULARY = 61, DEPTHS = 2 };
@@ -89,6 +90,7 @@ static float *trained(const char *text, enum compute compute, int threads, int64
     copy_gradients(s.model, second);
     assert_memory_equal(gradients, second, gradient_count(s.model) * sizeof *second);
     free(second);
+    assert_int_equal(trainer->memory.used, 0);
     *loss = result.loss;
     trainer_destroy(trainer);
     for (int i = 0; i < s.model->parameter_count; i++) assert_null(s.model->parameters[i]->leaf_buffer);
@@ -256,6 +258,47 @@ static void gradients_are_done_once(void **state) {
     close_subject(&s);
 }
 
+/* Two passes under way in one memory, the forwards before the backwards, as stages of a pipeline have them: the
+ * gradients of one after the other. */
+static void passes_share_a_memory(void **state) {
+    (void)state;
+    struct subject s = open_subject(modules, COMPUTE_F32, 1);
+    const size_t count = gradient_count(s.model);
+    float *expected = malloc(count * sizeof *expected), *found = malloc(count * sizeof *found), losses[TOKENS];
+    struct memory memory;
+    struct graph graphs[2];
+    s.objective.predicted = TOKENS, s.objective.sequences = 2;
+    s.objective.predicted_mtp[0] = s.objective.predicted_mtp[1] = TOKENS;
+    const size_t bytes = model_plan_training(s.model, 1, LENGTH, &s.objective, NULL);
+    assert_int_equal(memory_create(&memory, 2 * bytes, &error), STATUS_OK);
+    for (int g = 0; g < 2; g++) graph_init(&graphs[g], s.model->kernels, NULL, &memory, COMPUTE_F32, true, false);
+    for (int together = 0; together < 2; together++) {
+        for (int i = 0; i < s.model->parameter_count; i++) parameter_gradient_clear(s.model->parameters[i]);
+        for (int g = 0; g < 2; g++) {
+            graph_reset(&graphs[g]);
+            model_train_forward(&graphs[g], s.model, tokens + g * LENGTH, targets + g * LENGTH, 1, LENGTH,
+                                &s.objective, losses);
+            if (!together) graph_backward(&graphs[g]), graph_finish(&graphs[g]);
+        }
+        assert_true(memory.used > 0 || !together);
+        for (int g = 0; g < 2 && together; g++) graph_backward(&graphs[g]), graph_finish(&graphs[g]);
+        for (int g = 0; g < 2; g++) assert_int_equal(graphs[g].status, STATUS_OK);
+        assert_int_equal(memory.used, 0);
+        copy_gradients(s.model, together ? found : expected);
+    }
+    assert_memory_equal(found, expected, count * sizeof *found);
+    for (int i = 0; i < s.model->parameter_count; i++) assert_int_equal(s.model->parameters[i]->writers, 0);
+    /* a pass that is given up takes nothing with it */
+    model_train_forward(&graphs[0], s.model, tokens, targets, 1, LENGTH, &s.objective, losses);
+    graph_reset(&graphs[0]);
+    for (int i = 0; i < s.model->parameter_count; i++) assert_int_equal(s.model->parameters[i]->writers, 0);
+    assert_int_equal(memory.used, 0);
+    for (int g = 0; g < 2; g++) graph_destroy(&graphs[g]);
+    memory_destroy(&memory);
+    free(expected), free(found);
+    close_subject(&s);
+}
+
 int main(void) {
     for (int i = 0; i < TOKENS; i++) {
         tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, VOCABULARY);
@@ -267,6 +310,7 @@ int main(void) {
         cmocka_unit_test(micro_batches_of_a_leaf_may_not_matter),
         cmocka_unit_test(buffers_are_few),
         cmocka_unit_test(gradients_are_done_once),
+        cmocka_unit_test(passes_share_a_memory),
     };
     return cmocka_run_group_tests_name("fold", tests, NULL, NULL);
 }
