@@ -156,7 +156,7 @@ void sequence_note(struct sequence *sequence, int64_t position, int32_t id) {
 
 /* ---- to other sequences, and to memory --------------------------------------------------------------------------- */
 
-enum { COPIED = 256 };   /* positions at a time */
+enum { COPIED = 64 };   /* positions at a time */
 
 /* Nothing but what belongs to its tokens. */
 static void settle(struct sequence *sequence) {

@@ -40,7 +40,7 @@ static const struct kind {
     int config;
     enum compute compute;
     enum cache_type cache;
-    bool ring;               /* the middle layer's attention */
+    bool ring;               /* the first two layers' attention */
     bool reference;          /* kernels */
 } kinds[] = {
     {"gqa fp32", 0, COMPUTE_F32, CACHE_F32, false, false},
@@ -60,7 +60,8 @@ enum { KINDS = sizeof kinds / sizeof *kinds };
 /* y[t] = mean of x[t - WINDOW + 1 .. t]. State: the last rows, and which of them there are. */
 enum { WINDOW = 12, REACH = 5, SLOTS = WINDOW - 1 + REACH };
 
-struct ring { int64_t first; float rows[]; };   /* positions from `first` on are held, those before it are lost */
+/* Positions first..length-1 are held; the second layer's goes back to multiples of 4 alone. */
+struct ring { int64_t first, length; float rows[]; };
 struct ring_op { const struct batch *batch; const struct layer *layer; };
 
 static int64_t ring_needed(int64_t length) { return length < WINDOW ? 0 : length - WINDOW + 1; }
@@ -75,10 +76,14 @@ static size_t ring_state_bytes(const struct model *model, const struct layer *la
 }
 static void ring_reset(const struct layer_state *state) {
     memset(state->data, 0xFF, ring_state_bytes(state->model, state->layer, 0));   /* NaN */
-    ((struct ring *)state->data)->first = 0;
+    ((struct ring *)state->data)->first = ((struct ring *)state->data)->length = 0;
 }
 static int64_t ring_rewind(const struct layer_state *state, int64_t length) {
-    return ring_needed(length) >= ((struct ring *)state->data)->first ? length : 0;
+    struct ring *ring = state->data;
+    assert_true(ring->length <= state->length && length <= state->length);
+    length -= state->layer->index % 2 ? length % 4 : 0;
+    ring->length = ring_needed(length) >= ring->first ? length : 0;
+    return ring->length;
 }
 static int64_t ring_from(const struct layer_state *state, int64_t first) {
     return first > ring_needed(state->length) ? first : ring_needed(state->length);
@@ -96,7 +101,10 @@ static void ring_save(const struct layer_state *state, int64_t first, int64_t co
 static void ring_load(const struct layer_state *state, int64_t first, int64_t count, const void *bytes) {
     const size_t size = ring_row_bytes(state->model);
     const char *from = bytes;
-    ((struct ring *)state->data)->first = ring_needed(state->length);
+    struct ring *ring = state->data;
+    assert_int_equal(ring->length, first);
+    ring->first = ring_needed(state->length);
+    ring->length = first + count;
     for (int64_t p = ring_from(state, first); p < first + count; p++, from += size)
         memcpy(ring_row(state->model, state->data, p), from, size);
 }
@@ -111,6 +119,7 @@ static void ring_run(struct graph *graph, struct op *op) {
         const struct span *span = &extra->batch->spans[s];
         const struct model *model = span->sequence->model;
         struct ring *ring = sequence_state(span->sequence, extra->layer);
+        assert_true(ring->length == span->position && ring->first <= ring_needed(span->position));
         for (int64_t t = 0; t < span->count; t++) {
             const int64_t position = span->position + t, from = ring_needed(position + 1);
             float *row = y + (span->row + t) * width;
@@ -125,6 +134,7 @@ static void ring_run(struct graph *graph, struct op *op) {
             memcpy(ring_row(model, ring, span->position + t), x + (span->row + t) * width, ring_row_bytes(model));
         const int64_t lost = span->position + span->count - SLOTS;
         if (lost > ring->first) ring->first = lost;
+        ring->length = span->position + span->count;
     }
 }
 static const struct op_kind ring_kind = {.name = "ring", .forward = ring_run};
@@ -199,7 +209,7 @@ static struct model *open_kind(const struct kind *kind, struct pool *pool) {
         .use = MODEL_INFERENCE, .compute = kind->compute, .cache = kind->cache};
     if (model_open(&model, folder_of(kind->config), kernels_for(isa), pool, &options, &error))
         fail_msg("%s", error.message);
-    if (kind->ring) model->layers[LAYERS / 2].attention = &ring_block;
+    for (int i = 0; i < 2 && kind->ring; i++) model->layers[i].attention = &ring_block;
     return model;
 }
 
@@ -268,6 +278,11 @@ static void world_close(struct world *world) {
 
 /* ---- what is done ------------------------------------------------------------------------------------------------ */
 
+/* To where it should, or, with a ring, no less than that by 4 or to the beginning. */
+static void went_back(const struct world *world, int64_t wanted, int64_t length) {
+    assert_true(length == wanted || (world->kind->ring && (length == 0 || length == wanted - wanted % 4)));
+}
+
 /* Feeds of so many sequences from `first` on; false where it was interrupted. */
 static bool feed_held(struct world *world, int first, int count) {
     struct feed feeds[SEQUENCES];
@@ -288,7 +303,7 @@ static bool feed_held(struct world *world, int first, int count) {
     for (int i = 0; i < feeding; i++) {
         struct held *held = &world->held[fed[i]];
         if (status) {
-            assert_true(held->sequence->length == held->length || (world->kind->ring && held->sequence->length == 0));
+            went_back(world, held->length, held->sequence->length);
             held->length = held->sequence->length;
             continue;
         }
@@ -308,7 +323,7 @@ static void rewind_held(struct world *world, struct held *held) {
         return;
     }
     held->length = sequence_rewind(held->sequence, to);
-    assert_true(held->length == to || (world->kind->ring && held->length == 0));
+    went_back(world, to, held->length);
 }
 
 static void sync_held(struct world *world, struct held *held) {
@@ -317,7 +332,7 @@ static void sync_held(struct world *world, struct held *held) {
     int64_t same = 0;
     while (same < held->length && same < count && texts[text][same] == texts[held->text][same]) same++;
     const int64_t from = sequence_sync(held->sequence, texts[text], count);
-    assert_true(from == same || (world->kind->ring && from == 0));
+    went_back(world, same, from);
     const struct feed feed = {held->sequence, texts[text] + from, count - from, world->logits[0], true};
     assert_int_equal(engine_feed(world->engine, &feed, 1, 0, NULL), STATUS_OK);
     assert_memory_equal(world->logits[0], world->expected[text] + from * VOCAB,
@@ -383,7 +398,7 @@ static void wait_held(struct world *world, int first) {
     for (int i = 0; i < count; i++) {
         const int64_t before = held[i]->length, now = held[i]->sequence->length;
         held[i]->length = now;
-        if (cancelled) assert_true(now == before || (world->kind->ring && now == 0));
+        if (cancelled) went_back(world, before, now);
         else
             assert_memory_equal(feeds[i].logits, world->expected[held[i]->text] + before * VOCAB,
                                 (size_t)(feeds[i].count * VOCAB) * sizeof(float));
