@@ -92,6 +92,7 @@ static double measure(struct pool *pool, enum isa isa, enum type type, struct ma
                              .cols = shape.n,
                              .stride = shape.k,
                              .transposed = true,
+                             .format = type >= FP8 ? &number_formats[FORMAT_FP8] : NULL,
                              .scales = scales,
                              .scale_stride = (shape.k + 127) / 128};
     context.product.unpacked = weights;

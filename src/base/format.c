@@ -7,9 +7,10 @@ const struct format number_formats[FORMAT_COUNT] = {
     [FORMAT_F32] = {.name = "F32", .dtype = DTYPE_F32, .carrier = DTYPE_F32},
     [FORMAT_BF16] = {.name = "BF16", .dtype = DTYPE_BF16, .carrier = DTYPE_BF16},
     [FORMAT_F16] = {.name = "F16", .dtype = DTYPE_F16, .carrier = DTYPE_F16},
-    [FORMAT_FP8] = {"FP8", DTYPE_F8_E4M3, DTYPE_F8_E4M3, true, DTYPE_F32, 7, 7, "_scale_inv", 0, true},
-    [FORMAT_FP8_E8M0] = {"FP8/E8M0", DTYPE_F8_E4M3, DTYPE_F8_E4M3, true, DTYPE_F8_E8M0, 7, 7, ".scale", 7, false},
-    [FORMAT_FP4] = {"FP4", DTYPE_F4, DTYPE_I8, true, DTYPE_F8_E8M0, 0, 5, ".scale", 7, false},
+    [FORMAT_FP8] = {"FP8", DTYPE_F8_E4M3, DTYPE_F8_E4M3, true, DTYPE_F32, 7, 7, "_scale_inv", "", true},
+    [FORMAT_FP8_E8M0] = {"FP8/E8M0", DTYPE_F8_E4M3, DTYPE_F8_E4M3, true, DTYPE_F8_E8M0, 7, 7, ".scale", ".weight",
+                         false},
+    [FORMAT_FP4] = {"FP4", DTYPE_F4, DTYPE_I8, true, DTYPE_F8_E8M0, 0, 5, ".scale", ".weight", false},
 };
 
 void format_decode(float *out, const struct format *f, const void *elements, const void *scales, int64_t columns,

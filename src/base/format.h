@@ -32,7 +32,7 @@ extern const char *const precision_names[];
 /* A matrix [rows, columns] of elements, each block of 2^block_rows x 2^block_columns of them with one scale:
  *     w[r, c] = element[r, c] scale[r >> block_rows, c >> block_columns]
  * The scales are a tensor of their own, [ceil(rows / block), ceil(columns / block)]. Its name is that of the matrix
- * with `suffix` in place of the last `replaced` characters. */
+ * with `suffix` in place of `replaces`. */
 struct format {
     const char *name;
     enum dtype dtype;          /* of the elements */
@@ -40,8 +40,7 @@ struct format {
     bool scaled;
     enum dtype scale_dtype;    /* F32 or F8_E8M0 */
     int block_rows, block_columns;
-    const char *suffix;
-    int replaced;
+    const char *suffix, *replaces;
     /* Products in BF16 and FP8 read the codes, which are packed as such (kernels/matmul_codes.h); what is not scaled is
      * packed as numbers of the compute type. Scaled and false: known, but there are no kernels for it. */
     bool multiplied;
@@ -55,6 +54,10 @@ static inline int64_t format_scale_rows(const struct format *f, int64_t rows) {
 }
 static inline int64_t format_scale_columns(const struct format *f, int64_t columns) {
     return format_blocks(columns, f->block_columns);
+}
+/* Elements in `carried` numbers of the carrier. */
+static inline int64_t format_columns(const struct format *f, int64_t carried) {
+    return carried * dtype_bits(f->carrier) / dtype_bits(f->dtype);
 }
 static inline float format_scale(const struct format *f, const void *scales, int64_t index) {
     return f->scale_dtype == DTYPE_F32 ? ((const float *)scales)[index]

@@ -79,7 +79,7 @@ static enum status fill_synthetic(struct model *model, struct error *error) {
         noise[i] = (float)(0.02 * random_normal(0, random_stream("bench"), (uint64_t)i));
         rounded[i] = bf16_from_float(noise[i]);
     }
-    embedding->stored_dtype = DTYPE_BF16;
+    embedding->format = &number_formats[FORMAT_BF16];
     model->page_bytes[0] = row_bytes * (size_t)embedding->shape[0];
     embedding->stored = model->pages[0] = pages_alloc(model->page_bytes[0]);
     if (!embedding->stored)

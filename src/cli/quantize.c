@@ -13,7 +13,7 @@ struct request {
 };
 
 static const char *const names[] = { "fp8", "bf16", NULL };
-static const enum dtype formats[] = { DTYPE_F8_E4M3, DTYPE_BF16 };
+static const enum format_row formats[] = { FORMAT_FP8, FORMAT_BF16 };
 
 struct watching { struct cli_progress progress; bool begun, quiet; };
 
@@ -33,11 +33,12 @@ static enum status run(const struct request *request, struct pool *pool, struct 
     char old_bytes[CLI_FIGURE], new_bytes[CLI_FIGURE], figure[CLI_FIGURE];
     enum status status = model_check_folder(request->folder, error);
     if (!status)
-        status = model_quantize(request->folder, request->out, formats[request->to], pool, &watch, &counts, error);
+        status = model_quantize(request->folder, request->out, &number_formats[formats[request->to]], pool, &watch,
+                                &counts, error);
     if (watching.begun) cli_progress_end(&watching.progress);
     if (status) return status;
     printf("%s matrices %s FP8 with a scale for each block of 128 x 128, %s tensors in all\n",
-           cli_format_grouped(figure, counts.matrices), formats[request->to] == DTYPE_BF16 ? "out of" : "in",
+           cli_format_grouped(figure, counts.matrices), formats[request->to] == FORMAT_BF16 ? "out of" : "in",
            cli_format_grouped(new_bytes, counts.tensors));
     printf("%s of weights, %s before\n", cli_format_bytes(new_bytes, (double)counts.new_bytes),
            cli_format_bytes(old_bytes, (double)counts.old_bytes));

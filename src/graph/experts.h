@@ -42,9 +42,9 @@ struct expert_source {
     /* Waits for at least one of the experts before `end` and marks all that are there as EXPERT_TAKEN; their number. 0:
      * all have been taken. Negative: one cannot be read, `error` says why. */
     int64_t (*take)(struct expert_source *source, struct expert_walk *walk, int64_t end);
-    /* of one that is taken: the numbers as the file has them */
-    const void *(*data)(struct expert_source *source, const struct expert_walk *walk, int64_t expert,
-                        enum expert_part part);
+    /* of one that is taken: where its numbers lie, and their scales, both as the file has them */
+    void (*place)(struct expert_source *source, const struct expert_walk *walk, int64_t expert, enum expert_part part,
+                  struct matrix *matrix);
     void (*give)(struct expert_source *source, struct expert_walk *walk);   /* all that are taken */
     void (*end)(struct expert_source *source, struct expert_walk *walk);    /* also after a failure */
 };

@@ -12,7 +12,7 @@ static void embedding_forward(struct graph *graph, struct op *op) {
     if (!graph_computes(graph)) return;
     graph->kernels->rows.embedding_forward(
         graph->pool, x->data, table->value ? (const void *)table->value : table->stored,
-        table->value ? DTYPE_F32 : table->stored_dtype, embedding->ids, x->rows, x->width);
+        parameter_dtype(table), embedding->ids, x->rows, x->width);
 }
 
 /* Of the rows with the same id: `again` gives all but the first the number of the first, `once` the first its id; the

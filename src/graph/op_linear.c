@@ -7,12 +7,18 @@
 
 struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
     const int64_t out = w->shape[0], in = w->shape[1];
-    return (struct matrix){
-        .data = w->value ? (const void *)w->value : w->stored,
-        .dtype = w->value ? DTYPE_F32 : w->stored_dtype,
-        .rows = transposed ? in : out, .cols = transposed ? out : in, .stride = in, .transposed = transposed,
-        .scales = w->value ? NULL : w->scales, .scale_stride = (in + MATMUL_GRAIN - 1) / MATMUL_GRAIN,
-    };
+    struct matrix m = {.data = w->value ? (const void *)w->value : w->stored,
+                       .dtype = parameter_dtype(w),
+                       .rows = transposed ? in : out,
+                       .cols = transposed ? out : in,
+                       .stride = in,
+                       .transposed = transposed};
+    if (parameter_codes(w)) {
+        m.format = w->format;
+        m.scales = w->scales;
+        m.scale_stride = format_scale_columns(w->format, in);
+    }
+    return m;
 }
 
 struct matrix matrix_of_inputs(const struct parameter *w, const void *x, enum dtype dtype, int64_t rows,

@@ -144,8 +144,8 @@ static void list_rows(struct pass *pass, const struct operand *a, int64_t k, int
                                                   .onto = onto};
             stored_operand(w, side, &products[i]);
             if (pass->walk.experts)
-                products[i].unpacked.data = pass->graph->experts->data(pass->graph->experts, &pass->walk, e,
-                                                                       (enum expert_part)((int)which + i));
+                pass->graph->experts->place(pass->graph->experts, &pass->walk, e, (enum expert_part)((int)which + i),
+                                            &products[i].unpacked);
             if (side == 0) count_weight(pass->graph, w);
             to.column += w->shape[side];
         }

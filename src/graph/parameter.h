@@ -84,7 +84,8 @@ struct parameter {
     int32_t *integers;
     const struct safetensors_entry *entry;   /* its tensor, or its part of one, while a checkpoint is open */
     const void *stored;         /* row-major data for reading, NULL when only a packed copy is left */
-    enum dtype stored_dtype;
+    const struct format *format;   /* of `stored`: codes have scales, as the file has them; NULL: F32 */
+    const void *scales;
     float *grad;                /* fp32, NULL outside training */
     /* since the step began; otherwise the gradient counts as zero and grad's content means nothing */
     bool grad_written;
@@ -94,11 +95,6 @@ struct parameter {
     int contributions;          /* to the leaf in a pass, as planned; those of kernels that can only add count twice */
     int writers;                /* operations of the pass, still to be walked back over, that may contribute */
 
-    /* FP8 checkpoints, at inference: `stored` holds E4M3 codes, each block of 128 x 128 with a multiplier
-     * scales[ceil(out / 128), ceil(in / 128)] (spec/v1-v3.md section 6.3). Products in BF16 and F8_E4M3 read codes;
-     * those in F32, and the products with views, dequantise. */
-    bool codes;
-    const float *scales;
     /* Packed copies for those products (kernels.h): [0] B = W^T for y = W x, [1] B = W for dx = W^T dy. NULL: packed
      * anew for each use. */
     void *packed[2];
@@ -107,16 +103,21 @@ struct parameter {
     const struct parameter_view *views;
     int view_count;
     atomic_bool unpacked;       /* packed[0] has memory, but not its content yet */
-    /* of a routed expert that stays in the file: nothing of it is in memory but its scales, graph->experts has it
-     * brought */
+    /* of a routed expert that stays in the file: nothing of it is in memory, graph->experts has it brought */
     bool absent;
 };
 
 static inline bool parameter_trained(const struct parameter *p) { return p->update <= UPDATE_ELEMENTS; }
 
+/* What products read where there are no fp32 values: its type, and whether it is codes with scales. Products in BF16
+ * and FP8 read codes; those in F32, and the products with views, dequantise. */
+static inline enum dtype parameter_dtype(const struct parameter *p) {
+    return p->value || !p->format ? DTYPE_F32 : p->format->dtype;
+}
+static inline bool parameter_codes(const struct parameter *p) { return !p->value && p->format && p->format->scaled; }
 /* Compute type of the packed copies; of the views', where a model is opened for inference, view_compute. */
 static inline enum compute parameter_packed_type(const struct parameter *p) {
-    return p->codes && p->compute == COMPUTE_BF16 ? COMPUTE_FP8 : p->compute;
+    return parameter_codes(p) && p->compute == COMPUTE_BF16 ? COMPUTE_FP8 : p->compute;
 }
 
 #endif

@@ -25,13 +25,14 @@
 /* A matrix in memory: element (i, j) at data[i * stride + j], or at data[j * stride + i] when `transposed`. */
 struct matrix {
     const void *data;
-    enum dtype dtype;      /* F32, BF16, or (a right-hand side) F8_E4M3 with scales */
+    enum dtype dtype;      /* F32 or BF16; of a right-hand side, the codes' where it has a format */
     int64_t rows, cols;    /* of the matrix as it is used, i.e. after transposition */
     int64_t stride;        /* elements */
     bool transposed;
-    /* F8_E4M3: element (r, c) of the array in memory is its code times scales[(first_row + r) / 128 * scale_stride + c
-     * / 128] (spec/v1-v3.md section 6.3). */
-    const float *scales;
+    /* Codes (NULL: none): element (r, c) of the array in memory is its code times the scale of its block, which is
+     * number [first_row + r, c] of the format's blocks; scale_stride of them in a row, in the format's type. */
+    const struct format *format;
+    const void *scales;
     int64_t scale_stride, first_row;
     /* What compute type F8_E4M3 makes of F32 and BF16 numbers: a tile's scale is max(amax, least_amax) / 448 (where
      * that is 0: 1), rounded up to a power of two where asked for. */
@@ -44,6 +45,13 @@ struct matrix {
 /* What becomes of what C held: nothing of it stays; the product's chains begin with it; or the product, whose chains
  * begin with zero, is added to it: C + (A B), the bits of a product into other memory and one addition. */
 enum matmul_onto { MATMUL_REPLACE, MATMUL_CONTINUE, MATMUL_ADD };
+
+/* The scale of the code in row r and column c of the array in memory. */
+static inline float matrix_scale(const struct matrix *m, int64_t r, int64_t c) {
+    const struct format *f = m->format;
+    const int64_t row = (m->first_row + r) >> f->block_rows;
+    return format_scale(f, m->scales, row * m->scale_stride + (c >> f->block_columns));
+}
 
 /* One product C = A B of a call, with B packed or as it lies in memory. */
 struct matmul_product {

@@ -94,7 +94,7 @@ static inline struct matmul_source matmul_source_of(const struct matmul_kind *ki
     source.multiply = as_packed ? kind->multiply_single : kind->multiply;
     source.expanded = kind->expand && !as_packed;
     source.quantised = source.unpacked && source.expanded && kind->pack_quantised &&
-                       product->unpacked.dtype != DTYPE_F8_E4M3;
+                       !product->unpacked.format;
     source.step = block->rows <= MATMUL_FEW_ROWS ? 1 : kind->n_block / kind->panel;
     /* a single tile's A lies the same for every k_block */
     source.k_block = source.single && (source.unpacked || source.expanded)

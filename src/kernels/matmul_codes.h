@@ -416,9 +416,8 @@ static inline enum fp8_way part_scales(float *scales, float *scale, float *recip
 static inline void pack_codes_part(uint8_t *to, float *scales, const struct matrix *b, const float *known, int64_t k0,
                                    int64_t k1, int64_t k_padded, int64_t n, int columns) {
     const int64_t k = k1 - k0, at = b->transposed ? n * b->stride + k0 : k0 * b->stride + n;
-    if (b->dtype == DTYPE_F8_E4M3) {
-        const int64_t row = b->first_row + (b->transposed ? n : k0), column = b->transposed ? k0 : n;
-        const float scale = b->scales[row / FP8_TILE * b->scale_stride + column / FP8_TILE];
+    if (b->format) {
+        const float scale = b->transposed ? matrix_scale(b, n, k0) : matrix_scale(b, k0, n);
         for (int i = 0; i < (b->column_scales ? PANEL : 1); i++) scales[i] = scale;
         arrange(to, (const uint8_t *)b->data + at, b->stride, b->transposed, columns, k, k_padded);
         return;
@@ -487,7 +486,7 @@ static inline void pack_panels_codes(const struct matmul_kind *kind, void *packe
     for (int64_t block = n0; block < n1; block += FP8_TILE) {
         for (int64_t k = k0; k < k1; k += FP8_TILE) {
             const int64_t end = matmul_min(k + FP8_TILE, k1);
-            const float scale = b->column_scales || b->dtype == DTYPE_F8_E4M3 ? 0.0f : block_scale(b, k, block);
+            const float scale = b->column_scales || b->format ? 0.0f : block_scale(b, k, block);
             for (int64_t n = block; n < matmul_min(block + FP8_TILE, n1); n += PANEL) {
                 char *panel = (char *)packed + n / PANEL * panel_bytes;
                 float *scales = (float *)(void *)panel;

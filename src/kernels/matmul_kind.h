@@ -143,7 +143,7 @@ static inline size_t matmul_kind_scratch_bytes(const struct matmul_kind *kind, i
 }
 
 static inline int64_t matmul_number_bytes(enum dtype dtype) {
-    return dtype == DTYPE_F8_E4M3 ? 1 : dtype == DTYPE_BF16 ? 2 : 4;
+    return dtype == DTYPE_F32 ? 4 : dtype == DTYPE_BF16 ? 2 : 1;
 }
 
 #endif

@@ -14,17 +14,16 @@ static inline int64_t matmul_at(const struct matrix *matrix, int64_t i, int64_t 
     return matrix->transposed ? j * matrix->stride + i : i * matrix->stride + j;
 }
 
-/* The scale of code (i, j) of an F8_E4M3 array. */
-static inline float matmul_stored_scale(const struct matrix *matrix, int64_t i, int64_t j) {
-    const int64_t row = matrix->first_row + (matrix->transposed ? j : i), column = matrix->transposed ? i : j;
-    return matrix->scales[row / FP8_TILE * matrix->scale_stride + column / FP8_TILE];
+/* The scale of code (i, j). */
+static inline float matmul_stored_scale(const struct matrix *m, int64_t i, int64_t j) {
+    return m->transposed ? matrix_scale(m, j, i) : matrix_scale(m, i, j);
 }
 
 /* Element (i, j), rounded to bf16 where the compute type is BF16. */
 static inline float matmul_element(const struct matrix *matrix, enum compute compute, int64_t i, int64_t j) {
     const int64_t at = matmul_at(matrix, i, j);
     if (matrix->dtype == DTYPE_BF16) return bf16_to_float(((const uint16_t *)matrix->data)[at]);
-    float x = matrix->dtype == DTYPE_F8_E4M3
+    float x = matrix->format
                   ? e4m3_to_float(((const uint8_t *)matrix->data)[at]) * matmul_stored_scale(matrix, i, j)
                   : ((const float *)matrix->data)[at];
     return compute == COMPUTE_BF16 ? bf16_to_float(bf16_from_float(x)) : x;
@@ -52,13 +51,13 @@ static inline int64_t matmul_tile_end(int64_t begin, int64_t end) {
 /* Of a right-hand side: the scale of column j where k is k0 .. k0 + 128, k0 a multiple of 128, and the code of element
  * (i, j) with it. */
 static inline float matmul_b_scale(const struct matrix *b, int64_t k0, int64_t j) {
-    if (b->dtype == DTYPE_F8_E4M3) return matmul_stored_scale(b, k0, j);
+    if (b->format) return matmul_stored_scale(b, k0, j);
     const int64_t n0 = j / FP8_TILE * FP8_TILE;
     return b->column_scales ? matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), j, j + 1)
                             : matmul_tile_scale(b, k0, matmul_tile_end(k0, b->rows), n0, matmul_tile_end(n0, b->cols));
 }
 static inline uint8_t matmul_b_code(const struct matrix *b, float scale, int64_t i, int64_t j) {
-    return b->dtype == DTYPE_F8_E4M3 ? ((const uint8_t *)b->data)[matmul_at(b, i, j)]
+    return b->format ? ((const uint8_t *)b->data)[matmul_at(b, i, j)]
                                      : e4m3_from_float(matmul_element(b, COMPUTE_F32, i, j) / scale);
 }
 

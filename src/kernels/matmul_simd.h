@@ -297,7 +297,7 @@ static always_inline void pack_tile(void *packed, int height, const struct matri
     pack_strip(packed, height, a->data, a->dtype, a->stride, !a->transposed, row, rows, k0, k1, k_padded, unit, ahead);
 }
 
-/* An F8_E4M3 B, rows k0..k1 of at most 128 and columns n .. n + columns of a panel, as the fp32 numbers code x scale:
+/* A B of E4M3 codes, rows k0..k1 of at most 128 and columns n .. n + columns of a panel, as fp32 numbers code x scale:
  * lines of `stride` as they lie in memory. */
 static inline void dequantise(float *to, int64_t stride, const struct matrix *b, int64_t k0, int64_t k1, int64_t n,
                               int columns) {
@@ -305,7 +305,7 @@ static inline void dequantise(float *to, int64_t stride, const struct matrix *b,
                   from = b->transposed ? k0 : n, count = b->transposed ? k1 - k0 : columns;
     for (int64_t line = first; line < first + lines; line++, to += stride) {
         const uint8_t *codes = (const uint8_t *)b->data + line * b->stride + from;
-        const vf scale = vf_set(b->scales[(b->first_row + line) / FP8_TILE * b->scale_stride + from / FP8_TILE]);
+        const vf scale = vf_set(matrix_scale(b, line, from));
         for (int64_t i = 0; i < count; i += VF) {
             const int left = lanes(count - i, VF);
             if (left == VF) vf_store(to + i, vf_mul(fp8_load(codes + i), scale));
@@ -330,7 +330,7 @@ static inline void pack_panels(const struct matmul_kind *kind, void *packed, con
     int64_t k_total = matmul_round_up(b->rows, kind->b_multiple), k_padded = k1 == b->rows ? k_total : k1;
     for (int64_t n = n0; n < n1; n += PANEL) {
         char *strip = (char *)packed + (n * k_total + k0 * PANEL) * kind->b_bytes;
-        if (b->dtype == DTYPE_F8_E4M3)
+        if (b->format)
             pack_dequantised((uint32_t *)(void *)strip, b, k0, k1, k_padded, n, (int)matmul_min(PANEL, b->cols - n),
                              unit);
         else
@@ -344,7 +344,7 @@ static inline void pack_panels(const struct matmul_kind *kind, void *packed, con
 static always_inline void pack_panel_as(void *packed, const struct matrix *b, int64_t k0, int64_t k1, int64_t n,
                                         int columns, int64_t ahead, int64_t multiple, enum unit unit) {
     int64_t k_padded = k1 == b->rows ? matmul_round_up(k1, multiple) : k1;
-    if (b->dtype == DTYPE_F8_E4M3) pack_dequantised(packed, b, k0, k1, k_padded, n, columns, unit);
+    if (b->format) pack_dequantised(packed, b, k0, k1, k_padded, n, columns, unit);
     else if (!b->transposed && b->dtype == DTYPE_BF16)
         pack_strip_as(packed, PANEL, b->data, DTYPE_BF16, b->stride, false, n, columns, k0, k1, k_padded, unit, ahead);
     else if (!b->transposed)

@@ -1,67 +1,83 @@
-/* Codes and scales of FP8 checkpoints (block_scales.h). */
+/* Codes and scales of checkpoints (block_scales.h). */
 #include "model/block_scales.h"
 
 #include <stdio.h>
 #include <string.h>
 
+/* `name` with `to` in place of its end `from`; "" where it does not end so, or becomes too long. */
+static void exchange_end(char out[SAFETENSORS_MAX_NAME + 1], const char *name, const char *from, const char *to) {
+    const size_t length = strlen(name), tail = strlen(from);
+    const bool ends = length >= tail && strcmp(name + length - tail, from) == 0;
+    if (!ends || snprintf(out, SAFETENSORS_MAX_NAME + 1, "%.*s%s", (int)(length - tail), name, to) >
+                     (int)SAFETENSORS_MAX_NAME)
+        out[0] = 0;
+}
+
+void block_scales_name(char out[SAFETENSORS_MAX_NAME + 1], const struct format *f, const char *matrix) {
+    exchange_end(out, matrix, f->replaces, f->suffix);
+}
+
+const struct format *format_of(const struct safetensors *st, const struct safetensors_entry *entry) {
+    const struct format *first = NULL;
+    char name[SAFETENSORS_MAX_NAME + 1];
+    for (const struct format *f = number_formats; f < number_formats + FORMAT_COUNT; f++) {
+        if (f->carrier != entry->dtype || (f->scaled && !f->multiplied)) continue;
+        if (!f->scaled) return f;
+        block_scales_name(name, f, entry->name);
+        if (safetensors_find(st, name)) return f;
+        if (!first) first = f;
+    }
+    return first;
+}
+
 enum status block_scales_find(const struct safetensors_entry **scales, const struct safetensors *st,
-                              const struct safetensors_entry *codes, struct error *error) {
-    char name[SAFETENSORS_MAX_NAME + sizeof SCALE_SUFFIX], found[160];
-    snprintf(name, sizeof name, "%s" SCALE_SUFFIX, codes->name);
+                              const struct format *f, const struct safetensors_entry *codes, struct error *error) {
+    char name[SAFETENSORS_MAX_NAME + 1], found[160];
     safetensors_describe(codes, found, sizeof found);
     if (codes->rank != 2)
-        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected two dimensions of numbers in FP8",
-                         safetensors_shard_path(st, codes->shard), codes->name, found);
-    const long long rows = (long long)scale_blocks(codes->shape[0]), columns = (long long)scale_blocks(codes->shape[1]);
+        return error_set(error, STATUS_INVALID, "%s: tensor %s: found %s, expected two dimensions of numbers in %s",
+                         safetensors_shard_path(st, codes->shard), codes->name, found, f->name);
+    const long long rows = (long long)format_scale_rows(f, codes->shape[0]),
+                    columns = (long long)format_scale_columns(f, format_columns(f, codes->shape[1]));
+    const int down = 1 << f->block_rows, across = 1 << f->block_columns;
+    const char *type = dtype_name(f->scale_dtype);
+    block_scales_name(name, f, codes->name);
     const struct safetensors_entry *entry = safetensors_find(st, name);
     if (!entry)
         return error_set(error, STATUS_NOT_FOUND,
-                         "%s: tensor %s: found %s, but no tensor %s, expected F32 [%lld, %lld] with the scales of its "
-                         "blocks of 128 x 128",
-                         safetensors_shard_path(st, codes->shard), codes->name, found, name, rows, columns);
-    if (entry->dtype != DTYPE_F32 || entry->rank != 2 || entry->shape[0] != rows || entry->shape[1] != columns) {
+                         "%s: tensor %s: found %s, but no tensor %s, expected %s [%lld, %lld] with the scales of its "
+                         "blocks of %d x %d",
+                         safetensors_shard_path(st, codes->shard), codes->name, found, name, type, rows, columns, down,
+                         across);
+    if (entry->dtype != f->scale_dtype || entry->rank != 2 || entry->shape[0] != rows || entry->shape[1] != columns) {
         safetensors_describe(entry, found, sizeof found);
-        return error_set(
-            error, STATUS_INVALID,
-            "%s: tensor %s: found %s, expected F32 [%lld, %lld]: a scale for each block of 128 x 128 of %s",
-            safetensors_shard_path(st, entry->shard), name, found, rows, columns, codes->name);
+        return error_set(error, STATUS_INVALID,
+                         "%s: tensor %s: found %s, expected %s [%lld, %lld]: a scale for each block of %d x %d of %s",
+                         safetensors_shard_path(st, entry->shard), name, found, type, rows, columns, down, across,
+                         codes->name);
     }
     *scales = entry;
     return STATUS_OK;
 }
 
-enum status block_scales_read(float *out, const struct safetensors *st, const struct safetensors_entry *scales,
-                              struct error *error) {
-    const int64_t count = scales->shape[0] * scales->shape[1];
-    memcpy(out, scales->data, (size_t)count * sizeof *out);
-    for (int64_t i = 0; i < count; i++)
-        if (!(out[i] > 0 && bits_from_float(out[i]) < 0x7F800000u))
-            return error_set(error, STATUS_INVALID,
-                             "%s: tensor %s: [%lld, %lld]: found %g, expected a scale above 0 that is finite",
-                             safetensors_shard_path(st, scales->shard), scales->name, (long long)(i / scales->shape[1]),
-                             (long long)(i % scales->shape[1]), (double)out[i]);
-    return STATUS_OK;
+enum status block_scales_read(void *out, const struct safetensors *st, const struct format *f,
+                              const struct safetensors_entry *scales, struct error *error) {
+    memcpy(out, scales->data, scales->bytes);
+    const int64_t bad = format_find_bad_scale(f, out, scales->shape[0] * scales->shape[1]);
+    if (bad < 0) return STATUS_OK;
+    return error_set(error, STATUS_INVALID,
+                     "%s: tensor %s: [%lld, %lld]: found %g, expected a scale above 0 that is finite",
+                     safetensors_shard_path(st, scales->shard), scales->name, (long long)(bad / scales->shape[1]),
+                     (long long)(bad % scales->shape[1]), (double)format_scale(f, out, bad));
 }
 
 bool block_scales_named(const struct safetensors *st, const char *name) {
-    char weight[SAFETENSORS_MAX_NAME + 1];
-    const size_t length = strlen(name), tail = strlen(SCALE_SUFFIX);
-    if (length <= tail || length - tail > SAFETENSORS_MAX_NAME || strcmp(name + length - tail, SCALE_SUFFIX) != 0)
-        return false;
-    memcpy(weight, name, length - tail);
-    weight[length - tail] = 0;
-    const struct safetensors_entry *entry = safetensors_find(st, weight);
-    return entry && entry->dtype == DTYPE_F8_E4M3;
-}
-
-int64_t block_codes_find_nan(const uint8_t *codes, int64_t count) {
-    enum { STRETCH = 4096 };   /* looked at as a whole, which vectorises */
-    for (int64_t begin = 0; begin < count; begin += STRETCH) {
-        const int64_t end = begin + STRETCH < count ? begin + STRETCH : count;
-        uint8_t any = 0;
-        for (int64_t i = begin; i < end; i++) any |= (uint8_t)((codes[i] & 0x7F) == 0x7F);
-        for (int64_t i = begin; any && i < end; i++)
-            if ((codes[i] & 0x7F) == 0x7F) return i;
+    char matrix[SAFETENSORS_MAX_NAME + 1];
+    for (const struct format *f = number_formats; f < number_formats + FORMAT_COUNT; f++) {
+        if (!f->scaled) continue;
+        exchange_end(matrix, name, f->suffix, f->replaces);
+        const struct safetensors_entry *entry = safetensors_find(st, matrix);
+        if (entry && entry->dtype == f->carrier) return true;
     }
-    return -1;
+    return false;
 }

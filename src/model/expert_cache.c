@@ -11,26 +11,31 @@
 #include "model/block_scales.h"
 #include "model/blocks.h"
 
-/* An expert of the model: where its parts lie, and the slot that has it, or none. */
+/* What is read of an expert: the numbers of each part, and, where its format has them, the scales of each. */
+enum { SCALES = EXPERT_PARTS, ITEMS = 2 * EXPERT_PARTS };
+
+/* An expert of the model: where its items lie, and the slot that has it, or none. */
 struct place {
     struct reader_file *file;
     uint64_t offset;
-    uint32_t bytes_before /* in the part's first block */, align /* of its numbers */;
-    bool codes;
+    uint32_t bytes_before /* in the item's first block */, align /* of its numbers */;
+    const struct format *format;
 };
-struct holding { struct place places[EXPERT_PARTS]; int32_t slot; };
+struct holding { struct place places[ITEMS]; int32_t slot; };
 
 #define NONE (-1)
 #define NOT_A_NUMBER (-2)   /* beside READER_ENDED and errnos */
 #define ALL_PARTS ((1u << EXPERT_PARTS) - 1)
+/* The items of parts, bits of both. */
+#define ITEMS_OF(parts) ((parts) * (1u | 1u << SCALES))
 
 /* One that is used by a walk (users > 0) or whose reads are on their way (loading) keeps its expert. */
 struct slot {
     int32_t expert;                /* of the model: layer by layer; NONE: empty */
     int32_t older, newer;          /* the list by last use */
     int32_t users;
-    int32_t left[EXPERT_PARTS];    /* reads on their way */
-    unsigned ready, loading;       /* parts */
+    int32_t left[ITEMS];           /* reads on their way */
+    unsigned ready, loading;       /* items */
     bool failed;                   /* a read; the slot is emptied when nobody has it any more */
     uint64_t announced;            /* the last announcement that wants it */
 };
@@ -47,8 +52,8 @@ struct cache {
     int64_t experts;               /* of a layer */
     struct layer_experts *layers;
     struct holding *holdings;      /* [layer_count, experts] */
-    size_t part_offset[EXPERT_PARTS], part_bytes[EXPERT_PARTS];   /* in a slot; bytes of the numbers */
-    int first_read[EXPERT_PARTS + 1];                             /* of a slot's records */
+    size_t item_offset[ITEMS], item_bytes[ITEMS];   /* in a slot; bytes in the file, 0: there is no such item */
+    int first_read[ITEMS + 1];                      /* of a slot's records */
     uint8_t *memory;
     size_t memory_bytes, slot_bytes;
     struct slot *slots;
@@ -59,7 +64,7 @@ struct cache {
     struct error failure;          /* the last one */
 };
 
-static const struct parameter *part_of(const struct expert *expert, int part) {
+static struct parameter *part_of(const struct expert *expert, int part) {
     return part == EXPERT_GATE ? expert->gate : part == EXPERT_UP ? expert->up : expert->down;
 }
 
@@ -67,45 +72,54 @@ static const struct parameter *part_of(const struct expert *expert, int part) {
 
 static size_t whole_blocks(size_t bytes) { return (bytes + READER_BLOCK - 1) / READER_BLOCK * READER_BLOCK; }
 
-/* Room for a part: its numbers may begin anywhere in their first block. */
-static size_t part_room(size_t bytes) { return whole_blocks(bytes) + READER_BLOCK; }
+/* Room for an item: its numbers may begin anywhere in their first block. */
+static size_t item_room(size_t bytes) { return bytes ? whole_blocks(bytes) + READER_BLOCK : 0; }
 
-/* The largest bytes of each part, over the model. The number of layers with experts; *odd: a part of a type that
+/* The tensor of an item, or NULL. Loading has found that the scales are there where they have to be. */
+static const struct safetensors_entry *entry_of(const struct model *model, const struct expert *expert, int item) {
+    const struct parameter *p = part_of(expert, item % EXPERT_PARTS);
+    const struct safetensors_entry *scales = NULL;
+    if (item < SCALES) return p->entry;
+    if (p->format->scaled) (void)block_scales_find(&scales, model->checkpoint, p->format, p->entry, NULL);
+    return scales;
+}
+
+/* The largest bytes of each item, over the model. The number of layers with experts; *odd: a part of a type that
  * products cannot read. */
-static int measure_parts(const struct model *model, size_t bytes[EXPERT_PARTS], const struct safetensors_entry **odd) {
+static int measure_items(const struct model *model, size_t bytes[ITEMS], const struct safetensors_entry **odd) {
     int layers = 0;
-    memset(bytes, 0, EXPERT_PARTS * sizeof *bytes);
+    memset(bytes, 0, ITEMS * sizeof *bytes);
     *odd = NULL;
     for (int64_t i = 0; i < config_layers(&model->config); i++) {
         const struct expert *experts = moe_experts(&model->layers[i]);
         if (!experts) continue;
         layers++;
         for (int64_t e = 0; e < model->config.n_routed_experts; e++)
-            for (int part = 0; part < EXPERT_PARTS; part++) {
-                const struct safetensors_entry *entry = part_of(&experts[e], part)->entry;
-                if (entry->bytes > bytes[part]) bytes[part] = entry->bytes;
-                if (entry->dtype == DTYPE_F16) *odd = entry;
+            for (int item = 0; item < ITEMS; item++) {
+                const struct safetensors_entry *entry = entry_of(model, &experts[e], item);
+                if (entry && entry->bytes > bytes[item]) bytes[item] = entry->bytes;
+                if (entry && entry->dtype == DTYPE_F16) *odd = entry;
             }
     }
     return layers;
 }
 
-static size_t slot_bytes_of(const size_t bytes[EXPERT_PARTS]) {
+static size_t slot_bytes_of(const size_t bytes[ITEMS]) {
     size_t sum = 0;
-    for (int part = 0; part < EXPERT_PARTS; part++) sum += part_room(bytes[part]);
+    for (int item = 0; item < ITEMS; item++) sum += item_room(bytes[item]);
     return sum;
 }
 
 size_t expert_cache_slot_bytes(const struct model *model) {
-    size_t bytes[EXPERT_PARTS];
+    size_t bytes[ITEMS];
     const struct safetensors_entry *odd;
-    return measure_parts(model, bytes, &odd) ? slot_bytes_of(bytes) : 0;
+    return measure_items(model, bytes, &odd) ? slot_bytes_of(bytes) : 0;
 }
 
 uint64_t expert_cache_automatic(const struct model *model, uint64_t available) {
-    size_t bytes[EXPERT_PARTS];
+    size_t bytes[ITEMS];
     const struct safetensors_entry *odd;
-    const int layers = measure_parts(model, bytes, &odd);
+    const int layers = measure_items(model, bytes, &odd);
     const uint64_t all = model_packed_bytes(model, 1), kept = available / 8;
     if (!layers || odd || all <= available - kept) return 0;
     uint64_t routed = 0;
@@ -151,8 +165,8 @@ static void make_oldest(struct cache *cache, int32_t i) {
 
 /* ---- reads ------------------------------------------------------------------------------------------------------- */
 
-static uint8_t *part_memory(const struct cache *cache, int32_t slot, int part) {
-    return cache->memory + (size_t)slot * cache->slot_bytes + cache->part_offset[part];
+static uint8_t *item_memory(const struct cache *cache, int32_t slot, int item) {
+    return cache->memory + (size_t)slot * cache->slot_bytes + cache->item_offset[item];
 }
 
 static void empty(struct cache *cache, int32_t i) {
@@ -169,13 +183,19 @@ static void forget_failed(struct cache *cache, int32_t i) {
     if (slot->failed && !slot->users && !slot->loading) empty(cache, i);
 }
 
-static void fail(struct cache *cache, const struct slot *slot, int part, const struct reader_read *read, int reason) {
-    const char *name =
-        part_of(&cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts], part)->name;
-    char buffer[128];
+static void fail(struct cache *cache, const struct slot *slot, int item, const struct reader_read *read, int reason) {
+    const struct expert *expert =
+        &cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts];
+    const char *name = part_of(expert, item % EXPERT_PARTS)->name;
+    char buffer[128], scales[SAFETENSORS_MAX_NAME + 1];
+    if (item >= SCALES) {
+        block_scales_name(scales, cache->holdings[slot->expert].places[item].format, name);
+        name = scales;
+    }
     if (reason == NOT_A_NUMBER)
-        error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a code that is NaN, expected numbers",
-                  read->file->path, name);
+        error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a %s", read->file->path, name,
+                  item < SCALES ? "code that is NaN, expected numbers"
+                                : "scale that is not above 0 and finite, expected one for each block");
     else if (reason == READER_ENDED)
         error_set(&cache->failure, STATUS_IO,
                   "%s: tensor %s: the file ended while it was read, it has become shorter since the model was opened",
@@ -188,54 +208,65 @@ static void fail(struct cache *cache, const struct slot *slot, int part, const s
 /* On a thread of the reader. */
 static void piece_done(struct reader_read *read, int reason) {
     struct cache *cache = read->context;
-    const int records = cache->first_read[EXPERT_PARTS];
+    const int records = cache->first_read[ITEMS];
     const int64_t index = read - cache->reads;
     const int32_t i = (int32_t)(index / records);
-    int part = 0;
-    while (index % records >= cache->first_read[part + 1]) part++;
+    int item = 0;
+    while (index % records >= cache->first_read[item + 1]) item++;
     struct slot *slot = &cache->slots[i];
     /* a slot that is loading stays what it is */
-    const struct place *place = &cache->holdings[slot->expert].places[part];
-    if (!reason && place->codes) {
-        const size_t skipped = index % records == cache->first_read[part] ? place->bytes_before : 0;
-        if (block_codes_find_nan((const uint8_t *)read->to + skipped, (int64_t)(read->least - skipped)) >= 0)
+    const struct place *place = &cache->holdings[slot->expert].places[item];
+    const struct format *format = place->format;
+    if (!reason && format->scaled && item < SCALES) {
+        const size_t skipped = index % records == cache->first_read[item] ? place->bytes_before : 0;
+        if (dtype_find_nan(format->dtype, (const uint8_t *)read->to + skipped, (int64_t)(read->least - skipped)) >= 0)
             reason = NOT_A_NUMBER;
     }
     pthread_mutex_lock(&cache->mutex);
     if (reason) {
-        fail(cache, slot, part, read, reason);
+        fail(cache, slot, item, read, reason);
         slot->failed = true;
     } else {
         cache->counts.bytes_read += read->bytes;
     }
-    if (--slot->left[part] == 0) {
+    if (--slot->left[item] == 0) {
         const uint32_t off = place->bytes_before % place->align;
-        uint8_t *at = part_memory(cache, i, part) + place->bytes_before;
-        if (off && !slot->failed) memmove(at - off, at, cache->part_bytes[part]);   /* an odd address in the file */
-        slot->loading &= ~(1u << part);
-        if (!slot->failed) slot->ready |= 1u << part;
+        const size_t bytes = cache->item_bytes[item];
+        uint8_t *at = item_memory(cache, i, item) + place->bytes_before;
+        if (off && !slot->failed) memmove(at - off, at, bytes);   /* an odd address in the file */
+        if (item >= SCALES && !slot->failed &&
+            format_find_bad_scale(format, at - off, (int64_t)(bytes / dtype_bytes(format->scale_dtype, 1))) >= 0) {
+            fail(cache, slot, item, read, NOT_A_NUMBER);
+            slot->failed = true;
+        }
+        slot->loading &= ~(1u << item);
+        if (!slot->failed) slot->ready |= 1u << item;
         forget_failed(cache, i);
         pthread_cond_broadcast(&cache->changed);
     }
     pthread_mutex_unlock(&cache->mutex);
 }
 
-/* Pieces of a part begin at multiples of READER_PIECE from its first block. */
+/* Pieces of an item begin at multiples of READER_PIECE from its first block. */
 static int pieces_of(const struct place *place, size_t bytes) {
     return (int)((whole_blocks(place->bytes_before + bytes) + READER_PIECE - 1) / READER_PIECE);
 }
 
 static void load(struct cache *cache, int32_t i, unsigned parts) {
     struct slot *slot = &cache->slots[i];
-    for (int part = 0; part < EXPERT_PARTS; part++) {
-        if (!(parts & ~slot->ready & ~slot->loading & 1u << part)) continue;
-        const struct place *place = &cache->holdings[slot->expert].places[part];
-        const size_t wanted = place->bytes_before + cache->part_bytes[part], bytes = whole_blocks(wanted);
-        struct reader_read *reads = cache->reads + (ptrdiff_t)i * cache->first_read[EXPERT_PARTS] +
-                                    cache->first_read[part];
-        const int pieces = pieces_of(place, cache->part_bytes[part]);
-        slot->loading |= 1u << part;
-        slot->left[part] = pieces;
+    const unsigned items = ITEMS_OF(parts) & ~slot->ready & ~slot->loading;
+    for (int item = 0; item < ITEMS; item++) {
+        if (!(items & 1u << item)) continue;
+        if (!cache->item_bytes[item]) {
+            slot->ready |= 1u << item;
+            continue;
+        }
+        const struct place *place = &cache->holdings[slot->expert].places[item];
+        const size_t wanted = place->bytes_before + cache->item_bytes[item], bytes = whole_blocks(wanted);
+        struct reader_read *reads = cache->reads + (ptrdiff_t)i * cache->first_read[ITEMS] + cache->first_read[item];
+        const int pieces = pieces_of(place, cache->item_bytes[item]);
+        slot->loading |= 1u << item;
+        slot->left[item] = pieces;
         for (int piece = 0; piece < pieces; piece++) {
             const size_t begin = (size_t)piece * READER_PIECE, end = begin + READER_PIECE;
             reads[piece] = (struct reader_read){
@@ -243,7 +274,7 @@ static void load(struct cache *cache, int32_t i, unsigned parts) {
                 .offset = place->offset - place->bytes_before + begin,
                 .bytes = (end < bytes ? end : bytes) - begin,
                 .least = (end < wanted ? end : wanted) - begin,
-                .to = part_memory(cache, i, part) + begin,
+                .to = item_memory(cache, i, item) + begin,
                 .done = piece_done,
                 .context = cache,
             };
@@ -363,7 +394,7 @@ static bool give_up_one(struct cache *cache, struct expert_walk *walk, int64_t e
 }
 
 static bool is_ready(const struct slot *slot, const struct expert_walk *walk) {
-    return !slot->failed && (slot->ready & walk->parts) == walk->parts;
+    return !slot->failed && !(ITEMS_OF(walk->parts) & ~slot->ready);
 }
 
 static int64_t take(struct expert_source *source, struct expert_walk *walk, int64_t end) {
@@ -400,12 +431,17 @@ static int64_t take(struct expert_source *source, struct expert_walk *walk, int6
     return taken;
 }
 
-static const void *data(struct expert_source *source, const struct expert_walk *walk, int64_t expert,
-                        enum expert_part part) {
+static const void *item_data(const struct cache *cache, const struct holding *holding, int item) {
+    const struct place *place = &holding->places[item];
+    return item_memory(cache, holding->slot, item) + place->bytes_before / place->align * place->align;
+}
+
+static void place(struct expert_source *source, const struct expert_walk *walk, int64_t expert, enum expert_part part,
+                  struct matrix *matrix) {
     const struct cache *cache = (const struct cache *)source;
-    const int32_t slot = walk->states[expert].slot;
-    const struct place *place = &cache->holdings[first_of_layer(cache, walk->experts) + expert].places[part];
-    return part_memory(cache, slot, part) + place->bytes_before / place->align * place->align;
+    const struct holding *holding = &cache->holdings[first_of_layer(cache, walk->experts) + expert];
+    matrix->data = item_data(cache, holding, (int)part);
+    if (matrix->format) matrix->scales = item_data(cache, holding, SCALES + (int)part);
 }
 
 static void give(struct expert_source *source, struct expert_walk *walk) {
@@ -453,23 +489,22 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
         for (int64_t e = 0; e < cache->experts; e++) {
             struct holding *holding = &cache->holdings[layer * cache->experts + e];
             holding->slot = NONE;
-            for (int part = 0; part < EXPERT_PARTS; part++) {
-                struct parameter *p = part == EXPERT_GATE ? experts[e].gate
-                                      : part == EXPERT_UP ? experts[e].up
-                                                          : experts[e].down;
-                const struct safetensors_entry *entry = p->entry;
+            for (int item = 0; item < ITEMS; item++) {
+                struct parameter *p = part_of(&experts[e], item % EXPERT_PARTS);
+                const struct safetensors_entry *entry = entry_of(model, &experts[e], item);
+                p->absent = true;
+                if (!entry) continue;
                 const uint64_t offset = safetensors_offset(model->checkpoint, entry);
-                holding->places[part] = (struct place){
-                    &cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK),
-                    (uint32_t)dtype_bytes(entry->dtype, 1), entry->dtype == DTYPE_F8_E4M3};
+                holding->places[item] =
+                    (struct place){&cache->files[entry->shard], offset, (uint32_t)(offset % READER_BLOCK),
+                                   (uint32_t)dtype_bytes(entry->dtype, 1), p->format};
                 /* an expert's matrices may differ in type, the experts may not */
-                if (entry->bytes != cache->part_bytes[part])
+                if (entry->bytes != cache->item_bytes[item])
                     return error_set(error, STATUS_UNSUPPORTED,
                                      "%s: tensor %s has %llu bytes and another expert's has %zu: a cache of experts "
                                      "needs experts of one type",
-                                     safetensors_shard_path(model->checkpoint, entry->shard), p->name,
-                                     (unsigned long long)entry->bytes, cache->part_bytes[part]);
-                p->absent = true;
+                                     safetensors_shard_path(model->checkpoint, entry->shard), entry->name,
+                                     (unsigned long long)entry->bytes, cache->item_bytes[item]);
             }
         }
         cache->layers[layer++].experts = experts;
@@ -478,10 +513,10 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
 }
 
 enum status expert_cache_create(struct expert_cache **out, struct model *model, uint64_t bytes, struct error *error) {
-    size_t part_bytes[EXPERT_PARTS];
+    size_t item_bytes[ITEMS];
     const struct safetensors_entry *odd;
-    const int layers = measure_parts(model, part_bytes, &odd);
-    const size_t slot_bytes = layers ? slot_bytes_of(part_bytes) : 0;
+    const int layers = measure_items(model, item_bytes, &odd);
+    const size_t slot_bytes = layers ? slot_bytes_of(item_bytes) : 0;
     if (!layers)
         return error_set(error, STATUS_INVALID, "a cache of experts: this model (%s) has no routed experts",
                          model->config.model_type);
@@ -500,22 +535,22 @@ enum status expert_cache_create(struct expert_cache **out, struct model *model, 
     pthread_mutex_init(&cache->mutex, NULL);
     pthread_cond_init(&cache->changed, NULL);
     cache->common.source = (struct expert_source){
-        .announce = announce, .begin = begin, .take = take, .data = data, .give = give, .end = end_walk};
+        .announce = announce, .begin = begin, .take = take, .place = place, .give = give, .end = end_walk};
     cache->layer_count = layers;
     cache->experts = model->config.n_routed_experts;
     cache->slot_bytes = slot_bytes;
-    for (int part = 0; part < EXPERT_PARTS; part++) {
-        cache->part_bytes[part] = part_bytes[part];
-        if (part) cache->part_offset[part] = cache->part_offset[part - 1] + part_room(part_bytes[part - 1]);
-        cache->first_read[part + 1] = cache->first_read[part] +
-                                      (int)((part_room(part_bytes[part]) + READER_PIECE - 1) / READER_PIECE);
+    for (int item = 0; item < ITEMS; item++) {
+        const size_t room = item_room(item_bytes[item]);
+        cache->item_bytes[item] = item_bytes[item];
+        if (item + 1 < ITEMS) cache->item_offset[item + 1] = cache->item_offset[item] + room;
+        cache->first_read[item + 1] = cache->first_read[item] + (int)((room + READER_PIECE - 1) / READER_PIECE);
     }
     const uint64_t most = (uint64_t)layers * (uint64_t)cache->experts, slots = bytes / slot_bytes;
     cache->slot_count = (int32_t)(slots < most ? slots : most);
     cache->memory_bytes = (size_t)cache->slot_count * slot_bytes;
     cache->memory = pages_alloc(cache->memory_bytes);
     cache->slots = calloc((size_t)cache->slot_count, sizeof *cache->slots);
-    cache->reads = calloc((size_t)cache->slot_count * (size_t)cache->first_read[EXPERT_PARTS], sizeof *cache->reads);
+    cache->reads = calloc((size_t)cache->slot_count * (size_t)cache->first_read[ITEMS], sizeof *cache->reads);
     enum status status = cache->memory && cache->slots && cache->reads ? STATUS_OK : no_memory(cache, error);
     if (!status) status = find_places(cache, model, error);
     if (!status) status = reader_create(&cache->reader, READER_DEPTH, error);
@@ -582,7 +617,7 @@ static void load_some_expert(struct cache *cache, int32_t i, uint64_t draw) {
  * asked for at a time that no reading thread has to wait. */
 enum status expert_cache_measure(struct expert_cache *common, double seconds, double *speed, struct error *error) {
     struct cache *cache = (struct cache *)common;
-    const int32_t enough = 1 + 2 * READER_DEPTH / cache->first_read[EXPERT_PARTS],
+    const int32_t enough = 1 + 2 * READER_DEPTH / cache->first_read[ITEMS],
                   wanted = 1 + (int32_t)(MEASURED_BYTES / cache->slot_bytes);
     const int32_t most = wanted > 2 * enough ? wanted : 2 * enough,
                   slots = most < cache->slot_count ? most : cache->slot_count, window = enough < slots ? enough : slots;

@@ -1,7 +1,7 @@
 /* Model folders: tensors of a checkpoint bound to the model's parameters, and the way back (spec/v1-v3.md section 6,
  * spec/formats.md section 6.6).
  *
- * FP8 checkpoints are seen from their tensors: a matrix in E4M3 has scales beside it (model/block_scales.h). At
+ * FP8 checkpoints are seen from their tensors: a matrix of codes has scales beside it (model/block_scales.h). At
  * inference it stays in codes, one byte for each weight; in training it is dequantised. A matrix that is not in FP8 is
  * multiplied in bf16, as the released code does. What config.json says of quantization chooses the compute type and how
  * activations are rounded. */
@@ -24,13 +24,12 @@
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------- */
 
 /* Can a parameter be read from it? */
-static enum status check_type(const struct safetensors *st, const struct parameter *p, struct error *error) {
+static enum status check_type(const struct safetensors *st, struct parameter *p, struct error *error) {
     const struct safetensors_entry *entry = p->entry, *scales;
+    const struct format *format = p->format = format_of(st, entry);
     const bool multiplied = p->kind == PARAMETER_MATRIX, whole = p->kind == PARAMETER_INTEGERS;
-    if (multiplied && entry->dtype == DTYPE_F8_E4M3) return block_scales_find(&scales, st, entry, error);
-    if (whole ? entry->dtype == DTYPE_I32 || entry->dtype == DTYPE_I64
-              : entry->dtype == DTYPE_F32 || entry->dtype == DTYPE_BF16 || entry->dtype == DTYPE_F16)
-        return STATUS_OK;
+    if (multiplied && format && format->scaled) return block_scales_find(&scales, st, format, entry, error);
+    if (whole ? entry->dtype == DTYPE_I32 || entry->dtype == DTYPE_I64 : format && !format->scaled) return STATUS_OK;
     char found[160];
     safetensors_describe(entry, found, sizeof found);
     return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype %s",
@@ -160,7 +159,7 @@ static void warn_of_formats(struct model *model, enum model_use use) {
     int codes = 0;
     if (!model->warnings) return;
     for (int i = 0; i < model->parameter_count; i++)
-        codes += model->parameters[i]->entry->dtype == DTYPE_F8_E4M3;
+        codes += parameter_codes(model->parameters[i]);
     if (codes && !model->config.quantization.fp8)
         warn(model,
              arena_printf(&model->arena, "%d matrices are in FP8, but config.json has no quantization_config", codes));
@@ -173,70 +172,49 @@ static void warn_of_formats(struct model *model, enum model_use use) {
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-struct widening { float *out; const struct safetensors_entry *entry; const float *scales; int64_t count; };
-
-/* Elements begin..end as fp32 numbers. */
-static void widen(const struct widening *w, int64_t begin, int64_t end) {
-    const struct safetensors_entry *entry = w->entry;
-    uint32_t u32;
-    uint16_t u16;
-    switch (entry->dtype) {
-    case DTYPE_F32:
-        for (int64_t i = begin; i < end; i++) memcpy(&u32, entry->data + 4 * i, 4), w->out[i] = float_from_bits(u32);
-        break;
-    case DTYPE_F8_E4M3: {
-        const int64_t columns = entry->shape[1], across = scale_blocks(columns);
-        for (int64_t i = begin; i < end; i++)
-            w->out[i] = e4m3_to_float(entry->data[i]) *
-                        w->scales[i / columns / SCALE_BLOCK * across + i % columns / SCALE_BLOCK];
-        break;
-    }
-    default:
-        for (int64_t i = begin; i < end; i++)
-            memcpy(&u16, entry->data + 2 * i, 2),
-                w->out[i] = entry->dtype == DTYPE_BF16 ? bf16_to_float(u16) : f16_to_float(u16);
-    }
-}
+struct widening { float *out; const struct parameter *parameter; };
 
 static void widen_part(void *context, int thread, int threads) {
     const struct widening *w = context;
+    const struct parameter *p = w->parameter;
     int64_t begin, end;
-    pool_share(w->count, 64, thread, threads, &begin, &end);
-    widen(w, begin, end);
+    pool_share(p->count, 64, thread, threads, &begin, &end);
+    format_decode(w->out + begin, p->format, p->entry->data, p->scales, p->count / p->shape[0], begin, end);
 }
 
-static void widen_all(const struct model *model, float *out, const struct safetensors_entry *entry, const float *scales,
-                      int64_t count) {
-    struct widening task = {out, entry, scales, count};
+/* As fp32 numbers. */
+static void widen(const struct model *model, float *out, const struct parameter *p) {
+    struct widening task = {out, p};
     pool_run(model->pool, widen_part, &task);
 }
 
-/* The scales of a matrix of codes, in the arena. */
-static enum status read_scales(struct model *model, const float **out, const struct safetensors_entry *entry,
-                               struct error *error) {
+/* The scales of a matrix of codes, as the file has them, in the arena. */
+static enum status read_scales(struct model *model, struct parameter *p, struct error *error) {
     const struct safetensors_entry *scales;
-    const enum status status = block_scales_find(&scales, model->checkpoint, entry, error);
+    const enum status status = block_scales_find(&scales, model->checkpoint, p->format, p->entry, error);
     if (status) return status;
-    float *values = arena_alloc(&model->arena, (size_t)(scales->shape[0] * scales->shape[1]) * sizeof *values);
-    if (!values) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for its scales", entry->name);
-    *out = values;
-    return block_scales_read(values, model->checkpoint, scales, error);
+    void *values = arena_alloc(&model->arena, scales->bytes);
+    if (!values) return error_set(error, STATUS_NO_MEMORY, "%s: no memory for its scales", p->name);
+    p->scales = values;
+    return block_scales_read(values, model->checkpoint, p->format, scales, error);
 }
 
-struct scan { const uint8_t *codes; int64_t count; atomic_bool nan; };
+struct scan { const uint8_t *codes; enum dtype dtype; int64_t count; atomic_bool nan; };
 
 static void scan_part(void *context, int thread, int threads) {
     struct scan *scan = context;
     int64_t begin, end;
     pool_share(scan->count, 4096, thread, threads, &begin, &end);
-    if (begin < end && block_codes_find_nan(scan->codes + begin, end - begin) >= 0) atomic_store(&scan->nan, true);
+    if (begin < end && dtype_find_nan(scan->dtype, scan->codes + begin, end - begin) >= 0)
+        atomic_store(&scan->nan, true);
 }
 
-static enum status check_codes(const struct model *model, const struct safetensors_entry *entry, struct error *error) {
-    struct scan scan = {.codes = entry->data, .count = entry->shape[0] * entry->shape[1]};
+static enum status check_codes(const struct model *model, const struct parameter *p, struct error *error) {
+    const struct safetensors_entry *entry = p->entry;
+    struct scan scan = {.codes = entry->data, .dtype = p->format->dtype, .count = p->count};
     pool_run(model->pool, scan_part, &scan);
     if (!atomic_load(&scan.nan)) return STATUS_OK;
-    const int64_t first = block_codes_find_nan(scan.codes, scan.count);
+    const int64_t first = dtype_find_nan(scan.dtype, scan.codes, scan.count);
     return error_set(error, STATUS_INVALID,
                      "%s: tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers",
                      safetensors_shard_path(model->checkpoint, entry->shard), entry->name,
@@ -271,17 +249,10 @@ static enum status choose_compute(struct model *model, struct error *error) {
             struct parameter *p = model->parameters[i];
             if (p->compute != COMPUTE_FP8 || p->kind != PARAMETER_MATRIX) continue;
             bool *block = p->layer >= 0 ? plain + 2 * p->layer + (p->owner != OWNER_ATTENTION) : NULL;
-            if (pass == 0 && block && !p->codes) *block = true;
-            if (pass == 1 && (!p->codes || (block && *block))) p->compute = COMPUTE_BF16;
+            if (pass == 0 && block && !parameter_codes(p)) *block = true;
+            if (pass == 1 && (!parameter_codes(p) || (block && *block))) p->compute = COMPUTE_BF16;
         }
     return STATUS_OK;
-}
-
-/* A routed expert that stays in the file. */
-static enum status bind_absent(struct model *model, struct parameter *p, struct error *error) {
-    p->stored_dtype = p->entry->dtype;
-    /* codes are looked at when they come */
-    return p->codes ? read_scales(model, &p->scales, p->entry, error) : STATUS_OK;
 }
 
 static enum status bind_integers(struct model *model, struct parameter *p, struct error *error) {
@@ -308,23 +279,23 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
     float *wide = NULL;
     enum status status = STATUS_OK;
     const bool packed = p->kind == PARAMETER_MATRIX, later = model->page_bytes[1] > model->pack_at_once;
-    if (p->codes) {
-        if ((status = read_scales(model, &p->scales, entry, error))) return status;
+    if (p->format->scaled) {
+        if ((status = read_scales(model, p, error))) return status;
         /* those that are packed later are looked at then */
-        if ((!later || p->view_count) && (status = check_codes(model, entry, error))) return status;
+        if ((!later || p->view_count) && (status = check_codes(model, p, error))) return status;
     } else if (p->kind == PARAMETER_VECTOR || !usable_in_place(entry)) {
         wide = packed ? malloc((size_t)p->count * sizeof *wide)
                       : arena_alloc(&model->arena, (size_t)p->count * sizeof *wide);
         if (!wide)
             return error_set(error, STATUS_NO_MEMORY, "%s: no memory for %lld elements", p->name, (long long)p->count);
-        widen_all(model, wide, entry, NULL, p->count);
+        widen(model, wide, p);
     }
     if (p->kind == PARAMETER_VECTOR) {
         p->value = wide;
         return check_finite(model, entry, wide, p->count, error);
     }
     p->stored = wide ? (const void *)wide : entry->data;
-    p->stored_dtype = wide ? DTYPE_F32 : entry->dtype;
+    if (wide) p->format = &number_formats[FORMAT_F32];
     if (!packed) return STATUS_OK;
     if (!wide && later) {
         atomic_store(&p->unpacked, true);
@@ -337,14 +308,11 @@ static enum status bind_for_inference(struct model *model, struct parameter *p, 
 }
 
 static enum status bind_for_training(struct model *model, struct parameter *p, struct error *error) {
-    const struct safetensors_entry *entry = p->entry;
-    const float *scales = NULL;
     enum status status = STATUS_OK;
-    if (entry->dtype == DTYPE_F8_E4M3 &&
-        ((status = read_scales(model, &scales, entry, error)) || (status = check_codes(model, entry, error))))
+    if (p->format->scaled && ((status = read_scales(model, p, error)) || (status = check_codes(model, p, error))))
         return status;
-    widen_all(model, p->value, entry, scales, p->count);
-    return p->kind == PARAMETER_VECTOR ? check_finite(model, entry, p->value, p->count, error) : STATUS_OK;
+    widen(model, p->value, p);
+    return p->kind == PARAMETER_VECTOR ? check_finite(model, p->entry, p->value, p->count, error) : STATUS_OK;
 }
 
 enum status model_load(struct model *model, const char *folder, enum model_use use, struct error *error) {
@@ -353,10 +321,6 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
     if ((status = match(model, folder, error))) return status;
     warn_of_unused(model, model->checkpoint);
     warn_of_formats(model, use);
-    for (int i = 0; i < model->parameter_count && use == MODEL_INFERENCE; i++) {
-        struct parameter *p = model->parameters[i];
-        p->codes = p->entry->dtype == DTYPE_F8_E4M3;
-    }
     if (use == MODEL_INFERENCE && (status = choose_compute(model, error))) return status;
     if (use == MODEL_INFERENCE) {
         const uint64_t bytes = model->expert_cache_bytes ? model->expert_cache_bytes
@@ -370,9 +334,9 @@ enum status model_load(struct model *model, const char *folder, enum model_use u
         return status;
     for (int i = 0; i < model->parameter_count; i++) {
         struct parameter *p = model->parameters[i];
+        if (p->absent) continue;   /* looked at when it comes */
         if ((status = (p->kind == PARAMETER_INTEGERS ? bind_integers
                        : use == MODEL_TRAINING       ? bind_for_training
-                       : p->absent                   ? bind_absent
                                                      : bind_for_inference)(model, p, error)))
             return status;
     }

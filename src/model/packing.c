@@ -9,7 +9,6 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "graph/weights.h"
-#include "model/block_scales.h"
 #include "model/blocks.h"
 
 /* Of a pass's time, a little less than the tenth that is promised: a thread ends when a piece is complete. */
@@ -36,9 +35,9 @@ static void pack_piece(struct model *model, const struct parameter *p, int64_t p
     const struct matrix b = p->view_count ? matrix_of_view(p, &p->views[view]) : matrix_of_parameter(p, true);
     const int64_t begin = piece * MATMUL_GRAIN, end = begin + MATMUL_GRAIN;
     /* nobody has looked at them yet */
-    if (p->codes && !p->view_count && atomic_load_explicit(&p->unpacked, memory_order_relaxed)) {
+    if (parameter_codes(p) && !p->view_count && atomic_load_explicit(&p->unpacked, memory_order_relaxed)) {
         const int64_t rows = (end < b.cols ? end : b.cols) - begin;
-        if (block_codes_find_nan((const uint8_t *)p->stored + begin * p->shape[1], rows * p->shape[1]) >= 0)
+        if (dtype_find_nan(p->format->dtype, (const uint8_t *)p->stored + begin * p->shape[1], rows * p->shape[1]) >= 0)
             atomic_store(&model->packing.damaged, p);
     }
     model->kernels->matmul.pack_part((uint8_t *)p->packed[0] + (p->view_count ? p->views[view].offset : 0), &b,
@@ -63,7 +62,7 @@ void model_pack_parameter(struct model *model, const struct parameter *p) {
 enum status model_sound(const struct model *model, struct error *error) {
     const struct parameter *p = atomic_load(&model->packing.damaged);
     if (!p) return STATUS_OK;
-    const int64_t first = block_codes_find_nan(p->stored, p->count), columns = p->shape[1];
+    const int64_t first = dtype_find_nan(p->format->dtype, p->stored, p->count), columns = p->shape[1];
     return error_set(error, STATUS_INVALID,
                      "tensor %s: [%lld, %lld]: found code 0x%02x, which is NaN, expected numbers", p->name,
                      (long long)(first / columns), (long long)(first % columns), ((const uint8_t *)p->stored)[first]);
@@ -90,7 +89,7 @@ enum status model_pack_later(struct model *model, struct error *error) {
 static void release_pages(struct packing *packing, size_t bytes) {
     while (bytes > 0 && packing->released < packing->ready) {
         const struct parameter *p = packing->items[packing->released].parameter;
-        const size_t left = dtype_bytes(p->stored_dtype, (size_t)p->count) - packing->released_bytes,
+        const size_t left = dtype_bytes(parameter_dtype(p), (size_t)p->count) - packing->released_bytes,
                      part = left < bytes ? left : bytes;
         file_map_release((const uint8_t *)p->stored + packing->released_bytes, part);
         bytes -= part;

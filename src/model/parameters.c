@@ -127,9 +127,10 @@ bool tensor_fits(const struct safetensors_source *tensor, const struct safetenso
 
 void model_expect_codes(struct model *model) {
     if (!model->config.quantization.fp8 || model->compute == COMPUTE_F32) return;
-    for (int i = 0; i < model->parameter_count; i++)
-        model->parameters[i]->codes =
-            model->parameters[i]->kind == PARAMETER_MATRIX && model->parameters[i]->products == PRODUCTS_MODEL;
+    for (int i = 0; i < model->parameter_count; i++) {
+        struct parameter *p = model->parameters[i];
+        if (p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL) p->format = &number_formats[FORMAT_FP8];
+    }
 }
 
 /* ---- initial values ---------------------------------------------------------------------------------------------- */

@@ -14,28 +14,13 @@
 #include "model/block_scales.h"
 #include "model/model.h"
 
+#define SCALE_BLOCK 128   /* of FP8, the format with scales that is written */
 #define STRIP_ELEMENTS ((int64_t)4 << 20)   /* made before they are written; one row of blocks at least */
 #define COPIED_FILE_LIMIT ((size_t)256 << 20)
 
 /* ---- what becomes of a tensor ------------------------------------------------------------------------------------ */
 
 enum action { COPY, ROUND, WIDEN, QUANTISE, DEQUANTISE };   /* as it is; to BF16; to F32; to FP8; FP8 to BF16 */
-
-static bool is_float(enum dtype dtype) { return dtype == DTYPE_F32 || dtype == DTYPE_BF16 || dtype == DTYPE_F16; }
-
-/* By what the model declares under the tensor's name; V3's checkpoints have in FP8 what is multiplied in it. */
-static enum action action_for(const struct model *model, const struct safetensors_entry *entry, enum dtype to) {
-    const struct parameter_name *name = model_name(model, entry->name);
-    const struct parameter *p = name ? name->parameter : NULL;
-    if (entry->dtype == DTYPE_F8_E4M3) return DEQUANTISE;
-    if (!is_float(entry->dtype) || (name && !p)) return COPY;
-    if (p && p->wide) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
-    if (to == DTYPE_F8_E4M3 && p && p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL && entry->rank == 2)
-        return QUANTISE;
-    return entry->dtype == DTYPE_BF16 ? COPY : ROUND;
-}
-
-/* ---- one tensor -------------------------------------------------------------------------------------------------- */
 
 struct job {                   /* of the whole folder */
     struct model *model;       /* its description */
@@ -46,31 +31,33 @@ struct job {                   /* of the whole folder */
     double done, total;
 };
 
+/* By what the model declares under the tensor's name; V3's checkpoints have in FP8 what is multiplied in it. */
+static enum action action_for(const struct job *job, const struct safetensors_entry *entry, const struct format *to) {
+    const struct parameter_name *name = model_name(job->model, entry->name);
+    const struct parameter *p = name ? name->parameter : NULL;
+    const struct format *from = format_of(job->st, entry);
+    if (from && from->scaled) return DEQUANTISE;
+    if (!from || (name && !p)) return COPY;
+    if (p && p->wide) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
+    if (to->scaled && p && p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL && entry->rank == 2)
+        return QUANTISE;
+    return entry->dtype == DTYPE_BF16 ? COPY : ROUND;
+}
+
+/* ---- one tensor -------------------------------------------------------------------------------------------------- */
+
 struct making {                /* of one tensor of the new folder */
     struct job *job;
     const struct safetensors_entry *entry;
     enum action action;
     enum dtype dtype;          /* what it becomes */
     int64_t rows, columns;     /* blocks are cut from them; what has no blocks is one row */
-    float *scales;             /* [blocks of rows, blocks of columns]: made, or read */
+    const struct format *format;   /* of the codes that are made or read */
+    void *scales;              /* theirs: [blocks of rows, blocks of columns] */
     char *scale_name;
-    float values[256];         /* of the codes */
     int64_t row0, row1;        /* the strip: rows, or, of a tensor of one row, columns */
     atomic_int_fast64_t bad;   /* first element of the strip that is not a number or infinite; INT64_MAX: none */
 };
-
-static void read_numbers(float *out, const struct safetensors_entry *entry, int64_t first, int64_t count) {
-    if (entry->dtype == DTYPE_F32) {
-        memcpy(out, entry->data + 4 * first, (size_t)count * 4);
-        return;
-    }
-    uint16_t code;
-    const uint8_t *data = entry->data + 2 * first;
-    if (entry->dtype == DTYPE_BF16)
-        for (int64_t i = 0; i < count; i++) memcpy(&code, data + 2 * i, 2), out[i] = bf16_to_float(code);
-    else
-        for (int64_t i = 0; i < count; i++) memcpy(&code, data + 2 * i, 2), out[i] = f16_to_float(code);
-}
 
 static void note_bad(struct making *m, int64_t element) {
     int_fast64_t known = atomic_load(&m->bad);
@@ -86,7 +73,7 @@ static void quantise_block(struct making *m, int64_t block_row, int64_t block_co
     int32_t largest = 0;
     for (int64_t r = r0; r < r1; r++) {
         float *row = x[r - r0];
-        read_numbers(row, m->entry, r * m->columns + c0, width);
+        dtype_decode(row, m->entry->dtype, m->entry->data, r * m->columns + c0, width);
         memset(row + width, 0, (size_t)(SCALE_BLOCK - width) * sizeof *row);
         int32_t row_largest = 0;   /* magnitudes are ordered as their bits are */
         for (int c = 0; c < SCALE_BLOCK; c++) {
@@ -101,7 +88,7 @@ static void quantise_block(struct making *m, int64_t block_row, int64_t block_co
         largest = row_largest > largest ? row_largest : largest;
     }
     const float scale = fp8_scale(float_from_bits((uint32_t)largest), 0, false);
-    m->scales[block_row * scale_blocks(m->columns) + block_column] = scale;
+    ((float *)m->scales)[block_row * format_scale_columns(m->format, m->columns) + block_column] = scale;
     for (int64_t r = r0; r < r1; r++) {
         uint8_t codes[SCALE_BLOCK];
         for (int c = 0; c < SCALE_BLOCK; c++) codes[c] = e4m3_from_float(x[r - r0][c] / scale);
@@ -110,20 +97,24 @@ static void quantise_block(struct making *m, int64_t block_row, int64_t block_co
 }
 
 static void dequantise_row(struct making *m, int64_t row) {
-    const uint8_t *codes = m->entry->data + row * m->columns;
+    enum { STRETCH = 1024 };
     uint16_t *out = (uint16_t *)(void *)m->job->strip + (row - m->row0) * m->columns;
-    const float *scales = m->scales + row / SCALE_BLOCK * scale_blocks(m->columns);
-    const int64_t nan = block_codes_find_nan(codes, m->columns);
-    if (nan >= 0) note_bad(m, row * m->columns + nan);
-    for (int64_t c = 0; c < m->columns; c++) out[c] = bf16_from_float(m->values[codes[c]] * scales[c / SCALE_BLOCK]);
+    const int64_t first = row * m->columns, nan = dtype_find_nan(m->format->dtype, m->entry->data + first, m->columns);
+    float x[STRETCH];
+    if (nan >= 0) note_bad(m, first + nan);
+    for (int64_t c = 0; c < m->columns; c += STRETCH) {
+        const int64_t count = m->columns - c < STRETCH ? m->columns - c : STRETCH;
+        format_decode(x, m->format, m->entry->data, m->scales, m->columns, first + c, first + c + count);
+        for (int64_t i = 0; i < count; i++) out[c + i] = bf16_from_float(x[i]);
+    }
 }
 
 static void make_part(void *context, int thread, int threads) {
     struct making *m = context;
     int64_t begin, end;
     if (m->action == QUANTISE) {
-        const int64_t across = scale_blocks(m->columns), first = m->row0 / SCALE_BLOCK;
-        pool_share((scale_blocks(m->row1) - first) * across, 1, thread, threads, &begin, &end);
+        const int64_t across = format_scale_columns(m->format, m->columns), first = m->row0 / SCALE_BLOCK;
+        pool_share((format_scale_rows(m->format, m->row1) - first) * across, 1, thread, threads, &begin, &end);
         for (int64_t i = begin; i < end; i++) quantise_block(m, first + i / across, i % across);
     } else if (m->action == DEQUANTISE) {
         pool_share(m->row1 - m->row0, 1, thread, threads, &begin, &end);
@@ -133,7 +124,7 @@ static void make_part(void *context, int thread, int threads) {
         pool_share(m->row1 - m->row0, 256, thread, threads, &begin, &end);
         for (int64_t i = begin; i < end; i += 256) {
             const int64_t count = end - i < 256 ? end - i : 256;
-            read_numbers(x, m->entry, m->row0 + i, count);
+            dtype_decode(x, m->entry->dtype, m->entry->data, m->row0 + i, count);
             if (m->action == WIDEN) memcpy(m->job->strip + 4 * i, x, (size_t)count * 4);
             for (int64_t j = 0; m->action == ROUND && j < count; j++) {
                 const uint16_t code = bf16_from_float(x[j]);
@@ -177,7 +168,6 @@ static enum status produce(void *context, struct safetensors_sink *sink, struct 
     const bool blocks = m->action == QUANTISE || m->action == DEQUANTISE;
     const int64_t wide = blocks ? m->columns : 1, count = blocks ? m->rows : m->rows * m->columns, strip = strip_of(m);
     enum status status = STATUS_OK;
-    for (int code = 0; code < 256; code++) m->values[code] = e4m3_to_float((uint8_t)code);
     for (m->row0 = 0; m->row0 < count && !status; m->row0 = m->row1) {
         m->row1 = m->row0 + strip < count ? m->row0 + strip : count;
         atomic_store(&m->bad, INT64_MAX);
@@ -207,38 +197,42 @@ static int by_place(const void *a, const void *b) {
     return strcmp(x->entry->name, y->entry->name);   /* without bytes */
 }
 
-static enum status prepare(struct making *m, enum dtype to, struct error *error) {
+static size_t scale_bytes(const struct making *m) {
+    return dtype_bytes(m->format->scale_dtype,
+                       (size_t)(format_scale_rows(m->format, m->rows) * format_scale_columns(m->format, m->columns)));
+}
+
+static enum status prepare(struct making *m, const struct format *to, struct error *error) {
     const struct safetensors_entry *entry = m->entry;
     char found[160];
     safetensors_describe(entry, found, sizeof found);
-    m->action = action_for(m->job->model, entry, to);
+    m->action = action_for(m->job, entry, to);
     m->rows = entry->rank == 2 ? entry->shape[0] : 1;
     m->columns = 1;
     for (int d = entry->rank == 2; d < entry->rank; d++) m->columns *= entry->shape[d];
-    if (m->action == DEQUANTISE && to == DTYPE_F8_E4M3)
+    if (m->action == DEQUANTISE && to->scaled)
         return error_set(error, STATUS_INVALID,
                          "%s: tensor %s: found %s, expected a folder in BF16, F16 or F32: this one is in FP8 already",
                          safetensors_shard_path(m->job->st, entry->shard), entry->name, found);
     m->dtype = m->action == COPY       ? entry->dtype
                : m->action == WIDEN    ? DTYPE_F32
-               : m->action == QUANTISE ? DTYPE_F8_E4M3
+               : m->action == QUANTISE ? to->dtype
                                        : DTYPE_BF16;
+    m->format = m->action == DEQUANTISE ? format_of(m->job->st, entry) : to;
     if (m->action != QUANTISE && m->action != DEQUANTISE) return STATUS_OK;
     const struct safetensors_entry *scales = NULL;
-    const enum status status = m->action == DEQUANTISE ? block_scales_find(&scales, m->job->st, entry, error)
+    const enum status status = m->action == DEQUANTISE ? block_scales_find(&scales, m->job->st, m->format, entry, error)
                                                        : STATUS_OK;
     if (status) return status;
-    const size_t count = (size_t)(scale_blocks(m->rows) * scale_blocks(m->columns));
-    if (!(m->scales = malloc((count ? count : 1) * sizeof *m->scales)) ||
-        (m->action == QUANTISE && asprintf(&m->scale_name, "%s" SCALE_SUFFIX, entry->name) < 0)) {
-        m->scale_name = NULL;
+    if (!(m->scales = malloc(scale_bytes(m) + 1)) ||
+        (m->action == QUANTISE && !(m->scale_name = malloc(SAFETENSORS_MAX_NAME + 1))))
         return error_set(error, STATUS_NO_MEMORY, "no memory for the scales of %s", entry->name);
-    }
-    return scales ? block_scales_read(m->scales, m->job->st, scales, error) : STATUS_OK;
+    if (m->action == QUANTISE) block_scales_name(m->scale_name, to, entry->name);
+    return scales ? block_scales_read(m->scales, m->job->st, m->format, scales, error) : STATUS_OK;
 }
 
-static enum status convert_tensors(struct job *job, const char *out, enum dtype to, struct quantize_counts *counts,
-                                   struct error *error) {
+static enum status convert_tensors(struct job *job, const char *out, const struct format *to,
+                                   struct quantize_counts *counts, struct error *error) {
     const int64_t all = safetensors_count(job->st);
     struct making *makings = calloc((size_t)all + 1, sizeof *makings);
     struct safetensors_source *sources = calloc(2 * (size_t)all + 1, sizeof *sources);
@@ -251,7 +245,7 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
     for (int64_t i = 0; i < all && !status; i++) {
         const struct safetensors_entry *entry = safetensors_at(job->st, i);
         counts->old_bytes += entry->bytes;
-        if (to == DTYPE_BF16 && block_scales_named(job->st, entry->name)) continue;
+        if (!to->scaled && block_scales_named(job->st, entry->name)) continue;
         makings[count++] = (struct making){ .job = job, .entry = entry };
     }
     qsort(makings, (size_t)count, sizeof *makings, by_place);
@@ -264,9 +258,10 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
         memcpy(source->shape, m->entry->shape, sizeof source->shape);
         if (m->action == QUANTISE)
             sources[made++] = (struct safetensors_source){.name = m->scale_name,
-                                                          .dtype = DTYPE_F32,
+                                                          .dtype = to->scale_dtype,
                                                           .rank = 2,
-                                                          .shape = {scale_blocks(m->rows), scale_blocks(m->columns)},
+                                                          .shape = {format_scale_rows(to, m->rows),
+                                                                    format_scale_columns(to, m->columns)},
                                                           .data = m->scales,
                                                           .late = true};
         const bool blocks = m->action == QUANTISE || m->action == DEQUANTISE;
@@ -276,9 +271,7 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
         if (bytes > strip) strip = bytes;
         counts->matrices += blocks;
         counts->new_bytes += dtype_bytes(m->dtype, (size_t)(m->rows * m->columns)) +
-                             (m->action == QUANTISE
-                                  ? dtype_bytes(DTYPE_F32, (size_t)(scale_blocks(m->rows) * scale_blocks(m->columns)))
-                                  : 0);
+                             (m->action == QUANTISE ? scale_bytes(m) : 0);
         job->total += (double)m->entry->bytes;
     }
     counts->tensors = made;
@@ -297,13 +290,14 @@ static enum status convert_tensors(struct job *job, const char *out, enum dtype 
 
 /* ---- the other files --------------------------------------------------------------------------------------------- */
 
-static enum status write_config(json_t *root, const char *out, enum dtype to, bool softmax_gate, struct error *error) {
+static enum status write_config(json_t *root, const char *out, const struct format *to, bool softmax_gate,
+                                struct error *error) {
     char *path;
     json_t *about = NULL;
     if (asprintf(&path, "%s/config.json", out) < 0) return error_set(error, STATUS_NO_MEMORY, "%s: no memory", out);
     json_object_del(root, "quantization_config");
     json_object_set_new(root, json_object_get(root, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16"));
-    if (to == DTYPE_F8_E4M3) {
+    if (to->scaled) {
         about = json_pack("{s:s, s:s, s:s, s:[i,i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method",
                           "fp8", "weight_block_size", SCALE_BLOCK, SCALE_BLOCK);
         /* In transformers the gate of V2 is a linear layer like any other, that of V3 is not. */
@@ -311,7 +305,7 @@ static enum status write_config(json_t *root, const char *out, enum dtype to, bo
             json_object_set_new(about, "modules_to_not_convert", json_pack("[s,s]", "lm_head", "mlp.gate"));
         json_object_set(root, "quantization_config", about);
     }
-    const enum status status = to == DTYPE_F8_E4M3 && !about ? error_set(error, STATUS_NO_MEMORY, "%s: no memory", path)
+    const enum status status = to->scaled && !about ? error_set(error, STATUS_NO_MEMORY, "%s: no memory", path)
                                                              : json_save_path(root, path, error);
     json_decref(about);
     free(path);
@@ -368,22 +362,23 @@ static enum status check_out(const char *out, struct error *error) {
 
 /* Is there anything to do? What counts is how the tensors are stored; where config.json says FP8 and none is, the new
  * one says what is true. */
-static enum status check_formats(const struct job *job, const char *folder, enum dtype to, struct error *error) {
+static enum status check_formats(const struct job *job, const char *folder, const struct format *to,
+                                 struct error *error) {
     const struct safetensors *st = job->st;
     bool fp8 = false, others = false;
     for (int64_t i = 0; i < safetensors_count(st); i++) {
         const struct safetensors_entry *entry = safetensors_at(st, i);
-        fp8 = fp8 || entry->dtype == DTYPE_F8_E4M3;
-        const enum action action = action_for(job->model, entry, to);
+        const enum action action = action_for(job, entry, to);
+        fp8 = fp8 || action == DEQUANTISE;
         others = others || action == ROUND || action == WIDEN || action == QUANTISE;
     }
-    if (to == DTYPE_F8_E4M3 && fp8) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
-    if (to == DTYPE_BF16 && !fp8 && !others && !job->model->config.quantization.fp8)
+    if (to->scaled && fp8) return error_set(error, STATUS_INVALID, "%s: the model is in FP8 already", folder);
+    if (!to->scaled && !fp8 && !others && !job->model->config.quantization.fp8)
         return error_set(error, STATUS_INVALID, "%s: the model is in BF16 already", folder);
     return STATUS_OK;
 }
 
-enum status model_quantize(const char *folder, const char *out, enum dtype to, struct pool *pool,
+enum status model_quantize(const char *folder, const char *out, const struct format *to, struct pool *pool,
                            const struct quantize_watch *watch, struct quantize_counts *counts, struct error *error) {
     struct arena arena = { 0 };
     struct config config = { 0 };

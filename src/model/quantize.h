@@ -8,7 +8,7 @@
 
 #include <stdbool.h>
 
-#include "base/number.h"
+#include "base/format.h"
 #include "base/pool.h"
 
 struct quantize_watch {
@@ -23,11 +23,11 @@ struct quantize_counts {
     uint64_t old_bytes, new_bytes;   /* of the tensors */
 };
 
-/* `to`: F8_E4M3 or BF16. The matrices of attention, FFN and experts become FP8; embedding, head, norms, gates, eh_proj
+/* `to`: FP8 or BF16. The matrices of attention, FFN and experts become FP8; embedding, head, norms, gates, eh_proj
  * of MTP modules and their copies of embedding and head BF16; the gates' correction bias stays F32. `out` must be
  * missing or an empty folder: the new one is written aside and renamed, so that it is complete or not there.
  * generation_config.json and the tokenizer's files are copied. */
-enum status model_quantize(const char *folder, const char *out, enum dtype to, struct pool *pool,
+enum status model_quantize(const char *folder, const char *out, const struct format *to, struct pool *pool,
                            const struct quantize_watch *watch, struct quantize_counts *counts, struct error *error);
 
 #endif

@@ -64,6 +64,7 @@ static inline struct matrix matrix_create(int64_t rows, int64_t cols, bool trans
         float *to = malloc(scales * sizeof *to);
         for (size_t i = 0; i < scales; i++) to[i] = ldexpf(random_number(), -(int)(random_bits() % 12));
         matrix.scales = to;
+        matrix.format = &number_formats[FORMAT_FP8];
     }
     return matrix;
 }

@@ -81,7 +81,8 @@ static int make(void **state) {
                        pool_create(&pools[1], 2, &error) || export(routed_config, FP32, DTYPE_F32, &error) ||
                        export(routed_config, BF16, DTYPE_BF16, &error) ||
                        export(dense_config, DENSE, DTYPE_F32, &error) ||
-                       model_quantize(folder_of(BF16), folder_of(FP8), DTYPE_F8_E4M3, pools[0], NULL, &counts, &error);
+                       model_quantize(folder_of(BF16), folder_of(FP8), &number_formats[FORMAT_FP8], pools[0], NULL,
+                                      &counts, &error);
     if (failed) fprintf(stderr, "%s\n", error.message);
     return failed;
 }

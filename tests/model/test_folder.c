@@ -295,7 +295,7 @@ static void rules_for_formats(void **state) {
     assert_warnings(folder, false, COMPUTE_COUNT, 1, "matrices are in FP8, but config.json has no quantization_config");
     if (open_with(&model, folder, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
     assert_int_equal(model->compute, COMPUTE_BF16);
-    assert_true(model_parameter(model, Q_A)->codes);
+    assert_true(parameter_codes(model_parameter(model, Q_A)));
     model_destroy(model);
     if (open_with(&model, GOLDEN, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
     assert_int_equal(model->compute, COMPUTE_FP8);   /* the checkpoint's own type */
@@ -309,7 +309,7 @@ static void rules_for_formats(void **state) {
     struct quantize_counts counts;
     json_t *config = NULL;
     snprintf(plain, sizeof plain, "%s/bf16", scratch);
-    if (model_quantize(GOLDEN, plain, DTYPE_BF16, pools[2], NULL, &counts, &error) ||
+    if (model_quantize(GOLDEN, plain, &number_formats[FORMAT_BF16], pools[2], NULL, &counts, &error) ||
         json_load_path(&config, GOLDEN "/config.json", &error))
         fail_msg("%s", error.message);
     assert_int_equal(counts.matrices, 48);
@@ -329,8 +329,8 @@ static void mixed_blocks(void **state) {
     struct model *model;
     const char *folder = make(&(struct change){KV_A, DTYPE_BF16, 2, {148, 160}, NULL}, NULL, NULL);
     if (open_with(&model, folder, MODEL_INFERENCE, COMPUTE_COUNT, false, &error)) fail_msg("%s", error.message);
-    assert_false(model_parameter(model, KV_A)->codes);
-    assert_true(model_parameter(model, Q_A)->codes);
+    assert_false(parameter_codes(model_parameter(model, KV_A)));
+    assert_true(parameter_codes(model_parameter(model, Q_A)));
     assert_int_equal(model_parameter(model, KV_A)->compute, COMPUTE_BF16);
     assert_int_equal(model_parameter(model, Q_A)->compute, COMPUTE_BF16);
     assert_int_equal(model_parameter(model, "model.layers.0.self_attn.q_a_proj.weight")->compute, COMPUTE_FP8);
@@ -428,7 +428,7 @@ static void a_byte_for_each_weight(void **state) {
     json_decref(root);
     model_initialise(model, 1);
     if (model_export(model, plain, DTYPE_BF16, &error) ||
-        model_quantize(plain, fp8, DTYPE_F8_E4M3, pools[2], NULL, &counts, &error))
+        model_quantize(plain, fp8, &number_formats[FORMAT_FP8], pools[2], NULL, &counts, &error))
         fail_msg("%s", error.message);
     model_destroy(model);
     assert_int_equal(counts.matrices, 14);

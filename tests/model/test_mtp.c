@@ -243,7 +243,7 @@ static void pieces_of_codes_change_nothing(void **state) {
     assert_int_equal(pool_create(&pool, 2, &error), STATUS_OK);
     struct model *model = training_model(FP8_CONFIG, ISA_REFERENCE, NULL, COMPUTE_F32);
     if (model_export(model, plain, DTYPE_BF16, &error) ||
-        model_quantize(plain, fp8, DTYPE_F8_E4M3, pool, NULL, &counts, &error))
+        model_quantize(plain, fp8, &number_formats[FORMAT_FP8], pool, NULL, &counts, &error))
         fail_msg("%s", error.message);
     model_destroy(model);
     static const struct {
