@@ -107,7 +107,11 @@ static enum status create(ds_trainer **out, json_t *root, const char *origin, co
     if (!status) status = make_model(t, root, origin, options->from, error);
     if (!status) {
         const struct optimizer_settings optimizer = settings_optimizer(&t->settings);
-        const struct objective objective = settings_objective(&t->settings);
+        struct objective objective = settings_objective(&t->settings);
+        const struct config *config = &t->model->config;
+        objective.document_end = t->tokenizer        ? tokenizer_eos(t->tokenizer)
+                                 : config->eos_count ? (int32_t)config->eos_token_id[0]
+                                                     : -1;
         t->schedule = settings_schedule(&t->settings);
         status = trainer_create(&t->trainer, t->model, &optimizer, &objective, t->settings.micro_batch_size,
                                 t->settings.leaf_size, t->settings.sequence_length, error);

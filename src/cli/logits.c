@@ -63,7 +63,8 @@ static void after_trunk(void *context, struct graph *graph, struct tensor *h, co
             ids[mtp.rows + i] = work->tokens->rows[b].ids[span->position + i + 1];
         }
         places[mtp.span_count] = work->mtp_logits + (b * room + span->position) * vocab;
-        spans[mtp.span_count++] = (struct span){ span->sequence, mtp.rows, count, span->position };
+        spans[mtp.span_count++] = (struct span){
+            .sequence = span->sequence, .row = mtp.rows, .count = count, .position = span->position};
         mtp.rows += count;
     }
     if (!mtp.rows) return;

@@ -253,7 +253,7 @@ struct tensor *op_experts_down(struct graph *graph, struct tensor *gate_up, cons
 struct moe_report {
     const int64_t *first;
     int64_t sequences;
-    double scale, *sums; /* [MOE_LOSSES]: sums[i] += scale times the sum of part i over the sequences */
+    double *sums; /* [MOE_LOSSES]: sums[i] += part i of the sequences, each times its share */
     int64_t *counts, *dropped;   /* counts[expert] += assignments that were not dropped; NULL, or both */
 };
 void op_balance(struct graph *graph, const struct routed *routed, const struct moe_gate *gate,

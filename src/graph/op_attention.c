@@ -29,6 +29,21 @@ static double attention_flops(const struct attention *attention) {
     return 2.0 * pairs * attention->shape.heads * (attention->shape.qk_dim + attention->shape.v_dim);
 }
 
+/* How many jobs from `first` on are computed together: all that bring their stores; of the others, those whose stores
+ * fit, and they get them. There is room for one sequence of all rows, so that it does not depend on where they end. */
+static int place_stores(struct attention *attention, int first, const struct attention_kernels *kernels, uint8_t *store,
+                        size_t room) {
+    int count = attention->own_stores ? 0 : attention->count - first;
+    for (size_t used = 0; attention->own_stores && first + count < attention->count; count++) {
+        struct attention_job *job = &attention->jobs[first + count];
+        const size_t bytes = bytes_aligned(kernels->kv_bytes(&attention->shape, job->capacity));
+        if (used + bytes > room) break;
+        job->kv = store + used;
+        used += bytes;
+    }
+    return count;
+}
+
 /* out: o [rows, heads * v_dim], lse [heads, rows] */
 static void attention_forward(struct graph *graph, struct op *op) {
     struct attention *attention = op->extra;
@@ -36,24 +51,21 @@ static void attention_forward(struct graph *graph, struct op *op) {
     const struct attention_kernels *kernels = graph->kernels->attention[CORE_GROUPED];
     const struct tensor *q = op->in[0], *k = op->in[1], *v = op->in[2], *o = op->out[0], *lse = op->out[1];
 
-    size_t store_bytes = 0;
-    for (int i = 0; attention->own_stores && i < attention->count; i++)
-        store_bytes += bytes_aligned(kernels->kv_bytes(shape, attention->jobs[i].capacity));
+    const size_t store_bytes = attention->own_stores ? bytes_aligned(kernels->kv_bytes(shape, q->rows)) : 0;
     uint8_t *store = store_bytes ? scratch_take(graph, store_bytes) : NULL;
     const size_t scratch_bytes = kernels->scratch_bytes(shape, longest(attention), pool_threads(graph->pool));
     void *scratch = scratch_take(graph, scratch_bytes);
     graph->flops += attention_flops(attention);
 
     if (graph_computes(graph)) {
-        uint8_t *at = store;
-        for (int i = 0; attention->own_stores && i < attention->count; i++) {
-            attention->jobs[i].kv = at;
-            at += bytes_aligned(kernels->kv_bytes(shape, attention->jobs[i].capacity));
+        for (int first = 0, count; first < attention->count; first += count) {
+            struct attention_job *jobs = attention->jobs + first;
+            count = place_stores(attention, first, kernels, store, store_bytes);
+            kernels->kv_write(graph->pool, shape, jobs, count, k->data, k->dtype, k->width, v->data, v->dtype,
+                              v->width);
+            kernels->forward(graph->pool, shape, jobs, count, q->data, q->dtype, q->width, o->data, o->dtype, o->width,
+                             lse->data, o->rows, scratch);
         }
-        kernels->kv_write(graph->pool, shape, attention->jobs, attention->count, k->data, k->dtype, k->width, v->data,
-                          v->dtype, v->width);
-        kernels->forward(graph->pool, shape, attention->jobs, attention->count, q->data, q->dtype, q->width, o->data,
-                         o->dtype, o->width, lse->data, o->rows, scratch);
     }
     scratch_give(graph, scratch, scratch_bytes);
     scratch_give(graph, store, store_bytes);

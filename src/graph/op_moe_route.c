@@ -65,19 +65,20 @@ static void balance_forward(struct graph *graph, struct op *op) {
     for (int part = 0; part < MOE_LOSSES; part++) weighs = weighs || balance->losses.weights[part] != 0;
     if (weighs) {
         float *ds = gradient_sole(graph, scores);
-        const size_t scratch_bytes = kernels->balance_scratch(&balance->losses, pool_threads(graph->pool)),
-                     parts_bytes = (size_t)report->sequences * MOE_LOSSES * sizeof(double);
+        const size_t scratch_bytes = kernels->balance_scratch(&balance->losses, pool_threads(graph->pool));
         void *scratch = scratch_take(graph, scratch_bytes);
-        double (*parts)[MOE_LOSSES] = scratch_take(graph, parts_bytes);
+        /* beside the step memory: their number may depend on the ids */
+        double(*parts)[MOE_LOSSES] = arena_alloc(&graph->arena, (size_t)report->sequences * sizeof *parts);
+        if (!parts) graph->status = STATUS_NO_MEMORY;
         if (graph_computes(graph)) {
             const struct moe_routing routing = moe_routing_in(op->in[1]->data, &balance->gate, scores->rows);
             kernels->balance(graph->pool, &balance->losses, parts, ds, scores->data, routing.chosen, report->first,
                              report->sequences, scratch);
             for (int64_t i = 0; i < report->sequences; i++)
                 for (int part = 0; part < MOE_LOSSES; part++)
-                    if (balance->losses.weights[part] != 0) report->sums[part] += report->scale * parts[i][part];
+                    if (balance->losses.weights[part] != 0)
+                        report->sums[part] += balance->losses.shares[i] * parts[i][part];
         }
-        scratch_give(graph, parts, parts_bytes);
         scratch_give(graph, scratch, scratch_bytes);
     }
     if (!report->counts || !graph_computes(graph)) return;

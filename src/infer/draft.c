@@ -194,7 +194,10 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
     const int64_t total = work[count - 1].row + work[count - 1].count;
     for (int i = 0; i < count; i++) {
         struct mtp_rows *own = &work[i].sequence->mtp[depth - 1];
-        buffers->spans[i] = (struct span){ work[i].sequence, work[i].row, work[i].count, work[i].first - own->base };
+        buffers->spans[i] = (struct span){.sequence = work[i].sequence,
+                                          .row = work[i].row,
+                                          .count = work[i].count,
+                                          .position = work[i].first - own->base};
         own->length = work[i].first + work[i].count;
     }
     const double began = clock_seconds();

@@ -151,7 +151,8 @@ static enum status begin_pass(struct engine *engine, int count, struct error *er
     for (int i = 0; i < count; i++) {
         const struct feed *feed = &engine->feeds[i];
         const int64_t length = feed->sequence->length;
-        engine->spans[i] = (struct span){ feed->sequence, rows, feed->count, length };
+        engine->spans[i] = (struct span){
+            .sequence = feed->sequence, .row = rows, .count = feed->count, .position = length};
         memcpy(engine->ids + rows, feed->ids, (size_t)feed->count * sizeof *engine->ids);
         rows += feed->count;
         if (length + feed->count > position) position = length + feed->count;

@@ -345,6 +345,7 @@ struct moe_balance {
     int64_t experts;
     int top_k, devices, device_limit;
     double weights[MOE_LOSSES];   /* of expert, device, communication, sequence; 0: not computed */
+    const double *shares; /* [sequences]: factors of the weights; NULL: 1 */
 };
 
 struct moe_kernels {

@@ -247,16 +247,17 @@ static inline void balance_sequence(const struct balance_call *c, int64_t sequen
     const int64_t begin = c->first[sequence], end = c->first[sequence + 1], n = b->experts, own = n / b->devices;
     double *mean = area, *normal = mean + n, *gradient = normal + n, *f = gradient + n, *sent = f + n,
            *device = sent + b->devices, *part = c->parts[sequence];
-    const double tokens = (double)(end - begin);
+    const double tokens = (double)(end - begin), share = b->shares ? b->shares[sequence] : 1;
+    double weights[MOE_LOSSES];
     memset(area, 0, (size_t)balance_area(b) * sizeof *area);
-    for (int i = 0; i < MOE_LOSSES; i++) part[i] = 0;
+    for (int i = 0; i < MOE_LOSSES; i++) part[i] = 0, weights[i] = b->weights[i] * share;
     if (begin == end) return;
     for (int64_t t = begin; t < end; t++) {
         const int32_t *chosen = c->chosen + t * b->top_k;
         const real *s = c->s + t * n;
-        const double inverse = b->weights[3] != 0 ? balance_total(s, n) : 0;
+        const double inverse = weights[3] != 0 ? balance_total(s, n) : 0;
         for (int64_t i = 0; i < n; i++) mean[i] += (double)s[i];
-        for (int64_t i = 0; b->weights[3] != 0 && i < n; i++) normal[i] += (double)s[i] * inverse;
+        for (int64_t i = 0; weights[3] != 0 && i < n; i++) normal[i] += (double)s[i] * inverse;
         for (int k = 0; k < b->top_k; k++) {
             bool again = false;   /* a token is sent to a device once, however many of its experts it chose */
             for (int j = 0; j < k; j++) again = again || chosen[j] / own == chosen[k] / own;
@@ -266,22 +267,22 @@ static inline void balance_sequence(const struct balance_call *c, int64_t sequen
     }
     for (int64_t i = 0; i < n; i++) mean[i] /= tokens, normal[i] /= tokens, f[i] *= (double)n / (b->top_k * tokens);
     for (int d = 0; d < b->devices; d++) sent[d] *= b->devices / (b->device_limit * tokens);
-    if (b->weights[0] != 0) part[0] = balance_part(b, b->weights[0], 1, f, mean, gradient);
-    if (b->weights[2] != 0) part[2] = balance_part(b, b->weights[2], own, sent, mean, gradient);
-    if (b->weights[1] != 0) {
+    if (weights[0] != 0) part[0] = balance_part(b, weights[0], 1, f, mean, gradient);
+    if (weights[2] != 0) part[2] = balance_part(b, weights[2], own, sent, mean, gradient);
+    if (weights[1] != 0) {
         for (int64_t i = 0; i < n; i++) device[i / own] += f[i];
         for (int d = 0; d < b->devices; d++) device[d] /= (double)own;
-        part[1] = balance_part(b, b->weights[1], own, device, mean, gradient);
+        part[1] = balance_part(b, weights[1], own, device, mean, gradient);
     }
     for (int64_t i = 0; i < n; i++) gradient[i] /= tokens;
     for (int64_t t = begin; t < end; t++)
         for (int64_t i = 0; i < n; i++) c->ds[t * n + i] = (real)gradient[i];
-    if (b->weights[3] == 0) return;
+    if (weights[3] == 0) return;
     /* ds_i += weight / (T sum_j s_j) (f_i - sum_j f_j s'_j), which is of each token (section 7.10) */
     for (int64_t i = 0; i < n; i++) part[3] += f[i] * normal[i];
     for (int64_t t = begin; t < end; t++) {
         const real *s = c->s + t * n;
-        const double inverse = balance_total(s, n), factor = b->weights[3] / tokens * inverse;
+        const double inverse = balance_total(s, n), factor = weights[3] / tokens * inverse;
         double pull = 0;
         for (int64_t i = 0; i < n; i++) pull += f[i] * ((double)s[i] * inverse);
         for (int64_t i = 0; i < n; i++) c->ds[t * n + i] = (real)(gradient[i] + factor * (f[i] - pull));

@@ -57,6 +57,12 @@ struct tensor *model_forward_layer(struct forward *pass, const struct layer *lay
 /* Fills in what the blocks of layers begin..end need to know of the batch's rows. False: no memory. */
 bool model_prepare(struct forward *pass, int64_t begin, int64_t end);
 
+/* The spans of rows 0..length-1-k of every sequence: each sequence, or, where the objective says so, each document
+ * (tokens NULL, as in a plan: sequences). Rows whose token k places on is of another document come behind their
+ * document's, without weight: they are computed for nothing, so that no shape depends on the ids. `spans` has room for
+ * one per row then, else for one per sequence. Returns their number. */
+int model_training_spans(const struct objective *objective, const int32_t *tokens, int64_t sequences, int64_t length,
+                         int64_t k, struct span *spans);
 /* The forward of a training pass, planned or computed (model/pass.c); graph_backward is the rest. Losses land in
  * `losses` [rows]. */
 void model_train_forward(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,

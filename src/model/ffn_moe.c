@@ -84,7 +84,7 @@ static bool dropping_of(const struct forward *pass, struct moe_dropping *droppin
     for (int i = 0; i < pass->batch->span_count; i++) {
         const struct span *span = &pass->batch->spans[i];
         const double u = random_uniform(objective->seed, random_stream("undropped") + objective->step,
-                                        (uint64_t)(objective->first_sequence + i));
+                                        (uint64_t)(objective->first_sequence + span->number));
         memset(spared + span->row, u < objective->undropped, (size_t)span->count);
     }
     const double share = (double)(pass->batch->rows * config->num_experts_per_tok) / (double)config->n_group;
@@ -99,7 +99,6 @@ static void balance(const struct forward *pass, const struct layer *layer, const
     struct objective *objective = pass->objective;
     const struct config *config = &pass->model->config;
     struct expert_load *load = objective->loads ? &objective->loads[layer->index] : NULL;
-    const double share = 1.0 / (double)(objective->sequences > 0 ? objective->sequences : 1);
     struct moe_balance losses = {
         .experts = gate->experts,
         .top_k = gate->top_k,
@@ -108,21 +107,23 @@ static void balance(const struct forward *pass, const struct layer *layer, const
     };
     bool weighs = false;
     for (int i = 0; i < MOE_LOSSES && pass->graph->recording; i++) {
-        losses.weights[i] = objective->weights[LOSS_BALANCE_EXPERT + i] * share;
+        losses.weights[i] = objective->weights[LOSS_BALANCE_EXPERT + i];
         weighs = weighs || losses.weights[i] != 0;
     }
     if (!load && !weighs) return;
     int64_t *first = arena_alloc(&pass->graph->arena, (size_t)(pass->batch->span_count + 1) * sizeof *first);
-    if (!first) {
+    double *shares = arena_alloc(&pass->graph->arena, (size_t)pass->batch->span_count * sizeof *shares);
+    if (!first || !shares) {
         pass->graph->status = STATUS_NO_MEMORY;
         return;
     }
-    for (int i = 0; i < pass->batch->span_count; i++) first[i] = pass->batch->spans[i].row;
+    for (int i = 0; i < pass->batch->span_count; i++)
+        first[i] = pass->batch->spans[i].row, shares[i] = pass->batch->spans[i].weight;
+    losses.shares = shares;
     first[pass->batch->span_count] = pass->batch->rows;
     const struct moe_report report = {
         .first = first,
         .sequences = pass->batch->span_count,
-        .scale = share,
         .sums = &objective->sums.parts[LOSS_BALANCE_EXPERT],
         .counts = load ? load->counts : NULL,
         .dropped = load ? &load->dropped : NULL,

@@ -22,6 +22,9 @@ struct span {
     int64_t row;                 /* first row in ids */
     int64_t count;
     int64_t position;            /* absolute position of the first token; with a sequence, its length */
+    /* in training: which of the micro-batch's sequences it is of, and the factor of its balance losses */
+    int64_t number;
+    double weight;
 };
 
 struct batch {

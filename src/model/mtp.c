@@ -90,8 +90,9 @@ struct depth_pass {
     struct batch batch;
 };
 
-static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, const int32_t *tokens,
-                          const int32_t *targets, int64_t sequences, int64_t length, double weight, bool guesses) {
+static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, int depths, const int32_t *tokens,
+                          const int32_t *targets, int64_t sequences, int64_t length, const struct objective *objective,
+                          bool guesses) {
     const int64_t each = length - k, rows = sequences * each;
     *pass = (struct depth_pass){
         .rows = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->rows),
@@ -100,25 +101,26 @@ static bool prepare_depth(struct graph *graph, struct depth_pass *pass, int k, c
         .weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->weights),
         .losses = arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->losses),
         .best = guesses ? arena_alloc(&graph->arena, (size_t)rows * sizeof *pass->best) : NULL,
-        .spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *pass->spans),
+        .spans = arena_alloc(&graph->arena, (size_t)(objective->separate ? rows : sequences) * sizeof *pass->spans),
     };
     if (!pass->rows || !pass->ids || !pass->targets || !pass->weights || !pass->losses || !pass->spans ||
         (guesses && !pass->best)) {
         graph->status = STATUS_NO_MEMORY;
         return false;
     }
-    for (int64_t s = 0; s < sequences; s++) {
-        pass->spans[s] = (struct span){.row = s * each, .count = each};
-        for (int64_t i = 0; i < each; i++) {
-            const int64_t row = s * each + i;
-            pass->rows[row] = (int32_t)(s * (each + 1) + i);
+    const int spans = model_training_spans(objective, tokens, sequences, length, k, pass->spans);
+    const int64_t predicted = objective->predicted_mtp[k - 1];
+    const double weight = predicted > 0 ? objective->weights[LOSS_MTP] / depths / (double)predicted : 0;
+    for (int i = 0; i < spans; i++)
+        for (int64_t row = pass->spans[i].row; row < pass->spans[i].row + pass->spans[i].count; row++) {
+            const int64_t sequence = row / each, token = row + sequence * k + k;
+            pass->rows[row] = (int32_t)(row + sequence);
             if (graph->planning) continue;
-            pass->ids[row] = tokens[s * length + i + k];
-            pass->targets[row] = targets[s * length + i + k];
+            pass->ids[row] = tokens[token];
+            pass->targets[row] = pass->spans[i].weight > 0 ? targets[token] : -1;
             pass->weights[row] = (float)weight;
         }
-    }
-    pass->batch = (struct batch){pass->ids, rows, pass->spans, (int)sequences};
+    pass->batch = (struct batch){pass->ids, rows, pass->spans, spans};
     return true;
 }
 
@@ -141,10 +143,8 @@ void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const
     const int depths = (int)model->config.num_nextn_predict_layers;
     struct tensor *hidden = h;
     for (int k = 1; k <= depths && k < length; k++) {
-        const int64_t predicted = objective->predicted_mtp[k - 1];
         struct depth_pass pass;
-        if (!prepare_depth(graph, &pass, k, tokens, targets, sequences, length,
-                           predicted > 0 ? objective->weights[LOSS_MTP] / depths / (double)predicted : 0, best != NULL))
+        if (!prepare_depth(graph, &pass, k, depths, tokens, targets, sequences, length, objective, best != NULL))
             return;
         struct tensor *rows = op_rows(graph, hidden, pass.rows, pass.batch.rows);
         tensor_done(graph, hidden);

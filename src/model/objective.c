@@ -1,6 +1,8 @@
 /* The parts of the loss. */
 #include "model/objective.h"
 
+#include <string.h>
+
 static const char *lacks_experts(const struct config *config) {
     return config_router(config) ? NULL : ": it has no routed experts";
 }
@@ -36,6 +38,18 @@ const struct loss_kind loss_kinds[LOSS_PARTS] = {
     [LOSS_MTP] = {"mtp", lacks_modules},
     [LOSS_INDEXER] = {"indexer", lacks_indexer},
 };
+
+void objective_count(struct objective *o, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                     int64_t length) {
+    o->predicted = 0;
+    memset(o->predicted_mtp, 0, sizeof o->predicted_mtp);
+    for (int64_t s = 0; s < sequences; s++, inputs += length, targets += length)
+        for (int64_t i = 0, begin = 0; i < length; i++) { /* begin: of the document */
+            o->predicted += targets[i] >= 0;
+            for (int d = 1; d <= CONFIG_MAX_NEXTN && d <= i - begin; d++) o->predicted_mtp[d - 1] += targets[i] >= 0;
+            if (o->separate && inputs[i] == o->document_end) begin = i + 1;
+        }
+}
 
 void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more) {
     sums->main += more->main;

@@ -40,11 +40,12 @@ struct loss_sums {
 struct objective {
     double weights[LOSS_PARTS]; /* 0 leaves a part out */
     int64_t predicted; /* targets of the whole step: the main loss is their mean */
-    /* the same of each MTP depth: positions 0..T-1-depth whose target is not negative. The MTP loss is the mean over
-     * the depths of their means */
+    /* the same of each MTP depth: positions whose token `depth` places on is of the same document (or sequence) and has
+     * a target. The MTP loss is the mean over the depths of their means */
     int64_t predicted_mtp[CONFIG_MAX_NEXTN];
     /* of the whole step: balance losses are means over them, summed over the layers with a router, those of MTP modules
-     * with a weight included */
+     * with a weight included. A document counts as its share of the tokens, so that separate documents change no scale:
+     * its weight is its tokens over those of the micro-batch, times sequences of the micro-batch over these */
     int64_t sequences;
     int64_t first_sequence; /* number of the micro-batch's first sequence in the step */
     /* Token dropping (section 3.2): a micro-batch's assignments beyond capacity_factor times the mean of a device,
@@ -53,6 +54,10 @@ struct objective {
     double capacity_factor, undropped;
     uint64_t seed, step;
     bool compare_mtp;
+    /* The documents of a sequence are spans of their own, each with the token that ends it: positions begin again,
+     * attention and MTP do not look across. The caller masks the targets of ends. False: a sequence is one span. */
+    bool separate;
+    int32_t document_end;
     struct loss_sums sums; /* of the last micro-batch */
     /* NULL, or [config_layers]: of each layer with a router, how many assignments each expert got (dropped ones not
      * counted), and how many were dropped, added to what is there. A pass that does not record reports them, too, and
@@ -62,6 +67,10 @@ struct objective {
         int64_t dropped;
     } * loads;
 };
+
+/* Counts `predicted` and `predicted_mtp`. inputs, targets: [sequences, length] */
+void objective_count(struct objective *objective, const int32_t *inputs, const int32_t *targets, int64_t sequences,
+                     int64_t length);
 
 /* sums += those of a further micro-batch */
 void loss_sums_add(struct loss_sums *sums, const struct loss_sums *more);

@@ -114,15 +114,44 @@ struct tensor *model_forward(struct graph *graph, struct model *model, const str
 
 /* ---- training ---------------------------------------------------------------------------------------------------- */
 
+/* Adds rows first..end-1 of a sequence, where there are some. */
+static int add_span(struct span *spans, int count, int64_t sequence, int64_t each, int64_t first, int64_t end,
+                    double weight) {
+    if (first >= end) return count;
+    spans[count] = (struct span){
+        .row = sequence * each + first, .count = end - first, .number = sequence, .weight = weight};
+    return count + 1;
+}
+
+int model_training_spans(const struct objective *objective, const int32_t *tokens, int64_t sequences, int64_t length,
+                         int64_t k, struct span *spans) {
+    const int64_t each = length - k;
+    int count = 0;
+    double rows = 0;
+    for (int64_t s = 0; s < sequences; s++)
+        for (int64_t first = 0, end; first < each; first = end) {
+            for (end = tokens && objective->separate ? first + 1 : length; end < length; end++)
+                if (tokens[s * length + end - 1] == objective->document_end) break;
+            const int64_t whole = end - k > first ? end - k : first; /* end - k <= each */
+            count = add_span(spans, count, s, each, first, whole, (double)(whole - first));
+            count = add_span(spans, count, s, each, whole, end < each ? end : each, 0);
+            rows += (double)(whole - first);
+        }
+    const double step = (double)(objective->sequences > 0 ? objective->sequences : 1);
+    for (int i = 0; i < count; i++)
+        if (rows > 0) spans[i].weight = spans[i].weight * (double)sequences / rows / step;
+    return count;
+}
+
 void model_train_forward(struct graph *graph, struct model *model, const int32_t *tokens, const int32_t *targets,
                       int64_t sequences, int64_t length, struct objective *objective, float *losses) {
     const int64_t rows = sequences * length;
-    struct span *spans = arena_alloc(&graph->arena, (size_t)sequences * sizeof *spans);
+    struct span *spans = arena_alloc(&graph->arena, (size_t)(objective->separate ? rows : sequences) * sizeof *spans);
     float *weights = arena_alloc(&graph->arena, (size_t)rows * sizeof *weights);
     if (!spans || !weights) { graph->status = STATUS_NO_MEMORY; return; }
-    for (int64_t i = 0; i < sequences; i++) spans[i] = (struct span){.row = i * length, .count = length};
+    const int span_count = model_training_spans(objective, tokens, sequences, length, 0, spans);
     for (int64_t i = 0; i < rows; i++) weights[i] = (float)(1.0 / (double)objective->predicted);
-    const struct batch batch = {tokens, rows, spans, (int)sequences};
+    const struct batch batch = {tokens, rows, spans, span_count};
     struct tensor *h = forward_trunk(graph, model, &batch, graph->recording || objective->loads ? objective : NULL);
     const bool modules = model->mtp && (graph->recording ? objective->weights[LOSS_MTP] != 0 : objective->compare_mtp);
     int32_t *best = modules && !graph->recording ? arena_alloc(&graph->arena, (size_t)rows * sizeof *best) : NULL;

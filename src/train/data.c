@@ -85,6 +85,11 @@ enum status data_sequence(const struct data *data, uint64_t seed, uint64_t token
     return read_window(data, begin, length, inputs, targets, error);
 }
 
+void data_mask_ends(const int32_t *inputs, int32_t *targets, int64_t count, int32_t document_end) {
+    for (int64_t i = 0; i < count; i++)
+        if (inputs[i] == document_end) targets[i] = -1;
+}
+
 int64_t data_eval_windows(const struct data *data, int64_t length) {
     int64_t targets = data->count - data->train_count - 1;
     return targets > 0 ? (targets + length - 1) / length : 0;

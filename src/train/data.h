@@ -82,6 +82,9 @@ void data_free(struct data *data);
 enum status data_sequence(const struct data *data, uint64_t seed, uint64_t tokens, int64_t length, int32_t *inputs,
                           int32_t *targets, struct error *error);
 
+/* No target for the tokens that end documents: what follows is of another one. */
+void data_mask_ends(const int32_t *inputs, int32_t *targets, int64_t count, int32_t document_end);
+
 /* The held-out part in windows of `length` that do not overlap: every token of it but the first is a target once. */
 int64_t data_eval_windows(const struct data *data, int64_t length);
 /* Window number `window`: *count receives its number of targets, below `length` only in the last one. */

@@ -191,7 +191,8 @@ static json_t *effective_config(const struct training *t) {
 static enum status make_trainer(struct training *t, struct error *error) {
     const struct settings *s = &t->settings;
     const struct optimizer_settings optimizer = settings_optimizer(s);
-    const struct objective objective = settings_objective(s);
+    struct objective objective = settings_objective(s);
+    objective.document_end = tokenizer_eos(t->tokenizer);
     size_t count = (size_t)(s->batch_size * s->sequence_length);
     t->inputs = malloc(count * sizeof *t->inputs);
     t->targets = malloc(count * sizeof *t->targets);
@@ -382,6 +383,12 @@ static enum status diverged(const struct training *t, enum status status, int64_
     return status;
 }
 
+/* Targets of the first `count` positions, where documents are separate. */
+static void mask_ends(struct training *t, int64_t count) {
+    const struct objective *objective = &t->trainer->objective;
+    if (objective->separate) data_mask_ends(t->inputs, t->targets, count, objective->document_end);
+}
+
 /* ---- evaluation, samples, saving --------------------------------------------------------------------------------- */
 
 enum status training_evaluate(struct training *t, int64_t batches, struct training_evaluation *evaluation,
@@ -404,6 +411,7 @@ enum status training_evaluate(struct training *t, int64_t batches, struct traini
             w++;
             if (found < length) break;
         }
+        mask_ends(t, count * rows);
         enum status status = trainer_evaluate(t->trainer, t->inputs, t->targets, count, rows, &sums, error);
         if (status != STATUS_OK) return status;
         if (w < windows && asked_to_stop(t)) return error_set(error, STATUS_INTERRUPTED, "interrupted");
@@ -464,6 +472,7 @@ static enum status report_fp8(struct training *t, struct training_evaluation *ev
                                   &found, error);
     if (status != STATUS_OK) return status;
     if (count == 0) return STATUS_OK;   /* less than a sequence is held out */
+    mask_ends(t, count * length);
     /* as in the step before, which a resumed process has not made */
     trainer_follow(t->trainer, &t->schedule, t->state.step);
     status = trainer_fp8_report(t->trainer, t->inputs, t->targets, count, length, &report, error);
@@ -574,6 +583,7 @@ static enum status take_step(struct training *t, struct error *error) {
                                            length, t->inputs + i * length, t->targets + i * length, error);
         if (status != STATUS_OK) return status;
     }
+    mask_ends(t, batch * length);
     trainer_follow(t->trainer, &t->schedule, step);
     struct training_step told = {.step = step,
                                  .steps = s->steps,

@@ -65,6 +65,8 @@ static const struct key keys[] = {
      .help = "what to do about lines of *.jsonl that hold no document"},
     {"special_tokens", BOOLEAN, AT(special_tokens), "false", .may_change = true,
      .help = "read what looks like a special token in the data (<|endoftext|>) as one, not as plain text"},
+    {"documents", CHOICE, AT(documents), "\"joined\"", .choices = {"joined", "separate"},
+     .help = "documents in a sequence: one text, or each for itself: positions, attention and losses end with it"},
     {"optimizer.name", CHOICE, AT(optimizer.name), "\"adamw\"", .choices = {"adamw"},
      .help = "AdamW with decoupled weight decay"},
     {"optimizer.learning_rate", NUMBER, AT(optimizer.learning_rate), "0.001", 0, 1e3, .help = "the schedule's maximum"},
@@ -511,8 +513,11 @@ struct optimizer_settings settings_optimizer(const struct settings *s) {
 }
 
 struct objective settings_objective(const struct settings *s) {
-    struct objective objective = {
-        .capacity_factor = s->capacity_factor, .undropped = s->undropped, .seed = (uint64_t)s->seed};
+    struct objective objective = {.capacity_factor = s->capacity_factor,
+                                  .undropped = s->undropped,
+                                  .seed = (uint64_t)s->seed,
+                                  .separate = s->documents == 1,
+                                  .document_end = -1};
     memcpy(objective.weights, s->loss, sizeof objective.weights);
     if (s->loss[LOSS_MTP] > 0 && s->schedule.mtp_milestone < 1)
         objective.weights[LOSS_MTP] = fmax(s->loss[LOSS_MTP], s->schedule.mtp_late);

@@ -29,6 +29,7 @@ struct settings {
     char text_key[SETTINGS_TEXT];
     int bad_lines_choice;                        /* 0 error, 1 skip */
     bool special_tokens;
+    int documents; /* 0 joined, 1 separate */
 
     struct {
         int name;

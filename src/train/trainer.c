@@ -81,6 +81,9 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
                            const struct objective *objective, int64_t micro_batch_size, int64_t leaf_size,
                            int64_t length, struct error *error) {
     *out = NULL;
+    if (objective && objective->separate && objective->document_end < 0)
+        return error_set(error, STATUS_UNSUPPORTED,
+                         "train.documents: found \"separate\", but the tokenizer has no end-of-document token");
     struct trainer *t = calloc(1, sizeof *t);
     if (!t) return error_set(error, STATUS_NO_MEMORY, "no memory left for the trainer");
     t->model = model;
@@ -140,20 +143,6 @@ static void clear_gradients(struct model *model) {
     for (int i = 0; i < model->parameter_count; i++) parameter_gradient_clear(model->parameters[i]);
 }
 
-static int64_t count_targets(const int32_t *targets, int64_t count) {
-    int64_t predicted = 0;
-    for (int64_t i = 0; i < count; i++) predicted += targets[i] >= 0;
-    return predicted;
-}
-
-/* Targets of the MTP module of depth d: it predicts at position i what the trunk predicts at i + d. */
-static int64_t count_mtp_targets(const int32_t *targets, int64_t sequences, int64_t length, int d) {
-    int64_t count = 0;
-    for (int64_t s = 0; s < sequences; s++)
-        for (int64_t i = d; i < length; i++) count += targets[s * length + i] >= 0;
-    return count;
-}
-
 /* Means and the weighted total, from the sums of all micro-batches. */
 static void sum_up_losses(const struct config *config, const struct objective *objective, const struct loss_sums *sums,
                           struct trainer_result *result) {
@@ -191,18 +180,16 @@ static enum status add_leaf(struct trainer *trainer, const int32_t *inputs, cons
 
 enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                               int64_t length, struct trainer_result *result, struct error *error) {
-    const int64_t predicted = count_targets(targets, sequences * length);
-    if (predicted == 0) return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
+    struct objective *objective = &trainer->objective;
+    objective_count(objective, inputs, targets, sequences, length);
+    if (objective->predicted == 0)
+        return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
     enum status status = sequences > trainer->leaf_size
                              ? fold_allocate(&trainer->fold, trainer->leaf_size > trainer->micro_batch_size, error)
                              : STATUS_OK;
     clear_gradients(trainer->model);
-    struct objective *objective = &trainer->objective;
-    objective->predicted = predicted;
     objective->sequences = sequences;
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;
-    for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
-        objective->predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
     struct loss_sums sums = {0};
     result->flops = 0;
     clear_loads(objective->loads, &trainer->model->config);
@@ -250,27 +237,30 @@ enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, con
                              int64_t length, struct trainer_evaluation *sums, struct error *error) {
     const int depths = (int)trainer->model->config.num_nextn_predict_layers;
     /* A sequence that has no position for every depth, as a short last one, says nothing about them. */
-    struct objective objective = {.predicted = sequences * length,
-                                  .sequences = sequences,
+    struct objective objective = {.sequences = sequences,
                                   .compare_mtp = trainer->mtp && length > depths,
+                                  .separate = trainer->objective.separate,
+                                  .document_end = trainer->objective.document_end,
                                   .loads = trainer->evaluation_loads};
     if (sums->targets == 0) clear_loads(trainer->evaluation_loads, &trainer->model->config);
-    for (int d = 0; d < depths; d++) objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+    objective_count(&objective, inputs, targets, sequences, length);
+    sums->targets += objective.predicted;
+    if (objective.predicted == 0) return STATUS_OK; /* all of it ends documents */
     enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
                                                  length, &objective, NULL, error);
     if (status != STATUS_OK) return status;
     loss_sums_add(&sums->losses, &objective.sums);
-    sums->targets += count_targets(targets, sequences * length);
     for (int d = 0; objective.compare_mtp && d < depths; d++) sums->mtp_targets[d] += objective.predicted_mtp[d];
     return STATUS_OK;
 }
 
 enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets,
                                int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
-    struct objective objective = {.predicted = count_targets(targets, sequences * length), .sequences = sequences};
+    struct objective objective = {.sequences = sequences,
+                                  .separate = trainer->objective.separate,
+                                  .document_end = trainer->objective.document_end};
     memcpy(objective.weights, trainer->objective.weights, sizeof objective.weights);
-    for (int d = 0; d < CONFIG_MAX_NEXTN; d++)
-        objective.predicted_mtp[d] = count_mtp_targets(targets, sequences, length, d + 1);
+    objective_count(&objective, inputs, targets, sequences, length);
     clear_gradients(trainer->model);
     *report = (struct fp8_report){0};
     trainer->training.fp8 = report;

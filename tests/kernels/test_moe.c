@@ -567,7 +567,7 @@ static void test_balance_losses(void **state) {
         struct moe_gate gate = softmax_gate(12, 3, 4, 2, false, 16.0f);
         if (version >= 9)
             gate.scoring = SCORING_SIGMOID, gate.group_best = 2, gate.bias = biases, gate.normalised = true;
-        struct moe_balance balance = {12, 3, 4, 2, {0.3, 0.05, 0.02, 0.4}};
+        struct moe_balance balance = {12, 3, 4, 2, {0.3, 0.05, 0.02, 0.4}, NULL};
         for (int i = 0; i < MOE_LOSSES; i++)
             if (part < 4 ? i != part : i == part - 5) balance.weights[i] = 0;
         const int64_t n = gate.experts, k = gate.top_k;
@@ -631,7 +631,7 @@ static void test_balance_losses(void **state) {
 static void test_balance_by_threads(void **state) {
     (void)state;
     enum { ROWS = 512, N = 64, K = 6 };
-    const struct moe_balance balance = {N, K, 8, 3, {0.003, 0.05, 0.02, 0.1}};
+    const struct moe_balance balance = {N, K, 8, 3, {0.003, 0.05, 0.02, 0.1}, NULL};
     const int64_t first[5] = {0, 100, 300, 301, ROWS};
     const float *s = random_floats(ROWS * N, 1, 1);
     int32_t *chosen = integers(ROWS * K);
@@ -654,7 +654,7 @@ static void test_balance_by_threads(void **state) {
 static void test_balance_of_known_routings(void **state) {
     (void)state;
     enum { N = 8, T = 16 };
-    const struct moe_balance balance = {N, 2, 4, 2, {1, 1, 1, 1}};
+    const struct moe_balance balance = {N, 2, 4, 2, {1, 1, 1, 1}, NULL};
     const int64_t first[2] = {0, T};
     double s[T * N], ds[T * N], parts[1][MOE_LOSSES];
     int32_t chosen[T * 2];
@@ -886,7 +886,7 @@ static void test_a_whole_layer(void **state) {
     for (int version = 0; version < 6; version++) {   /* 4: V3's gate; 5: it drops assignments, too */
         struct layer_case c = {
             softmax_gate(LAYER_N, LAYER_K, version ? 4 : 1, version ? 2 : 1, version == 2, version == 1 ? 16.0f : 1.0f),
-            {LAYER_N, LAYER_K, 4, 2, {0.3, 0.5, 0.2, version > 2 ? 0.4 : 0}},
+            {LAYER_N, LAYER_K, 4, 2, {0.3, 0.5, 0.2, version > 2 ? 0.4 : 0}, NULL},
             random_doubles(LAYER_T * LAYER_D, 1, 1),
             random_doubles(LAYER_N * LAYER_D, 2, 2),
             random_doubles(LAYER_N * EXPERT, 3, 1),

@@ -273,7 +273,8 @@ static void check_layer(int kind, double capacity_factor, double balance) {
     const struct layer *layer = &f.model->layers[1];
     struct span spans[SEQUENCES];
     float weights[ROWS], losses[ROWS];
-    for (int i = 0; i < SEQUENCES; i++) spans[i] = (struct span){.row = i * LENGTH, .count = LENGTH};
+    for (int i = 0; i < SEQUENCES; i++)
+        spans[i] = (struct span){.row = i * LENGTH, .count = LENGTH, .number = i, .weight = 1.0 / SEQUENCES};
     for (int i = 0; i < ROWS; i++) weights[i] = 1.0f / ROWS;
     const struct batch batch = {f.tokens, ROWS, spans, SEQUENCES};
     struct forward pass = {.graph = &f.graph, .model = f.model, .batch = &batch, .objective = &f.objective};

@@ -134,7 +134,8 @@ static void run_pieces(struct model *model, int first, int last, int chunk, bool
             int used = 0;
             if (count <= 0) break;
             for (int s = first; s < last; s++) {
-                spans[s - first] = (struct span){states ? sequences[s] : NULL, used, count, p};
+                spans[s - first] = (struct span){
+                    .sequence = states ? sequences[s] : NULL, .row = used, .count = count, .position = p};
                 for (int i = 0; i < count; i++, used++) {
                     ids[used] = tokens[s * LENGTH + p + i + k];
                     rows[used] = (s - first) * width + i;

@@ -133,6 +133,37 @@ static void a_length_that_changes_resumes(void **state) {
     }
 }
 
+/* Of documents that are separate every token counts but those that end one; on one document nothing changes. */
+static void separate_documents_resume(void **state) {
+    (void)state;
+    static const char separate[] = "train.documents=separate train.special_tokens=true train.tokenizer=bytes "
+                                   "vocab_size=300";
+    struct told whole = {0}, told = {.stop_after = 3}, rest = {0}, joined = {0};
+    assert_int_equal(train("separate-one", false, 1, "train.documents=separate", &whole), STATUS_OK);
+    check_same_file("separate-one", "reference", "metrics.jsonl");
+    char *text, *many;
+    size_t size, length = 0;
+    assert_int_equal(file_read(text_path, 1 << 20, &text, &size, &error), STATUS_OK);
+    assert_non_null(many = malloc(3 * size));
+    for (size_t i = 0; i < size; i++) {
+        many[length++] = text[i];
+        if (i % 9 == 5) memcpy(many + length, "<|endoftext|>", 13), length += 13;
+    }
+    assert_int_equal(file_replace(text_path, many, length, &error), STATUS_OK);
+    whole = (struct told){0};
+    assert_int_equal(train("separate", false, 1, separate, &whole), STATUS_OK);
+    assert_int_equal(train("separate-2", false, 2, separate, &told), STATUS_INTERRUPTED);
+    assert_int_equal(train("separate-2", true, 1, separate, &rest), STATUS_OK);
+    check_same_run("separate", "separate-2");
+    assert_int_equal(train("joined", false, 1, strchr(separate, ' ') + 1, &joined), STATUS_OK);
+    /* one of ten tokens ends a document */
+    assert_true(whole.last.targets < joined.last.targets && 10 * whole.last.targets > 8 * joined.last.targets);
+    assert_true(whole.first_loss != joined.first_loss);
+    assert_int_equal(file_replace(text_path, text, size, &error), STATUS_OK);
+    free(many);
+    free(text);
+}
+
 /* What is kept for the backward does not change a bit; how the batch is cut changes only rounding. */
 static void recomputation_and_micro_batches(void **state) {
     (void)state;
@@ -300,6 +331,7 @@ int main(void) {
         cmocka_unit_test(every_interruption_resumes),
         cmocka_unit_test(a_growing_batch_resumes),
         cmocka_unit_test(a_length_that_changes_resumes),
+        cmocka_unit_test(separate_documents_resume),
         cmocka_unit_test(recomputation_and_micro_batches),
         cmocka_unit_test(v2_runs_are_functions_of_config_and_seed),
         cmocka_unit_test(balance_losses_do_not_depend_on_micro_batches),
