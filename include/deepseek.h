@@ -364,7 +364,8 @@ typedef struct ds_step_result {
 } ds_step_result;
 /* One optimizer step. inputs and targets are [sequences, length]: targets[b][t] is the token that follows inputs[b][t],
  * or DS_IGNORE. length: 1 to the config's sequence_length; any number of sequences: micro_batch_size of them are
- * computed at once, gradients add up. learning_rate: DS_SCHEDULED_RATE, or 0 and above. result may be NULL. A loss or a
+ * computed at once, gradients add up. Where `train.documents` is separate, DS_IGNORE is for the caller to give to the
+ * tokens that end documents. learning_rate: DS_SCHEDULED_RATE, or 0 and above. result may be NULL. A loss or a
  * norm that is not finite is DS_INVALID, and the parameters are as they were. */
 ds_status ds_train_step(ds_trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                         int64_t length, double learning_rate, ds_step_result *result, ds_error *error);

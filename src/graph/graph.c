@@ -26,11 +26,8 @@ static void end_writer(struct graph *graph, struct parameter *p) {
 static void forget_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers--; }
 
 void graph_reset(struct graph *graph) {
-    for (struct op *op = graph->last; op && graph->recording; op = op->previous)
-        each_parameter(graph, op, forget_writer);
     graph_finish(graph);
     arena_reset(&graph->arena);
-    graph->last = NULL;
     graph->newest = NULL;
     graph->flops = 0;
     graph->compressed_bytes = graph->compressible_bytes = 0;
@@ -85,6 +82,8 @@ static void drop_gradient(struct graph *graph, struct tensor *t) {
 }
 
 void graph_finish(struct graph *graph) {
+    for (; graph->last; graph->last = graph->last->previous)
+        if (graph->recording) each_parameter(graph, graph->last, forget_writer);
     for (struct tensor *t = graph->newest; t; t = t->older) {
         drop_data(graph, t);
         drop_gradient(graph, t);

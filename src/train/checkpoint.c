@@ -360,15 +360,16 @@ enum status checkpoint_find(struct checkpoint *checkpoint, const char *folder, s
         if (status == STATUS_OK) break;
         json_decref(checkpoint->state.config);
         checkpoint->state = (struct checkpoint_state){0};
-        if (checkpoint->damaged++ == 0) checkpoint->damage = damage;
         /* says nothing about the checkpoint; is whole, but not for this version */
-        if (status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED) break;
+        if (status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED) {
+            error_set(error, status, "%s", damage.message);
+            break;
+        }
+        if (checkpoint->damaged++ == 0) checkpoint->damage = damage;
     }
     int count = list.count;
     free(list.steps);
-    if (status == STATUS_OK) return STATUS_OK;
-    if (status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED)
-        return error_set(error, status, "%s", checkpoint->damage.message);
+    if (status == STATUS_OK || status == STATUS_NO_MEMORY || status == STATUS_UNSUPPORTED) return status;
     return error_set(error, STATUS_INVALID, "%s: none of the %d checkpoints is complete; the newest: %s", folder, count,
                      checkpoint->damage.message);
 }

@@ -491,7 +491,7 @@ static enum status report_fp8(struct training *t, struct training_evaluation *ev
 static enum status evaluate(struct training *t, bool whole, struct error *error) {
     struct training_evaluation evaluation;
     enum status status = training_evaluate(t, whole ? 0 : t->settings.eval_batches, &evaluation, error);
-    if (status != STATUS_OK) return status;
+    if (status != STATUS_OK || evaluation.targets == 0) return status; /* all of it ends documents: nothing to tell */
     const double loss = t->last_eval = evaluation.loss;
     if (!isfinite(loss))
         return diverged(

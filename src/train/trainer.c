@@ -233,15 +233,20 @@ enum status trainer_step(struct trainer *trainer, const int32_t *inputs, const i
     return STATUS_OK;
 }
 
+/* What a pass over so many sequences beside the step is asked for: its main losses. */
+static struct objective objective_beside(const struct trainer *trainer, int64_t sequences) {
+    return (struct objective){.sequences = sequences,
+                              .separate = trainer->objective.separate,
+                              .document_end = trainer->objective.document_end};
+}
+
 enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                              int64_t length, struct trainer_evaluation *sums, struct error *error) {
     const int depths = (int)trainer->model->config.num_nextn_predict_layers;
+    struct objective objective = objective_beside(trainer, sequences);
     /* A sequence that has no position for every depth, as a short last one, says nothing about them. */
-    struct objective objective = {.sequences = sequences,
-                                  .compare_mtp = trainer->mtp && length > depths,
-                                  .separate = trainer->objective.separate,
-                                  .document_end = trainer->objective.document_end,
-                                  .loads = trainer->evaluation_loads};
+    objective.compare_mtp = trainer->mtp && length > depths;
+    objective.loads = trainer->evaluation_loads;
     if (sums->targets == 0) clear_loads(trainer->evaluation_loads, &trainer->model->config);
     objective_count(&objective, inputs, targets, sequences, length);
     sums->targets += objective.predicted;
@@ -256,9 +261,7 @@ enum status trainer_evaluate(struct trainer *trainer, const int32_t *inputs, con
 
 enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, const int32_t *targets,
                                int64_t sequences, int64_t length, struct fp8_report *report, struct error *error) {
-    struct objective objective = {.sequences = sequences,
-                                  .separate = trainer->objective.separate,
-                                  .document_end = trainer->objective.document_end};
+    struct objective objective = objective_beside(trainer, sequences);
     memcpy(objective.weights, trainer->objective.weights, sizeof objective.weights);
     objective_count(&objective, inputs, targets, sequences, length);
     clear_gradients(trainer->model);
@@ -273,7 +276,8 @@ enum status trainer_fp8_report(struct trainer *trainer, const int32_t *inputs, c
 
 enum status trainer_loss(struct trainer *trainer, const int32_t *inputs, const int32_t *targets, int64_t sequences,
                          int64_t length, double *loss_sum, struct error *error) {
-    struct objective objective = {.predicted = sequences * length, .sequences = sequences};
+    struct objective objective = objective_beside(trainer, sequences);
+    objective.predicted = sequences * length;
     enum status status = model_train_micro_batch(&trainer->evaluation, trainer->model, inputs, targets, sequences,
                                                  length, &objective, NULL, error);
     *loss_sum = objective.sums.main;

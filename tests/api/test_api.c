@@ -908,11 +908,19 @@ static void test_trainer(void **state) {
     assert_true(loss < before - 1);
     double now;
     ds_trainer *other;   /* another seed, other weights */
-    char seeded[sizeof tiny + 16];
+    char seeded[sizeof tiny + 64];
     snprintf(seeded, sizeof seeded, "%.*s, \"seed\": 2}}", (int)(sizeof tiny - 3), tiny);
     fine(ds_trainer_create(&other, seeded, strlen(seeded), NULL, &error));
     fine(ds_train_loss(other, inputs, targets, 3, 11, &now, NULL, &error));
     assert_true(now != before && fabs(now - log(V)) < 0.2);
+    ds_trainer_free(other);
+    /* documents of their own, in a loss as in a step */
+    snprintf(seeded, sizeof seeded, "%.*s, \"documents\": \"separate\"}, \"eos_token_id\": %d}",
+             (int)(sizeof tiny - 3), tiny, tokens[4]);
+    fine(ds_trainer_create(&other, seeded, strlen(seeded), NULL, &error));
+    fine(ds_train_loss(other, inputs, targets, 3, 11, &now, NULL, &error));
+    fine(ds_train_step(other, inputs, targets, 3, 11, 0.0, &result, &error));
+    assert_true(now != before && fabs(now - result.loss) < 1e-6 && fabs(before - result.loss) > 1e-5);
     ds_trainer_free(other);
     refused(ds_train_step(trainer, inputs, NULL, 3, 11, 0.1, &result, &error), DS_INVALID, "targets is NULL");
     refused(ds_train_step(trainer, NULL, targets, 3, 11, 0.1, &result, &error), DS_INVALID, "inputs is NULL");

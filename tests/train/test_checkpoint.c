@@ -238,6 +238,17 @@ static void states_have_their_rules_names(void **state) {
     optimizer_destroy(o);
 }
 
+static void flip(const char *path, int64_t position) {
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    fseek(file, position >= 0 ? position : 0, position >= 0 ? SEEK_SET : SEEK_END);
+    if (position < 0) fseek(file, position, SEEK_END);
+    int byte = fgetc(file);
+    fseek(file, -1, SEEK_CUR);
+    fputc(byte ^ 1, file);
+    fclose(file);
+}
+
 /* A checkpoint of an older version is no damaged one: it is named, and nothing before it is looked for. */
 static void older_formats_are_refused(void **state) {
     (void)state;
@@ -262,6 +273,11 @@ static void older_formats_are_refused(void **state) {
              in_step(20, "state.json"));
     assert_string_equal(error.message, expected);
     checkpoint_release(&c);
+    assert_int_equal(save(o, 30, 3), STATUS_OK);   /* and behind one that is damaged */
+    flip(in_step(30, "parameters.safetensors"), -1);
+    assert_int_equal(checkpoint_find(&c, checkpoints, &error), STATUS_UNSUPPORTED);
+    assert_string_equal(error.message, expected);
+    checkpoint_release(&c);
     optimizer_destroy(o);
 }
 
@@ -274,17 +290,6 @@ static void the_last_ones_are_kept(void **state) {
     assert_int_equal(found_step(o, NULL), 100000000);
     assert_false(file_exists(in_step(50, "")));
     optimizer_destroy(o);
-}
-
-static void flip(const char *path, int64_t position) {
-    FILE *file = fopen(path, "r+b");
-    assert_non_null(file);
-    fseek(file, position >= 0 ? position : 0, position >= 0 ? SEEK_SET : SEEK_END);
-    if (position < 0) fseek(file, position, SEEK_END);
-    int byte = fgetc(file);
-    fseek(file, -1, SEEK_CUR);
-    fputc(byte ^ 1, file);
-    fclose(file);
 }
 
 /* Each damage to the newest of two checkpoints is noticed, and the older one is taken. */

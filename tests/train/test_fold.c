@@ -299,6 +299,30 @@ static void passes_share_a_memory(void **state) {
     close_subject(&s);
 }
 
+/* A step that fails on its way is forgotten: another trainer of the model folds its leaves as ever. */
+static void a_failed_step_leaves_nothing(void **state) {
+    (void)state;
+    struct subject s = open_subject(v3, COMPUTE_F32, 1);
+    const size_t count = gradient_count(s.model);
+    float *gradients[2] = {malloc(count * sizeof(float)), malloc(count * sizeof(float))};
+    for (int failed = 0; failed < 2; failed++) {
+        struct trainer *trainer;
+        struct trainer_result result;
+        assert_int_equal(trainer_create(&trainer, s.model, NULL, &s.objective, 1, 1, LENGTH, &error), STATUS_OK);
+        assert_int_equal(trainer_gradients(trainer, tokens, targets, SEQUENCES, LENGTH, &result, &error), STATUS_OK);
+        copy_gradients(s.model, gradients[failed]);
+        s.model->head->compute = COMPUTE_FP8; /* refused, behind all layers */
+        assert_int_equal(trainer_gradients(trainer, tokens, targets, SEQUENCES, LENGTH, &result, &error),
+                         STATUS_UNSUPPORTED);
+        s.model->head->compute = COMPUTE_F32;
+        assert_int_equal(trainer->memory.used, 0);
+        trainer_destroy(trainer);
+    }
+    assert_memory_equal(gradients[0], gradients[1], count * sizeof(float));
+    free(gradients[0]), free(gradients[1]);
+    close_subject(&s);
+}
+
 int main(void) {
     for (int i = 0; i < TOKENS; i++) {
         tokens[i] = (int32_t)random_below(3, 1, (uint64_t)i, VOCABULARY);
@@ -311,6 +335,7 @@ int main(void) {
         cmocka_unit_test(buffers_are_few),
         cmocka_unit_test(gradients_are_done_once),
         cmocka_unit_test(passes_share_a_memory),
+        cmocka_unit_test(a_failed_step_leaves_nothing),
     };
     return cmocka_run_group_tests_name("fold", tests, NULL, NULL);
 }

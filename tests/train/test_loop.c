@@ -159,6 +159,17 @@ static void separate_documents_resume(void **state) {
     /* one of ten tokens ends a document */
     assert_true(whole.last.targets < joined.last.targets && 10 * whole.last.targets > 8 * joined.last.targets);
     assert_true(whole.first_loss != joined.first_loss);
+    /* what is held out is an end and what begins there: no target, which is no reason to end a run */
+    memcpy(many, text, 1000);
+    memcpy(many + 1000, "<|endoftext|>b", 14);
+    assert_int_equal(file_replace(text_path, many, 1014, &error), STATUS_OK);
+    whole = joined = (struct told){0};
+    char few[200];
+    snprintf(few, sizeof few, "%s train.eval_fraction=0.0025", separate);
+    assert_int_equal(train("no-target", false, 1, few, &whole), STATUS_OK);
+    assert_int_equal(whole.evaluations, 0);
+    assert_int_equal(train("one-target", false, 1, strchr(few, ' ') + 1, &joined), STATUS_OK);
+    assert_int_equal(joined.last_targets, 1);
     assert_int_equal(file_replace(text_path, text, size, &error), STATUS_OK);
     free(many);
     free(text);
