@@ -174,8 +174,7 @@ int main(int argc, char **argv) {
     const double time = median(model.total, steps), passes = median(model.passes, steps),
                  updates = median(model.updates, steps);
     const size_t model_bytes = model.model->page_bytes[0] + model.model->page_bytes[1] +
-                               optimizer_bytes(model.model->parameters, model.model->parameter_count,
-                                               moments_of(compute));
+                               model.optimizer->page_bytes;
     const double per_parameter = compute == COMPUTE_BF16 ? 20 : compute == COMPUTE_FP8 ? 14 : 16;
     printf("train_step %s %s %s, %d threads: %.1f tokens/s, %.3f s (passes %.3f, AdamW %.3f), %.1f GFLOP/s\n", argv[1],
            argv[2], isa_name(isa), pool_threads(pool), (double)rows / time, time, passes, updates,

@@ -337,7 +337,7 @@ static void texts_that_draft_join_and_leave(void **state) {
     enum { GUESTS = 3, ROUNDS = 500 };
     (void)state;
     for (int kind = 0; kind < KINDS; kind++) {
-        struct machine machine = machine_open((enum kind)kind, 1, DTYPE_BF16, DTYPE_BF16, 0), other = machine;
+        struct machine machine = machine_open((enum kind)kind, 1, COMPUTE_BF16, CACHE_BF16, 0), other = machine;
         struct options_set set = { .eos = { 'e', 't' } };
         struct generation expected[TEXTS], guests[GUESTS] = { 0 };
         struct whim whim = { .seed = 4, .most = DEPTHS };
