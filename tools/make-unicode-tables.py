@@ -1,19 +1,23 @@
 #!/usr/bin/env python3
-"""Writes src/text/unicode_tables.c: the character classes of text/unicode.h in two levels, blocks of 128 characters and
-the distinct rows among them.
+"""Writes src/text/unicode_runs.h: the character classes of text/unicode.h as runs of characters with the same ones, of
+which src/text/unicode.c makes its tables.
 
-    tools/make-unicode-tables.py tests/text/data/unicode-classes.json > src/text/unicode_tables.c
+    tools/make-unicode-tables.py tests/text/data/unicode-classes.json > src/text/unicode_runs.h
 
 The input lists, for each class, the code points that the reference tokenizer counts to it, as ranges in hexadecimal.
-The sets at the end of unicode.h are spelt
-out by the patterns of DeepSeek's tokenizers and stand here as code points, because the letters of V1 do not survive
-Unicode normalisation.
+The sets at the end of unicode.h are spelt out by the patterns of DeepSeek's tokenizers and stand here as code points,
+because the letters of V1 do not survive Unicode normalisation.
 """
+import itertools
 import json
+import string
 import sys
+import textwrap
 
 # Names in the file, in the order of the bits of text/unicode.h.
 CLASSES = ["L", "M", "N", "P", "S", "space", "digits", "word"]
+BITS = ["LETTER", "MARK", "NUMBER", "PUNCTUATION", "SYMBOL", "SPACE", "DIGIT", "WORD", "LINE_END", "V1_LETTER",
+        "V1_PUNCTUATION", "V1_CJK", "V3_CJK"]
 
 LINE_END = "A D"
 V1_LETTER = """
@@ -39,17 +43,6 @@ def code_points(ranges):
         yield from range(int(first, 16), int(last or first, 16) + 1)
 
 
-def numbers(values, width):
-    lines, line = [], ""
-    for value in values:
-        item = f"{value}," if not line else f" {value},"
-        if len(line) + len(item) > width:
-            lines.append(line)
-            line, item = "", f"{value},"
-        line += item
-    return lines + [line]
-
-
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: make-unicode-tables.py unicode-classes.json")
@@ -60,26 +53,32 @@ def main():
     for index, ranges in enumerate(sets):
         for character in code_points(ranges):
             bits[character] |= 1 << index
-    rows, blocks = {}, []
-    for start in range(0, len(bits), 128):
-        blocks.append(rows.setdefault(tuple(bits[start:start + 128]), len(rows)))
-    if len(rows) > 256:
-        sys.exit(f"{len(rows)} distinct blocks: their numbers do not fit into a byte")
-    print(
-        "/* Character classes of Unicode 16.0 (text/unicode.h). Written by tools/make-unicode-tables.py: change that, not this. */"
-    )
-    print('#include "text/unicode.h"\n')
-    print("const uint8_t unicode_block_of[0x110000 >> 7] = {")
-    for line in numbers(blocks, 136):
-        print("    " + line)
-    print("};\n")
-    print(f"const uint16_t unicode_classes[{len(rows)}][128] = {{")
-    for row in rows:
-        print("    {")
-        for line in numbers(row, 132):
-            print("        " + line)
-        print("    },")
-    print("};")
+    blocks = [set(bits[start:start + 128]) for start in range(0, len(bits), 128)]
+    rows = sum(len(block) > 1 for block in blocks) + len({min(block) for block in blocks if len(block) == 1})
+    if rows > 256:
+        sys.exit(f"{rows} rows of unicode_classes: their numbers do not fit into a byte")
+    runs = [(bits, len(list(characters))) for bits, characters in itertools.groupby(bits)]
+    letters = dict(zip(dict(runs), string.ascii_letters))
+    print("""\
+/* Character classes of Unicode 16.0 in runs. Written by tools/make-unicode-tables.py: change that, not this. */
+#ifndef DEEPSEEK_TEXT_UNICODE_RUNS_H
+#define DEEPSEEK_TEXT_UNICODE_RUNS_H
+
+#include "text/unicode.h"
+
+/* The letter that stands for a set of classes. */
+static const uint16_t unicode_sets[128] = {""")
+    for bits, letter in letters.items():
+        names = [f"UNICODE_{name}" for index, name in enumerate(BITS) if bits >> index & 1]
+        print(f"    ['{letter}'] = {' | '.join(names) or 0},")
+    print("""\
+};
+
+/* From U+0000 to U+10FFFF: how many characters (nothing for one) have the classes of a letter. */
+static const char *const unicode_runs[] = {""")
+    for line in textwrap.wrap(" ".join(f"{length if length > 1 else ''}{letters[bits]}" for bits, length in runs), 113):
+        print(f'    "{line}",')
+    print("};\n\n#endif")
 
 
 main()

@@ -1,5 +1,4 @@
-/* Character classes of Unicode 16.0 as the reference tokenizer sees them (tools/make-unicode-tables.py writes
- * unicode_tables.c). */
+/* Character classes of Unicode 16.0 as the reference tokenizer sees them. */
 #ifndef DEEPSEEK_TEXT_UNICODE_H
 #define DEEPSEEK_TEXT_UNICODE_H
 
@@ -22,9 +21,9 @@ enum {
     UNICODE_V3_CJK = 4096,          /* V3 step 2 */
 };
 
-/* block of 128 characters -> row of unicode_classes; row 0 is ASCII */
-extern const uint8_t unicode_block_of[0x110000 >> 7];
-extern const uint16_t unicode_classes[][128];
+/* block of 128 characters -> row of unicode_classes; row 0 is ASCII. Nobody writes to them once main() has begun. */
+extern uint8_t unicode_block_of[0x110000 >> 7];
+extern uint16_t unicode_classes[256][128];
 
 /* The classes of a character up to U+10FFFF, as a set of the bits above. */
 static inline unsigned unicode_class(uint32_t character) {
