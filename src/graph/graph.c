@@ -101,7 +101,8 @@ void *gradient_of(struct graph *graph, struct tensor *tensor, enum matmul_onto *
 void *gradient_zeroed(struct graph *graph, struct tensor *tensor) {
     enum matmul_onto onto;
     void *grad = gradient_of(graph, tensor, &onto);
-    if (onto == MATMUL_REPLACE && graph_computes(graph)) memset(grad, 0, gradient_bytes(tensor));
+    if (onto == MATMUL_REPLACE && graph_computes(graph))
+        graph->kernels->rows.zero(graph->pool, grad, gradient_bytes(tensor));
     return grad;
 }
 
@@ -119,7 +120,8 @@ float *parameter_gradient(struct graph *graph, struct parameter *p, enum matmul_
     if (first) p->leaf = gathers ? p->leaf_buffer : p->grad;
     const bool added = first && p->grad_written && !gathers;
     if (onto) *onto = added ? MATMUL_ADD : first ? MATMUL_REPLACE : MATMUL_CONTINUE;
-    else if (first && !added) memset(p->leaf, 0, (size_t)p->count * sizeof *p->leaf);
+    else if (first && !added)
+        graph->kernels->rows.zero(graph->pool, p->leaf, (size_t)p->count * sizeof *p->leaf);
     if (added && (!onto || p->contributions > 1)) graph->status = STATUS_UNSUPPORTED;   /* nobody planned the pass */
     p->grad_written = true;
     return p->leaf;

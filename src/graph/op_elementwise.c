@@ -39,7 +39,7 @@ static void embedding_backward(struct graph *graph, struct op *op) {
     enum matmul_onto onto;
     float *dtable = parameter_gradient(graph, table, &onto);
     if (graph_computes(graph)) {
-        if (onto == MATMUL_REPLACE) memset(dtable, 0, (size_t)table->count * sizeof *dtable);
+        if (onto == MATMUL_REPLACE) kernels->zero(graph->pool, dtable, (size_t)table->count * sizeof *dtable);
         if (onto == MATMUL_ADD) {
             int32_t *again = seen + table->shape[0], *once = again + x->rows;
             find_first_rows(ids, x->rows, seen, again, once);

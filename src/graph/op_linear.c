@@ -1,9 +1,6 @@
 /* Linear layers y_i = W_i x that share their input (spec/v1-v3.md section 7: dx = sum_i
  * W_i^T dy_i, dW_i += dy_i x^T). */
-#include <math.h>
-
 #include "graph/weights.h"
-#include "kernels/fp8.h"
 
 struct matrix matrix_of_parameter(const struct parameter *w, bool transposed) {
     const int64_t out = w->shape[0], in = w->shape[1];
@@ -89,42 +86,9 @@ void count_operand(struct graph *graph, const struct parameter *w, enum fp8_oper
                                    m->stride, m->rows, m->cols, m->least_amax, m->power_of_two);
 }
 
-struct weight_count { const struct parameter *w; _Atomic int64_t underflows, overflows; };
-
-/* Blocks of 128 x 128, as pack_part makes them. */
-static void count_weight_part(void *context, int thread, int threads) {
-    struct weight_count *count = context;
-    const struct parameter *w = count->w;
-    const int64_t out = w->shape[0], in = w->shape[1];
-    int64_t begin, end, underflows = 0, overflows = 0;
-    pool_share(out, MATMUL_GRAIN, thread, threads, &begin, &end);
-    for (int64_t r0 = begin; r0 < end; r0 += MATMUL_GRAIN)
-        for (int64_t c0 = 0; c0 < in; c0 += MATMUL_GRAIN) {
-            const int64_t r1 = r0 + MATMUL_GRAIN < out ? r0 + MATMUL_GRAIN : out,
-                          c1 = c0 + MATMUL_GRAIN < in ? c0 + MATMUL_GRAIN : in;
-            float amax = 0;
-            for (int64_t r = r0; r < r1; r++)
-                for (int64_t c = c0; c < c1; c++) amax = fp8_largest(amax, w->value[r * in + c]);
-            const float scale = fp8_scale(amax, 0, false);
-            for (int64_t r = r0; r < r1; r++)
-                for (int64_t c = c0; c < c1; c++) {
-                    const float x = fabsf(w->value[r * in + c] / scale);
-                    underflows += x > 0 && x <= 0x1p-10f;   /* half of the smallest code, to even */
-                    /* what would be rounded to a larger code than the largest; infinities alone */
-                    overflows += x >= 464.0f;
-                }
-        }
-    count->underflows += underflows;
-    count->overflows += overflows;
-}
-
 void count_weight(struct graph *graph, const struct parameter *w) {
     if (!graph->fp8 || graph->again || w->compute != COMPUTE_FP8 || !w->value || !graph_computes(graph)) return;
-    struct weight_count count = {.w = w};
-    pool_run(graph->pool, count_weight_part, &count);
-    graph->fp8->w.numbers += w->count;
-    graph->fp8->w.underflows += count.underflows;
-    graph->fp8->w.overflows += count.overflows;
+    graph->kernels->rows.count_fp8_blocks(graph->pool, &graph->fp8->w, w->value, w->shape[0], w->shape[1]);
 }
 
 /* y_i [rows, out_i] = x W_i^T */

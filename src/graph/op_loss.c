@@ -116,8 +116,7 @@ void op_logits(struct graph *graph, struct tensor *h, struct parameter *head, co
          *scratch = scratch_take(graph, scratch_bytes);
     struct matmul_product operand = {.n = vocab};
     if (graph_computes(graph)) {
-        for (int64_t i = 0; rows && i < count; i++)
-            memcpy(gathered + (size_t)i * row_bytes, (const uint8_t *)h->data + (size_t)rows[i] * row_bytes, row_bytes);
+        if (rows) graph->kernels->moe.gather(graph->pool, gathered, h->data, rows, 1, count, row_bytes);
         weight_operand(graph, head, 0, packed_scratch, &operand);
     }
     head_product(graph, gathered, h->dtype, width, count, width, head->compute, &operand, logits, DTYPE_F32,

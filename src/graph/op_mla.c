@@ -3,12 +3,12 @@
  * Expanded (training): latent splits what W_kva made, latent_keys makes each head's keys and values of it, and
  * attention is the common one. Absorbed (inference): W_kvb goes into the queries and the outputs, head by head, and
  * attention reads the latents themselves. */
-#include "graph/columns.h"
 #include "graph/weights.h"
 
-static void *element(const struct tensor *t, int64_t index) {
-    return (uint8_t *)t->data + dtype_bytes(t->dtype, (size_t)index);
+static void *at(const void *data, enum dtype dtype, int64_t index) {
+    return (uint8_t *)data + dtype_bytes(dtype, (size_t)index);
 }
+static void *element(const struct tensor *t, int64_t index) { return at(t->data, t->dtype, index); }
 
 /* ---- [c_raw | k_r_raw] -> c = RMSNorm(c_raw), k_r = rope(k_r_raw) ------------------------------------------------ */
 
@@ -22,7 +22,8 @@ static void latent_forward(struct graph *graph, struct op *op) {
     if (!graph_computes(graph)) return;
     kernels->rmsnorm_forward(graph->pool, c->data, c->dtype, c->width, rstd->data, x->data, x->dtype, x->width,
                              op->parameters[0]->value, x->rows, c->width, latent->eps);
-    columns_move(graph, k_r->data, k_r->width, 0, x->data, x->width, c->width, k_r->width, x->rows, x->dtype, false);
+    kernels->move(graph->pool, k_r->data, k_r->width, element(x, c->width), x->width, x->dtype, x->rows, k_r->width,
+                  false);
     kernels->rope(graph->pool, k_r->data, k_r->dtype, k_r->width, x->rows, 1, (int)k_r->width, 0, (int)k_r->width,
                   latent->table, latent->positions, true, false);
 }
@@ -41,10 +42,11 @@ static void latent_backward(struct graph *graph, struct op *op) {
     void *scratch = scratch_take(graph, scratch_bytes);
     float *dw = parameter_gradient(graph, op->parameters[0], NULL);
     if (graph_computes(graph)) {
-        memset(dx, 0, (size_t)(x->rows * x->width) * sizeof(float));
+        kernels->zero(graph->pool, dx, (size_t)(x->rows * x->width) * sizeof(float));
         kernels->rmsnorm_backward(graph->pool, dx, x->width, dw, c->grad, c->grad_dtype, c->width, x->data, x->dtype,
                                   x->width, op->parameters[0]->value, rstd->data, x->rows, c->width, scratch);
-        columns_move(graph, dx, x->width, c->width, k_r->grad, k_r->width, 0, k_r->width, x->rows, DTYPE_F32, false);
+        kernels->move(graph->pool, dx + c->width, x->width, k_r->grad, k_r->width, DTYPE_F32, x->rows, k_r->width,
+                      false);
         kernels->rope(graph->pool, dx, DTYPE_F32, x->width, x->rows, 1, (int)x->width, (int)c->width, (int)k_r->width,
                       latent->table, latent->positions, true, true);
         if (!direct) kernels->convert(graph->pool, sole, x->grad_dtype, dx, DTYPE_F32, x->rows * x->width);
@@ -72,71 +74,17 @@ void op_latent(struct graph *graph, struct tensor *x, struct parameter *norm, fl
 
 /* ---- kvu, k_r -> k = [k_n | k_r] and v of every head ------------------------------------------------------------- */
 
-/* One row: per head [nope | value] and the shared [rotary] to [nope | rotary] and [value]; elements of `size` bytes. */
-struct keys {
-    uint8_t *k, *v, *kvu;
-    const uint8_t *k_r;
-    float *dk_r;
-    enum dtype dtype;
-    int heads;
-    int64_t nope, rotary, value, rows;
-};
-
-static void keys_forward_part(void *context, int thread, int threads) {
-    const struct keys *s = context;
-    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary,
-                 value = size * (size_t)s->value;
-    int64_t begin, end;
-    pool_share(s->rows, 1, thread, threads, &begin, &end);
-    for (int64_t row = begin; row < end; row++)
-        for (int h = 0; h < s->heads; h++) {
-            const size_t at = (size_t)row * (size_t)s->heads + (size_t)h;
-            const uint8_t *from = s->kvu + at * (nope + value);
-            uint8_t *k = s->k + at * (nope + rotary);
-            memcpy(k, from, nope);
-            memcpy(k + nope, s->k_r + (size_t)row * rotary, rotary);
-            memcpy(s->v + at * value, from + nope, value);
-        }
-}
-
-/* dkvu = [dk_n | dv];  dk_r = sum over the heads of their dk's last channels, in fp32 and in the order of the heads */
-static void keys_backward_part(void *context, int thread, int threads) {
-    const struct keys *s = context;
-    const size_t size = dtype_bytes(s->dtype, 1), nope = size * (size_t)s->nope, rotary = size * (size_t)s->rotary,
-                 value = size * (size_t)s->value;
-    int64_t begin, end;
-    pool_share(s->rows, 1, thread, threads, &begin, &end);
-    for (int64_t row = begin; row < end; row++) {
-        float *dk_r = s->dk_r + row * s->rotary;
-        for (int h = 0; h < s->heads; h++) {
-            const size_t at = (size_t)row * (size_t)s->heads + (size_t)h;
-            const uint8_t *dk = s->k + at * (nope + rotary);
-            uint8_t *dkvu = s->kvu + at * (nope + value);
-            memcpy(dkvu, dk, nope);
-            memcpy(dkvu + nope, s->v + at * value, value);
-            for (int64_t i = 0; i < s->rotary; i++) {
-                const float x = s->dtype == DTYPE_BF16 ? bf16_to_float(((const uint16_t *)(const void *)(dk + nope))[i])
-                                                       : ((const float *)(const void *)(dk + nope))[i];
-                dk_r[i] = h ? dk_r[i] + x : x;
-            }
-        }
-    }
-}
-
 static void keys_forward(struct graph *graph, struct op *op) {
-    struct keys task = *(const struct keys *)op->extra;
-    if (!graph_computes(graph)) return;
-    task.kvu = op->in[0]->data, task.k_r = op->in[1]->data;
-    task.k = op->out[0]->data, task.v = op->out[1]->data;
-    pool_run(graph->pool, keys_forward_part, &task);
+    if (graph_computes(graph))
+        graph->kernels->rows.latent_keys_forward(graph->pool, op->extra, op->out[0]->data, op->out[1]->data,
+                                                 op->in[0]->data, op->in[1]->data, op->in[0]->rows);
 }
 
 static void keys_backward(struct graph *graph, struct op *op) {
-    struct keys task = *(const struct keys *)op->extra;
-    task.kvu = gradient_sole(graph, op->in[0]), task.dk_r = gradient_sole(graph, op->in[1]);
-    if (!graph_computes(graph)) return;
-    task.k = op->out[0]->grad, task.v = op->out[1]->grad;
-    pool_run(graph->pool, keys_backward_part, &task);
+    void *dkvu = gradient_sole(graph, op->in[0]), *dk_r = gradient_sole(graph, op->in[1]);
+    if (graph_computes(graph))
+        graph->kernels->rows.latent_keys_backward(graph->pool, op->extra, dkvu, dk_r, op->out[0]->grad,
+                                                  op->out[1]->grad, op->in[0]->rows);
 }
 
 /* The backward reads no data. But with kvu kept, k and v are made again without its product, and they are the larger
@@ -147,11 +95,10 @@ static const struct op_kind keys_kind = {
 void op_latent_keys(struct graph *graph, struct tensor *kvu, struct tensor *k_r, int heads, int64_t nope,
                     struct tensor **k, struct tensor **v) {
     *k = *v = NULL;
-    struct op *op = op_new(graph, &keys_kind, sizeof(struct keys));
+    struct op *op = op_new(graph, &keys_kind, sizeof(struct latent_heads));
     if (!op) return;
     const int64_t value = kvu->width / heads - nope;
-    *(struct keys *)op->extra = (struct keys){
-        .dtype = kvu->dtype, .heads = heads, .nope = nope, .rotary = k_r->width, .value = value, .rows = kvu->rows};
+    *(struct latent_heads *)op->extra = (struct latent_heads){kvu->dtype, heads, nope, k_r->width, value};
     op_input(op, kvu);
     op_input(op, k_r);
     *k = op_output(graph, op, kvu->rows, heads * (nope + k_r->width), kvu->dtype, kvu->grad_dtype);
@@ -260,8 +207,8 @@ static void attend_absorbed(struct graph *graph, struct op *op, int count, int64
     const void *q_rows = graph_computes(graph) ? element(q, row * q->width) : NULL;
     heads_product(graph, attention, op->parameters[0], 0, q_rows, head, shape->nope, qt, wide, shape->rank, rows);
     if (graph_computes(graph))
-        columns_move(graph, qt, wide, shape->rank, q_rows, head, shape->nope, shape->rotary, rows * heads, dtype,
-                     false);
+        graph->kernels->rows.move(graph->pool, at(qt, dtype, shape->rank), wide, at(q_rows, dtype, shape->nope), head,
+                                  dtype, rows * heads, shape->rotary, false);
 
     const size_t scratch_bytes = kernels->scratch_bytes(&absorbed, end_of(attention->some, count),
                                                         pool_threads(graph->pool));
@@ -326,8 +273,8 @@ static void attend_expanded(struct graph *graph, struct op *op, const struct att
                 .data = c, .dtype = dtype, .rows = rows, .cols = shape->rank, .stride = shape->rank};
             matmul->run(graph->pool, &a, view_compute(w), attention->products, 2 * shape->heads, product_scratch);
             for (int64_t h = 0; h < heads; h++)
-                columns_move(graph, k, heads * head, h * head + shape->nope, k_r, shape->rotary, 0, shape->rotary, rows,
-                             dtype, false);
+                graph->kernels->rows.move(graph->pool, at(k, dtype, h * head + shape->nope), heads * head, k_r,
+                                          shape->rotary, dtype, rows, shape->rotary, false);
             const struct attention_job part = {.kv = store, .capacity = positions, .position = first, .count = rows};
             kernels->kv_write(graph->pool, &expanded, &part, 1, k, dtype, heads * head, v, dtype, heads * shape->value);
         }

@@ -350,7 +350,7 @@ static void down_backward(struct graph *graph, struct op *op) {
                  sorted_bytes = dtype_bytes(y->grad_dtype, (size_t)(pass.room * pass.hidden));
     void *sorted = scratch_take(graph, sorted_bytes), *h = scratch_take(graph, h_bytes);   /* sorted: dy by rows */
     /* dropped slots have no row */
-    if (graph_computes(graph)) memset(dg, 0, (size_t)pass.rows * sizeof *dg);
+    if (graph_computes(graph)) graph->kernels->rows.zero(graph->pool, dg, (size_t)pass.rows * sizeof *dg);
     while (next_chunk(&pass)) {
         const struct operand dy = gather(&pass, sorted, y->grad, y->grad_dtype),
                              dh = {h, gate_up->dtype, pass.width, 0, pass.first};

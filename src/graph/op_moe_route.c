@@ -11,14 +11,14 @@ static void route_forward(struct graph *graph, struct op *op) {
     const struct moe_kernels *kernels = &graph->kernels->moe;
     const struct tensor *z = op->in[0];
     const size_t gate_bytes = kernels->gate_scratch(gate, pool_threads(graph->pool)),
-                 sort_bytes = route->drops ? moe_sort_scratch(gate, z->rows) : 0;
+                 sort_bytes = route->drops ? kernels->sort_scratch(gate, z->rows) : 0;
     void *gate_scratch = scratch_take(graph, gate_bytes),
          *sort_scratch = sort_bytes ? scratch_take(graph, sort_bytes) : NULL;
     if (graph_computes(graph)) {
         struct moe_routing routing = moe_routing_in(op->out[2]->data, gate, z->rows);
         kernels->gate_forward(graph->pool, gate, op->out[0]->data, routing.chosen, op->out[1]->data, z->data, z->rows,
                               gate_scratch);
-        moe_sort(gate, &routing, z->rows, op->out[0]->data, route->drops ? &route->dropping : NULL, sort_scratch);
+        kernels->sort(gate, &routing, z->rows, op->out[0]->data, route->drops ? &route->dropping : NULL, sort_scratch);
     }
     scratch_give(graph, sort_scratch, sort_bytes);
     scratch_give(graph, gate_scratch, gate_bytes);
@@ -83,8 +83,7 @@ static void balance_forward(struct graph *graph, struct op *op) {
     }
     if (!report->counts || !graph_computes(graph)) return;
     const struct moe_routing routing = moe_routing_in(op->in[1]->data, &balance->gate, scores->rows);
-    for (int64_t e = 0; e < balance->gate.experts; e++) report->counts[e] += routing.first[e + 1] - routing.first[e];
-    *report->dropped += scores->rows * balance->gate.top_k - routing.first[balance->gate.experts];
+    kernels->count_load(&balance->gate, &routing, scores->rows, report->counts, report->dropped);
 }
 
 /* No output, hence no backward: the forward has left ds in the scores' gradient. */

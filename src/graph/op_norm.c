@@ -25,7 +25,7 @@ static void rmsnorm_backward(struct graph *graph, struct op *op) {
     void *scratch = scratch_take(graph, scratch_bytes);
     float *dw = parameter_gradient(graph, w, NULL);
     if (graph_computes(graph)) {
-        if (!direct) memset(dx, 0, dx_bytes);
+        if (!direct) graph->kernels->rows.zero(graph->pool, dx, dx_bytes);
         graph->kernels->rows.rmsnorm_backward(graph->pool, dx, x->width, dw, y->grad, y->grad_dtype, y->width, x->data,
                                               x->dtype, x->width, w->value, rstd->data, x->rows, x->width, scratch);
         if (!direct) graph->kernels->rows.convert(graph->pool, rounded, x->grad_dtype, dx, DTYPE_F32, count);

@@ -1,6 +1,6 @@
 /* What moves numbers without computing: rows of a tensor, two tensors side by side, numbers from outside (spec/v1-v3.md
  * section 2.10 puts them together at the entrance of an MTP module). */
-#include "graph/columns.h"
+#include "graph/graph.h"
 
 /* ---- y[i] = x[rows[i]];  dx[rows[i]] += dy[i] ---- */
 
@@ -41,7 +41,9 @@ struct constant { const void *data; };
 
 static void constant_forward(struct graph *graph, struct op *op) {
     const struct tensor *y = op->out[0];
-    if (graph_computes(graph)) memcpy(y->data, ((const struct constant *)op->extra)->data, tensor_bytes(y));
+    if (graph_computes(graph))
+        graph->kernels->rows.move(graph->pool, y->data, y->width, ((const struct constant *)op->extra)->data, y->width,
+                                  y->dtype, y->rows, y->width, false);
 }
 
 /* What came as gradient is nobody's. */
@@ -66,7 +68,8 @@ static void concat_forward(struct graph *graph, struct op *op) {
     int64_t column = 0;
     for (int i = 0; i < 2 && graph_computes(graph); i++) {
         const struct tensor *x = op->in[i];
-        columns_move(graph, y->data, y->width, column, x->data, x->width, 0, x->width, y->rows, y->dtype, false);
+        graph->kernels->rows.move(graph->pool, (char *)y->data + dtype_bytes(y->dtype, (size_t)column), y->width,
+                                  x->data, x->width, y->dtype, y->rows, x->width, false);
         column += x->width;
     }
 }
@@ -79,8 +82,9 @@ static void concat_backward(struct graph *graph, struct op *op) {
         enum matmul_onto onto;
         void *dx = gradient_of(graph, x, &onto);
         if (graph_computes(graph))
-            columns_move(graph, dx, x->width, 0, y->grad, y->width, column, x->width, y->rows, y->grad_dtype,
-                         onto != MATMUL_REPLACE);
+            graph->kernels->rows.move(graph->pool, dx, x->width,
+                                      (char *)y->grad + dtype_bytes(y->grad_dtype, (size_t)column), y->width,
+                                      y->grad_dtype, y->rows, x->width, onto != MATMUL_REPLACE);
         column += x->width;
     }
 }

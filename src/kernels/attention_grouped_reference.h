@@ -1,9 +1,9 @@
-/* The grouped core over `real`: attention_reference.h with keys and values of every head in a store. In a backward over
+/* The grouped core over `real`: attention_formula.h with keys and values of every head in a store. In a backward over
  * BF16 P and dS are rounded to bf16 for their products. */
 #ifndef DEEPSEEK_KERNELS_ATTENTION_GROUPED_REFERENCE_H
 #define DEEPSEEK_KERNELS_ATTENTION_GROUPED_REFERENCE_H
 
-#include "kernels/attention_reference.h"
+#include "kernels/attention_formula.h"
 
 /* The store is [capacity, kv_heads, qk_dim] keys, then [capacity, kv_heads, v_dim] values. */
 static size_t reference_key_bytes(const struct attention_shape *shape, int64_t capacity) {

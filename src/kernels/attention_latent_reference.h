@@ -1,10 +1,10 @@
-/* The latent core over `real`: attention_reference.h over a store of one row per position, whose value is the first
+/* The latent core over `real`: attention_formula.h over a store of one row per position, whose value is the first
  * channels of its key. kv_dtype F8_E4M3 is a BF16 store whose values went through codes (attention_codes.h). */
 #ifndef DEEPSEEK_KERNELS_ATTENTION_LATENT_REFERENCE_H
 #define DEEPSEEK_KERNELS_ATTENTION_LATENT_REFERENCE_H
 
 #include "kernels/attention_codes.h"
-#include "kernels/attention_reference.h"
+#include "kernels/attention_formula.h"
 
 /* The store is [capacity] rows: v_dim channels of the value, then the others of the key. With F8_E4M3 the first are
  * codes, and their scales follow them. */

@@ -202,10 +202,27 @@ struct adamw_step {
  * 464 times the scale, from where on rounding would not lead to it. NaN counts as cut. */
 struct fp8_counts { int64_t numbers, underflows, overflows; };
 
+/* Heads of latent attention: nope + rotary channels of a key, the rotary ones shared by all heads, and those of a
+ * value. */
+struct latent_heads { enum dtype dtype; int heads; int64_t nope, rotary, value; };
+
 struct row_kernels {
     void (*convert)(struct pool *pool, void *y, enum dtype y_dtype, const void *x, enum dtype x_dtype, int64_t count);
     /* y = a + b, F32 out; b F32 or BF16. y may be a. */
     void (*add)(struct pool *pool, float *y, const float *a, const void *b, enum dtype b_dtype, int64_t count);
+
+    /* `width` numbers of each row, whose rows are y_stride and x_stride apart: y = x, or y += x (F32). */
+    void (*move)(struct pool *pool, void *y, int64_t y_stride, const void *x, int64_t x_stride, enum dtype dtype,
+                 int64_t rows, int64_t width, bool add);
+    void (*zero)(struct pool *pool, void *y, size_t bytes);
+
+    /* kvu [rows, heads, nope + value] and k_r [rows, rotary] to k [rows, heads, nope + rotary] and v [rows, heads,
+     * value]. Backward: dkvu = [dk_n | dv];  dk_r = sum over the heads of their dk's last channels, in fp32 and in the
+     * order of the heads. */
+    void (*latent_keys_forward)(struct pool *pool, const struct latent_heads *heads, void *k, void *v, const void *kvu,
+                                const void *k_r, int64_t rows);
+    void (*latent_keys_backward)(struct pool *pool, const struct latent_heads *heads, void *dkvu, float *dk_r,
+                                 const void *dk, const void *dv, int64_t rows);
 
     /* y[i] = w[i] x[i] r, r = 1 / sqrt(mean(x^2) + eps); rstd [rows] receives r (may be NULL). */
     void (*rmsnorm_forward)(struct pool *pool, void *y, enum dtype y_dtype, int64_t y_stride, float *rstd,
@@ -270,6 +287,8 @@ struct row_kernels {
     /* Adds what quantising x [rows, width] in tiles of one row by 128 would lose. */
     void (*count_fp8)(struct pool *pool, struct fp8_counts *counts, const void *x, enum dtype dtype, int64_t stride,
                       int64_t rows, int64_t width, float least_amax, bool power_of_two);
+    /* The same of a weight [rows, width] in blocks of 128 x 128. */
+    void (*count_fp8_blocks)(struct pool *pool, struct fp8_counts *counts, const float *w, int64_t rows, int64_t width);
 
     /* Sum of squares in double, in blocks of fixed size added in order. */
     double (*sum_of_squares)(struct pool *pool, const float *x, int64_t count);
@@ -326,12 +345,6 @@ struct moe_dropping {
     const uint8_t *spared;     /* [tokens] */
 };
 
-/* From `chosen` the rest of the routing, on the calling thread. dropping NULL: none; otherwise s [tokens, experts] and
- * scratch of moe_sort_scratch bytes are read. */
-size_t moe_sort_scratch(const struct moe_gate *gate, int64_t tokens);
-void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s,
-              const struct moe_dropping *dropping, void *scratch);
-
 /* The balance losses of one sequence of T tokens (section 3.1), N experts, K = top_k, D devices, M = device_limit of
  * them for a token; f is a constant for the gradient:
  *   f_i = N / (K T) #{t: i chosen}           P_i = mean of s_i over t                expert        = sum_i f_i P_i
@@ -356,6 +369,15 @@ struct moe_kernels {
                          const float *z, int64_t tokens, void *scratch);
     void (*gate_backward)(struct pool *pool, const struct moe_gate *gate, float *dz, const float *dg, const float *ds,
                           const float *s, const int32_t *chosen, int64_t tokens);
+
+    /* From `chosen` the rest of the routing, on the calling thread. dropping NULL: none; otherwise s [tokens, experts]
+     * and scratch of sort_scratch bytes are read. */
+    size_t (*sort_scratch)(const struct moe_gate *gate, int64_t tokens);
+    void (*sort)(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s,
+                 const struct moe_dropping *dropping, void *scratch);
+    /* counts[expert] += assignments that were not dropped, and how many were */
+    void (*count_load)(const struct moe_gate *gate, const struct moe_routing *routing, int64_t tokens, int64_t *counts,
+                       int64_t *dropped);
 
     /* y[row] = x[source[row] / top_k], rows of `bytes` bytes */
     void (*gather)(struct pool *pool, void *y, const void *x, const int32_t *source, int top_k, int64_t rows,

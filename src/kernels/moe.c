@@ -75,3 +75,9 @@ void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t 
         routing->source[row] = (int32_t)slot;
     }
 }
+
+void moe_count_load(const struct moe_gate *gate, const struct moe_routing *routing, int64_t tokens, int64_t *counts,
+                    int64_t *dropped) {
+    for (int64_t e = 0; e < gate->experts; e++) counts[e] += routing->first[e + 1] - routing->first[e];
+    *dropped += tokens * gate->top_k - routing->first[gate->experts];
+}

@@ -10,6 +10,12 @@
 
 #include "kernels/kernels.h"
 
+size_t moe_sort_scratch(const struct moe_gate *gate, int64_t tokens);
+void moe_sort(const struct moe_gate *gate, struct moe_routing *routing, int64_t tokens, const float *s,
+              const struct moe_dropping *dropping, void *scratch);
+void moe_count_load(const struct moe_gate *gate, const struct moe_routing *routing, int64_t tokens, int64_t *counts,
+                    int64_t *dropped);
+
 extern const struct moe_kernels moe_reference;
 /* x86-64 only */
 extern const struct moe_kernels moe_avx2;

@@ -311,6 +311,7 @@ static inline void moe_balance(struct pool *pool, const struct moe_balance *bala
 #define MOE_KERNELS {                                                                      \
     .gate_scratch = moe_gate_scratch,                                                      \
     .gate_forward = moe_gate_forward, .gate_backward = moe_gate_backward,                  \
+    .sort_scratch = moe_sort_scratch, .sort = moe_sort, .count_load = moe_count_load,      \
     .gather = moe_gather, .combine = moe_combine,                                          \
     .swiglu_forward = moe_swiglu_forward, .swiglu_backward = moe_swiglu_backward,          \
     .balance_scratch = moe_balance_scratch, .balance = moe_balance,                        \

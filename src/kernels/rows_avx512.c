@@ -8,6 +8,7 @@ typedef float real;
 #include "kernels/rows_elementwise_simd.h"
 #include "kernels/rows_embedding.h"
 #include "kernels/rows_loss_simd.h"
+#include "kernels/rows_move.h"
 #include "kernels/rows_norm_simd.h"
 #include "kernels/rows_optimizer_simd.h"
 #include "kernels/rows_rope_simd.h"

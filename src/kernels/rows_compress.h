@@ -3,6 +3,7 @@
 #ifndef DEEPSEEK_KERNELS_ROWS_COMPRESS_H
 #define DEEPSEEK_KERNELS_ROWS_COMPRESS_H
 
+#include <math.h>
 #include <string.h>
 
 #include "kernels/fp8.h"
@@ -121,6 +122,39 @@ static inline void rows_count_fp8(struct pool *pool, struct fp8_counts *counts, 
                                   int64_t stride, int64_t rows, int64_t width, float least_amax, bool power_of_two) {
     struct count_call call = {counts, x, dtype, stride, rows, width, least_amax, power_of_two};
     rows_run(pool, count_task, &call, rows * width);
+}
+
+struct count_blocks { struct fp8_counts *counts; const float *w; int64_t rows, width; };
+
+static void count_blocks_task(void *context, int thread, int threads) {
+    const struct count_blocks *c = context;
+    int64_t begin, end;
+    struct fp8_counts counts = {0};
+    pool_share(c->rows, FP8_TILE, thread, threads, &begin, &end);
+    for (int64_t r0 = begin; r0 < end; r0 += FP8_TILE)
+        for (int64_t c0 = 0; c0 < c->width; c0 += FP8_TILE) {
+            const int64_t r1 = r0 + FP8_TILE < c->rows ? r0 + FP8_TILE : c->rows,
+                          c1 = c0 + FP8_TILE < c->width ? c0 + FP8_TILE : c->width;
+            float amax = 0;
+            for (int64_t r = r0; r < r1; r++)
+                for (int64_t i = c0; i < c1; i++) amax = fp8_largest(amax, c->w[r * c->width + i]);
+            const float scale = fp8_scale(amax, 0, false);
+            for (int64_t r = r0; r < r1; r++)
+                for (int64_t i = c0; i < c1; i++) {
+                    const float x = fabsf(c->w[r * c->width + i] / scale);
+                    counts.underflows += x > 0 && x <= 0x1p-10f;   /* half of the smallest code, to even */
+                    /* what would be rounded to a larger code than the largest; infinities alone */
+                    counts.overflows += x >= 464.0f;
+                }
+        }
+    __atomic_fetch_add(&c->counts->underflows, counts.underflows, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&c->counts->overflows, counts.overflows, __ATOMIC_RELAXED);
+}
+static inline void rows_count_fp8_blocks(struct pool *pool, struct fp8_counts *counts, const float *w, int64_t rows,
+                                         int64_t width) {
+    struct count_blocks call = {counts, w, rows, width};
+    counts->numbers += rows * width;
+    pool_run(pool, count_blocks_task, &call);
 }
 
 #endif

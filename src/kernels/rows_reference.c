@@ -6,6 +6,7 @@ typedef float real;
 #include "kernels/rows_elementwise_reference.h"
 #include "kernels/rows_embedding.h"
 #include "kernels/rows_loss_reference.h"
+#include "kernels/rows_move.h"
 #include "kernels/rows_norm_reference.h"
 #include "kernels/rows_optimizer_reference.h"
 #include "kernels/rows_rope_reference.h"

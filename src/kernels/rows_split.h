@@ -21,6 +21,9 @@ static inline void rows_run(struct pool *pool, void (*task)(void *context, int t
 
 #define ROW_KERNELS {                                                      \
     .convert = rows_convert, .add = rows_add,                              \
+    .move = rows_move, .zero = rows_zero,                                  \
+    .latent_keys_forward = rows_latent_keys_forward,                       \
+    .latent_keys_backward = rows_latent_keys_backward,                     \
     .rmsnorm_forward = rows_rmsnorm_forward,                               \
     .rmsnorm_backward_scratch = rows_rmsnorm_backward_scratch,             \
     .rmsnorm_backward = rows_rmsnorm_backward,                             \
@@ -33,6 +36,7 @@ static inline void rows_run(struct pool *pool, void (*task)(void *context, int t
     .adamw = rows_adamw, .adamw_bf16 = rows_adamw_bf16,                    \
     .compressed_bytes = rows_compressed_bytes, .compress = rows_compress,  \
     .expand = rows_expand, .count_fp8 = rows_count_fp8,                    \
+    .count_fp8_blocks = rows_count_fp8_blocks,                             \
     .sum_of_squares = rows_sum_of_squares,                                 \
 }
 

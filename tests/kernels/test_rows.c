@@ -846,6 +846,111 @@ static void test_count_fp8(void **state) {
             }
 }
 
+/* Rows moved and added between matrices of other widths; nothing beside them is touched. */
+static void test_move(void **state) {
+    (void)state;
+    static const struct { int64_t rows, width, x_stride, y_stride; } cases[] = {
+        {1, 1, 1, 2}, {3, 5, 7, 9}, {400, 64, 64, 100}, {0, 4, 4, 4}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        for (int kind = 0; kind < 3; kind++)   /* F32, BF16, F32 added */
+            for (const struct variant *v = variants; v < variants + variant_count; v++)
+                for (int p = 0; p < POOLS; p++) {
+                    free_pieces();
+                    const int64_t rows = cases[i].rows, width = cases[i].width, stride = cases[i].x_stride,
+                                  y_stride = cases[i].y_stride;
+                    const enum dtype dtype = kind == 1 ? DTYPE_BF16 : DTYPE_F32;
+                    const size_t size = dtype_bytes(dtype, 1), bytes = size * (size_t)(rows * y_stride);
+                    const void *x = as_dtype(random_floats(rows * stride, 1, 1), rows * stride, dtype);
+                    char *y = as_dtype(random_floats(rows * y_stride, 2, 1), rows * y_stride, dtype),
+                         *want = copy_of(y, bytes);
+                    for (int64_t row = 0; row < rows; row++)
+                        for (int64_t c = 0; c < width; c++) {
+                            char *to = want + size * (size_t)(row * y_stride + c);
+                            const char *from = (const char *)x + size * (size_t)(row * stride + c);
+                            float a, b;
+                            if (kind < 2) memcpy(to, from, size);
+                            else memcpy(&a, to, 4), memcpy(&b, from, 4), a += b, memcpy(to, &a, 4);
+                        }
+                    v->rows->move(pools[p], y, y_stride, x, stride, dtype, rows, width, kind == 2);
+                    check_same("move", v->name, y, want, bytes);
+                    v->rows->zero(pools[p], y, bytes / 2);
+                    for (size_t at = 0; at < bytes / 2; at++) assert_int_equal(y[at], 0);
+                    check_same("zero", v->name, y + bytes / 2, want + bytes / 2, bytes - bytes / 2);
+                }
+}
+
+/* Keys of latent attention by element, and their gradient by the sum over heads in order. */
+static void test_latent_keys(void **state) {
+    (void)state;
+    const struct latent_heads shape[2] = {{DTYPE_F32, 3, 5, 4, 6}, {DTYPE_BF16, 3, 5, 4, 6}};
+    enum { T = 70, HEADS = 3, NOPE = 5, ROTARY = 4, VALUE = 6 };
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        free_pieces();
+        const enum dtype dtype = both[bf16];
+        const size_t size = dtype_bytes(dtype, 1), k_bytes = size * T * HEADS * (NOPE + ROTARY),
+                     v_bytes = size * T * HEADS * VALUE, kvu_bytes = size * T * HEADS * (NOPE + VALUE);
+        const void *kvu = as_dtype(random_floats(T * HEADS * (NOPE + VALUE), 1, 1), T * HEADS * (NOPE + VALUE), dtype),
+                   *k_r = as_dtype(random_floats(T * ROTARY, 2, 1), T * ROTARY, dtype),
+                   *dk = as_dtype(random_floats(T * HEADS * (NOPE + ROTARY), 3, 1), T * HEADS * (NOPE + ROTARY), dtype),
+                   *dv = as_dtype(random_floats(T * HEADS * VALUE, 4, 1), T * HEADS * VALUE, dtype);
+        for (const struct variant *v = variants; v < variants + variant_count; v++)
+            for (int p = 0; p < POOLS; p++) {
+                void *k = piece(k_bytes), *value = piece(v_bytes), *dkvu = piece(kvu_bytes);
+                float *dk_r = piece(T * ROTARY * sizeof(float));
+                v->rows->latent_keys_forward(pools[p], &shape[bf16], k, value, kvu, k_r, T);
+                v->rows->latent_keys_backward(pools[p], &shape[bf16], dkvu, dk_r, dk, dv, T);
+                for (int64_t at = 0; at < T * HEADS; at++) {
+                    for (int64_t i = 0; i < NOPE + ROTARY; i++) {
+                        const int64_t from = at * (NOPE + VALUE) + i;
+                        assert_true(number_at(k, dtype, at * (NOPE + ROTARY) + i) ==
+                                    (i < NOPE ? number_at(kvu, dtype, from)
+                                              : number_at(k_r, dtype, at / HEADS * ROTARY + i - NOPE)));
+                        assert_true(i >= NOPE || number_at(dkvu, dtype, from) ==
+                                                     number_at(dk, dtype, at * (NOPE + ROTARY) + i));
+                    }
+                    for (int64_t i = 0; i < VALUE; i++) {
+                        const int64_t from = at * (NOPE + VALUE) + NOPE + i;
+                        assert_true(number_at(value, dtype, at * VALUE + i) == number_at(kvu, dtype, from));
+                        assert_true(number_at(dkvu, dtype, from) == number_at(dv, dtype, at * VALUE + i));
+                    }
+                }
+                for (int64_t t = 0; t < T; t++)
+                    for (int64_t i = 0; i < ROTARY; i++) {
+                        float sum = 0;
+                        for (int64_t h = 0; h < HEADS; h++)
+                            sum += (float)number_at(dk, dtype, (t * HEADS + h) * (NOPE + ROTARY) + NOPE + i);
+                        assert_true(dk_r[t * ROTARY + i] == sum);
+                    }
+            }
+    }
+}
+
+/* What a weight in blocks of 128 x 128 loses. */
+static void test_count_fp8_blocks(void **state) {
+    (void)state;
+    const int64_t rows = 200, width = 130;
+    float *w = random_floats(rows * width, 1, 1);
+    w[3] = 1e-9f, w[5] = 0, w[129 * width + 129] = INFINITY, w[130 * width + 128] = 1e-9f;
+    struct fp8_counts want = {rows * width + 7, 8, 9};
+    float amax[2][2] = {{0}};
+    for (int64_t at = 0; at < rows * width; at++) {
+        float *of_block = &amax[at / width / 128][at % width / 128];
+        *of_block = fmaxf(*of_block, fabsf(w[at]));
+    }
+    for (int64_t at = 0; at < rows * width; at++) {
+        const float q = fabsf(w[at] / (amax[at / width / 128][at % width / 128] / 448.0f));
+        want.underflows += q > 0 && (e4m3_from_float(q) & 0x7F) == 0;
+        want.overflows += q >= 464;
+    }
+    assert_true(want.underflows > 8);
+    for (const struct variant *v = variants; v < variants + variant_count; v++)
+        for (int p = 0; p < POOLS; p++) {
+            struct fp8_counts counted = {7, 8, 9};
+            v->rows->count_fp8_blocks(pools[p], &counted, w, rows, width);
+            check_same("count_fp8_blocks", v->name, &counted, &want, sizeof want);
+        }
+}
+
 /* The vector variants take subnormals for zeros, and leave the processor as it was. */
 static void test_adamw_subnormals(void **state) {
     (void)state;
@@ -914,6 +1019,9 @@ int main(void) {
         cmocka_unit_test_teardown(test_compression, teardown),
         cmocka_unit_test_teardown(test_compression_error, teardown),
         cmocka_unit_test_teardown(test_count_fp8, teardown),
+        cmocka_unit_test_teardown(test_count_fp8_blocks, teardown),
+        cmocka_unit_test_teardown(test_move, teardown),
+        cmocka_unit_test_teardown(test_latent_keys, teardown),
         cmocka_unit_test_teardown(test_sum_of_squares, teardown),
     };
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

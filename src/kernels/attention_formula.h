@@ -8,8 +8,8 @@
  *   o = sum_u p[u] v[u] / l                   lse = m + log l
  *
  * With kv_dtype BF16 q, k, v and the p of the product with v are rounded to bf16. */
-#ifndef DEEPSEEK_KERNELS_ATTENTION_REFERENCE_H
-#define DEEPSEEK_KERNELS_ATTENTION_REFERENCE_H
+#ifndef DEEPSEEK_KERNELS_ATTENTION_FORMULA_H
+#define DEEPSEEK_KERNELS_ATTENTION_FORMULA_H
 
 #include <math.h>
 

@@ -1,4 +1,4 @@
-/* Tokenizers: what one is, loading, saving, and lists of ids. */
+/* Tokenizers opened, asked and saved, and lists of ids (tokenizer.h). */
 #include "text/tokenizer.h"
 
 #include <stdio.h>
