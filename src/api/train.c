@@ -15,13 +15,8 @@
 
 /* ---- creating ---------------------------------------------------------------------------------------------------- */
 
-static bool is_absent(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return !value || json_is_null(value);
-}
-
 static void set_absent(json_t *root, const char *key, int64_t value) {
-    if (is_absent(root, key) && value >= 0) json_object_set_new(root, key, json_integer(value));
+    if (json_is_absent(root, key) && value >= 0) json_object_set_new(root, key, json_integer(value));
 }
 
 /* What the config leaves to the folder of `from`, whose table of embeddings may be padded, to the tokenizer and to the
@@ -51,31 +46,12 @@ static enum status complete_config(json_t *root, const char *origin, const struc
 }
 
 static enum status make_model(ds_trainer *t, json_t *root, const char *origin, const char *from, struct error *error) {
-    struct arena arena = { 0 };
-    struct config config;
-    const struct settings *s = &t->settings;
-    enum status status = config_parse(&config, root, origin, &arena, error);
-    if (!status) {
-        if (s->sequence_length > config.max_position_embeddings)
-            status = error_set(error, STATUS_INVALID,
-                               "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin,
-                               (long long)s->sequence_length, (long long)config.max_position_embeddings);
-        if (!status && from) status = from_check(&config, origin, from, NULL, error);
-        settings_settle_model(&t->settings, &config);
-        if (!status) status = settings_check_model(s, &config, origin, "train.", error);
-        if (!status)
-            status = model_create(&t->model, &config, t->machine.kernels, t->machine.pool, settings_compute(s), error);
-        if (status) config_release(&config);
-    }
-    if (status) {
-        arena_free(&arena);
-        return status;
-    }
-    t->model->config_arena = arena;
-    t->model->recompute = (enum recompute)s->recompute;
+    enum status status = settings_make_model(&t->model, &t->settings, root, origin, from, NULL, t->machine.kernels,
+                                             t->machine.pool, error);
+    if (status) return status;
     if (from) return model_load(t->model, from, MODEL_TRAINING, error);
     status = model_allocate_training(t->model, error);
-    if (!status) model_initialise(t->model, (uint64_t)s->seed);
+    if (!status) model_initialise(t->model, (uint64_t)t->settings.seed);
     return status;
 }
 
@@ -83,7 +59,7 @@ static enum status make_model(ds_trainer *t, json_t *root, const char *origin, c
  * refused where it is read. */
 static void set_compute(json_t *root, enum compute compute) {
     json_t *train = json_object_get(root, "train");
-    if (!train || json_is_null(train)) json_object_set_new(root, "train", train = json_object());
+    if (json_is_none(train)) json_object_set_new(root, "train", train = json_object());
     if (json_is_object(train))
         json_object_set_new(train, "compute",
                             json_string(precision_names[compute]));

@@ -44,7 +44,7 @@ static enum status write_gradients(const struct model *model, const struct objec
 }
 
 static enum status run(const struct door_request *request, struct cli_machine *machine, struct error *error) {
-    struct settings settings;
+    struct settings settings = {0};
     struct cli_tokens tokens = { 0 };
     struct model *model = NULL;
     struct trainer *trainer = NULL;

@@ -49,7 +49,7 @@ static enum status take_steps(struct trainer *trainer, const struct door_request
 }
 
 static enum status run(const struct door_request *request, struct cli_machine *machine, struct error *error) {
-    struct settings settings;
+    struct settings settings = {0};
     struct cli_tokens *steps = NULL;
     struct model *model = NULL;
     struct trainer *trainer = NULL;

@@ -50,7 +50,7 @@ static bool told_reading(void *context, enum data_work work, uint64_t done, uint
 
 static void told_step(void *context, const struct training_step *step) {
     struct view *view = context;
-    double speed = step->flops / step->seconds, weight = 0.05;
+    double speed = step->result.flops / step->seconds, weight = 0.05;
     view->speed = view->speed > 0 ? view->speed + weight * (speed - view->speed) : speed;
     view->loss = isnan(view->loss) ? step->result.main : view->loss + weight * (step->result.main - view->loss);
     char share[32] = "", load[64] = "", mtp[32] = "";
@@ -258,9 +258,9 @@ static enum status run(const struct request *request, const struct cli_machine *
         view.peak = probe_matmul_peak(machine->pool, machine->isa, settings_compute(&t->settings));
         introduce(&view);
     }
-    cli_progress_begin(&view.progress, "train", "tokens", (double)training_tokens(t, t->settings.steps),
+    cli_progress_begin(&view.progress, "train", "tokens", (double)schedule_tokens(&t->schedule, t->settings.steps),
                        request->quiet);
-    view.progress.first = view.progress.done = (double)training_tokens(t, t->first_step);
+    view.progress.first = view.progress.done = (double)schedule_tokens(&t->schedule, t->first_step);
     status = training_run(view.training, error);
     cli_progress_end(&view.progress);
     if (!status) conclude(&view);

@@ -13,17 +13,15 @@ void graph_init(struct graph *graph, const struct kernels *kernels, struct pool 
                             .planning = planning};
 }
 
-static void each_parameter(struct graph *graph, struct op *op,
-                           void (*visit)(struct graph *graph, struct parameter *parameter)) {
-    for (int i = 0; i < OP_MAX; i++)
-        if (op->parameters[i]) visit(graph, op->parameters[i]);
-    for (int64_t i = 0; i < op->expert_count; i++) visit(graph, op->experts[i]);
+/* The operation begins (1) or ceases (-1) to be one that may contribute to its parameters. */
+static void count_writer(struct graph *graph, const struct op *op, int change, bool tells) {
+    for (int64_t i = 0; i < OP_MAX + op->expert_count; i++) {
+        struct parameter *p = i < OP_MAX ? op->parameters[i] : op->experts[i - OP_MAX];
+        if (!p) continue;
+        p->writers += change;
+        if (tells && p->writers == 0 && graph->gradient_done) graph->gradient_done(graph->gradient_context, p);
+    }
 }
-static void begin_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers++; }
-static void end_writer(struct graph *graph, struct parameter *p) {
-    if (--p->writers == 0 && graph->gradient_done) graph->gradient_done(graph->gradient_context, p);
-}
-static void forget_writer(struct graph *graph, struct parameter *p) { (void)graph, p->writers--; }
 
 void graph_reset(struct graph *graph) {
     graph_finish(graph);
@@ -83,7 +81,7 @@ static void drop_gradient(struct graph *graph, struct tensor *t) {
 
 void graph_finish(struct graph *graph) {
     for (; graph->last; graph->last = graph->last->previous)
-        if (graph->recording) each_parameter(graph, graph->last, forget_writer);
+        if (graph->recording) count_writer(graph, graph->last, -1, false);
     for (struct tensor *t = graph->newest; t; t = t->older) {
         drop_data(graph, t);
         drop_gradient(graph, t);
@@ -219,7 +217,7 @@ void op_run(struct graph *graph, struct op *op) {
     for (int i = 0; i < op->ins; i++) op->in[i]->needed |= op->kind->reads_inputs >> i & 1;
     for (int i = 0; i < op->outs; i++) op->out[i]->needed |= op->kind->reads_outputs >> i & 1;
     run_forward(graph, op);
-    if (graph->recording) each_parameter(graph, op, begin_writer);
+    if (graph->recording) count_writer(graph, op, 1, false);
     op->previous = graph->last;
     graph->last = op;
 }
@@ -266,7 +264,7 @@ void graph_backward(struct graph *graph) {
             drop_gradient(graph, op->out[i]);
         }
         if (graph->status == STATUS_OK) {
-            each_parameter(graph, op, end_writer);
+            count_writer(graph, op, -1, true);
             graph->last = op->previous;
         }
     }

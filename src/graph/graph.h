@@ -40,7 +40,6 @@ struct memory {
 enum status memory_create(struct memory *memory, size_t capacity, struct error *error);
 enum status memory_create_plan(struct memory *memory, struct error *error);   /* without limit and without memory */
 void memory_destroy(struct memory *memory);
-void memory_reset(struct memory *memory);                       /* everything free again, the peak stays */
 /* 64-byte aligned, not zeroed; NULL when the system has no more */
 void *memory_take(struct memory *memory, size_t bytes);
 void memory_give(struct memory *memory, void *data, size_t bytes);

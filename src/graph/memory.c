@@ -27,20 +27,8 @@ static void give_outside(struct memory *memory, struct memory_span **at) {
     memory->spare = span;
 }
 
-void memory_reset(struct memory *memory) {
-    while (memory->free_spans) {
-        struct memory_span *span = memory->free_spans;
-        memory->free_spans = span->next;
-        span->next = memory->spare;
-        memory->spare = span;
-    }
-    while (memory->outside) give_outside(memory, &memory->outside);
-    memory->used = 0;
-    memory->free_spans = span_new(memory, 0, memory->capacity);
-}
-
 static enum status begin(struct memory *memory, struct error *error) {
-    memory_reset(memory);
+    memory->free_spans = span_new(memory, 0, memory->capacity);
     if (memory->free_spans) return STATUS_OK;
     memory_destroy(memory);
     return error_set(error, STATUS_NO_MEMORY, "step memory: the system has no more memory");
@@ -119,7 +107,7 @@ void memory_give(struct memory *memory, void *data, size_t bytes) {
         before->bytes += bytes;
     } else {
         struct memory_span *span = span_new(memory, offset, bytes);
-        if (!span) return;   /* lost until the next reset */
+        if (!span) return;   /* lost */
         span->next = after;
         if (before) before->next = span;
         else memory->free_spans = span;

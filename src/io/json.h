@@ -4,11 +4,17 @@
 #define DEEPSEEK_IO_JSON_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "base/error.h"
 
 #define JSON_FILE_LIMIT (256u << 20)   /* bytes; a V4 tokenizer.json has 6 MiB, an index of 163 shards 9 MiB */
+
+static inline bool json_is_none(const json_t *value) { return !value || json_is_null(value); }
+static inline bool json_is_absent(const json_t *root, const char *key) {
+    return json_is_none(json_object_get(root, key));
+}
 
 enum status json_load_path(json_t **root, const char *path, struct error *error);
 /* for a model's folder: a pipe or a device there is refused */

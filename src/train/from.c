@@ -8,11 +8,6 @@
 
 /* ---- completing -------------------------------------------------------------------------------------------------- */
 
-static bool is_absent(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return !value || json_is_null(value);
-}
-
 /* Numbers of one value are equal, whatever their type. */
 static bool equal(const json_t *a, const json_t *b) {
     if (json_is_number(a) && json_is_number(b)) return json_number_value(a) == json_number_value(b);
@@ -37,7 +32,7 @@ static const char *type_of(const json_t *scaling) {
 }
 
 static void set_absent(json_t *object, const char *key, json_t *value) {
-    if (is_absent(object, key)) json_object_set_new(object, key, value);
+    if (json_is_absent(object, key)) json_object_set_new(object, key, value);
     else json_decref(value);
 }
 
@@ -47,23 +42,23 @@ static void extend_context(json_t *config, const json_t *model) {
     const json_t *positions = json_object_get(model, "max_position_embeddings"),
                  *original = json_object_get(before, "original_max_position_embeddings");
     if (!scaling || equal(scaling, before)) return;
-    if (is_absent(scaling, "type") && is_absent(scaling, "rope_type") && !is_absent(scaling, "factor"))
+    if (json_is_absent(scaling, "type") && json_is_absent(scaling, "rope_type") && !json_is_absent(scaling, "factor"))
         json_object_set_new(scaling, "type", json_string("yarn"));
     const char *type = type_of(scaling);
     if (!type || strcmp(type, "yarn") != 0) return;
     if (!json_is_integer(original)) original = positions;
-    if (is_absent(scaling, "original_max_position_embeddings") && json_is_integer(original))
+    if (json_is_absent(scaling, "original_max_position_embeddings") && json_is_integer(original))
         json_object_set(scaling, "original_max_position_embeddings", (json_t *)original);
     set_absent(scaling, "beta_fast", json_real(32));
     set_absent(scaling, "beta_slow", json_real(1));
-    if (is_absent(scaling, "mscale") && is_absent(scaling, "mscale_all_dim")) {
+    if (json_is_absent(scaling, "mscale") && json_is_absent(scaling, "mscale_all_dim")) {
         const struct model_family *family = config_family(
             json_string_value(json_object_get(model, "model_type")));
         const double mscale = family ? family->mscale : 0.707;
         json_object_set_new(scaling, "mscale", json_real(mscale));
         json_object_set_new(scaling, "mscale_all_dim", json_real(mscale));
     }
-    if (!is_absent(config, "max_position_embeddings") &&
+    if (!json_is_absent(config, "max_position_embeddings") &&
         !equal(json_object_get(config, "max_position_embeddings"), positions))
         return;
     const double length = floor(
@@ -75,7 +70,7 @@ static void extend_context(json_t *config, const json_t *model) {
 
 enum status from_complete(json_t *config, const json_t *model, struct error *error) {
     if (!json_is_object(model)) return error_set(error, STATUS_INVALID, "the model's config.json is no JSON object");
-    if (is_absent(config, "vocab_size") && !is_absent(model, "vocab_size"))
+    if (json_is_absent(config, "vocab_size") && !json_is_absent(model, "vocab_size"))
         json_object_set(config, "vocab_size", json_object_get(model, "vocab_size"));
     extend_context(config, model);
     return STATUS_OK;

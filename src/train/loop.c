@@ -26,11 +26,6 @@ static void warn(const struct training *t, const char *message) {
 
 /* ---- opening ----------------------------------------------------------------------------------------------------- */
 
-static bool is_absent(const json_t *root, const char *key) {
-    const json_t *value = json_object_get(root, key);
-    return !value || json_is_null(value);
-}
-
 /* With --from, the vocabulary is that model's. So is the tokenizer, unless the config names another one: one that would
  * be made from the data is none, because the weights know the model's ids. */
 static enum status take_from(struct training *t, struct error *error) {
@@ -44,7 +39,7 @@ static enum status take_from(struct training *t, struct error *error) {
     status = from_complete(config, other, error);
     json_decref(other);
     if (status != STATUS_OK) return error_prefix(error, "%s", t->options.from);
-    const bool named = !is_absent(json_object_get(config, "train"), "tokenizer");
+    const bool named = !json_is_absent(json_object_get(config, "train"), "tokenizer");
     if (named && strcmp(t->settings.tokenizer, "characters") != 0 &&
         !data_tokenizer_is_size(t->settings.tokenizer, &size))
         return STATUS_OK;
@@ -115,7 +110,7 @@ static enum status load_data(struct training *t, struct error *error) {
     if (status == STATUS_OK) {
         /* The config's vocabulary: the tokenizer's where it names none. */
         json_t *config = t->options.config, *size = json_object_get(config, "vocab_size");
-        if (is_absent(config, "vocab_size"))
+        if (json_is_absent(config, "vocab_size"))
             json_object_set_new(config, "vocab_size", size = json_integer(tokenizer_size(t->tokenizer)));
         /* what is no integer is refused with the config */
         int64_t vocab = json_is_integer(size) ? json_integer_value(size) : INT64_MAX;
@@ -147,38 +142,8 @@ static void complete_config(struct training *t) {
     /* a model's list of several stays */
     if (eos >= 0 && !names_id(json_object_get(config, "eos_token_id"), eos))
         json_object_set_new(config, "eos_token_id", json_integer(eos));
-    if (is_absent(config, "max_position_embeddings"))
+    if (json_is_absent(config, "max_position_embeddings"))
         json_object_set_new(config, "max_position_embeddings", json_integer(t->settings.sequence_length));
-}
-
-static enum status make_model(struct training *t, struct error *error) {
-    struct arena arena = {0};
-    struct config config;
-    const struct settings *s = &t->settings;
-    enum status status = config_parse(&config, t->options.config, t->options.origin, &arena, error);
-    if (status == STATUS_OK) {
-        for (int i = 0; i < config.warning_count; i++) warn(t, config.warnings[i]);
-        if (s->sequence_length > config.max_position_embeddings)
-            status = error_set(
-                error, STATUS_INVALID, "%s: train.sequence_length %lld is longer than max_position_embeddings %lld",
-                t->options.origin, (long long)s->sequence_length, (long long)config.max_position_embeddings);
-        if (status == STATUS_OK && t->options.from)
-            status = from_check(&config, t->options.origin, t->options.from, t->changed, error);
-        if (status == STATUS_OK) {
-            settings_settle_model(&t->settings, &config);
-            status = settings_check_model(s, &config, t->options.origin, "train.", error);
-        }
-        if (status == STATUS_OK)
-            status = model_create(&t->model, &config, t->options.kernels, t->options.pool, settings_compute(s), error);
-        if (status != STATUS_OK) config_release(&config);
-    }
-    if (status != STATUS_OK) {
-        arena_free(&arena);
-        return status;
-    }
-    t->model->config_arena = arena;
-    t->model->recompute = (enum recompute)s->recompute;
-    return STATUS_OK;
 }
 
 /* The config as it is in force: what state.json keeps and a resumption is compared with. */
@@ -207,7 +172,7 @@ static enum status make_trainer(struct training *t, struct error *error) {
 static void keep_warmup(struct training *t, const json_t *saved) {
     const json_t *given = json_object_get(json_object_get(t->options.config, "train"), "schedule");
     const json_t *steps = json_object_get(json_object_get(json_object_get(saved, "train"), "schedule"), "warmup_steps");
-    if (!is_absent(given, "warmup_steps") || !json_is_integer(steps)) return;
+    if (!json_is_absent(given, "warmup_steps") || !json_is_integer(steps)) return;
     t->settings.schedule.warmup_steps = t->schedule.warmup_steps = json_integer_value(steps);
     json_object_set_new(json_object_get(json_object_get(t->state.config, "train"), "schedule"), "warmup_steps",
                         json_integer(json_integer_value(steps)));
@@ -244,9 +209,10 @@ static enum status find_checkpoint(struct training *t, struct checkpoint *checkp
     if (status == STATUS_OK && checkpoint->state.step > t->settings.steps)
         status = error_set(error, STATUS_INVALID, "%s: the run has made %lld steps, train.steps is %lld", t->run.path,
                            (long long)checkpoint->state.step, (long long)t->settings.steps);
-    if (status == STATUS_OK && checkpoint->state.tokens != training_tokens(t, checkpoint->state.step))
+    if (status == STATUS_OK && checkpoint->state.tokens != schedule_tokens(&t->schedule, checkpoint->state.step))
         status = error_set(error, STATUS_INVALID, "%s: the run has seen %lld tokens, expected %lld", checkpoint->path,
-                           (long long)checkpoint->state.tokens, (long long)training_tokens(t, checkpoint->state.step));
+                           (long long)checkpoint->state.tokens,
+                           (long long)schedule_tokens(&t->schedule, checkpoint->state.step));
     if (status != STATUS_OK) checkpoint_release(checkpoint);
     return status == STATUS_NOT_FOUND ? STATUS_INVALID : status;
 }
@@ -311,15 +277,19 @@ static enum status open_all(struct training *t, struct error *error) {
         warn(t, message);
     }
     /* the config may leave vocab_size to the tokenizer */
-    if (status == STATUS_OK && is_absent(o->config, "train")) json_object_set_new(o->config, "train", json_object());
+    if (status == STATUS_OK && json_is_absent(o->config, "train"))
+        json_object_set_new(o->config, "train", json_object());
     if (status == STATUS_OK && o->from) status = take_from(t, error);
     /* before the data is read, which may take long */
     if (status == STATUS_OK) status = run_open(&t->run, o->run, o->resume, error);
     if (status == STATUS_OK) status = load_data(t, error);
     if (status == STATUS_OK) {
         complete_config(t);
-        status = make_model(t, error);
+        status = settings_make_model(&t->model, &t->settings, o->config, o->origin, o->from, t->changed, o->kernels,
+                                     o->pool, error);
     }
+    for (int i = 0; status == STATUS_OK && i < t->model->config.warning_count; i++)
+        warn(t, t->model->config.warnings[i]);
     if (status == STATUS_OK && !(t->state.config = effective_config(t)))
         status = error_set(error, STATUS_NO_MEMORY, "no memory left for the config");
     if (status != STATUS_OK) return status;
@@ -559,10 +529,6 @@ static enum status save(struct training *t, struct error *error) {
 
 /* ---- steps ------------------------------------------------------------------------------------------------------- */
 
-int64_t training_tokens(const struct training *training, int64_t steps) {
-    return schedule_tokens(&training->schedule, steps);
-}
-
 static enum status log_step(const struct training *t, const struct training_step *told, struct error *error) {
     metrics_put_step(t->run.metrics, t->trainer, told);
     enum status status = run_log(&t->run, t->run.metrics, error, "}");
@@ -596,7 +562,6 @@ static enum status take_step(struct training *t, struct error *error) {
     t->state.step = step;
     t->state.tokens = told.seen;
     t->state.evaluated = false;
-    told.flops = told.result.flops;
     told.seconds = seconds_now() - started;
     status = log_step(t, &told, error);
     if (status == STATUS_OK && t->callbacks.step) t->callbacks.step(t->callbacks.context, &told);

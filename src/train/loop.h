@@ -67,8 +67,6 @@ struct training {
 enum status training_open(struct training **training, const struct training_options *options,
                           const struct training_callbacks *callbacks, struct error *error);
 enum status training_run(struct training *training, struct error *error);
-/* Tokens of the first `steps` steps. */
-int64_t training_tokens(const struct training *training, int64_t steps);
 void training_close(struct training *training);
 
 /* Means over the held-out data in windows that do not overlap, every target once; `batches` > 0: over so many batches

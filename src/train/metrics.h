@@ -9,12 +9,10 @@
 
 struct training_step {
     int64_t step, steps, tokens; /* tokens: of this step */
-    /* tokens up to here, this step's included; all steps together have training_tokens */
-    int64_t seen;
+    int64_t seen; /* tokens up to here, this step's included */
     struct trainer_result result;
     double learning_rate;
     double seconds; /* of this step */
-    double flops; /* of this step, as run */
 };
 
 /* Shares of the numbers that E4M3 loses: of activations, weights, gradients of activations. */

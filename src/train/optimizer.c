@@ -13,12 +13,11 @@ struct optimizer_block { int parameter; int64_t r0, r1; int64_t before; /* eleme
 #define VECTOR_ROWS 4096
 #define SQUARES_BLOCK 8192   /* elements of a gradient whose squares are summed at once, by one thread */
 
-static int64_t rows_of(const struct parameter *p) { return p->shape[0]; }
 static int64_t rows_at_once(const struct parameter *p) {
     return p->kind == PARAMETER_VECTOR ? VECTOR_ROWS : MATMUL_GRAIN;
 }
 static int64_t blocks_of(const struct parameter *p) {
-    return parameter_trained(p) ? (rows_of(p) + rows_at_once(p) - 1) / rows_at_once(p) : 0;
+    return parameter_trained(p) ? (p->shape[0] + rows_at_once(p) - 1) / rows_at_once(p) : 0;
 }
 
 /* ---- rules ------------------------------------------------------------------------------------------------------- */
@@ -88,7 +87,7 @@ static void lay_out(struct optimizer *o) {
             if (bytes) o->states[i][k] = next;
             next += bytes;
         }
-        int64_t rows = rows_of(p), step = rows_at_once(p);
+        int64_t rows = p->shape[0], step = rows_at_once(p);
         for (int64_t r = 0; r < rows; r += step) {
             int64_t end = r + step < rows ? r + step : rows;
             *block++ = (struct optimizer_block){ .parameter = i, .r0 = r, .r1 = end, .before = before };
@@ -202,7 +201,7 @@ static void update_blocks(void *context, int thread, int threads) {
         const struct optimizer_block *block = &o->blocks[i];
         const struct parameter *p = o->parameters[block->parameter];
         const struct optimizer_rule *rule = optimizer_rule_of(&o->settings, p);
-        const int64_t width = p->count / rows_of(p), at = block->r0 * width, count = (block->r1 - block->r0) * width;
+        const int64_t width = p->count / p->shape[0], at = block->r0 * width, count = (block->r1 - block->r0) * width;
         if (rule->update_part) {
             complete_gradient(p, at, count);
             rule->update_part(o, p, o->states[block->parameter], at, count);

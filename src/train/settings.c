@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/cursor.h"
+#include "train/from.h"
 
 enum kind { INTEGER, NUMBER, BOOLEAN, CHOICE, TEXT, TEXT_OR_SIZE, NUMBERS, WORDS };
 
@@ -551,6 +552,33 @@ enum status settings_check_model(const struct settings *settings, const struct c
                          "%s: %sbias_update_speed: found %g, but a model of type %s has no routers with a bias "
                          "(topk_method noaux_tc)",
                          origin, prefix, settings->bias_update_speed, config->model_type);
+    return STATUS_OK;
+}
+
+enum status settings_make_model(struct model **model, struct settings *settings, const json_t *root, const char *origin,
+                                const char *from, char *changed, const struct kernels *kernels, struct pool *pool,
+                                struct error *error) {
+    struct arena arena = {0};
+    struct config config = {0};
+    enum status status = config_parse(&config, root, origin, &arena, error);
+    if (status == STATUS_OK && settings->sequence_length > config.max_position_embeddings)
+        status = error_set(error, STATUS_INVALID,
+                           "%s: train.sequence_length %lld is longer than max_position_embeddings %lld", origin,
+                           (long long)settings->sequence_length, (long long)config.max_position_embeddings);
+    if (status == STATUS_OK && from) status = from_check(&config, origin, from, changed, error);
+    if (status == STATUS_OK) {
+        settings_settle_model(settings, &config);
+        status = settings_check_model(settings, &config, origin, "train.", error);
+    }
+    if (status == STATUS_OK)
+        status = model_create(model, &config, kernels, pool, settings_compute(settings), error);
+    if (status != STATUS_OK) {
+        config_release(&config);
+        arena_free(&arena);
+        return status;
+    }
+    (*model)->config_arena = arena;
+    (*model)->recompute = (enum recompute)settings->recompute;
     return STATUS_OK;
 }
 

@@ -90,6 +90,12 @@ struct objective settings_objective(const struct settings *settings);
 enum status settings_check_model(const struct settings *settings, const struct config *config, const char *origin,
                                  const char *prefix, struct error *error);
 
+/* The model of a training config, without memory yet: what depends on the model is settled and checked. `from`: NULL,
+ * or the folder whose weights it will begin with; then it passes from_check, to which `changed` goes. */
+enum status settings_make_model(struct model **model, struct settings *settings, const json_t *root, const char *origin,
+                                const char *from, char *changed, const struct kernels *kernels, struct pool *pool,
+                                struct error *error);
+
 /* All keys with the values in force. New reference. */
 json_t *settings_to_json(const struct settings *settings);
 

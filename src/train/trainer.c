@@ -100,28 +100,20 @@ enum status trainer_create(struct trainer **out, struct model *model, const stru
         status = memory_create(
             &t->memory, model_plan_training(model, micro_batch_size, length, &t->objective, &t->micro_batch_flops),
             error);
-    if (status != STATUS_OK) {
-        free(t->biases);
-        free(t->evaluation_loads);
-        free(t->objective.loads);
-        free(t);
-        return status;
-    }
     graph_init(&t->training, model->kernels, model->pool, &t->memory, model->compute, true, false);
     t->training.gradient_context = model;
     t->fold.model = model;
     graph_init(&t->evaluation, model->kernels, model->pool, &t->memory, model->compute, false, false);
-    if (settings) {
+    if (status == STATUS_OK && settings) {
         t->bias_update_speed = settings->bias_update_speed;
         status = optimizer_create(&t->optimizer, model->parameters, model->parameter_count, model->kernels, model->pool,
                                   settings, error);
-        if (status != STATUS_OK) {
-            trainer_destroy(t);
-            return status;
-        }
-        t->optimizer->updated = repack;
-        t->optimizer->updated_context = model;
     }
+    if (status != STATUS_OK) {
+        trainer_destroy(t);
+        return status;
+    }
+    if (t->optimizer) t->optimizer->updated = repack, t->optimizer->updated_context = model;
     *out = t;
     return STATUS_OK;
 }
@@ -184,9 +176,9 @@ enum status trainer_gradients(struct trainer *trainer, const int32_t *inputs, co
     objective_count(objective, inputs, targets, sequences, length);
     if (objective->predicted == 0)
         return error_set(error, STATUS_INVALID, "no position has a target, expected at least one");
-    enum status status = sequences > trainer->leaf_size
-                             ? fold_allocate(&trainer->fold, trainer->leaf_size > trainer->micro_batch_size, error)
-                             : STATUS_OK;
+    enum status status = STATUS_OK;
+    if (sequences > trainer->leaf_size)
+        status = fold_allocate(&trainer->fold, trainer->leaf_size > trainer->micro_batch_size, error);
     clear_gradients(trainer->model);
     objective->sequences = sequences;
     objective->step = trainer->optimizer ? (uint64_t)trainer->optimizer->step : 0;

@@ -46,8 +46,8 @@ static void step_taken(void *context, const struct training_step *step) {
     if (told->steps++ == 0) told->first_loss = step->result.loss;
     told->last_loss = step->result.loss;
     told->violation[step->step] = step->result.max_violation;
-    assert_true(step->flops > 0 && step->tokens % 2 == 0 && step->tokens <= 4 * 17 && step->steps == 8);
-    *(told->steps == 1 ? &told->first_flops : &told->last_flops) = step->flops / (double)step->tokens;
+    assert_true(step->result.flops > 0 && step->tokens % 2 == 0 && step->tokens <= 4 * 17 && step->steps == 8);
+    *(told->steps == 1 ? &told->first_flops : &told->last_flops) = step->result.flops / (double)step->tokens;
     told->tokens += step->tokens;
     told->seen = step->seen;
 }
