@@ -299,8 +299,8 @@ enum status chat_answer_end(struct chat_answer *answer, const char *text, size_t
     turn->answer_ids.count = answer->start + (kept ? tokens : 0);
     if (c->trimmed > turn->answer_ids.count) c->trimmed = turn->answer_ids.count;
     chat_parser_free(&answer->parser);
-    enum status seen = c->skipped > answer->skipped
-                           ? conversation_make_room(c, 0, &dropped, &second)
-                           : conversation_look(c, &second);
+    const bool full = c->skipped > answer->skipped;
+    c->skipped = answer->skipped;   /* more may have been dropped than what is left has */
+    enum status seen = full ? conversation_make_room(c, 0, &dropped, &second) : conversation_look(c, &second);
     return status ? status : seen ? error_set(error, seen, "%s", second.message) : STATUS_OK;
 }

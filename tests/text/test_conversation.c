@@ -155,6 +155,31 @@ static void a_full_plain_text_loses_its_beginning(void **state) {
     conversation_free(&c);
 }
 
+/* What was dropped for an answer is there again where the answer is not: more may have been dropped than is left. */
+static void an_answer_that_outgrew_the_context_may_fail(void **state) {
+    (void)state;
+    struct conversation c = begin(CHAT_PLAIN, 8, NULL);
+    for (int kept = 0; kept < 7; kept += 6) {
+        struct chat_answer making;
+        int64_t dropped;
+        add(&c, "abcd");
+        assert_int_equal(chat_answer_begin(&making, &c, &error), STATUS_OK);
+        for (int times = 0; times < 2; times++) {
+            for (int32_t id = 0; id < 4; id++)
+                assert_int_equal(chat_answer_take_id(&making, id, &error), STATUS_OK);
+            assert_int_equal(conversation_make_room(&c, 0, &dropped, &error), STATUS_OK);
+            assert_int_equal(dropped, 4);
+        }
+        assert_int_equal(chat_answer_end(&making, kept ? "......" : NULL, (size_t)kept, kept, true, true, &error),
+                         STATUS_OK);
+        assert_int_equal(c.ids.count, 4);
+        if (!kept) sees(&c, "abcd");
+        else assert_int_equal(c.ids.ids[0], 2);
+        conversation_clear(&c);
+    }
+    conversation_free(&c);
+}
+
 static void a_full_conversation_loses_whole_turns(void **state) {
     (void)state;
     struct conversation c = begin(CHAT_V3, 24, "Be kind.");   /* 4 tokens with what begins it */
@@ -184,6 +209,7 @@ int main(void) {
         cmocka_unit_test(what_is_refused_changes_nothing),
         cmocka_unit_test(what_is_kept_of_an_answer),
         cmocka_unit_test(a_full_plain_text_loses_its_beginning),
+        cmocka_unit_test(an_answer_that_outgrew_the_context_may_fail),
         cmocka_unit_test(a_full_conversation_loses_whole_turns),
     };
     return cmocka_run_group_tests(tests, load, unload);
