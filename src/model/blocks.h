@@ -79,6 +79,11 @@ void mtp_train(struct graph *graph, struct model *model, struct tensor *h, const
                const int32_t *targets, int64_t sequences, int64_t length, struct objective *objective,
                const int32_t *best);
 
+/* A SwiGLU (model/ffn_dense.c): `name`.gate_proj, up_proj [width, hidden] and down_proj [hidden, width] of a layer. */
+void swiglu_declare(struct model *model, const struct layer *layer, const char *name, int64_t width,
+                    struct expert *weights);
+struct tensor *swiglu_forward(struct forward *pass, const struct expert *weights, struct tensor *x);
+
 /* The routed experts of a layer, [n_routed_experts]; NULL where it has none. */
 const struct expert *moe_experts(const struct layer *layer);
 

@@ -1,6 +1,7 @@
 /* config.json -> struct config -> the layer plan (spec/v1-v3.md section 1). */
 #include "model/config.h"
 
+#include <ctype.h>
 #include <limits.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -168,6 +169,12 @@ const char *config_shape_difference(const struct config *a, const struct config 
 
 struct reader { const json_t *root; const char *origin; struct arena *arena; struct error *error; };
 
+/* The value of a key; NULL where it is absent or null. */
+static const json_t *given(const json_t *object, const char *key) {
+    const json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
 /* A value as a short text for messages. */
 static void describe(const json_t *value, char *text, size_t size) {
     char *dumped = value ? json_dumps(value, JSON_COMPACT | JSON_ENCODE_ANY) : NULL;
@@ -195,10 +202,10 @@ static enum status missing(const struct reader *reader, const char *key, const c
 /* An absent or null key keeps *value; `required` ones must be there. */
 static enum status read_integer(const struct reader *reader, const char *key, int64_t minimum, int64_t maximum,
                                 bool required, int64_t *value) {
-    const json_t *found = json_object_get(reader->root, key);
+    const json_t *found = given(reader->root, key);
     char expected[96];
     snprintf(expected, sizeof expected, "an integer from %lld to %lld", (long long)minimum, (long long)maximum);
-    if (!found || json_is_null(found)) return required ? missing(reader, key, expected) : STATUS_OK;
+    if (!found) return required ? missing(reader, key, expected) : STATUS_OK;
     if (!json_is_integer(found) || json_integer_value(found) < minimum || json_integer_value(found) > maximum)
         return wrong(reader, key, found, expected);
     *value = json_integer_value(found);
@@ -207,8 +214,8 @@ static enum status read_integer(const struct reader *reader, const char *key, in
 
 static enum status read_positive_number(const struct reader *reader, const json_t *object, const char *key,
                                         double *value) {
-    const json_t *found = json_object_get(object, key);
-    if (!found || json_is_null(found)) return STATUS_OK;
+    const json_t *found = given(object, key);
+    if (!found) return STATUS_OK;
     if (!json_is_number(found) || !(json_number_value(found) > 0) || !(json_number_value(found) <= MAX_NUMBER))
         return wrong(reader, key, found, "a positive number up to 1e30");
     *value = json_number_value(found);
@@ -216,8 +223,8 @@ static enum status read_positive_number(const struct reader *reader, const json_
 }
 
 static enum status read_flag(const struct reader *reader, const char *key, bool *value) {
-    const json_t *found = json_object_get(reader->root, key);
-    if (!found || json_is_null(found)) return STATUS_OK;
+    const json_t *found = given(reader->root, key);
+    if (!found) return STATUS_OK;
     if (!json_is_boolean(found)) return wrong(reader, key, found, "true or false");
     *value = json_is_true(found);
     return STATUS_OK;
@@ -230,10 +237,27 @@ static enum status limit_product(const struct reader *reader, const char *what, 
                      (long long)(a * b), (long long)MAX_DIMENSION);
 }
 
-/* A key whose only implemented value is `false` (or absent). */
-static enum status require_false(const struct reader *reader, const char *key) {
-    const json_t *found = json_object_get(reader->root, key);
-    return !found || json_is_null(found) || json_is_false(found) ? STATUS_OK : unsupported(reader, key, found, "false");
+/* A value that may be absent, or else is `only`, JSON: nothing else is implemented. */
+static enum status require(const struct reader *reader, const char *key, const json_t *value, const char *only) {
+    char found[96];
+    if (!value) return STATUS_OK;
+    describe(value, found, sizeof found);
+    const bool same = strcmp(found, only) == 0 ||
+                      (json_is_real(value) && isdigit(*only) && json_real_value(value) == strtod(only, NULL));
+    return same ? STATUS_OK : unsupported(reader, key, value, only);
+}
+
+/* In an object of settings of its own, other keys than these could mean anything. */
+static enum status refuse_others(const struct reader *reader, const char *name, const json_t *object,
+                                 const char *const *keys, const char *expected) {
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)object, key, value) {
+        const char *const *known = keys;
+        while (*known && strcmp(key, *known) != 0) known++;
+        if (!*known) return unsupported(reader, name, object, expected);
+    }
+    return STATUS_OK;
 }
 
 /* ---- the parts of a config --------------------------------------------------------------------------------------- */
@@ -246,8 +270,8 @@ static enum status read_dtype(const struct reader *reader, struct config *config
     config->dtype = DTYPE_F32;
     for (int spelling = 0; spelling < 2; spelling++) {
         const char *key = spelling ? "dtype" : "torch_dtype";
-        const json_t *value = json_object_get(reader->root, key);
-        if (!value || json_is_null(value)) continue;
+        const json_t *value = given(reader->root, key);
+        if (!value) continue;
         const char *name = json_string_value(value);
         bool known = false;
         for (size_t i = 0; name && i < sizeof names / sizeof *names; i++)
@@ -255,12 +279,6 @@ static enum status read_dtype(const struct reader *reader, struct config *config
         if (!known) return wrong(reader, key, value, "\"float32\", \"bfloat16\" or \"float16\"");
     }
     return STATUS_OK;
-}
-
-static bool is_one_of(const char *name, const char *const *names, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(name, names[i]) == 0) return true;
-    return false;
 }
 
 /* A message about key `key` of `object`. */
@@ -277,7 +295,7 @@ static enum status read_yarn(const struct reader *reader, const char *name, cons
     static const char *const keys[] = {
         "type",      "rope_type", "rope_theta", "factor",         "original_max_position_embeddings",
         "beta_fast", "beta_slow", "mscale",     "mscale_all_dim", "attention_factor",
-        "truncate"};
+        "truncate",  NULL};
     struct rope_scaling *yarn = &config->rope_scaling;
     *yarn = (struct rope_scaling){.yarn = true, .factor = 1, .beta_fast = 32, .beta_slow = 1, .mscale = 1};
     const struct { const char *key; double minimum, maximum, *value; const char *expected; } numbers[] = {
@@ -288,9 +306,9 @@ static enum status read_yarn(const struct reader *reader, const char *name, cons
         {"mscale_all_dim", 0, 1e6, &yarn->mscale_all_dim, "a number from 0 to 1000000"},
     };
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        const json_t *found = json_object_get(rope, numbers[i].key);
-        if (!found || json_is_null(found)) {
-            if (i == 0) return wrong_part(reader, name, "factor", found, numbers[i].expected);
+        const json_t *found = given(rope, numbers[i].key);
+        if (!found) {
+            if (i == 0) return wrong_part(reader, name, "factor", json_object_get(rope, "factor"), numbers[i].expected);
             continue;
         }
         const double value = json_number_value(found);
@@ -315,20 +333,10 @@ static enum status read_yarn(const struct reader *reader, const char *name, cons
     if (config->rope_theta <= 1)
         return error_set(reader->error, STATUS_INVALID, "%s: rope_theta is %g, expected more than 1 with YaRN",
                          reader->origin, config->rope_theta);
-    const json_t *attention_factor = json_object_get(rope, "attention_factor"),
-                 *truncate = json_object_get(rope, "truncate");
-    if (attention_factor && !json_is_null(attention_factor))
-        return unsupported(reader, "attention_factor", attention_factor, "null");
-    if (truncate && !json_is_null(truncate) && !json_is_true(truncate))
-        return unsupported(reader, "truncate", truncate, "true");
-    const char *key;
-    json_t *value;
-    json_object_foreach(
-        (json_t *)rope, key,
-        value) if (!is_one_of(key, keys,
-                              sizeof keys / sizeof *keys)) return unsupported(reader, name, rope,
-                                                                              "YaRN with the keys of DeepSeek V2");
-    return STATUS_OK;
+    enum status status;
+    if ((status = require(reader, "attention_factor", given(rope, "attention_factor"), "null"))) return status;
+    if ((status = require(reader, "truncate", given(rope, "truncate"), "true"))) return status;
+    return refuse_others(reader, name, rope, keys, "YaRN with the keys of DeepSeek V2");
 }
 
 /* rope_scaling as published, rope_parameters as transformers 5 writes them. With both (a setting added
@@ -338,8 +346,8 @@ static enum status read_rope(const struct reader *reader, bool has_yarn, struct 
     config->rope_scaling.factor = 1;
     enum status status = STATUS_OK;
     for (int i = 0; i < 2 && !status; i++) {
-        const json_t *rope = json_object_get(reader->root, keys[i]);
-        if (!rope || json_is_null(rope)) continue;
+        const json_t *rope = given(reader->root, keys[i]);
+        if (!rope) continue;
         if (!json_is_object(rope)) return wrong(reader, keys[i], rope, "an object or null");
         if ((status = read_positive_number(reader, rope, "rope_theta", &config->rope_theta))) return status;
         /* transformers' word, beside the published `type` or in its place */
@@ -369,14 +377,14 @@ static enum status read_rope(const struct reader *reader, bool has_yarn, struct 
  * the number of key/value heads means nothing. */
 static enum status check_latent_attention(const struct reader *reader, struct config *config) {
     enum status status;
-    const json_t *given = json_object_get(reader->root, "qk_head_dim");
+    const json_t *whole = given(reader->root, "qk_head_dim");
     if (config->qk_rope_head_dim % 2)
         return error_set(reader->error, STATUS_INVALID,
                          "%s: qk_rope_head_dim is %lld, expected an even number (rotary embedding turns pairs)",
                          reader->origin, (long long)config->qk_rope_head_dim);
     const int64_t heads = config->num_attention_heads, query = config->qk_nope_head_dim + config->qk_rope_head_dim;
-    if (given && !json_is_null(given) && !(json_is_integer(given) && json_integer_value(given) == query))
-        return wrong(reader, "qk_head_dim", given, "qk_nope_head_dim + qk_rope_head_dim, or no such key");
+    if (whole && !(json_is_integer(whole) && json_integer_value(whole) == query))
+        return wrong(reader, "qk_head_dim", whole, "qk_nope_head_dim + qk_rope_head_dim, or no such key");
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + qk_rope_head_dim", heads, query)))
         return status;
     if ((status = limit_product(reader, "num_attention_heads times qk_nope_head_dim + v_head_dim", heads,
@@ -422,41 +430,25 @@ static enum status check_attention(const struct reader *reader, struct config *c
     return limit_product(reader, "num_attention_heads times head_dim", config->num_attention_heads, config->head_dim);
 }
 
-/* A choice of the gate: `names`, the first of which is meant where the key is absent. */
-static enum status read_choice(const struct reader *reader, const char *key, const char *const *names, int count,
-                               const char *expected, int *choice) {
-    const json_t *found = json_object_get(reader->root, key);
-    *choice = 0;
-    if (!found || json_is_null(found)) return STATUS_OK;
-    for (int i = 0; i < count; i++)
-        if (json_is_string(found) && strcmp(json_string_value(found), names[i]) == 0) {
-            *choice = i;
-            return STATUS_OK;
-        }
-    return unsupported(reader, key, found, expected);
-}
-
 /* The gate's two words. V3's is one thing under two keys. */
 static enum status read_gate(const struct reader *reader, struct config *config) {
-    static const char *const methods[] = {"greedy", "group_limited_greedy"}, *const loss_free[] = {"noaux_tc"},
-                             *const softmax[] = {"softmax"}, *const sigmoid[] = {"sigmoid"};
-    enum status status;
-    int method, score;
-    if (config->family->loss_free) {
-        if ((status = read_choice(reader, "scoring_func", sigmoid, 1, "\"sigmoid\"", &score))) return status;
-        if ((status = read_choice(reader, "topk_method", loss_free, 1, "\"noaux_tc\"", &method))) return status;
-        config->topk_method = TOPK_NOAUX_TC;
-        config->scoring_func = SCORING_SIGMOID;
-        return STATUS_OK;
-    }
-    if ((status = read_choice(reader, "scoring_func", softmax, 1, "\"softmax\"", &score))) return status;
-    status = read_choice(reader, "topk_method", methods, config->family->groups ? 2 : 1,
-                         config->family->groups
-                             ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is DeepSeek V3's)"
-                                      : "\"greedy\"",
-                         &method);
-    config->topk_method = method == 0 ? TOPK_GREEDY : TOPK_GROUP_LIMITED_GREEDY;
-    return status;
+    const bool loss_free = config->family->loss_free;
+    const json_t *method = given(reader->root, "topk_method");
+    const enum status status = require(reader, "scoring_func", given(reader->root, "scoring_func"),
+                                       loss_free ? "\"sigmoid\"" : "\"softmax\"");
+    if (status) return status;
+    config->scoring_func = loss_free ? SCORING_SIGMOID : SCORING_SOFTMAX;
+    config->topk_method = loss_free ? TOPK_NOAUX_TC : TOPK_GREEDY;
+    const char *word = json_string_value(method);
+    if (config->family->groups && !loss_free && word && strcmp(word, "group_limited_greedy") == 0)
+        config->topk_method = TOPK_GROUP_LIMITED_GREEDY;
+    else if (method && (!word || strcmp(word, loss_free ? "noaux_tc" : "greedy") != 0))
+        return unsupported(reader, "topk_method", method,
+                           loss_free                ? "\"noaux_tc\""
+                           : config->family->groups ? "\"greedy\" or \"group_limited_greedy\" (\"noaux_tc\" is "
+                                                      "DeepSeek V3's)"
+                                                    : "\"greedy\"");
+    return STATUS_OK;
 }
 
 /* What a gate that keeps groups asks of the numbers: enough experts in the groups that are kept, and V3's, which ranks
@@ -507,59 +499,42 @@ static enum status read_experts(const struct reader *reader, struct config *conf
     return check_groups(reader, config);
 }
 
-/* A word of quantization_config. `required`: it must be there. */
-static enum status require_word(const struct reader *reader, const json_t *object, const char *key, bool required,
-                                const char *word) {
-    const json_t *found = json_object_get(object, key);
-    char path[96], expected[48];
-    const bool given = found && !json_is_null(found);
-    if (!given && !required) return STATUS_OK;
-    snprintf(path, sizeof path, "quantization_config.%s", key);
-    snprintf(expected, sizeof expected, "\"%s\"", word);
-    if (!given) return wrong(reader, path, found, expected);
-    return json_is_string(found) && strcmp(json_string_value(found), word) == 0
-               ? STATUS_OK
-               : unsupported(reader, path, found, expected);
-}
-
 /* FP8 checkpoints (spec/v1-v3.md sections 4.2 and 6.3). Which tensors are in FP8 is seen from the tensors, so lists of
  * modules mean nothing here. */
 static enum status read_quantization(const struct reader *reader, struct config *config) {
     static const char *const keys[] = {"quant_method", "fmt",          "activation_scheme",      "weight_block_size",
                                        "scale_fmt",    "expert_dtype", "modules_to_not_convert", "modules_to_convert",
-                                       "dequantize"};
-    const json_t *quantization = json_object_get(reader->root, "quantization_config");
-    if (!quantization || json_is_null(quantization)) return STATUS_OK;
+                                       "dequantize",   NULL};
+    const json_t *quantization = given(reader->root, "quantization_config");
+    if (!quantization) return STATUS_OK;
     if (!json_is_object(quantization)) return wrong(reader, "quantization_config", quantization, "an object or null");
     enum status status;
-    if ((status = require_word(reader, quantization, "quant_method", true, "fp8"))) return status;
-    if ((status = require_word(reader, quantization, "fmt", false, "e4m3"))) return status;
-    if ((status = require_word(reader, quantization, "activation_scheme", false, "dynamic"))) return status;
-    if ((status = require_word(reader, quantization, "expert_dtype", false, "fp8"))) return status;
+    static const struct { const char *key, *path, *only; } words[] = {
+        {"quant_method", "quantization_config.quant_method", "\"fp8\""},
+        {"fmt", "quantization_config.fmt", "\"e4m3\""},
+        {"activation_scheme", "quantization_config.activation_scheme", "\"dynamic\""},
+        {"expert_dtype", "quantization_config.expert_dtype", "\"fp8\""},
+        {"scale_fmt", "quantization_config.scale_fmt", "\"ue8m0\""},   /* the last: may be another word */
+    };
     const char *scales = json_string_value(json_object_get(quantization, "scale_fmt"));
-    if (!scales || strcmp(scales, "float") != 0) {   /* transformers' word for none */
-        if ((status = require_word(reader, quantization, "scale_fmt", false, "ue8m0"))) return status;
-        config->quantization.power_of_two = scales != NULL;
+    const bool plain = scales && strcmp(scales, "float") == 0;   /* transformers' word for none */
+    for (int i = 0; i < 5 - plain; i++) {
+        const json_t *word = given(quantization, words[i].key);
+        if (i == 0 && !word)
+            return wrong(reader, words[i].path, json_object_get(quantization, words[i].key), words[i].only);
+        if ((status = require(reader, words[i].path, word, words[i].only))) return status;
     }
-    const json_t *block = json_object_get(quantization, "weight_block_size"),
-                 *dequantize = json_object_get(quantization, "dequantize");
-    if (!block || json_is_null(block))
+    config->quantization.power_of_two = scales && !plain;
+    const json_t *block = json_object_get(quantization, "weight_block_size");
+    if (!given(quantization, "weight_block_size"))
         return wrong_part(reader, "quantization_config", "weight_block_size", block, "[128, 128]");
-    if (!json_is_array(block) || json_array_size(block) != 2 || json_integer_value(json_array_get(block, 0)) != 128 ||
+    if (json_array_size(block) != 2 || json_integer_value(json_array_get(block, 0)) != 128 ||
         json_integer_value(json_array_get(block, 1)) != 128)
         return unsupported(reader, "quantization_config.weight_block_size", block, "[128, 128]");
-    if (dequantize && !json_is_null(dequantize) && !json_is_false(dequantize))
-        return unsupported(reader, "quantization_config.dequantize", dequantize, "false");
-    const char *key;
-    json_t *value;
-    json_object_foreach(
-        (json_t *)quantization, key,
-        value) if (!is_one_of(key, keys,
-                              sizeof keys / sizeof *keys)) return unsupported(reader, "quantization_config",
-                                                                              quantization,
-                                                                              "one with the keys of DeepSeek V3");
+    if ((status = require(reader, "quantization_config.dequantize", given(quantization, "dequantize"), "false")))
+        return status;
     config->quantization.fp8 = true;
-    return STATUS_OK;
+    return refuse_others(reader, "quantization_config", quantization, keys, "one with the keys of DeepSeek V3");
 }
 
 static enum status read_token_ids(const struct reader *reader, struct config *config) {
@@ -567,8 +542,8 @@ static enum status read_token_ids(const struct reader *reader, struct config *co
     config->bos_token_id = -1;
     enum status status = read_integer(reader, "bos_token_id", 0, vocab - 1, false, &config->bos_token_id);
     if (status) return status;
-    const json_t *eos = json_object_get(reader->root, "eos_token_id");
-    if (!eos || json_is_null(eos)) return STATUS_OK;
+    const json_t *eos = given(reader->root, "eos_token_id");
+    if (!eos) return STATUS_OK;
     const size_t count = json_is_array(eos) ? json_array_size(eos) : 1;
     if (count > CONFIG_MAX_EOS) return wrong(reader, "eos_token_id", eos, "at most 8 ids");
     for (size_t i = 0; i < count; i++) {
@@ -601,14 +576,14 @@ static struct router_plan router_of(const struct config *config) {
 
 /* layer_types, where present, names one kind per layer. */
 static enum status read_layers(const struct reader *reader, struct config *config) {
-    const json_t *types = json_object_get(reader->root, "layer_types");
-    if (types && !json_is_null(types)) {
+    const json_t *types = given(reader->root, "layer_types");
+    if (types) {
         if (!json_is_array(types) || (int64_t)json_array_size(types) != config->num_hidden_layers)
             return wrong(reader, "layer_types", types, "an array of num_hidden_layers names");
         for (size_t i = 0; i < json_array_size(types); i++) {
-            const char *name = json_string_value(json_array_get(types, i));
-            if (!name || strcmp(name, "full_attention") != 0)
-                return unsupported(reader, "layer_types", json_array_get(types, i), "\"full_attention\"");
+            const enum status status = require(reader, "layer_types", json_array_get(types, i),
+                                               "\"full_attention\"");
+            if (status) return status;
         }
     }
     config->layers = arena_alloc(reader->arena, (size_t)config_layers(config) * sizeof *config->layers);
@@ -683,8 +658,8 @@ static enum status read_family(const struct reader *reader, struct config *confi
                          "%s: key \"model_type\": \"%.60s\" is not implemented, only " FAMILIES " are", reader->origin,
                          json_string_value(type));
     config->model_type = config->family->model_type;
-    const json_t *architectures = json_object_get(reader->root, "architectures");
-    if (architectures && !json_is_null(architectures)) {
+    const json_t *architectures = given(reader->root, "architectures");
+    if (architectures) {
         const char *name = json_is_array(architectures) ? json_string_value(json_array_get(architectures, 0)) : NULL;
         char expected[64];
         snprintf(expected, sizeof expected, "[\"%s\"]", config->family->architecture);
@@ -697,29 +672,19 @@ static enum status read_family(const struct reader *reader, struct config *confi
 
 /* Values that would change the mathematics and that nobody here computes. */
 static enum status refuse_unimplemented(const struct reader *reader, const struct model_family *family) {
+    static const struct { const char *key, *only; } keys[] = {
+        {"attention_bias", "false"},      {"mlp_bias", "false"},      {"tie_word_embeddings", "false"},
+        {"hidden_act", "\"silu\""},       {"attention_dropout", "0"}, {"sliding_window", "null"},
+        {"pretraining_tp", "1"},          {"rope_interleave", "true"},
+    };
     enum status status;
-    static const char *const flags[] = {"attention_bias", "mlp_bias", "tie_word_embeddings"};
-    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
-        if ((status = require_false(reader, flags[i]))) return status;
-    const json_t *act = json_object_get(reader->root, "hidden_act");
-    if (act && !json_is_null(act) && (!json_is_string(act) || strcmp(json_string_value(act), "silu") != 0))
-        return unsupported(reader, "hidden_act", act, "\"silu\"");
-    const json_t *dropout = json_object_get(reader->root, "attention_dropout");
-    if (dropout && !json_is_null(dropout) && !(json_is_number(dropout) && json_number_value(dropout) == 0))
-        return unsupported(reader, "attention_dropout", dropout, "0");
-    const json_t *window = json_object_get(reader->root, "sliding_window");
-    if (window && !json_is_null(window)) return unsupported(reader, "sliding_window", window, "null");
-    const json_t *interleave = json_object_get(reader->root, "rope_interleave");
-    if (family->attention == ATTENTION_MLA && interleave && !json_is_null(interleave) && !json_is_true(interleave))
-        return unsupported(reader, "rope_interleave", interleave, "true");
-    const json_t *next = json_object_get(reader->root, "num_nextn_predict_layers");
-    if (family->experts && !family->mtp && next && !json_is_null(next) &&
-        !(json_is_integer(next) && json_integer_value(next) == 0))
+    const int count = sizeof keys / sizeof *keys - (family->attention != ATTENTION_MLA);
+    for (int i = 0; i < count; i++)
+        if ((status = require(reader, keys[i].key, given(reader->root, keys[i].key), keys[i].only))) return status;
+    const json_t *next = given(reader->root, "num_nextn_predict_layers");
+    if (family->experts && !family->mtp && next && !(json_is_integer(next) && json_integer_value(next) == 0))
         return unsupported(reader, "num_nextn_predict_layers", next,
                            "0 (a multi-token prediction module is DeepSeek V3's)");
-    const json_t *tp = json_object_get(reader->root, "pretraining_tp");
-    if (tp && !json_is_null(tp) && !(json_is_integer(tp) && json_integer_value(tp) == 1))
-        return unsupported(reader, "pretraining_tp", tp, "1");
     return STATUS_OK;
 }
 

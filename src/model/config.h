@@ -132,6 +132,9 @@ void config_release(struct config *config);   /* the JSON; the rest is the arena
 /* config.json as transformers reads it, deterministic. dtype: of the tensors beside it; F8_E4M3: of an FP8 checkpoint,
  * with its quantization_config (the others have none). Returns a new reference. */
 json_t *config_to_json(const struct config *config, enum dtype dtype);
+/* Values in it, new references: eos_token_id (null, an id or several), and the quantization_config of V3's FP8. */
+json_t *config_eos_json(const struct config *config);
+json_t *config_fp8_json(void);
 
 /* Rows of the layer plan, those of MTP modules included. */
 static inline int64_t config_layers(const struct config *config) {

@@ -20,11 +20,23 @@ static void write_rope(const struct config *config, json_t *root) {
     json_object_set_new(modern, "rope_theta", json_real(config->rope_theta));
 }
 
+json_t *config_fp8_json(void) {
+    return json_pack("{s:s, s:s, s:s, s:[i,i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method", "fp8",
+                     "weight_block_size", 128, 128);
+}
+
+json_t *config_eos_json(const struct config *config) {
+    if (config->eos_count == 0) return json_null();
+    if (config->eos_count == 1) return json_integer(config->eos_token_id[0]);
+    json_t *eos = json_array();
+    for (int i = 0; i < config->eos_count; i++) json_array_append_new(eos, json_integer(config->eos_token_id[i]));
+    return eos;
+}
+
 static void write_quantization(const struct config *config, enum dtype dtype, json_t *root) {
     json_object_del(root, "quantization_config");
     if (dtype != DTYPE_F8_E4M3) return;
-    json_t *quantization = json_pack("{s:s, s:s, s:s, s:[i, i]}", "activation_scheme", "dynamic", "fmt", "e4m3",
-                                     "quant_method", "fp8", "weight_block_size", 128, 128);
+    json_t *quantization = config_fp8_json();
     if (config->quantization.power_of_two) json_object_set_new(quantization, "scale_fmt", json_string("ue8m0"));
     json_object_set_new(root, "quantization_config", quantization);
 }
@@ -73,13 +85,7 @@ json_t *config_to_json(const struct config *config, enum dtype dtype) {
     json_object_set_new(root, "tie_word_embeddings", json_false());
     json_object_set_new(root, "bos_token_id",
                         config->bos_token_id >= 0 ? json_integer(config->bos_token_id) : json_null());
-    json_t *eos = json_array();
-    for (int i = 0; i < config->eos_count; i++) json_array_append_new(eos, json_integer(config->eos_token_id[i]));
-    json_object_set_new(root, "eos_token_id",
-                        config->eos_count == 0   ? json_null()
-                        : config->eos_count == 1 ? json_integer(config->eos_token_id[0])
-                                                 : json_incref(eos));
-    json_decref(eos);
+    json_object_set_new(root, "eos_token_id", config_eos_json(config));
     json_object_del(root, "dtype");
     json_object_del(root, "torch_dtype");
     json_object_set_new(root, modern ? "dtype" : "torch_dtype",

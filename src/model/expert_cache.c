@@ -40,8 +40,6 @@ struct slot {
     uint64_t announced;            /* the last announcement that wants it */
 };
 
-struct layer_experts { const struct expert *experts; };
-
 struct cache {
     struct expert_cache common;    /* first */
     pthread_mutex_t mutex;         /* of everything below but what create has settled */
@@ -50,14 +48,14 @@ struct cache {
     struct reader_file *files;
     int file_count, layer_count;
     int64_t experts;               /* of a layer */
-    struct layer_experts *layers;
+    const struct expert **layers;  /* their experts */
     struct holding *holdings;      /* [layer_count, experts] */
     size_t item_offset[ITEMS], item_bytes[ITEMS];   /* in a slot; bytes in the file, 0: there is no such item */
     int first_read[ITEMS + 1];                      /* of a slot's records */
     uint8_t *memory;
     size_t memory_bytes, slot_bytes;
     struct slot *slots;
-    struct reader_read *reads;     /* [slot_count, first_read[EXPERT_PARTS]] */
+    struct reader_read *reads;     /* [slot_count, first_read[ITEMS]] */
     int32_t slot_count, oldest, newest;
     uint64_t announcements;
     struct expert_cache_counts counts;
@@ -185,7 +183,7 @@ static void forget_failed(struct cache *cache, int32_t i) {
 
 static void fail(struct cache *cache, const struct slot *slot, int item, const struct reader_read *read, int reason) {
     const struct expert *expert =
-        &cache->layers[slot->expert / cache->experts].experts[slot->expert % cache->experts];
+        &cache->layers[slot->expert / cache->experts][slot->expert % cache->experts];
     const char *name = part_of(expert, item % EXPERT_PARTS)->name;
     char buffer[128], scales[SAFETENSORS_MAX_NAME + 1];
     if (item >= SCALES) {
@@ -304,7 +302,7 @@ static int32_t place_expert(struct cache *cache, int32_t expert, uint64_t announ
 
 static int32_t first_of_layer(const struct cache *cache, const struct expert *experts) {
     int layer = 0;
-    while (cache->layers[layer].experts != experts) layer++;
+    while (cache->layers[layer] != experts) layer++;
     return (int32_t)(layer * cache->experts);
 }
 
@@ -507,7 +505,7 @@ static enum status find_places(struct cache *cache, struct model *model, struct 
                                      (unsigned long long)entry->bytes, cache->item_bytes[item]);
             }
         }
-        cache->layers[layer++].experts = experts;
+        cache->layers[layer++] = experts;
     }
     return STATUS_OK;
 }

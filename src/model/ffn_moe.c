@@ -64,10 +64,7 @@ static void moe_declare(struct model *model, struct layer *layer) {
                                                       .initial = INITIAL_CONSTANT,
                                                       .wide = true});
     for (int e = 0; e < experts; e++) declare_expert(model, layer, e, &list[e]);
-    if (!shared) return;
-    moe->shared.gate = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.gate_proj.weight", shared, d);
-    moe->shared.up = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.up_proj.weight", shared, d);
-    moe->shared.down = model_declare_matrix(model, layer, OWNER_FFN, "mlp.shared_experts.down_proj.weight", d, shared);
+    if (shared) swiglu_declare(model, layer, "mlp.shared_experts", shared, &moe->shared);
 }
 
 /* Section 3.2: what a device may be sent of a micro-batch is its share of the assignments times capacity_factor,
@@ -147,15 +144,7 @@ static struct tensor *moe_forward(struct forward *pass, const struct layer *laye
     if (pass->objective && graph->status == STATUS_OK) balance(pass, layer, &gate, &routed);
     op_experts_announce(graph, &routed, &gate, moe->experts);   /* the shared experts are computed meanwhile */
 
-    if (moe->shared.gate) {
-        struct tensor *gate_up[2];
-        op_linear(graph, x, (struct parameter *[]){moe->shared.gate, moe->shared.up}, 2, gate_up);
-        struct tensor *h = op_swiglu(graph, gate_up[0], gate_up[1]);
-        for (int i = 0; i < 2 && h; i++) gate_up[i]->compression = model_compression(pass->model, COMPRESS_E4M3);
-        /* of what was rounded, whatever else is computed again */
-        if (h) h->recompute = pass->model->recompute >= RECOMPUTE_CHEAP || gate_up[0]->compression != COMPRESS_NONE;
-        op_linear(graph, h, (struct parameter *[]){moe->shared.down}, 1, &shared);
-    }
+    if (moe->shared.gate) shared = swiglu_forward(pass, &moe->shared, x);
     struct tensor *gate_up = op_experts_up(graph, x, &routed, &gate, moe->experts);
     if (gate_up) gate_up->compression = model_compression(pass->model, COMPRESS_E4M3);
     return op_experts_down(graph, gate_up, &routed, shared, &gate, moe->experts);

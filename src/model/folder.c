@@ -23,20 +23,20 @@
 
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------- */
 
-/* Can a parameter be read from it? */
-static enum status check_type(const struct safetensors *st, struct parameter *p, struct error *error) {
+/* Can a parameter be read from its tensor, or its part of one? Codes are not read in parts. */
+static enum status check_type(const struct safetensors *st, struct parameter *p, bool part, struct error *error) {
     const struct safetensors_entry *entry = p->entry, *scales;
     const struct format *format = p->format = format_of(st, entry);
-    const bool multiplied = p->kind == PARAMETER_MATRIX, whole = p->kind == PARAMETER_INTEGERS;
-    if (multiplied && format && format->scaled) return block_scales_find(&scales, st, format, entry, error);
+    const bool whole = p->kind == PARAMETER_INTEGERS, coded = p->kind == PARAMETER_MATRIX && !part;
+    if (coded && format && format->scaled) return block_scales_find(&scales, st, format, entry, error);
     if (whole ? entry->dtype == DTYPE_I32 || entry->dtype == DTYPE_I64 : format && !format->scaled) return STATUS_OK;
     char found[160];
     safetensors_describe(entry, found, sizeof found);
     return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected dtype %s",
                      safetensors_shard_path(st, entry->shard), entry->name, found,
-                     whole        ? "I32 or I64"
-                     : multiplied ? "F32, BF16, F16 or F8_E4M3"
-                                  : "F32, BF16 or F16");
+                     whole   ? "I32 or I64"
+                     : coded ? "F32, BF16, F16 or F8_E4M3"
+                             : "F32, BF16 or F16");
 }
 
 /* Its tensor, under the first of its names that the files have: p->entry, NULL where there is none. */
@@ -69,7 +69,7 @@ static enum status find(struct model *model, struct parameter *p, struct error *
         part->bytes = dtype_bytes(part->dtype, (size_t)p->count);
         p->entry = part;
     }
-    return check_type(st, p, error);
+    return check_type(st, p, p->entry != whole, error);
 }
 
 static enum status match(struct model *model, const char *folder, struct error *error) {
@@ -419,11 +419,7 @@ static json_t *generation_config(const struct config *config) {
     json_t *root = json_object();
     json_object_set_new(root, "_from_model_config", json_true());
     if (config->bos_token_id >= 0) json_object_set_new(root, "bos_token_id", json_integer(config->bos_token_id));
-    json_t *eos = json_array();
-    for (int i = 0; i < config->eos_count; i++) json_array_append_new(eos, json_integer(config->eos_token_id[i]));
-    if (config->eos_count == 1) json_object_set_new(root, "eos_token_id", json_integer(config->eos_token_id[0]));
-    else if (config->eos_count) json_object_set(root, "eos_token_id", eos);
-    json_decref(eos);
+    if (config->eos_count) json_object_set_new(root, "eos_token_id", config_eos_json(config));
     return root;
 }
 

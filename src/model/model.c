@@ -18,8 +18,8 @@ const struct residual *const residuals[] = {[RESIDUAL_ADD] = &residual_add};
 /* ---- declaration ------------------------------------------------------------------------------------------------- */
 
 void *model_describe(struct model *model, size_t bytes) {
-    void *record = arena_alloc(&model->arena, bytes);
-    if (!record) model->incomplete = true;
+    void *record = model->incomplete ? NULL : arena_alloc(&model->arena, bytes);   /* what is half there stays so */
+    model->incomplete = !record;
     return record;
 }
 

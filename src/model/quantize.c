@@ -39,8 +39,7 @@ static enum action action_for(const struct job *job, const struct safetensors_en
     if (from && from->scaled) return DEQUANTISE;
     if (!from || (name && !p)) return COPY;
     if (p && p->wide) return entry->dtype == DTYPE_F32 ? COPY : WIDEN;
-    if (to->scaled && p && p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL && entry->rank == 2)
-        return QUANTISE;
+    if (to->scaled && p && p->kind == PARAMETER_MATRIX && p->products == PRODUCTS_MODEL) return QUANTISE;
     return entry->dtype == DTYPE_BF16 ? COPY : ROUND;
 }
 
@@ -220,6 +219,9 @@ static enum status prepare(struct making *m, const struct format *to, struct err
                                        : DTYPE_BF16;
     m->format = m->action == DEQUANTISE ? format_of(m->job->st, entry) : to;
     if (m->action != QUANTISE && m->action != DEQUANTISE) return STATUS_OK;
+    if (m->action == QUANTISE && entry->rank != 2)
+        return error_set(error, STATUS_UNSUPPORTED, "%s: tensor %s: found %s, expected a tensor for each matrix",
+                         safetensors_shard_path(m->job->st, entry->shard), entry->name, found);
     const struct safetensors_entry *scales = NULL;
     const enum status status = m->action == DEQUANTISE ? block_scales_find(&scales, m->job->st, m->format, entry, error)
                                                        : STATUS_OK;
@@ -298,8 +300,7 @@ static enum status write_config(json_t *root, const char *out, const struct form
     json_object_del(root, "quantization_config");
     json_object_set_new(root, json_object_get(root, "dtype") ? "dtype" : "torch_dtype", json_string("bfloat16"));
     if (to->scaled) {
-        about = json_pack("{s:s, s:s, s:s, s:[i,i]}", "activation_scheme", "dynamic", "fmt", "e4m3", "quant_method",
-                          "fp8", "weight_block_size", SCALE_BLOCK, SCALE_BLOCK);
+        about = config_fp8_json();
         /* In transformers the gate of V2 is a linear layer like any other, that of V3 is not. */
         if (about && softmax_gate)
             json_object_set_new(about, "modules_to_not_convert", json_pack("[s,s]", "lm_head", "mlp.gate"));

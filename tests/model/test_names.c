@@ -14,6 +14,7 @@
 #include "base/file.h"
 #include "infer/infer.h"
 #include "model/blocks.h"
+#include "model/quantize.h"
 
 #define GOLDEN "tests/golden/v2-lite"   /* layers 1 and 2 have 8 experts of 24 x 48 */
 enum { EXPERTS = 8, WIDTH = 24, HIDDEN = 48, FUSED = 4, ROWS = 20 };
@@ -32,8 +33,10 @@ static int end(void **state) {
     return folder_remove(scratch, NULL);
 }
 
-/* One more tensor; the experts' fused as transformers has them where `fused`, with so many rows. */
-static void write_folder(const char *folder, bool fused, int64_t rows, const struct safetensors_source *more) {
+/* One more tensor; the experts' fused as transformers has them where `fused`, with so many rows of this
+ * type (which is F32, or the test sees no numbers of it). */
+static void write_folder(const char *folder, bool fused, int64_t rows, enum dtype dtype,
+                         const struct safetensors_source *more) {
     struct error error;
     struct safetensors *st;
     char command[400], path[300], names[FUSED][80];
@@ -62,7 +65,7 @@ static void write_folder(const char *folder, bool fused, int64_t rows, const str
         snprintf(names[i], sizeof names[i], "model.layers.%d.mlp.experts.%s", 1 + i / 2,
                  i % 2 ? "down_proj" : "gate_up_proj");
         sources[used++] = (struct safetensors_source){.name = names[i],
-                                                      .dtype = DTYPE_F32,
+                                                      .dtype = dtype,
                                                       .rank = 3,
                                                       .shape = {EXPERTS, i % 2 ? HIDDEN : rows, i % 2 ? WIDTH : HIDDEN},
                                                       .data = data + (int64_t)i * EXPERTS * 2 * WIDTH * HIDDEN};
@@ -105,7 +108,7 @@ static void experts_of_one_tensor(void **state) {
     struct model *apart, *fused;
     char folder[200];
     snprintf(folder, sizeof folder, "%s/fused", scratch);
-    write_folder(folder, true, 2 * WIDTH, NULL);
+    write_folder(folder, true, 2 * WIDTH, DTYPE_F32, NULL);
     if (open_model(&apart, GOLDEN, MODEL_TRAINING, 0, &error) || open_model(&fused, folder, MODEL_TRAINING, 0, &error))
         fail_msg("%s", error.message);
     assert_int_equal(fused->warning_count, 0);
@@ -134,10 +137,47 @@ static void experts_of_one_tensor(void **state) {
     for (int i = 1; i < 3; i++) assert_memory_equal(logits[i], logits[0], (size_t)vocab * sizeof(float));
     for (int i = 0; i < 3; i++) free(logits[i]);
 
-    write_folder(folder, true, WIDTH, NULL);
+    write_folder(folder, true, WIDTH, DTYPE_F32, NULL);
     assert_int_equal(open_model(&fused, folder, MODEL_INFERENCE, 0, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "model.safetensors: tensor model.layers.1.mlp.experts.gate_up_proj: found "
                                           "F32 [8, 24, 48], expected shape [8, 48, 48] from config.json"));
+}
+
+/* Codes with the scales of one slice mean nothing for the others; and scales in blocks are made of matrices alone. */
+static void codes_of_one_tensor(void **state) {
+    (void)state;
+    struct error error;
+    struct model *model;
+    struct quantize_counts counts;
+    char folder[200], out[200];
+    static const float one[1] = {1};
+    snprintf(folder, sizeof folder, "%s/codes", scratch);
+    snprintf(out, sizeof out, "%s/quantised", scratch);
+    write_folder(folder, true, 2 * WIDTH, DTYPE_F8_E4M3,
+                 &(struct safetensors_source){.name = "model.layers.1.mlp.experts.gate_up_proj_scale_inv",
+                                              .dtype = DTYPE_F32, .rank = 2, .shape = {1, 1}, .data = one});
+    assert_int_equal(open_model(&model, folder, MODEL_INFERENCE, 0, &error), STATUS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "model.safetensors: tensor model.layers.1.mlp.experts.gate_up_proj: found "
+                                          "F8_E4M3 [8, 48, 48], expected dtype F32, BF16 or F16"));
+    write_folder(folder, true, 2 * WIDTH, DTYPE_F32, NULL);
+    assert_int_equal(model_quantize(folder, out, &number_formats[FORMAT_FP8], pool, NULL, &counts, &error),
+                     STATUS_UNSUPPORTED);
+    assert_non_null(strstr(error.message, "_proj: found F32 [8, 48, "));
+    assert_false(file_exists(out));
+}
+
+/* After a declaration that found no memory none finds any, whatever the lists look like. */
+static void declarations_without_memory(void **state) {
+    (void)state;
+    for (int lost = 0; lost < 2; lost++) {
+        struct model model = {.incomplete = true, .name_count = 4, .parameter_count = 4};
+        void *list[4] = {0};
+        if (lost) model.parameters = (struct parameter **)list;
+        assert_null(model_declare_norm(&model, NULL, OWNER_MODEL, "norm", 1));
+        model_declare_name(&model, NULL, NULL, &(struct parameter_name){.name = "buffer"});
+        assert_true(model.incomplete && model.name_count == 4 && model.parameter_count == 4);
+        arena_free(&model.arena);
+    }
 }
 
 /* What old files carry is neither a parameter nor unknown. */
@@ -149,7 +189,7 @@ static void buffers_are_known(void **state) {
     snprintf(folder, sizeof folder, "%s/buffer", scratch);
     for (int known = 0; known < 2; known++) {
         struct model *model;
-        write_folder(folder, false, 0,
+        write_folder(folder, false, 0, DTYPE_F32,
                      &(struct safetensors_source){.name = known ? "model.layers.1.self_attn.rotary_emb.inv_freq"
                                                                 : "model.layers.1.self_attn.rotary_emb.freq",
                                                   .dtype = DTYPE_F32, .rank = 1, .shape = {4}, .data = zeros});
@@ -200,7 +240,7 @@ static void tables_of_integers(void **state) {
     };
     snprintf(folder, sizeof folder, "%s/table", scratch);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        write_folder(folder, false, 0,
+        write_folder(folder, false, 0, DTYPE_F32,
                      &(struct safetensors_source){
                          .name = TABLE, .dtype = cases[i].dtype, .rank = 2, .shape = {3, 2}, .data = cases[i].data});
         for (int use = 0; use < 2; use++) {
@@ -229,6 +269,7 @@ static void tables_of_integers(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(experts_of_one_tensor), cmocka_unit_test(buffers_are_known),
-                                       cmocka_unit_test(tables_of_integers)};
+                                       cmocka_unit_test(tables_of_integers), cmocka_unit_test(codes_of_one_tensor),
+                                       cmocka_unit_test(declarations_without_memory)};
     return cmocka_run_group_tests(tests, begin, end);
 }
