@@ -333,6 +333,50 @@ static enum status read_object(struct settings *settings, const json_t *object, 
     return STATUS_OK;
 }
 
+/* Of two lists that go together. */
+static enum status check_count(const char *key, int found, int expected, const char *of, const char *origin,
+                               const char *prefix, struct error *error) {
+    return found == expected ? STATUS_OK
+                             : error_set(error, STATUS_INVALID,
+                                         "%s: %sschedule.%s: found %d values, expected one for each of the %d %s",
+                                         origin, prefix, key, found, expected, of);
+}
+
+static enum status check_lengths(const struct settings *s, const char *origin, const char *prefix,
+                                 struct error *error) {
+    const struct settings_numbers *lengths = &s->schedule.lengths, *ends = &s->schedule.length_tokens;
+    for (int i = 0; i < lengths->count; i++) {
+        const double length = lengths->values[i], end = ends->values[i];
+        if (length != floor(length) || length > (double)s->sequence_length)
+            return error_set(error, STATUS_INVALID,
+                             "%s: %sschedule.lengths: found %g, expected integers up to sequence_length %lld", origin,
+                             prefix, length, (long long)s->sequence_length);
+        if (end != floor(end) || (i > 0 && end <= ends->values[i - 1]))
+            return error_set(error, STATUS_INVALID,
+                             "%s: %sschedule.length_tokens: found %.17g, expected ascending integers", origin, prefix,
+                             end);
+    }
+    return STATUS_OK;
+}
+
+static enum status check_lists(const struct settings *s, const char *origin, const char *prefix, struct error *error) {
+    const struct settings_numbers *at = &s->schedule.milestones;
+    const int shapes = s->schedule.shapes.count;
+    enum status status = check_count("length_tokens", s->schedule.length_tokens.count, s->schedule.lengths.count,
+                                     "lengths", origin, prefix, error);
+    if (status == STATUS_OK) status = check_lengths(s, origin, prefix, error);
+    if (status == STATUS_OK)
+        status = check_count("factors", s->schedule.factors.count, at->count, "milestones", origin, prefix, error);
+    if (status == STATUS_OK && shapes)
+        status = check_count("shapes", shapes, at->count, "milestones, or none", origin, prefix, error);
+    for (int i = 1; status == STATUS_OK && i < at->count; i++)
+        if (at->values[i] <= at->values[i - 1])
+            status = error_set(error, STATUS_INVALID,
+                               "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin,
+                               prefix, at->values[i], at->values[i - 1]);
+    return status;
+}
+
 /* Values that depend on others, and rules between them. */
 static enum status settle(struct settings *s, const json_t *config, const char *origin, const char *prefix,
                           struct error *error) {
@@ -368,39 +412,9 @@ static enum status settle(struct settings *s, const json_t *config, const char *
             "%s: %sschedule.%s: found 0, expected a value above 0, as for %s: a batch that grows needs both", origin,
             prefix, s->schedule.batch_start > 0 ? "batch_ramp_tokens" : "batch_start",
             s->schedule.batch_start > 0 ? "batch_start" : "batch_ramp_tokens");
-    const struct settings_numbers *lengths = &s->schedule.lengths, *ends = &s->schedule.length_tokens;
-    if (lengths->count != ends->count)
-        return error_set(error, STATUS_INVALID,
-                         "%s: %sschedule.length_tokens: found %d values, expected one for each of the %d lengths",
-                         origin, prefix, ends->count, lengths->count);
-    for (int i = 0; i < lengths->count; i++) {
-        const double length = lengths->values[i], end = ends->values[i];
-        if (length != floor(length) || length > (double)s->sequence_length)
-            return error_set(error, STATUS_INVALID,
-                             "%s: %sschedule.lengths: found %g, expected integers up to sequence_length %lld", origin,
-                             prefix, length, (long long)s->sequence_length);
-        if (end != floor(end) || (i > 0 && end <= ends->values[i - 1]))
-            return error_set(error, STATUS_INVALID,
-                             "%s: %sschedule.length_tokens: found %.17g, expected ascending integers", origin, prefix,
-                             end);
-    }
     int64_t tenth = s->steps / 10, most = s->schedule.name == SCHEDULE_MULTI_STEP ? 2000 : 100;
     if (s->schedule.warmup_steps < 0) s->schedule.warmup_steps = tenth < most ? tenth : most;
     if (s->optimizer.moments < 0) s->optimizer.moments = settings_compute(s) == COMPUTE_FP8;
-    const struct settings_numbers *at = &s->schedule.milestones, *factors = &s->schedule.factors;
-    if (at->count != factors->count)
-        return error_set(error, STATUS_INVALID,
-                         "%s: %sschedule.factors: found %d values, expected one for each of the %d milestones", origin,
-                         prefix, factors->count, at->count);
-    for (int i = 1; i < at->count; i++)
-        if (at->values[i] <= at->values[i - 1])
-            return error_set(error, STATUS_INVALID,
-                             "%s: %sschedule.milestones: found %g after %g, expected ascending values", origin, prefix,
-                             at->values[i], at->values[i - 1]);
-    if (s->schedule.shapes.count && s->schedule.shapes.count != at->count)
-        return error_set(error, STATUS_INVALID,
-                         "%s: %sschedule.shapes: found %d values, expected one for each of the %d milestones, or none",
-                         origin, prefix, s->schedule.shapes.count, at->count);
     if (!s->tokenizer[0])
         return error_set(
             error, STATUS_INVALID,
@@ -408,7 +422,7 @@ static enum status settle(struct settings *s, const json_t *config, const char *
             prefix);
     if (!s->text_key[0])
         return error_set(error, STATUS_INVALID, "%s: %stext_key: found an empty text, expected a key", origin, prefix);
-    return STATUS_OK;
+    return check_lists(s, origin, prefix, error);
 }
 
 static enum status read_defaults(struct settings *settings, struct error *error) {
