@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Is a change slower? Runs two builds in turn, old, new, old, new, ..., and prints the medians of what both measured and
-the median of the ratios pair by pair: a decoded token, a prefill of 512 tokens, and training steps.
+"""Is a change slower? Runs two builds in turn, old, new, old, new, ..., and prints the medians of what both measured
+and the median of the ratios pair by pair: a decoded token, a prefill of 512 tokens, and training steps.
 
     tools/compare-speed.py OLD NEW [-n PAIRS] [PART...]
 
@@ -12,7 +12,8 @@ Machines are shared: a ratio counts, not a time; run it twice where it is near t
 takes beyond parameters, gradients and moments is printed beside it, and does not depend on the machine's mood."""
 import argparse, json, os, re, statistics, subprocess, sys
 
-PARTS = ["decode:configs/v1-124m.json:bf16", "decode:configs/v1-124m.json:fp32", "decode:bench/configs/v3-moe.json:bf16"]
+PARTS = ["decode:configs/v1-124m.json:bf16", "decode:configs/v1-124m.json:fp32"]
+PARTS += ["decode:bench/configs/v3-moe.json:bf16"]
 PARTS += [f"step:bench/configs/{config}.json:{type}" for config in ("v1-124m", "v2-moe", "v3-moe")
           for type in ("fp32", "bf16", "fp8")]
 PARTS.remove("step:bench/configs/v1-124m.json:fp8")
@@ -29,8 +30,8 @@ def measure(checkout, part):
     """Names of figures (tokens per second; planned GB) and their values."""
     kind, config, type = part.split(":")
     if kind == "decode":
-        out = json.loads(run(checkout, ["./deepseek", "bench", config, "--compute", type, "--prompt", "512", "--gen", "48",
-                                        "--repeat", "1", "--quiet", "--json"]))["results"][0]
+        out = json.loads(run(checkout, ["./deepseek", "bench", config, "--compute", type, "--prompt", "512",
+                                        "--gen", "48", "--repeat", "1", "--quiet", "--json"]))["results"][0]
         return {"decoding": out["decoding"]["tokens_per_second"], "prefill": out["prefill"]["tokens_per_second"]}
     out = run(checkout, ["build/bench/train_step", config, type, "2", "512", "4"])
     step = re.search(r"([0-9.]+) tokens/s, [0-9.]+ s \(passes", out)

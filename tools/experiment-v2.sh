@@ -32,7 +32,8 @@ for assignment in ${SET:-}; do sets+=(--set "$assignment"); done
 train() {
     local run=$out/$1-$2 seed=$2 steps=$3 config=$4 data=$5
     shift 5
-    "$program" train "$config" --data "$data" --out "$run" --threads 1 --quiet --resume --set train.seed="$seed" --set train.steps="$steps" --set train.eval_every=$(((steps + 9) / 10)) \
+    "$program" train "$config" --data "$data" --out "$run" --threads 1 --quiet --resume --set train.seed="$seed" \
+        --set train.steps="$steps" --set train.eval_every=$(((steps + 9) / 10)) \
         --set train.sample_every=0 --set train.save_every=0 "$@" "${sets[@]}" >"$run.log" 2>&1 || { echo \
             "$run failed:" >&2; tail -n 3 "$run.log" >&2; return 1; }
 }

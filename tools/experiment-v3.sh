@@ -35,7 +35,8 @@ wants() { [[ " $parts " == *" $1 "* ]]; }
 train() {
     local run=$out/$1-$2 seed=$2
     shift 2
-    "$program" train configs/v3-small.json --data "$out/stories.jsonl" --out "$run" --threads 1 --quiet --resume --set train.tokenizer="$out/tokenizer" --set train.seed="$seed" \
+    "$program" train configs/v3-small.json --data "$out/stories.jsonl" --out "$run" --threads 1 --quiet --resume \
+        --set train.tokenizer="$out/tokenizer" --set train.seed="$seed" \
         --set train.steps="$steps" --set train.eval_every=$(((steps + 49) / 50)) --set train.sample_every=0 \
             --set train.save_every=0 "$@" >"$run.log" 2>&1 ||
         { echo "$run failed:" >&2; tail -n 3 "$run.log" >&2; return 1; }

@@ -20,7 +20,8 @@ zsh=$DESTDIR$DATADIR/zsh/site-functions/_deepseek
 fish=$DESTDIR$DATADIR/fish/vendor_completions.d/deepseek.fish
 
 if [ "${1:-}" = --remove ]; then
-    rm -f "$bin/deepseek" "$lib/libdeepseek.a" "$lib/libdeepseek.so" "$lib/$SONAME" "$lib/$SONAME".* "$include/deepseek.h" "$lib/pkgconfig/deepseek.pc" \
+    rm -f "$bin/deepseek" "$lib/libdeepseek.a" "$lib/libdeepseek.so" "$lib/$SONAME" "$lib/$SONAME".* \
+        "$include/deepseek.h" "$lib/pkgconfig/deepseek.pc" \
         "$man/deepseek.1" "$man"/deepseek-*.1 "$bash" "$zsh" "$fish"
     exit 0
 fi

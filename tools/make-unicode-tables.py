@@ -64,8 +64,6 @@ def main():
 #ifndef DEEPSEEK_TEXT_UNICODE_RUNS_H
 #define DEEPSEEK_TEXT_UNICODE_RUNS_H
 
-#include "text/unicode.h"
-
 /* The letter that stands for a set of classes. */
 static const uint16_t unicode_sets[128] = {""")
     for bits, letter in letters.items():

@@ -31,9 +31,10 @@ install() { env -u MAKEFLAGS -u MFLAGS -u MAKELEVEL make BUILD="$BUILD" CC="$CC"
 D=$T/destination/usr
 expect 'make install' install install DESTDIR="$T/destination" PREFIX=/usr
 version=$(sed -n 's/^#define DS_VERSION_STRING "\(.*\)"/\1/p' include/deepseek.h)
-for file in bin/deepseek lib/libdeepseek.a lib/libdeepseek.so "lib/libdeepseek.so.$version" include/deepseek.h lib/pkgconfig/deepseek.pc share/man/man1/deepseek.1 share/man/man1/deepseek-train.1 \
+for file in bin/deepseek lib/libdeepseek.a lib/libdeepseek.so "lib/libdeepseek.so.$version" include/deepseek.h \
+    lib/pkgconfig/deepseek.pc share/man/man1/deepseek.1 share/man/man1/deepseek-train.1 \
     share/bash-completion/completions/deepseek share/zsh/site-functions/_deepseek \
-        share/fish/vendor_completions.d/deepseek.fish; do
+    share/fish/vendor_completions.d/deepseek.fish; do
     expect "installed: $file" [ -s "$D/$file" ]
 done
 expect 'nothing of the destination in a file' sh -c "! grep -rl '$T' '$D/lib/pkgconfig' '$D/share'"

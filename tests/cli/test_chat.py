@@ -46,7 +46,8 @@ class Terminal:
         return found
 
     def ready(self):
-        """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal would
+        """The editor prints its prompt before it takes the terminal over, and what is typed in between the terminal
+        would
         edit."""
         end = time.time() + 60
         while termios.tcgetattr(self.fd)[3] & termios.ICANON and time.time() < end:

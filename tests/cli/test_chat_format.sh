@@ -85,9 +85,11 @@ import json, sys
 folder = sys.argv[1]
 t = json.load(open(folder + "/tokenizer.json"))
 names = ["<｜begin▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"] + ["<｜tool▁%s｜>" % n for n in
-         ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep", "outputs▁begin", "outputs▁end", "output▁begin", "output▁end")]
+         ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep",
+          "outputs▁begin", "outputs▁end", "output▁begin", "output▁end")]
 for i, name in enumerate(names):
-    t["added_tokens"].append({"id": 107 + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": i > 0, "special": i == 0})
+    t["added_tokens"].append({"id": 107 + i, "content": name, "single_word": False, "lstrip": False, "rstrip": False,
+                              "normalized": i > 0, "special": i == 0})
 json.dump(t, open(folder + "/tokenizer.json", "w"))
 json.dump({"bos_token": names[0], "eos_token": "<|endoftext|>"}, open(folder + "/tokenizer_config.json", "w"))
 END

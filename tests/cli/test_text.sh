@@ -134,9 +134,11 @@ expect 'nothing was written' [ ! -e "$T/never" ]
 
 # ---- info: the official shapes, without a checkpoint ----
 shape() { # HIDDEN FFN LAYERS HEADS KV
-    echo "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\", \"hidden_size\": $1, \"intermediate_size\": $2, \"num_hidden_layers\": $3,
-        \"num_attention_heads\": $4, \"num_key_value_heads\": $5, \"vocab_size\": 102400, \"max_position_embeddings\": \
-            4096, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,
+    echo "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\",
+        \"hidden_size\": $1, \"intermediate_size\": $2, \"num_hidden_layers\": $3,
+        \"num_attention_heads\": $4, \"num_key_value_heads\": $5, \"vocab_size\": 102400,
+        \"max_position_embeddings\": 4096,
+        \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,
         \"tie_word_embeddings\": false, \"torch_dtype\": \"bfloat16\"}"
 }
 shape 4096 11008 30 32 32 >"$T/7b.json"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The doors `tokenize encode --jsonl` and `tokenize decode --jsonl` on every stored text and sequence of ids: those of the
-tokenizers library. And large texts, cut anywhere on their way in."""
+"""The doors `tokenize encode --jsonl` and `tokenize decode --jsonl` on every stored text and sequence of ids: those of
+the tokenizers library. And large texts, cut anywhere on their way in."""
 
 import json
 import os

@@ -33,7 +33,8 @@ def load(path):
     size, = struct.unpack("<Q", data[:8])
     return json.loads(data[8:8 + size])["logits"]["shape"][-1], array.array("f", data[8 + size:])
 (width, a), (_, b) = load(sys.argv[1]), load(sys.argv[2])
-rows = [max(abs(x - y) for x, y in zip(a[r:r + width], b[r:r + width])) for r in range(0, len(a), width) if any(a[r:r + width])]
+rows = [max(abs(x - y) for x, y in zip(a[r:r + width], b[r:r + width]))
+        for r in range(0, len(a), width) if any(a[r:r + width])]
 print("%.3g %.3g" % (max(rows), statistics.median(rows)))
 END
 }

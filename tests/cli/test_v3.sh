@@ -26,7 +26,8 @@ import json, struct, sys
 def load(path):
     data = open(path, "rb").read()
     size, = struct.unpack("<Q", data[:8])
-    return {name: (t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]]) for name, t in json.loads(data[8:8 + size]).items() if name != "__metadata__"}
+    return {name: (t["shape"], data[8 + size + t["data_offsets"][0]:8 + size + t["data_offsets"][1]])
+            for name, t in json.loads(data[8:8 + size]).items() if name != "__metadata__"}
 both, plain = load(sys.argv[1]), load(sys.argv[2])
 assert sorted(both) == ["logits", "mtp_logits"] and list(plain) == ["logits"] and both["logits"] == plain["logits"]
 (b, t, v), data = both["mtp_logits"]

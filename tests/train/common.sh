@@ -10,7 +10,9 @@ passed=0 failed=0
 
 # A text of 8,000 characters: words chosen by a small generator, so that there is something to learn.
 awk 'BEGIN { n = split("the cat sat on a mat and the dog ran to the old red house by the sea", w, " "); x = 1;
-             for (i = 0; i < 2000; i++) { x = (x * 1103 + 12345) % 65536; printf "%s%s", w[int(x / 65536 * n) + 1], (i % 9 == 8) ? ".\n" : " " } }' | head -c 8000 >"$scratch/text.txt"
+             for (i = 0; i < 2000; i++) { x = (x * 1103 + 12345) % 65536
+                 printf "%s%s", w[int(x / 65536 * n) + 1], (i % 9 == 8) ? ".\n" : " " } }' |
+        head -c 8000 >"$scratch/text.txt"
 
 # check NAME COMMAND...: the command must succeed.
 check() {

@@ -102,8 +102,10 @@ check "as it is" cmp "$scratch/other/model/tokenizer.json" "$scratch/bpe/model/t
 
 # More text than memory: 64 MB in one file, 60 MB of address space for the whole process.
 yes 'the cat sat on the mat and looked at the dog' | head -c 64000000 >"$scratch/large.txt"
-small=(--threads 1 --quiet --set train.tokenizer=bytes --set train.steps=1 --set train.eval_fraction=0 --set train.sample_every=0)
-big() { (ulimit -v "${limit:-unlimited}"; exec "$program" train "$tiny" --data "$scratch/large.txt" --out "$@" "${small[@]}" >/dev/null); }
+small=(--threads 1 --quiet --set train.tokenizer=bytes --set train.steps=1 --set train.eval_fraction=0
+    --set train.sample_every=0)
+big() { (ulimit -v "${limit:-unlimited}"
+    exec "$program" train "$tiny" --data "$scratch/large.txt" --out "$@" "${small[@]}" >/dev/null); }
 limit=60000 check "more text than memory" big "$scratch/large"
 check "its tokens are in the cache" [ "$(ls -l "$cache" | awk '$5 == 256 + 2 * 64000000' | wc -l)" == 1 ]
 # Interrupted or killed while it tokenises: nothing that counts is left, and the next run is as any other.

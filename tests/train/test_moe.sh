@@ -56,7 +56,8 @@ check "which goes on with the full batch" [ "$(last_tokens "$scratch/longer")" =
 extend() {
     local run=$1
     shift
-    "$program" train --from "$scratch/short/model" --data "$scratch/text.txt" --out "$run" --set rope_scaling.factor=4 --set train.sequence_length=128 --set train.batch_size=2 --set train.steps=4 \
+    "$program" train --from "$scratch/short/model" --data "$scratch/text.txt" --out "$run" --set rope_scaling.factor=4 \
+        --set train.sequence_length=128 --set train.batch_size=2 --set train.steps=4 \
         --set train.sample_every=0 "$@"
 }
 check "the extended run ends" extend "$scratch/long" >"$scratch/out" 2>"$scratch/messages"
@@ -67,7 +68,8 @@ import json, sys
 config = json.load(open(sys.argv[1]))
 rope = config["rope_scaling"]
 assert config["max_position_embeddings"] == 128, config["max_position_embeddings"]
-assert rope == {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707}, rope
+assert rope == {"type": "yarn", "factor": 4, "original_max_position_embeddings": 32, "beta_fast": 32, "beta_slow": 1,
+                "mscale": 0.707, "mscale_all_dim": 0.707}, rope
 END
     check "with a config that says all of it: $(tail -n 1 "$scratch/out")" [ ! -s "$scratch/out" ]
 fi

@@ -188,7 +188,8 @@ refuses "divergence" 1 "the last complete checkpoint is that of step" train "$sc
 check "the good checkpoint is there" [ -e "$scratch/diverged/checkpoints/step-00000006/state.json" ]
 
 # The exported folder predicts the held-out text as the run's last evaluation says; micro batches add up to the batch.
-check "eval agrees with the last evaluation" bash -c "'$program' eval '$scratch/reference/model' --data '$scratch/text.txt' --held-out 0.1 --context 32 --json --quiet |
+check "eval agrees with the last evaluation" bash -c "
+    '$program' eval '$scratch/reference/model' --data '$scratch/text.txt' --held-out 0.1 --context 32 --json --quiet |
     awk -F'[:,]' -v path='$scratch/reference/metrics.jsonl' '{ loss = \$2 } END { while ((getline < path) > 0) if (\$3 ~ /eval_loss/) last = \$4; d = loss - last; exit !(last > 0 && d < 2e-6 * last && -d < 2e-6 * last) }'"
 train "$scratch/whole" --quiet --set train.micro_batch_size=4 --set train.steps=12 >/dev/null
 train "$scratch/parts" --quiet --set train.micro_batch_size=1 --set train.steps=12 >/dev/null
