@@ -26,7 +26,9 @@ void mtp_declare_input(struct model *model, struct mtp_module *module) {
                                                         .products = PRODUCTS_ACTIVATION});
 }
 
+/* 0 where there are no modules. */
 static int64_t source_width(const struct config *config) {
+    if (config->num_nextn_predict_layers == 0) return 0;
     switch (config->layers[config->num_hidden_layers].source) {
     case MTP_OUTPUT: return config->hidden_size;
     }
