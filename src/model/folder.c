@@ -24,10 +24,11 @@
 /* ---- matching names, shapes and types before any data is touched ------------------------------------------------- */
 
 /* Can a parameter be read from its tensor, or its part of one? Codes are not read in parts. */
-static enum status check_type(const struct safetensors *st, struct parameter *p, bool part, struct error *error) {
-    const struct safetensors_entry *entry = p->entry, *scales;
+static enum status check_type(const struct safetensors *st, struct parameter *p, const struct safetensors_entry *entry,
+                              struct error *error) {
+    const struct safetensors_entry *scales;
     const struct format *format = p->format = format_of(st, entry);
-    const bool whole = p->kind == PARAMETER_INTEGERS, coded = p->kind == PARAMETER_MATRIX && !part;
+    const bool whole = p->kind == PARAMETER_INTEGERS, coded = p->kind == PARAMETER_MATRIX && p->entry == entry;
     if (coded && format && format->scaled) return block_scales_find(&scales, st, format, entry, error);
     if (whole ? entry->dtype == DTYPE_I32 || entry->dtype == DTYPE_I64 : format && !format->scaled) return STATUS_OK;
     char found[160];
@@ -69,7 +70,7 @@ static enum status find(struct model *model, struct parameter *p, struct error *
         part->bytes = dtype_bytes(part->dtype, (size_t)p->count);
         p->entry = part;
     }
-    return check_type(st, p, p->entry != whole, error);
+    return check_type(st, p, whole, error);
 }
 
 static enum status match(struct model *model, const char *folder, struct error *error) {
