@@ -359,7 +359,10 @@ static enum status end_pass(struct generator *generator, struct round *round, en
     for (int f = 0; f < round->count; f++) {
         struct slot *slot = &generator->slots[round->slots[f]];
         slot->in_pass = false;
-        if (!status && slot->leaves) status = finish_item(slot, FINISH_INTERRUPTED, error);
+        if (slot->leaves) {   /* also where the pass has failed */
+            const enum status left = finish_item(slot, FINISH_INTERRUPTED, status ? NULL : error);
+            if (!status) status = left;
+        }
         if (!status && slot->item && round->feeds[f].logits) {
             share_prompt(slot, round);
             status = take_tokens(slot, &round->feeds[f], taken, error);

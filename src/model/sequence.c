@@ -267,7 +267,7 @@ static size_t walk_saved(const struct sequence *sequence, uint8_t *save, const u
 }
 
 size_t sequence_save_bytes(struct sequence *sequence) {
-    settle(sequence);
+    if (sequence->written == sequence->length) settle(sequence);
     return sizeof(struct saved) + walk_saved(sequence, NULL, NULL);
 }
 

@@ -586,6 +586,48 @@ static void a_prompt_waits_for_decoding(void **state) {
     finish(&reader);
 }
 
+static void fail_pass(void *context, struct graph *graph, struct tensor *h, const struct batch *batch) {
+    (void)context, (void)h, (void)batch;
+    graph->status = STATUS_NO_MEMORY;
+}
+
+/* Whoever left while the pass was under way is gone with it; the others are where they were, and try again. */
+static void a_pass_of_prompts_fails(void **state) {
+    (void)state;
+    struct generation_options options = greedy(20);
+    struct generation reader = start(&options, prompt, 5, 64, 0), late[2];
+    struct engine *prompts = NULL;
+    struct generator *generator = NULL;
+    struct error error = { 0 };
+    int slots[3];
+    assert_int_equal(engine_create(&prompts, model, 0, NULL), STATUS_OK);
+    assert_int_equal(generator_create(&generator, engine, prompts, tokenizer, sampler, 3, NULL, NULL), STATUS_OK);
+    assert_int_equal(generator_join(generator, &reader, &slots[0], NULL), STATUS_OK);
+    assert_int_equal(generator_step(generator, 1, NULL), STATUS_OK);
+    for (int i = 0; i < 2; i++) {
+        late[i] = start(&options, prompt + i, 4, 64, 0);
+        assert_int_equal(generator_join(generator, &late[i], &slots[1 + i], NULL), STATUS_OK);
+    }
+    assert_int_equal(generator_step(generator, 1, NULL), STATUS_OK);
+    assert_int_equal(generator_leave(generator, slots[1], NULL), STATUS_OK);
+    assert_int_equal(late[0].finish, FINISH_NONE);
+    prompts->forwarded = fail_pass;
+    assert_int_equal(generator_step(generator, 100, &error), STATUS_NO_MEMORY);
+    assert_int_equal(late[0].finish, FINISH_INTERRUPTED);
+    assert_int_equal(late[1].finish, FINISH_NONE);
+    assert_int_equal(generator_texts(generator), 2);
+    prompts->forwarded = NULL;
+    while (generator_texts(generator)) assert_int_equal(generator_step(generator, 1, NULL), STATUS_OK);
+    struct generation alone = start(&options, prompt + 1, 4, 64, 0);
+    run(&alone, 1, NULL);
+    assert_same_text(&alone, &late[1]);
+    generator_destroy(generator);
+    engine_destroy(prompts);
+    for (int i = 0; i < 2; i++) finish(&late[i]);
+    finish(&reader);
+    finish(&alone);
+}
+
 /* ---- one text, in parts ------------------------------------------------------------------------------------------ */
 
 static void a_text_goes_on_where_it_was(void **state) {
@@ -906,6 +948,7 @@ int main(void) {
         cmocka_unit_test(texts_join_and_leave),
         cmocka_unit_test(prompts_come_first),
         cmocka_unit_test(a_prompt_waits_for_decoding),
+        cmocka_unit_test(a_pass_of_prompts_fails),
         cmocka_unit_test(a_text_goes_on_where_it_was),
         cmocka_unit_test(a_full_context_shifts_or_ends),
         cmocka_unit_test(the_caller_says_what_goes_on),

@@ -558,6 +558,9 @@ static void while_a_pass_waits_nobody_else_uses_its_sequences(void **state) {
     assert_non_null(strstr(error.message, "copying a sequence: a pass that has not ended computes it from token 0 on"));
     assert_int_equal(sequence_copy(a, b, &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "copying to a sequence"));
+    const int64_t known = a->known;
+    assert_int_equal(sequence_save_bytes(a), sequence_save_bytes(world.held[2].sequence));   /* of no tokens */
+    assert_int_equal(a->known, known);
     assert_int_equal(sequence_save(a, bytes, &error), STATUS_INVALID);
     engine_pass_cancel(world.other);
     engine_pass_cancel(world.other);
