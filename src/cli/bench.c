@@ -15,9 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/random.h"
-#include "base/clock.h"
 #include "cli/bench_disk.h"
 #include "cli/cli.h"
 #include "cli/machine.h"

@@ -12,9 +12,9 @@
 #include "cli/chat_input.h"
 #include "cli/chat_show.h"
 #include "cli/cli.h"
-#include "cli/sampling.h"
 #include "cli/machine.h"
 #include "cli/progress.h"
+#include "cli/sampling.h"
 #include "io/json.h"
 #include "text/conversation.h"
 

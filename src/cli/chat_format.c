@@ -1,7 +1,7 @@
 /* Options --chat-format and --system (chat_format.h). */
 #include "cli/chat_format.h"
 
-#include <string.h>
+#include "cli/console.h"
 
 static const char *const choices[] = { "auto", "plain", "v1", "v3", "r1", "r1-0528", "v3.1", NULL };
 static const int formats[] = { -1, CHAT_PLAIN, CHAT_V1, CHAT_V3, CHAT_R1, CHAT_R1_0528, CHAT_V3_1 };

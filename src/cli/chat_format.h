@@ -2,7 +2,7 @@
 #ifndef DEEPSEEK_CLI_CHAT_FORMAT_H
 #define DEEPSEEK_CLI_CHAT_FORMAT_H
 
-#include "cli/cli.h"
+#include "cli/usage.h"
 #include "model/config.h"
 #include "text/chat.h"
 

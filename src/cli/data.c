@@ -1,6 +1,5 @@
 /* deepseek data KIND: deterministic generators of text to train on, so that everything runs with no download. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/file.h"
 #include "base/pool.h"

@@ -1,12 +1,10 @@
 /* What the doors `grads` and `steps` share. */
 #include "cli/door.h"
-#include "cli/machine.h"
-#include "cli/tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#include "model/config.h"
+#include "cli/cli.h"
 
 int door_run(int argc, char **argv, const char *command, const char *about, const char *examples, bool batches,
              enum status (*run)(const struct door_request *request, struct cli_machine *machine, struct error *error)) {

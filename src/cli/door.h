@@ -2,11 +2,8 @@
 #ifndef DEEPSEEK_CLI_DOOR_H
 #define DEEPSEEK_CLI_DOOR_H
 
-#include "cli/cli.h"
 #include "cli/machine.h"
 #include "cli/tokens.h"
-#include "graph/graph.h"
-#include "io/safetensors.h"
 #include "train/settings.h"
 
 struct door_request { const char *folder, *tokens_path, *settings_path, *out_path; bool quiet; };

@@ -2,9 +2,9 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "cli/reading.h"
+#include "cli/cli.h"
 #include "cli/machine.h"
-#include "cli/progress.h"
+#include "cli/reading.h"
 #include "train/data.h"
 
 #define DEFAULT_CONTEXT 1024

@@ -137,30 +137,38 @@ static void row_count(const char *name, double count, const char *remark) {
     row(name, cli_format_count(figure, count), remark);
 }
 
+#define LAYER_TEXT 384
+static void describe_layer(const struct model *model, int64_t i, char text[LAYER_TEXT]) {
+    const struct config *config = &model->config;
+    const struct layer_plan *plan = &config->layers[i];
+    const struct moe_gate *gate = &plan->router.gate;
+    char heads[128], ffn[96], groups[48] = "";
+    model->layers[i].attention->describe(config, plan, heads, sizeof heads);
+    if (gate->groups > 1) snprintf(groups, sizeof groups, " from %d of %d groups", gate->top_groups, gate->groups);
+    if (!gate->experts) snprintf(ffn, sizeof ffn, "%lld", (long long)plan->intermediate_size);
+    else
+        snprintf(ffn, sizeof ffn, "%d of %lld experts of %lld%s, %lld shared", gate->top_k, (long long)gate->experts,
+                 (long long)plan->intermediate_size, groups, (long long)config->n_shared_experts);
+    /* the modules of MTP are lines of their own */
+    snprintf(text, LAYER_TEXT, "%sattention %s: %s; ffn %s: %s",
+             i < config->num_hidden_layers ? "" : "multi-token prediction; ", model->layers[i].attention->name, heads,
+             model->layers[i].ffn->name, ffn);
+}
+
+/* A line for layers that follow each other and read the same. */
 static void print_layers(const struct model *model) {
     const struct config *config = &model->config;
     printf("\nLayer plan\n");
     for (int64_t i = 0, j; i < config_layers(config); i = j) {
-        char names[64], heads[128];
-        /* the modules of MTP are lines of their own */
-        const int64_t end = i < config->num_hidden_layers ? config->num_hidden_layers : config_layers(config);
-        for (j = i + 1; j < end && memcmp(&config->layers[i], &config->layers[j], sizeof *config->layers) == 0;) j++;
+        char names[64], text[LAYER_TEXT], next[LAYER_TEXT];
+        describe_layer(model, i, text);
+        for (j = i + 1; j < config_layers(config); j++) {
+            describe_layer(model, j, next);
+            if (strcmp(text, next) != 0) break;
+        }
         if (j == i + 1) snprintf(names, sizeof names, "layer %lld", (long long)i);
         else snprintf(names, sizeof names, "layers %lld-%lld", (long long)i, (long long)j - 1);
-        const struct layer_plan *plan = &config->layers[i];
-        const struct moe_gate *gate = &plan->router.gate;
-        model->layers[i].attention->describe(config, plan, heads, sizeof heads);
-        printf("  %-14s %sattention %s: %s", names, i < config->num_hidden_layers ? "" : "multi-token prediction; ",
-               model->layers[i].attention->name, heads);
-        printf("; ffn %s: ", model->layers[i].ffn->name);
-        if (!gate->experts) {
-            printf("%lld\n", (long long)plan->intermediate_size);
-            continue;
-        }
-        printf("%d of %lld experts of %lld", gate->top_k, (long long)gate->experts,
-               (long long)plan->intermediate_size);
-        if (gate->groups > 1) printf(" from %d of %d groups", gate->top_groups, gate->groups);
-        printf(", %lld shared\n", (long long)config->n_shared_experts);
+        printf("  %-14s %s\n", names, text);
     }
     const struct rope_scaling *rope = &config->rope_scaling;
     if (rope->yarn)

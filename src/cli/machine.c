@@ -1,8 +1,6 @@
 /* The machine that a command runs on (machine.h). */
 #include "cli/machine.h"
 
-#include <limits.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "cli/cli.h"

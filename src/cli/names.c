@@ -1,11 +1,8 @@
 /* Suggestions for mistyped names (names.h). */
 #include "cli/names.h"
 
-#include <ctype.h>
 #include <limits.h>
-#include <stdlib.h>
 #include <string.h>
-
 
 /* Edits (insert, delete, replace, swap neighbours) that turn a into b: optimal string alignment. */
 static int edit_distance(const char *a, const char *b) {

@@ -1,11 +1,10 @@
-/* The progress bar on standard error (cli.h). */
+/* The progress bar on standard error (progress.h). */
 #include <stdarg.h>
 #include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "cli/cli.h"
+#include "cli/console.h"
 #include "cli/progress.h"
 
 #define SHOW_AFTER 1.0          /* seconds: shorter work shows nothing */

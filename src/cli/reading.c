@@ -1,8 +1,10 @@
 /* Progress and cache folder of commands that read a corpus (reading.h). */
 #include "cli/reading.h"
-#include "cli/progress.h"
 
+#include <stdio.h>
 #include <stdlib.h>
+
+#include "cli/console.h"
 
 bool cli_reading_update(struct cli_reading *reading, enum data_work work, uint64_t done, uint64_t total) {
     static const struct { const char *label, *unit;
@@ -32,9 +34,8 @@ char *cli_cache_folder(const char *given) {
     char *path = NULL;
     int length = -1;
     if (given) length = asprintf(&path, "%s", given);
-    else if (shared && shared[0] == '/')
-        length = asprintf(&path, "%s/deepseek",
-                          shared); /* a relative one is to be ignored, says the XDG specification */
+    /* a relative one is to be ignored, says the XDG specification */
+    else if (shared && shared[0] == '/') length = asprintf(&path, "%s/deepseek", shared);
     else if (home && home[0] == '/') length = asprintf(&path, "%s/.cache/deepseek", home);
     return length < 0 ? NULL : path;
 }

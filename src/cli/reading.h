@@ -2,7 +2,7 @@
 #ifndef DEEPSEEK_CLI_READING_H
 #define DEEPSEEK_CLI_READING_H
 
-#include "cli/cli.h"
+#include "cli/usage.h"
 #include "cli/progress.h"
 #include "train/data.h"
 

@@ -1,14 +1,13 @@
 /* deepseek tokenize train: a byte-level BPE from text. */
-#include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
-#include "base/file.h"
 #include "base/clock.h"
+#include "base/file.h"
+#include "cli/cli.h"
+#include "cli/machine.h"
 #include "cli/reading.h"
 #include "cli/tokenize.h"
-#include "cli/machine.h"
 #include "text/bpe_train.h"
 #include "train/data.h"
 

@@ -5,10 +5,9 @@
 
 #include "cli/cli.h"
 #include "cli/curve.h"
-#include "cli/reading.h"
-#include "cli/machine.h"
-#include "cli/progress.h"
 #include "cli/help.h"
+#include "cli/machine.h"
+#include "cli/reading.h"
 #include "infer/generate.h"
 #include "kernels/probe.h"
 #include "train/loop.h"

@@ -1,7 +1,6 @@
 /* Conversations as ids (chat.h). */
 #include "text/chat.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 /* ---- segments ---------------------------------------------------------------------------------------------------- */

@@ -1,6 +1,5 @@
 /* Text to ids: added tokens cut the text into stretches, a pre-tokenizer cuts those into pieces, and byte pairs are
  * merged inside each (spec/formats.md sections 2.3 to 2.6). */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,7 +1,6 @@
 /* Large texts: where a text may be cut without changing an id, and encoding its parts on every thread. */
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "text/tokenizer_parts.h"
 #include "text/unicode.h"

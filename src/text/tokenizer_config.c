@@ -1,6 +1,5 @@
 /* What belongs to a tokenizer's texts: bos, eos and add_bos_token, from tokenizer_config.json, or without it from the
  * tokenizer itself. */
-#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 

@@ -1,7 +1,6 @@
 /* Reading tokenizer.json (spec/formats.md section 2.2). The document is gone through once to find where its parts are;
  * vocabulary, merges and added tokens are then read by a cursor of our own, the small rest by jansson. Nothing is
  * allocated that is not in proportion to the bytes read, and ids have a limit. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

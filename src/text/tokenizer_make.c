@@ -2,7 +2,6 @@
  * what is loaded are the same thing. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "io/json.h"
 #include "text/byte_alphabet.h"
