@@ -106,13 +106,14 @@ static struct inference_plan plan_inference(struct model *model, int64_t context
 
 /* settings: those of a run, NULL: one micro-batch is the whole step. */
 static struct training_plan plan_training(struct model *model, int64_t batch, int64_t length,
-                                          const struct objective *objective, enum dtype moments,
+                                          const struct objective *objective,
+                                          const struct optimizer_settings *optimizer,
                                           const struct settings *settings) {
     struct training_plan plan = { .batch = batch, .length = length };
     for (int i = 0; i < model->parameter_count; i++) plan.parameters += 4 * (double)model->parameters[i]->count;
     if (model->compute != COMPUTE_F32) plan.copies = (double)model_packed_bytes(model, 2);
     plan.gradients = plan.parameters;
-    plan.moments = moments == DTYPE_BF16 ? plan.parameters : 2 * plan.parameters;
+    plan.moments = (double)optimizer_bytes(model->parameters, model->parameter_count, optimizer);
     plan.step = (double)model_plan_training(model, batch, length, objective, &plan.flops);
     if (settings && settings->batch_size > settings->leaf_size)
         plan.leaves = (double)fold_bytes(model, settings->leaf_size > settings->micro_batch_size);
@@ -512,13 +513,11 @@ static enum status report_model(struct model *model, struct model *inference, co
     config_sizes(&model->config, &report.sizes);
     report.inference = plan_inference(inference, context);
     const struct objective objective = subject->trains ? settings_objective(&subject->settings) : (struct objective){0};
-    const enum dtype moments = (subject->trains && subject->settings.optimizer.moments == 1) ||
-                                       (!subject->trains && model->compute == COMPUTE_FP8)
-                                   ? DTYPE_BF16
-                                   : DTYPE_F32;
+    struct optimizer_settings optimizer = settings_optimizer(&subject->settings);
+    if (!subject->trains && model->compute == COMPUTE_FP8) optimizer.moments = DTYPE_BF16;
     report.mtp_weight = objective.weights[LOSS_MTP];
     report.train = plan_training(model, batch, request->length ? request->length : own_length(subject), &objective,
-                                 moments, subject->trains && !request->batch ? &subject->settings : NULL);
+                                 &optimizer, subject->trains && !request->batch ? &subject->settings : NULL);
     report.forward_empty = forward_flops(&report.sizes, 1);
     report.forward_full = forward_flops(&report.sizes, (double)context);
     report.training = training_flops(&report.sizes, report.train.length);

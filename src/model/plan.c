@@ -3,8 +3,6 @@
 
 #include "model/blocks.h"
 
-/* ---- planning: the same code without data ------------------------------------------------------------------------ */
-
 /* A model that is only described is planned with the packed copies that it will have; one that holds values, with those
  * it has. */
 static void pretend_packed(struct model *model, int sides, bool pretend) {
