@@ -17,22 +17,6 @@ static enum status open_tokenizer(ds_model *model, const char *folder, struct er
     return file_exists(path) ? tokenizer_load(&model->tokenizer.tokenizer, folder, error) : STATUS_OK;
 }
 
-/* Ids that the tokenizer does not define (padding of the vocabulary) are never chosen. */
-static enum status mask_undefined(ds_model *model, struct error *error) {
-    const struct tokenizer *tokenizer = model->tokenizer.tokenizer;
-    int64_t vocab = model->model->config.vocab_size;
-    if (!tokenizer) return STATUS_OK;
-    bool *defined = calloc((size_t)vocab, sizeof *defined);
-    if (!defined) return error_set(error, STATUS_NO_MEMORY, "no memory for a vocabulary of %lld", (long long)vocab);
-    int64_t known = 0;
-    size_t length;
-    for (int64_t id = 0; id < vocab; id++)
-        known += defined[id] = tokenizer_piece(tokenizer, (int32_t)id, &length, NULL) != NULL;
-    enum status status = known ? sampler_mask(model->sampler, defined, error) : STATUS_OK;
-    free(defined);
-    return status;
-}
-
 /* DS_CACHE_* to a cache type, and back. */
 static const enum cache_type cache_types[] = {[DS_CACHE_DEFAULT] = CACHE_COUNT,
                                               [DS_CACHE_FP32] = CACHE_F32,
@@ -95,7 +79,8 @@ ds_status ds_model_load(ds_model **out, const char *folder, const ds_model_optio
     if (!status) status = engine_create(&model->engine, model->model, 0, &e);
     if (!status) status = engine_set_draft(model->engine, modes[options.draft], 0, &e);
     if (!status) status = sampler_create(&model->sampler, model->model->config.vocab_size, &e);
-    if (!status) status = mask_undefined(model, &e);
+    if (!status)
+        status = generation_mask(model->sampler, model->tokenizer.tokenizer, model->model->config.vocab_size, &e);
     if (status) ds_model_free(model);
     else *out = model;
     return api_result(status, &e, error);

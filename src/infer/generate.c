@@ -514,6 +514,9 @@ static enum status check_item(const struct generator *generator, const struct ge
                               struct error *error) {
     if (!item->sequence || item->sequence->model != generator->engine->model)
         return error_set(error, STATUS_INVALID, "text %d: its sequence belongs to another model", index);
+    for (int i = 0; i < generator->slot_count; i++)
+        if (generator->slots[i].item && generator->slots[i].item->sequence == item->sequence)
+            return error_set(error, STATUS_INVALID, "text %d: its sequence is that of text %d", index, i);
     if (item->ids.count < 1)
         return error_set(error, STATUS_INVALID, "text %d: the prompt is empty, expected at least one token", index);
     if (item->ids.count > item->sequence->capacity)
@@ -568,16 +571,17 @@ enum status generator_leave(struct generator *generator, int slot, struct error 
     return status;
 }
 
-/* Padding of the vocabulary: ids that the tokenizer does not define. */
-static enum status mask_undefined(struct generator *generator, struct error *error) {
-    bool *defined = arena_alloc(&generator->arena, (size_t)generator->vocab * sizeof *defined);
-    if (!defined)
-        return error_set(error, STATUS_NO_MEMORY, "no memory for a mask of %lld ids", (long long)generator->vocab);
-    for (int64_t id = 0; id < generator->vocab; id++) {
-        size_t size;
-        defined[id] = tokenizer_piece(generator->tokenizer, (int32_t)id, &size, NULL) != NULL;
-    }
-    return sampler_mask(generator->sampler, defined, error);
+enum status generation_mask(struct sampler *sampler, const struct tokenizer *tokenizer, int64_t vocab,
+                            struct error *error) {
+    bool *defined = tokenizer ? calloc((size_t)vocab, sizeof *defined) : NULL;
+    if (!defined && tokenizer)
+        return error_set(error, STATUS_NO_MEMORY, "no memory for a mask of %lld ids", (long long)vocab);
+    size_t size;
+    for (int64_t id = 0; defined && id < vocab; id++)
+        defined[id] = tokenizer_piece(tokenizer, (int32_t)id, &size, NULL) != NULL;
+    enum status status = defined ? sampler_mask(sampler, defined, error) : STATUS_OK;
+    free(defined);
+    return status;
 }
 
 static bool round_make(struct round *round, size_t slots, struct arena *arena) {
@@ -607,9 +611,8 @@ enum status generator_create(struct generator **out, struct engine *engine, stru
     const bool complete = round_make(&made->decoding, count, &made->arena) &&
                           round_make(&made->waiting, count, &made->arena) && made->slots && made->drafts &&
                           made->drafting && made->logits;
-    enum status status = !complete   ? error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", slots)
-                         : tokenizer ? mask_undefined(made, error)
-                                     : STATUS_OK;
+    enum status status = complete ? generation_mask(sampler, tokenizer, made->vocab, error)
+                                  : error_set(error, STATUS_NO_MEMORY, "no memory for %d texts", slots);
     if (status) generator_destroy(made);
     else *out = made;
     return status;

@@ -45,6 +45,9 @@ struct generation {
     struct draft_counts drafts;      /* that the text was offered, and those that it took */
     int64_t shifts;                  /* how often the context was full */
 };
+/* Padding of the vocabulary is never chosen: ids that the tokenizer (NULL: nothing to do) does not define. */
+enum status generation_mask(struct sampler *sampler, const struct tokenizer *tokenizer, int64_t vocab,
+                            struct error *error);
 void generation_release(struct generation *generation);   /* ids, text, logprobs; not the sequence */
 
 /* What the caller is told; any may be NULL. `index`: the text's slot. */
@@ -78,8 +81,8 @@ struct generation_watch {
  * first ends the text, of two that are complete at once the longer: the text does not depend on its cut into tokens. */
 struct generator;
 /* `prompts`: the engine that computes prompts, so that their pass can wait while the other decodes; NULL: the same one,
- * and prompts do not wait. tokenizer may be NULL: ids alone; with one, the sampler's mask becomes the ids that it does
- * not define. Everything is the caller's, and stays in place while the generator lives. */
+ * and prompts do not wait. tokenizer may be NULL: ids alone; with one, the sampler has generation_mask.
+ * Everything is the caller's, and stays in place while the generator lives. */
 enum status generator_create(struct generator **generator, struct engine *engine, struct engine *prompts,
                              const struct tokenizer *tokenizer, struct sampler *sampler, int slots,
                              const struct generation_watch *watch, struct error *error);

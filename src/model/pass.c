@@ -46,19 +46,18 @@ struct attention_job *model_attention_jobs(const struct forward *pass, const str
 }
 
 /* One half of a layer: what it makes on the way goes with its scope. */
-static struct tensor *half_layer(struct forward *pass, const struct layer *layer, const struct block *block,
-                                 void *around, struct tensor *stream) {
+static struct tensor *half_layer(struct forward *pass, const struct layer *layer, bool second, struct tensor *stream) {
     if (pass->graph->status != STATUS_OK) return NULL;
     const struct tensor *scope = scope_begin(pass->graph);
-    struct tensor *next = layer->residual->half(pass, layer, block, around, stream);
+    struct tensor *next = layer->residual->half(pass, layer, second ? layer->ffn : layer->attention,
+                                                second ? layer->around_ffn : layer->around_attention, stream);
     scope_end(pass->graph, scope, next, pass->model->recompute == RECOMPUTE_BLOCKS);
     tensor_done(pass->graph, stream);
     return next;
 }
 
 struct tensor *model_forward_layer(struct forward *pass, const struct layer *layer, struct tensor *stream) {
-    stream = half_layer(pass, layer, layer->attention, layer->around_attention, stream);
-    return half_layer(pass, layer, layer->ffn, layer->around_ffn, stream);
+    return half_layer(pass, layer, true, half_layer(pass, layer, false, stream));
 }
 
 void model_begin(struct forward *pass, struct graph *graph, struct model *model, const struct batch *batch,
@@ -78,12 +77,8 @@ void model_begin(struct forward *pass, struct graph *graph, struct model *model,
 
 int64_t model_advance(struct forward *pass, int64_t half_layers) {
     const int64_t all = 2 * pass->model->config.num_hidden_layers;
-    for (; half_layers > 0 && pass->halves < all && pass->graph->status == STATUS_OK; half_layers--, pass->halves++) {
-        const struct layer *layer = &pass->model->layers[pass->halves / 2];
-        const bool second = pass->halves % 2;
-        pass->stream = half_layer(pass, layer, second ? layer->ffn : layer->attention,
-                                  second ? layer->around_ffn : layer->around_attention, pass->stream);
-    }
+    for (; half_layers > 0 && pass->halves < all && pass->graph->status == STATUS_OK; half_layers--, pass->halves++)
+        pass->stream = half_layer(pass, &pass->model->layers[pass->halves / 2], pass->halves % 2, pass->stream);
     return pass->graph->status == STATUS_OK ? all - pass->halves : 0;
 }
 

@@ -937,6 +937,15 @@ static void impossible_texts_are_refused(void **state) {
     item.sequence = sequence;
     finish(&item);
     assert_int_equal(generate(engine, tokenizer, sampler, NULL, 0, NULL, NULL), STATUS_OK);
+    struct generation twice[2] = { start(&options, prompt, 5, 64, 0), start(&options, prompt + 1, 3, 64, 0) };
+    struct error error = { 0 };
+    sequence_destroy(twice[1].sequence);
+    twice[1].sequence = twice[0].sequence;
+    options = greedy(5);
+    assert_int_equal(generate(engine, tokenizer, sampler, twice, 2, NULL, &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "text 1: its sequence is that of text 0"));
+    finish(&twice[0]);
+    generation_release(&twice[1]);
 }
 
 int main(void) {
