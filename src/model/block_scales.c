@@ -21,7 +21,7 @@ const struct format *format_of(const struct safetensors *st, const struct safete
     const struct format *first = NULL;
     char name[SAFETENSORS_MAX_NAME + 1];
     for (const struct format *f = number_formats; f < number_formats + FORMAT_COUNT; f++) {
-        if (f->carrier != entry->dtype || (f->scaled && !f->multiplied)) continue;
+        if (f->carrier != entry->dtype || f->scaled != f->multiplied) continue;
         if (!f->scaled) return f;
         block_scales_name(name, f, entry->name);
         if (safetensors_find(st, name)) return f;
@@ -74,7 +74,7 @@ enum status block_scales_read(void *out, const struct safetensors *st, const str
 bool block_scales_named(const struct safetensors *st, const char *name) {
     char matrix[SAFETENSORS_MAX_NAME + 1];
     for (const struct format *f = number_formats; f < number_formats + FORMAT_COUNT; f++) {
-        if (!f->scaled) continue;
+        if (!f->multiplied) continue;
         exchange_end(matrix, name, f->suffix, f->replaces);
         const struct safetensors_entry *entry = safetensors_find(st, matrix);
         if (entry && entry->dtype == f->carrier) return true;

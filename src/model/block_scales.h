@@ -17,7 +17,7 @@ enum status block_scales_find(const struct safetensors_entry **scales, const str
 /* As the file has them into `out`, which is aligned for their type. They are checked: positive and finite. */
 enum status block_scales_read(void *out, const struct safetensors *st, const struct format *f,
                               const struct safetensors_entry *scales, struct error *error);
-/* Is `name` that of a scale tensor whose matrix is there, in a format that has such scales? */
+/* Is `name` that of a scale tensor whose matrix is there, in a format with such scales that products read? */
 bool block_scales_named(const struct safetensors *st, const char *name);
 
 #endif

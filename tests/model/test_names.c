@@ -13,6 +13,7 @@
 
 #include "base/file.h"
 #include "infer/infer.h"
+#include "model/block_scales.h"
 #include "model/blocks.h"
 #include "model/quantize.h"
 
@@ -166,6 +167,30 @@ static void codes_of_one_tensor(void **state) {
     assert_false(file_exists(out));
 }
 
+/* Scales are what belongs to codes that are read; others are tensors that nobody knows. */
+static void names_of_scales(void **state) {
+    (void)state;
+    struct error error;
+    struct safetensors *st;
+    char path[200];
+    static const char zeros[8];
+    const struct safetensors_source sources[] = {
+        {.name = "a.weight", .dtype = DTYPE_F8_E4M3, .rank = 2, .shape = {1, 1}, .data = zeros},
+        {.name = "a.weight_scale_inv", .dtype = DTYPE_F32, .rank = 2, .shape = {1, 1}, .data = zeros},
+        {.name = "b.weight", .dtype = DTYPE_I8, .rank = 2, .shape = {1, 1}, .data = zeros},
+        {.name = "b.scale", .dtype = DTYPE_F8_E8M0, .rank = 2, .shape = {1, 1}, .data = zeros},
+        {.name = "c.weight_scale_inv", .dtype = DTYPE_F32, .rank = 2, .shape = {1, 1}, .data = zeros},
+    };
+    snprintf(path, sizeof path, "%s/scales", scratch);
+    if (folder_create(path, &error)) fail_msg("%s", error.message);
+    snprintf(path, sizeof path, "%s/scales/model.safetensors", scratch);
+    if (safetensors_write(path, sources, 5, NULL, NULL, &error)) fail_msg("%s", error.message);
+    snprintf(path, sizeof path, "%s/scales", scratch);
+    if (safetensors_open_folder(&st, path, &error)) fail_msg("%s", error.message);
+    for (int i = 0; i < 5; i++) assert_int_equal(block_scales_named(st, sources[i].name), i == 1);
+    safetensors_close(st);
+}
+
 /* After a declaration that found no memory none finds any, whatever the lists look like. */
 static void declarations_without_memory(void **state) {
     (void)state;
@@ -270,6 +295,7 @@ static void tables_of_integers(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(experts_of_one_tensor), cmocka_unit_test(buffers_are_known),
                                        cmocka_unit_test(tables_of_integers), cmocka_unit_test(codes_of_one_tensor),
+                                       cmocka_unit_test(names_of_scales),
                                        cmocka_unit_test(declarations_without_memory)};
     return cmocka_run_group_tests(tests, begin, end);
 }
