@@ -8,7 +8,7 @@
  *
  * Evaluation and training share the rule. Text is data: what looks like a marker in it is plain text, unless the rules
  * say otherwise. The ids, and so the fingerprint, depend on text, tokenizer and rules, not on threads or on how the
- * files were read. Which sequence comes when is a function of (seed, number of the sequence) alone. */
+ * files were read. Which sequence comes when is a function of (seed, tokens before it, length) alone. */
 #ifndef DEEPSEEK_TRAIN_DATA_H
 #define DEEPSEEK_TRAIN_DATA_H
 
