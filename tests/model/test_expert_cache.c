@@ -300,7 +300,10 @@ static void test_failures(void **state) {
     size_t size;
     snprintf(path, sizeof path, "%s/model.safetensors", folder_of(FP8));
     if (file_read(path, 1 << 30, &whole, &size, &error)) fail_msg("%s", error.message);
-    for (int damage = 0; damage < 2; damage++) {
+    enum { CODE, SCALE, END };
+    static const char *const found[] = {"found a code that is NaN", "_scale_inv: found a scale that is not above 0",
+                                        "the file ended"};
+    for (int damage = CODE; damage <= END; damage++) {
         struct model *model = opened(FP8, COMPUTE_BF16, 2, 4 * slot_bytes(FP8));
         struct engine *engine;
         struct sequence *sequence = NULL;
@@ -317,22 +320,24 @@ static void test_failures(void **state) {
         uint64_t least = UINT64_MAX;
         for (int e = 0; e < EXPERTS; e++) {
             char name[80];
-            snprintf(name, sizeof name, "model.layers.2.mlp.experts.%d.up_proj.weight", e);
+            snprintf(name, sizeof name, "model.layers.2.mlp.experts.%d.up_proj.weight%s", e,
+                     damage == SCALE ? "_scale_inv" : "");
             const uint64_t offset = safetensors_offset(model->checkpoint, safetensors_find(model->checkpoint, name));
             if (offset < least) least = offset;
-            if (damage == 0) fseek(file, (long)offset + 37, SEEK_SET), fputc(0x7F, file);
+            if (damage == CODE) fseek(file, (long)offset + 37, SEEK_SET), fputc(0x7F, file);
+            if (damage == SCALE) fseek(file, (long)offset + 3, SEEK_SET), fputc(0xBF, file);   /* negative */
         }
         fclose(file);
-        if (damage == 1) assert_int_equal(truncate(path, (off_t)least + 10), 0);
+        if (damage == END) assert_int_equal(truncate(path, (off_t)least + 10), 0);
         memset(&error, 0, sizeof error);
         feed = (struct feed){sequence, ids, LENGTH, logits, false};
         for (int again = 0; again < 2; again++) {
             double speed;
-            if (expert_cache_measure(model->expert_cache, 0.001, &speed, NULL) == STATUS_OK && damage == 1)
+            if (expert_cache_measure(model->expert_cache, 0.001, &speed, NULL) == STATUS_OK && damage == END)
                 fail_msg("a file without its end was measured");
-            assert_int_equal(engine_feed(engine, &feed, 1, 0, &error), damage ? STATUS_IO : STATUS_INVALID);
+            assert_int_equal(engine_feed(engine, &feed, 1, 0, &error), damage == END ? STATUS_IO : STATUS_INVALID);
             if (!strstr(error.message, path) || !strstr(error.message, "model.layers.2.mlp.experts.") ||
-                !strstr(error.message, damage ? "the file ended" : "NaN"))
+                !strstr(error.message, found[damage]))
                 fail_msg("%s", error.message);
             assert_int_equal(sequence->length, 4);
         }
