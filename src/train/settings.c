@@ -484,6 +484,11 @@ enum status settings_parse_door(struct settings *settings, const json_t *root, c
         double *field = (double *)(void *)((char *)settings + keys[i].offset);
         if (keys[i].model_has && isnan(*field)) *field = 0;
     }
+    if (settings->leaf_size > 0 && settings->micro_batch_size < 0)
+        return error_set(error, STATUS_INVALID,
+                         "%s: leaf_size: found %lld without micro_batch_size, expected both: without it all sequences "
+                         "are computed at once",
+                         origin, (long long)settings->leaf_size);
     settings->batch_size = settings->micro_batch_size > 0 ? settings->micro_batch_size : SETTINGS_ALL;
     return settle(settings, NULL, origin, "", error);
 }

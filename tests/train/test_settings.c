@@ -403,6 +403,14 @@ static void doors_have_their_own_layout(void **state) {
     assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
     assert_non_null(strstr(error.message, "s.json: optimiser: unknown key"));
     json_decref(root);
+    root = json_loads("{\"leaf_size\": 3}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_INVALID);
+    assert_non_null(strstr(error.message, "s.json: leaf_size: found 3 without micro_batch_size, expected both"));
+    json_decref(root);
+    root = json_loads("{\"leaf_size\": 6, \"micro_batch_size\": 3}", 0, NULL);
+    assert_int_equal(settings_parse_door(&s, root, "s.json", &error), STATUS_OK);
+    assert_true(s.leaf_size == 6 && s.micro_batch_size == 3);
+    json_decref(root);
 }
 
 static void set_overrides_any_key(void **state) {
