@@ -17,7 +17,6 @@
 #define FILL_ROWS (MTP_ROWS / 2)   /* more due rows than this are computed behind the pass that made them due */
 /* so many rows of all texts at least, before a module that need not be complete leaves some out */
 #define DUE_ROWS 64
-#define STAGING_ROWS 64            /* rows of logits at a time */
 
 /* One sequence's part of a module's pass: rows first..first+count-1, which stand at `row` of the pass. */
 struct module_span { struct sequence *sequence; int index; int64_t first, count, row; };
@@ -27,9 +26,7 @@ struct draft_buffers {
     int64_t capacity, spans_capacity;
     struct module_span *work[2];     /* the same two */
     struct span *spans;
-    int32_t *ids, *logit_rows;       /* [capacity] */
-    float *logits;                   /* [STAGING_ROWS, vocab] */
-    int64_t logits_capacity;
+    int32_t *ids;                    /* [capacity] */
     int pending;                     /* spans of work[0] that draft_fill computes */
 };
 
@@ -67,8 +64,6 @@ void draft_destroy(struct engine *engine) {
     }
     free(buffers->spans);
     free(buffers->ids);
-    free(buffers->logit_rows);
-    free(buffers->logits);
     free(buffers);
     engine->buffers = NULL;
 }
@@ -91,8 +86,7 @@ static enum status reserve(struct engine *engine, int64_t spans, int64_t rows, s
     if (complete && rows > buffers->capacity) {
         for (int i = 0; i < 2; i++)
             complete = complete && grow(&buffers->rows[i], (size_t)rows * mtp_row_bytes(engine->model));
-        complete = complete && grow(&buffers->ids, (size_t)rows * sizeof *buffers->ids) &&
-                   grow(&buffers->logit_rows, (size_t)rows * sizeof *buffers->logit_rows);
+        complete = complete && grow(&buffers->ids, (size_t)rows * sizeof *buffers->ids);
         if (complete) buffers->capacity = rows;
     }
     return complete ? STATUS_OK
@@ -162,27 +156,22 @@ struct chooser {
 /* The logits of each span's last row, to whoever chooses. */
 static enum status choose_drafts(struct engine *engine, const struct module_span *work, int count, struct tensor *h,
                                  const struct chooser *chooser, struct error *error) {
-    struct draft_buffers *buffers = engine->buffers;
-    const int64_t vocab = engine->model->config.vocab_size, staged = count < STAGING_ROWS ? count : STAGING_ROWS;
-    if (staged > buffers->logits_capacity) {
-        if (!grow(&buffers->logits, (size_t)(staged * vocab) * sizeof(float)))
-            return error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of logits", (long long)staged);
-        buffers->logits_capacity = staged;
-    }
-    for (int from = 0; from < count; from += STAGING_ROWS) {
+    const int64_t vocab = engine->model->config.vocab_size;
+    enum status status = engine_stage(engine, count, error);
+    for (int from = 0; from < count && !status; from += STAGING_ROWS) {
         const int part = count - from < STAGING_ROWS ? count - from : STAGING_ROWS;
         for (int i = 0; i < part; i++)
-            buffers->logit_rows[i] = (int32_t)(work[from + i].row + work[from + i].count - 1);
-        op_logits(&engine->graph, h, engine->model->head, buffers->logit_rows, part, buffers->logits);
+            engine->logit_rows[i] = (int32_t)(work[from + i].row + work[from + i].count - 1);
+        op_logits(&engine->graph, h, engine->model->head, engine->logit_rows, part, engine->staging);
         for (int i = 0; i < part && !engine->graph.status; i++) {
             struct draft *draft = &chooser->drafts[work[from + i].index];
             const int32_t id = chooser->choose(chooser->context, work[from + i].index, draft,
-                                               buffers->logits + i * vocab);
+                                               engine->staging + i * vocab);
             draft->ids[draft->count++] = id;
             sequence_note(draft->sequence, draft->sequence->length + draft->count, id);
         }
     }
-    return STATUS_OK;
+    return status;
 }
 
 /* Rows of one module, those of all spans together: inputs are replaced by outputs. `chooser` NULL: only the state is

@@ -4,6 +4,11 @@
 
 #include "infer/infer.h"
 
+/* Rows of logits that go through engine->staging at a time (and numbers of rows through engine->logit_rows). So many
+ * rows read the output head once, as one row would. */
+#define STAGING_ROWS 64
+enum status engine_stage(struct engine *engine, int64_t rows, struct error *error);
+
 /* After a pass over engine->spans, while its h lives: keeps the new ids and the last rows of every sequence with
  * modules, and notes the modules' rows that must be computed before their inputs are gone. */
 enum status draft_keep(struct engine *engine, int span_count, const struct tensor *h, struct error *error);

@@ -5,9 +5,6 @@
 #include "base/clock.h"
 #include "infer/draft.h"
 
-/* Rows of logits that go through staging at a time. So many rows read the output head once, as one row would. */
-#define STAGING_ROWS 64
-
 enum status engine_create(struct engine **out, struct model *model, int64_t max_rows, struct error *error) {
     struct engine *engine = calloc(1, sizeof *engine);
     if (!engine) return error_set(error, STATUS_NO_MEMORY, "no memory for an engine");
@@ -81,7 +78,6 @@ static int64_t wanted_logits(const struct feed *feed, int64_t *first) {
  * makes it grow. */
 static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t position, int64_t logits,
                                  struct error *error) {
-    int64_t vocab = engine->model->config.vocab_size;
     if (rows > engine->planned_rows || position > engine->planned_position || logits > engine->planned_logits) {
         int64_t until = 1024;   /* doubling, so that decoding does not plan anew at every token */
         while (until < position) until *= 2;
@@ -101,9 +97,14 @@ static enum status ensure_memory(struct engine *engine, int64_t rows, int64_t po
             }
         }
     }
-    int64_t staged = logits < STAGING_ROWS ? logits : STAGING_ROWS;
+    return engine_stage(engine, logits, error);
+}
+
+enum status engine_stage(struct engine *engine, int64_t rows, struct error *error) {
+    const int64_t staged = rows < STAGING_ROWS ? rows : STAGING_ROWS;
     if (staged <= engine->staging_rows) return STATUS_OK;
-    float *staging = realloc(engine->staging, (size_t)(staged * vocab) * sizeof *staging);
+    float *staging = realloc(engine->staging,
+                             (size_t)(staged * engine->model->config.vocab_size) * sizeof *staging);
     if (!staging) return error_set(error, STATUS_NO_MEMORY, "no memory for %lld rows of logits", (long long)staged);
     engine->staging = staging;
     engine->staging_rows = staged;

@@ -389,6 +389,38 @@ static void texts_that_draft_join_and_leave(void **state) {
     }
 }
 
+/* An engine drafts before it has computed anything itself: what the modules owe finds room. */
+static void another_engine_computes_prompts(void **state) {
+    (void)state;
+    struct machine machine = machine_open(RANDOM, 1, COMPUTE_F32, CACHE_F32, 0), other = machine;
+    struct options_set set = { .eos = { 'e', 't' } };
+    struct generator *generator = NULL;
+    struct error error = { 0 };
+    int slot;
+    fill_options(&set, 0, 3);
+    struct generation item = { .options = &set.of[1] }, expected = item;
+    for (int32_t t = 0; t < 14 * 64 + 15; t++)
+        if (token_list_push(&item.ids, t % 256, &error) || token_list_push(&expected.ids, t % 256, &error)) fail();
+    assert_int_equal(sequence_create(&item.sequence, machine.model, 980, NULL), STATUS_OK);
+    assert_int_equal(sequence_create(&expected.sequence, machine.model, 980, NULL), STATUS_OK);
+    assert_int_equal(engine_create(&other.engine, machine.model, 64, NULL), STATUS_OK);
+    set_draft(&machine, DRAFT_ALWAYS, 0);
+    set_draft(&other, DRAFT_ALWAYS, 0);
+    assert_int_equal(generator_create(&generator, machine.engine, other.engine, tokenizer, sampler, 1, NULL, NULL),
+                     STATUS_OK);
+    assert_int_equal(generator_join(generator, &item, &slot, NULL), STATUS_OK);
+    while (generator_texts(generator))
+        if (generator_step(generator, 0, &error)) fail_msg("%s", error.message);
+    run(&other, &expected, 1, NULL);
+    assert_same_text(&expected, &item);
+    assert_true(item.drafts.offered[0] > 0);
+    generator_destroy(generator);
+    engine_destroy(other.engine);
+    finish(&item);
+    finish(&expected);
+    machine_close(&machine);
+}
+
 /* In parts, rewound, edited, interrupted and gone on with, the same conversation with and without drafts. */
 struct stopper { int64_t passes, stop_at; };
 static bool stop_pass(void *context, int64_t rows) {
@@ -711,6 +743,7 @@ int main(void) {
         cmocka_unit_test(texts_do_not_depend_on_drafting),
         cmocka_unit_test(the_context_may_end_anywhere),
         cmocka_unit_test(texts_that_draft_join_and_leave),
+        cmocka_unit_test(another_engine_computes_prompts),
         cmocka_unit_test(texts_go_on_where_they_were),
         cmocka_unit_test(modules_see_what_they_would_see_in_one_piece),
         cmocka_unit_test(modules_begin_anew),
