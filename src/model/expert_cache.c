@@ -167,6 +167,11 @@ static uint8_t *item_memory(const struct cache *cache, int32_t slot, int item) {
     return cache->memory + (size_t)slot * cache->slot_bytes + cache->item_offset[item];
 }
 
+static const void *item_data(const struct cache *cache, const struct holding *holding, int item) {
+    const struct place *place = &holding->places[item];
+    return item_memory(cache, holding->slot, item) + place->bytes_before / place->align * place->align;
+}
+
 static void empty(struct cache *cache, int32_t i) {
     struct slot *slot = &cache->slots[i];
     cache->holdings[slot->expert].slot = NONE;
@@ -181,19 +186,35 @@ static void forget_failed(struct cache *cache, int32_t i) {
     if (slot->failed && !slot->users && !slot->loading) empty(cache, i);
 }
 
+static int64_t first_bad_scale(const struct cache *cache, const struct holding *holding, int item) {
+    const struct format *format = holding->places[item].format;
+    return format_find_bad_scale(format, item_data(cache, holding, item),
+                                 (int64_t)(cache->item_bytes[item] / dtype_bytes(format->scale_dtype, 1)));
+}
+
 static void fail(struct cache *cache, const struct slot *slot, int item, const struct reader_read *read, int reason) {
     const struct expert *expert =
         &cache->layers[slot->expert / cache->experts][slot->expert % cache->experts];
-    const char *name = part_of(expert, item % EXPERT_PARTS)->name;
+    const struct parameter *p = part_of(expert, item % EXPERT_PARTS);
+    const struct holding *holding = &cache->holdings[slot->expert];
+    const struct format *format = holding->places[item].format;
+    const char *name = p->name;
     char buffer[128], scales[SAFETENSORS_MAX_NAME + 1];
     if (item >= SCALES) {
-        block_scales_name(scales, cache->holdings[slot->expert].places[item].format, name);
+        block_scales_name(scales, format, name);
         name = scales;
     }
-    if (reason == NOT_A_NUMBER)
-        error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a %s", read->file->path, name,
-                  item < SCALES ? "code that is NaN, expected numbers"
-                                : "scale that is not above 0 and finite, expected one for each block");
+    if (reason == NOT_A_NUMBER && item >= SCALES) {
+        const void *data = item_data(cache, holding, item);
+        const int64_t bad = first_bad_scale(cache, holding, item),
+                      columns = format_scale_columns(format, p->shape[1]);
+        error_set(&cache->failure, STATUS_INVALID,
+                  "%s: tensor %s: [%lld, %lld]: found %g, expected a scale above 0 that is finite", read->file->path,
+                  name, (long long)(bad / columns), (long long)(bad % columns),
+                  (double)format_scale(format, data, bad));
+    } else if (reason == NOT_A_NUMBER)
+        error_set(&cache->failure, STATUS_INVALID, "%s: tensor %s: found a code that is NaN, expected numbers",
+                  read->file->path, name);
     else if (reason == READER_ENDED)
         error_set(&cache->failure, STATUS_IO,
                   "%s: tensor %s: the file ended while it was read, it has become shorter since the model was opened",
@@ -213,7 +234,8 @@ static void piece_done(struct reader_read *read, int reason) {
     while (index % records >= cache->first_read[item + 1]) item++;
     struct slot *slot = &cache->slots[i];
     /* a slot that is loading stays what it is */
-    const struct place *place = &cache->holdings[slot->expert].places[item];
+    const struct holding *holding = &cache->holdings[slot->expert];
+    const struct place *place = &holding->places[item];
     const struct format *format = place->format;
     if (!reason && format->scaled && item < SCALES) {
         const size_t skipped = index % records == cache->first_read[item] ? place->bytes_before : 0;
@@ -229,11 +251,9 @@ static void piece_done(struct reader_read *read, int reason) {
     }
     if (--slot->left[item] == 0) {
         const uint32_t off = place->bytes_before % place->align;
-        const size_t bytes = cache->item_bytes[item];
         uint8_t *at = item_memory(cache, i, item) + place->bytes_before;
-        if (off && !slot->failed) memmove(at - off, at, bytes);   /* an odd address in the file */
-        if (item >= SCALES && !slot->failed &&
-            format_find_bad_scale(format, at - off, (int64_t)(bytes / dtype_bytes(format->scale_dtype, 1))) >= 0) {
+        if (off && !slot->failed) memmove(at - off, at, cache->item_bytes[item]);   /* an odd address in the file */
+        if (item >= SCALES && !slot->failed && first_bad_scale(cache, holding, item) >= 0) {
             fail(cache, slot, item, read, NOT_A_NUMBER);
             slot->failed = true;
         }
@@ -427,11 +447,6 @@ static int64_t take(struct expert_source *source, struct expert_walk *walk, int6
     }
     pthread_mutex_unlock(&cache->mutex);
     return taken;
-}
-
-static const void *item_data(const struct cache *cache, const struct holding *holding, int item) {
-    const struct place *place = &holding->places[item];
-    return item_memory(cache, holding->slot, item) + place->bytes_before / place->align * place->align;
 }
 
 static void place(struct expert_source *source, const struct expert_walk *walk, int64_t expert, enum expert_part part,

@@ -301,7 +301,7 @@ static void test_failures(void **state) {
     snprintf(path, sizeof path, "%s/model.safetensors", folder_of(FP8));
     if (file_read(path, 1 << 30, &whole, &size, &error)) fail_msg("%s", error.message);
     enum { CODE, SCALE, END };
-    static const char *const found[] = {"found a code that is NaN", "_scale_inv: found a scale that is not above 0",
+    static const char *const found[] = {"found a code that is NaN", "_scale_inv: [0, 0]: found -",
                                         "the file ended"};
     for (int damage = CODE; damage <= END; damage++) {
         struct model *model = opened(FP8, COMPUTE_BF16, 2, 4 * slot_bytes(FP8));
