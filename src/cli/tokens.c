@@ -1,4 +1,4 @@
-/* Token files: JSON arrays of arrays of ids, as the doors take them (cli.h). */
+/* Token files: JSON arrays of arrays of ids, as the doors take them (tokens.h). */
 #include <stdlib.h>
 
 #include "cli/cli.h"

@@ -23,7 +23,7 @@ NAMES = {GPT2: "gpt2", V1: "v1", CODER: "coder", V3: "v3"}
 def build():
     out = os.path.join(BUILD, "tests", "text", "pieces_door.so")
     os.makedirs(os.path.dirname(out), exist_ok=True)
-    sources = ["tests/text/pieces_door.c", "src/text/pretokenize.c", "src/text/unicode_tables.c", "src/base/error.c"]
+    sources = ["tests/text/pieces_door.c", "src/text/pretokenize.c", "src/text/unicode.c", "src/base/error.c"]
     subprocess.run(
         [
             os.environ.get("CC", "cc"),
