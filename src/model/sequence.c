@@ -244,7 +244,7 @@ static enum status fingerprint(const struct model *model, uint64_t *hash, struct
     return text ? STATUS_OK : error_set(error, STATUS_NO_MEMORY, "no memory for a model's fingerprint");
 }
 
-/* Walks through what follows the header, from `at` on (NULL: only counts): saves, or loads. Returns its bytes. */
+/* What follows the header is saved, or loaded, or (both NULL) only counted. Returns its bytes. */
 static size_t walk_saved(const struct sequence *sequence, uint8_t *save, const uint8_t *load) {
     const struct model *model = sequence->model;
     const size_t row_bytes = mtp_row_bytes(model);
