@@ -213,8 +213,9 @@ static enum status run_module(struct engine *engine, int depth, const struct mod
 
 /* ---- behind a pass of the trunk ---------------------------------------------------------------------------------- */
 
-enum status draft_keep(struct engine *engine, int span_count, const struct tensor *h, struct error *error) {
+enum status draft_keep(struct engine *engine, const struct tensor *h, struct error *error) {
     const uint8_t *source = h->data;
+    const int span_count = engine->batch.span_count;
     if (!engine->model->mtp) return STATUS_OK;
     if (engine->buffers) engine->buffers->pending = 0;
     enum status status = STATUS_OK;

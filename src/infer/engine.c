@@ -206,7 +206,7 @@ enum status engine_pass_end(struct engine *engine, struct error *error) {
     const double began = clock_seconds();
     struct tensor *h = model_end(&engine->pass);
     if (!graph->status) pass_logits(engine, h);
-    if (!graph->status) status = draft_keep(engine, engine->batch.span_count, h, error);
+    if (!graph->status) status = draft_keep(engine, h, error);
     if (!graph->status && !status && engine->forwarded)
         engine->forwarded(engine->forwarded_context, graph, h, &engine->batch);
     if (graph->status) {
