@@ -3,8 +3,8 @@
  *   a compute     the arithmetic of matrix products (kernels/kernels.h);
  *   a cache_type  what sequences keep of earlier tokens.
  *
- * A new format is a row of the table and the decoding of its elements (base/number.c); what products read as it is
- * stored has kernels, too. */
+ * A new format is a row of the table and the decoding of its elements (base/number.c), and, before a folder of it can
+ * be loaded, kernels that read it as it is stored. */
 #ifndef DEEPSEEK_BASE_FORMAT_H
 #define DEEPSEEK_BASE_FORMAT_H
 
